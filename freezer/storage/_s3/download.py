@@ -1,0 +1,115 @@
+"""Volumes -> verified ranges, in parallel, handed on in order.
+
+A range is one piece of the manifest: what one digest covers. Its bytes go on when they
+are right, and not before.
+
+Memory: ``concurrency`` pieces of at most 32 MiB, and the one being handed on.
+"""
+
+import collections
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
+
+from freezer.storage import manifest
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage.exceptions import IntegrityError, NotFound
+from freezer.utils.streaming import Block
+
+LOG = logging.getLogger(__name__)
+
+# Wrong bytes may have been hurt on the way; wrong so often, they are stored so.
+_READS = 3
+
+
+def read_stream(
+    bucket: Bucket, folder: str, found: manifest.Manifest, concurrency: int
+) -> Iterator[Block]:
+    """The bytes of a backup that has a manifest.
+
+    :param folder: the key of the level's folder, without a slash at its end
+    :raises IntegrityError: bytes are wrong or missing; names volume and byte range
+    """
+    for volume in found.volumes:
+        key = f'{folder}/{volume.name}'
+        lines = bucket.get(
+            f'{folder}/{volume.digests}',
+            # A line is 65 bytes.
+            limit=65 * manifest.piece_count(volume.size, volume.part_size),
+        )
+        pieces = volume.pieces(lines)
+        yield from _read_object(bucket, key, volume.etag, pieces, concurrency)
+
+
+def read_object(bucket: Bucket, key: str, concurrency: int) -> Iterator[Block]:
+    """The bytes of an object nobody wrote a manifest for; only their number is known.
+
+    :raises NotFound: there is no such object
+    """
+    head = bucket.head(key)
+    pieces = (
+        manifest.Piece(start, end, None)
+        for start, end in manifest.piece_ranges(head.size, manifest.MAX_PIECE)
+    )
+    yield from _read_object(bucket, key, head.etag, pieces, concurrency)
+
+
+def _read_object(
+    bucket: Bucket,
+    key: str,
+    etag: str | None,
+    pieces: Iterable[manifest.Piece],
+    concurrency: int,
+) -> Iterator[Block]:
+    cancelled = threading.Event()
+    waiting: collections.deque[Future[bytearray]] = collections.deque()
+    remaining = iter(pieces)
+
+    def fetch(piece: manifest.Piece) -> bytearray:
+        return _fetch(bucket, key, etag, piece, cancelled)
+
+    with ThreadPoolExecutor(concurrency, 's3-download') as pool:
+        try:
+            for piece in islice(remaining, concurrency):
+                waiting.append(pool.submit(fetch, piece))
+            while waiting:
+                data = waiting.popleft().result()
+                for piece in islice(remaining, 1):
+                    waiting.append(pool.submit(fetch, piece))
+                yield data
+                del data
+        finally:
+            cancelled.set()
+            for future in waiting:
+                future.cancel()
+            wait(waiting)
+
+
+def _fetch(
+    bucket: Bucket,
+    key: str,
+    etag: str | None,
+    piece: manifest.Piece,
+    cancelled: threading.Event,
+) -> bytearray:
+    for attempt in range(1, _READS + 1):
+        try:
+            data = bucket.get_range(key, piece.start, piece.end, etag, cancelled)
+        except NotFound as error:
+            raise IntegrityError(
+                f'{bucket.url(key)} at {bucket.endpoint} is missing: the backup is '
+                f'damaged'
+            ) from error
+        if manifest.check_piece(data, piece):
+            return data
+        LOG.warning(
+            '%s: bytes %d to %d came wrong (attempt %d of %d)',
+            bucket.url(key),
+            piece.start,
+            piece.end - 1,
+            attempt,
+            _READS,
+        )
+    raise manifest.damaged(f'{bucket.url(key)} at {bucket.endpoint}', piece)

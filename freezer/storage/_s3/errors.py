@@ -1,0 +1,140 @@
+"""What stores and botocore say -> :mod:`freezer.storage.exceptions`. One table."""
+
+from typing import NamedTuple
+
+from botocore import exceptions as wire
+
+from freezer.storage import exceptions as e
+
+
+class Meaning(NamedTuple):
+    """What an error code means: its class, and what to do about it."""
+
+    error: type[e.StorageException]
+    advice: str = ''
+
+
+_KEYS = 'check the access key and the secret key'
+_REGION = 'set --s3-region to the region the store names'
+
+MEANINGS: dict[str, Meaning] = {
+    # There is no such thing.
+    'NoSuchKey': Meaning(e.NotFound),
+    'NotFound': Meaning(e.NotFound),
+    '404': Meaning(e.NotFound),
+    'NoSuchBucket': Meaning(e.BucketNotFound, 'check --container and --endpoint'),
+    'NoSuchUpload': Meaning(e.UploadNotFound),
+    # Who asks.
+    'InvalidAccessKeyId': Meaning(e.BadCredentials, _KEYS),
+    'SignatureDoesNotMatch': Meaning(e.BadCredentials, _KEYS),
+    'InvalidToken': Meaning(e.BadCredentials, 'check the session token'),
+    'ExpiredToken': Meaning(e.BadCredentials, 'get a new session token'),
+    'AccessDenied': Meaning(
+        e.AccessDenied, 'check the keys and what they are allowed to do in this bucket'
+    ),
+    '403': Meaning(
+        e.AccessDenied, 'check the keys and what they are allowed to do in this bucket'
+    ),
+    '401': Meaning(e.BadCredentials, _KEYS),
+    'RequestTimeTooSkewed': Meaning(
+        e.ClockSkew, "set this machine's clock: the store refuses its time"
+    ),
+    # Something else is there.
+    'PreconditionFailed': Meaning(e.Conflict),
+    '412': Meaning(e.Conflict),
+    'ConditionalRequestConflict': Meaning(e.Conflict),
+    'BucketAlreadyExists': Meaning(
+        e.Conflict, 'the name belongs to somebody else: choose another bucket'
+    ),
+    # Later.
+    'SlowDown': Meaning(e.Throttled),
+    'TooManyRequests': Meaning(e.Throttled),
+    'Throttling': Meaning(e.Throttled),
+    'RequestLimitExceeded': Meaning(e.Throttled),
+    '429': Meaning(e.Throttled),
+    'OperationAborted': Meaning(e.ServerError),
+    '499': Meaning(e.ServerError),
+    'InternalError': Meaning(e.ServerError),
+    'ServiceUnavailable': Meaning(e.ServerError),
+    # The bytes did not arrive as they were sent.
+    'RequestTimeout': Meaning(e.IncompleteAnswer),
+    'IncompleteBody': Meaning(e.IncompleteAnswer),
+    'BadDigest': Meaning(e.IncompleteAnswer),
+    'XAmzContentSHA256Mismatch': Meaning(e.IncompleteAnswer),
+    'InvalidRange': Meaning(e.IntegrityError, 'the object is shorter than it was'),
+    '416': Meaning(e.IntegrityError, 'the object is shorter than it was'),
+    # Wrong place.
+    'PermanentRedirect': Meaning(e.Rejected, _REGION),
+    'AuthorizationHeaderMalformed': Meaning(e.Rejected, _REGION),
+    'IllegalLocationConstraintException': Meaning(e.Rejected, _REGION),
+    '301': Meaning(e.Rejected, _REGION),
+    '307': Meaning(e.Rejected, _REGION),
+}
+
+
+def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException:
+    """The storage error for what a call raised.
+
+    :param doing: what was tried and where: ``put s3://bucket/key``
+    :returns: an error that names operation, bucket, key, endpoint and request id; the
+        caller raises it ``from`` the original
+    """
+    where = f'{doing} at {endpoint}'
+    if isinstance(error, wire.ClientError):
+        return _from_answer(error, where)
+    if isinstance(error, wire.SSLError) and 'CERTIFICATE' in str(error).upper():
+        return e.CertificateError(
+            f"{where}: the server's certificate is not trusted: {_reason(error)}; give "
+            f'its authority with --s3-ca-bundle'
+        )
+    if isinstance(error, wire.ReadTimeoutError | wire.ConnectTimeoutError):
+        return e.Unreachable(f'{where}: no answer in time')
+    if isinstance(error, wire.ResponseStreamingError | wire.IncompleteReadError):
+        return e.IncompleteAnswer(f'{where}: the answer ended early')
+    if isinstance(error, wire.HTTPClientError | wire.ConnectionError):
+        return e.Unreachable(f'{where}: cannot be reached: {_reason(error)}')
+    if type(error).__name__ == 'ResponseParserError':
+        return e.ServerError(f'{where}: the answer is not what S3 answers')
+    if isinstance(error, OSError):
+        return e.Unreachable(f'{where}: {_reason(error)}')
+    return e.Rejected(f'{where}: {_reason(error)}')
+
+
+def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
+    answer = error.response
+    detail = answer.get('Error', {})
+    meta = answer.get('ResponseMetadata', {})
+    code = str(detail.get('Code') or '')
+    status = int(meta.get('HTTPStatusCode') or 0)
+    meaning = MEANINGS.get(code) or MEANINGS.get(str(status))
+    if meaning is None:
+        meaning = Meaning(e.ServerError if status >= 500 else e.Rejected)
+    if status == 501:
+        meaning = Meaning(e.Rejected, 'the store does not implement this')
+    message = str(detail.get('Message') or '')
+    said = ' '.join(part for part in (code, message) if part and part != 'Unknown')
+    request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
+    line = f'{where}: {said or "failed"} (HTTP {status}, request {request})'
+    if region := detail.get('Region'):
+        line += f'; the bucket is in region {region}'
+    return meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause's text: botocore wraps urllib3 wraps the system."""
+    inner: BaseException = error
+    seen = {id(inner)}
+    while True:
+        following = inner.__cause__ or inner.__context__
+        wrapped = getattr(inner, 'reason', None) or getattr(inner, 'kwargs', {}).get(
+            'error'
+        )
+        if isinstance(wrapped, BaseException) and id(wrapped) not in seen:
+            following = wrapped
+        if following is None or id(following) in seen:
+            break
+        seen.add(id(following))
+        inner = following
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return str(inner) or type(inner).__name__

@@ -1,0 +1,64 @@
+"""From ``bucket/prefix`` paths to object keys. Pure."""
+
+import re
+from urllib.parse import urlsplit
+
+from freezer.storage.exceptions import StorageConfigError
+
+# What botocore accepts; AWS is stricter, Ceph and others allow old-style names.
+_BUCKET = re.compile(r'[A-Za-z0-9._-]{3,255}\Z')
+
+
+def check_container(container: str) -> None:
+    """:raises StorageConfigError: not ``bucket`` or ``bucket/prefix``"""
+    bucket = bucket_of(container)
+    if not _BUCKET.match(bucket):
+        raise StorageConfigError(
+            f'container {container!r}: {bucket!r} is not a bucket name; the container '
+            f'of storage s3 is bucket or bucket/prefix'
+        )
+
+
+def check_endpoint(endpoint: str) -> None:
+    """:raises StorageConfigError: not ``http(s)://host[:port]``"""
+    try:
+        parts = urlsplit(endpoint)
+        parts.port  # noqa: B018 - raises where it is not a number
+    except ValueError as error:
+        raise StorageConfigError(f'endpoint: not a URL: {error}') from error
+    if parts.username is not None or parts.password is not None:
+        # Not repeated: it may hold a password.
+        raise StorageConfigError(
+            'endpoint: must not hold a user or password; give --access-key and '
+            '--secret-key'
+        )
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+        raise StorageConfigError(
+            f'endpoint {endpoint!r}: needs a scheme and a host, as in '
+            f'https://s3.example.com:8443'
+        )
+    if parts.path not in ('', '/') or parts.query or parts.fragment:
+        raise StorageConfigError(
+            f'endpoint {endpoint!r}: only scheme, host and port; bucket and prefix go '
+            f'into --container'
+        )
+
+
+def bucket_of(path: str) -> str:
+    """The first component of a container or of a path below it."""
+    return path.partition('/')[0]
+
+
+def key_of(path: str) -> str:
+    """All after the first component; empty for the bucket itself."""
+    return path.partition('/')[2]
+
+
+def tree_prefix(path: str) -> str:
+    """The prefix of all keys below a path, and of none beside it.
+
+    It ends with a slash, else ``name`` would match ``name2`` too; the bucket itself is
+    the empty prefix.
+    """
+    key = key_of(path)
+    return f'{key}/' if '/' in path else ''

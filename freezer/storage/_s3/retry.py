@@ -1,0 +1,88 @@
+"""The one loop that tries again.
+
+botocore's own is off: its five attempts are over in 7.5 s, it does not repeat 429, 409
+or ``BadDigest``, and its quota makes a client give up for good after a bad minute. Here
+an operation has a budget of time. What may be repeated is said by the error's class
+(``temporary``), in :mod:`freezer.storage.exceptions`.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from freezer.storage.exceptions import StorageException, Unreachable
+
+LOG = logging.getLogger(__name__)
+T = TypeVar('T')
+
+# A store that has never answered is more likely mistyped than overloaded.
+FIRST_ANSWER_SECONDS = 20.0
+_FIRST_DELAY = 0.2
+_LONGEST_DELAY = 30.0
+
+
+class Retry:
+    """Runs calls until they succeed, fail for good, or their time is up.
+
+    Safe to share between threads.
+
+    :param budget: seconds an operation may take with all its attempts
+    """
+
+    def __init__(
+        self,
+        budget: float,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._budget = budget
+        self._clock = clock
+        self._jitter = jitter
+        self._answered = False
+
+    def run(
+        self,
+        call: Callable[[], T],
+        cancelled: threading.Event | None = None,
+        budget: float | None = None,
+    ) -> T:
+        """The call's result.
+
+        :param cancelled: once set, the error at hand is raised instead of waiting
+        :param budget: seconds, in place of the one given at the start
+        :raises StorageException: the last error, once it is final or time is up
+        """
+        cancelled = cancelled or threading.Event()
+        start = self._clock()
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                result = call()
+            except StorageException as error:
+                self._answered |= not isinstance(error, Unreachable)
+                if not error.temporary or cancelled.is_set():
+                    raise
+                allowed = self._budget if budget is None else budget
+                if not self._answered:
+                    allowed = min(allowed, FIRST_ANSWER_SECONDS)
+                # Full jitter: clients that were refused together come back apart.
+                longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
+                delay = self._jitter() * longest
+                elapsed = self._clock() - start
+                if elapsed + delay > allowed:
+                    raise type(error)(
+                        f'{error.message}; gave up after {attempt} '
+                        f'attempt{"s" * (attempt > 1)} in {elapsed:.0f} s'
+                    ) from error
+                LOG.warning(
+                    'attempt %d: %s; again in %.1f s', attempt, error.message, delay
+                )
+                if cancelled.wait(delay):
+                    raise
+            else:
+                self._answered = True
+                return result

@@ -1,0 +1,188 @@
+"""Stream -> parts -> volumes, in bounded memory.
+
+Every part of an object has the same size but the last, because some stores insist (R2),
+and part sizes never grow, because memory must not. Before a store's part limit is
+reached the object is completed and the next volume begins. A volume that fits into one
+part is a plain put.
+
+Memory: ``concurrency`` parts under way and one being filled.
+"""
+
+import itertools
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from freezer.storage import layout, manifest
+from freezer.storage._s3.bucket import Bucket, UncertainComplete, Upload
+from freezer.storage.exceptions import StorageException
+from freezer.utils.streaming import cut
+
+LOG = logging.getLogger(__name__)
+
+# An abort is tried this long; what is left then is named in the log.
+ABORT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stream is cut.
+
+    :param part_size: bytes of every part but the last
+    :param parts_per_volume: after so many the next volume begins
+    :param concurrency: parts under way at once
+    """
+
+    part_size: int
+    parts_per_volume: int
+    concurrency: int
+
+
+class _Part(NamedTuple):
+    number: int
+    size: int
+    etag: str
+    digests: list[bytes]
+
+
+class StreamUpload:
+    """Writes one stream below one level's folder.
+
+    :param folder: the folder's key, without a slash at its end
+    :param token: random, marks what this upload wrote
+    """
+
+    def __init__(self, bucket: Bucket, folder: str, plan: Plan, token: str) -> None:
+        self._bucket = bucket
+        self._folder = folder
+        self._plan = plan
+        self._token = token
+        self._cancelled = threading.Event()
+        self._manifest = manifest.ManifestBuilder(token)
+
+    def write(self, chunks: Iterable[bytes]) -> manifest.Manifest:
+        """Store the stream, then its manifest.
+
+        Not atomic: on failure the open upload is aborted, and what was completed
+        before is the caller's to remove.
+
+        :raises UncertainComplete: an upload was left as it is
+        """
+        blocks = cut(chunks, self._plan.part_size)
+        with ThreadPoolExecutor(self._plan.concurrency, 's3-upload') as pool:
+            for number in itertools.count():
+                if not self._write_volume(number, blocks, pool):
+                    break
+        result = self._manifest.finish()
+        self._bucket.put(self._key(layout.MANIFEST), result.dump())
+        return result
+
+    def _key(self, name: str) -> str:
+        return f'{self._folder}/{name}'
+
+    def _write_volume(
+        self, number: int, blocks: Iterator[bytearray], pool: ThreadPoolExecutor
+    ) -> bool:
+        """One volume; whether the stream may go on after it."""
+        first = next(blocks, None)
+        if first is None and number > 0:
+            return False
+        second = next(blocks, None)
+        key = self._key(layout.volume_name(number))
+        if second is None:
+            body = first if first is not None else bytearray()
+            etag = self._bucket.put(key, body, self._token)
+            self._finish(number, etag, len(body), manifest.digest_part(body))
+            return False
+        # Handed over, so that nothing here keeps the first two parts in memory.
+        ahead = [second, first]
+        del first, second
+        rest = itertools.chain((ahead.pop() for _ in range(2)), blocks)
+        self._write_multipart(
+            number, key, itertools.islice(rest, self._plan.parts_per_volume), pool
+        )
+        return True
+
+    def _write_multipart(
+        self,
+        number: int,
+        key: str,
+        blocks: Iterator[bytearray | None],
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        upload = self._bucket.create_upload(key, self._token)
+        try:
+            parts = self._send_parts(upload, blocks, pool)
+            size = sum(part.size for part in parts)
+            etag = self._bucket.complete(
+                upload, [part.etag for part in parts], size, self._token
+            )
+        except UncertainComplete:
+            raise
+        except BaseException:
+            self._abort(upload)
+            raise
+        self._finish(number, etag, size, itertools.chain(*(p.digests for p in parts)))
+
+    def _send_parts(
+        self,
+        upload: Upload,
+        blocks: Iterator[bytearray | None],
+        pool: ThreadPoolExecutor,
+    ) -> list[_Part]:
+        under_way: set[Future[_Part]] = set()
+        parts: list[_Part] = []
+        try:
+            for number in itertools.count(1):
+                block = next(blocks, None)
+                if block is None:
+                    break
+                if len(under_way) == self._plan.concurrency:
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    parts += [future.result() for future in done]
+                under_way.add(pool.submit(self._send_part, upload, number, block))
+                del block
+            parts += [future.result() for future in under_way]
+        except BaseException:
+            # Nothing may be sent any more when the upload is aborted.
+            self._cancelled.set()
+            for future in under_way:
+                future.cancel()
+            wait(under_way)
+            raise
+        return sorted(parts)
+
+    def _send_part(self, upload: Upload, number: int, body: bytearray) -> _Part:
+        digests = manifest.digest_part(body)
+        etag = self._bucket.upload_part(upload, number, body, self._cancelled)
+        return _Part(number, len(body), etag, digests)
+
+    def _finish(
+        self, number: int, etag: str, size: int, digests: Iterable[bytes]
+    ) -> None:
+        name = layout.digests_name(number)
+        lines = manifest.dump_digests(digests)
+        self._bucket.put(self._key(name), lines)
+        self._manifest.add(
+            layout.volume_name(number),
+            size,
+            self._plan.part_size,
+            name,
+            lines,
+            etag,
+        )
+
+    def _abort(self, upload: Upload) -> None:
+        """The first error is the one to tell; this one goes to the log."""
+        try:
+            self._bucket.abort(upload, ABORT_SECONDS)
+        except StorageException as error:
+            LOG.error(
+                'upload %s of %s could not be aborted and still takes space: %s',
+                upload.upload_id,
+                self._bucket.url(upload.key),
+                error.message,
+            )

@@ -1,0 +1,398 @@
+"""The contract of a storage, and the backup as it is named there.
+
+A driver subclasses :class:`Storage` (or, where paths on storage mean something,
+:class:`freezer.storage.physical.PhysicalStorage`), is registered under the entry point
+``freezer.storage``, and declares its options in :attr:`Storage.OPTIONS`. Importing its
+module must be cheap: it happens to answer ``--help``; what a driver needs to talk to
+its store is imported when it is built.
+
+Names and signatures are Freezer 19's.
+"""
+
+import abc
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self
+
+from freezer.storage import layout, levels
+from freezer.storage.exceptions import IntegrityError, StorageException
+from freezer.utils.streaming import Block, RichQueue
+
+LOG = logging.getLogger(__name__)
+
+
+class Named(Protocol):
+    """An engine as far as a storage needs to know it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class EngineName:
+    """A :class:`Named` for those who only have the name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StorageSettings:
+    """What a driver is built from.
+
+    :param container: as typed: a directory, or ``bucket/prefix``
+    :param max_segment_size: bytes of a queue message, segment or part
+    :param options: the driver's own options by name, with ``-`` as ``_`` and options of
+        a group prefixed with it (``s3_region``); every declared option has a key
+    :param section: how to call these settings in an error
+    """
+
+    container: str
+    max_segment_size: int
+    insecure: bool = False
+    proxy: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    section: str = 'the main settings'
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """What a container holds: objects of any kind, and the backups among them."""
+
+    container: str
+    size: int
+    objects: int
+    chains: tuple['ChainReport', ...] = ()
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """One chain of levels; ``size`` is what all its objects take, in bytes."""
+
+    engine: str
+    identity: str
+    level_zero_timestamp: int
+    levels: tuple[tuple[int, int], ...]
+    size: int
+
+
+class Backup:
+    """One level of one chain, as it is named on a storage.
+
+    One without a storage is only a name; :meth:`copy` gives it a storage.
+    """
+
+    def __init__(
+        self,
+        engine: Named,
+        hostname_backup_name: str,
+        level_zero_timestamp: int,
+        timestamp: int,
+        level: int,
+        storage: 'Storage | None' = None,
+    ) -> None:
+        self.engine = engine
+        self.hostname_backup_name = hostname_backup_name
+        self.level_zero_timestamp = level_zero_timestamp
+        self.timestamp = timestamp
+        self.level = level
+        self.storage = storage
+
+    def __repr__(self) -> str:
+        return (
+            f'<{self.engine.name} {self.hostname_backup_name} '
+            f'{self.level_zero_timestamp}/{self.level}_{self.timestamp}>'
+        )
+
+    def copy(self, storage: 'Storage') -> 'Backup':
+        """The same backup on a storage."""
+        return Backup(
+            self.engine,
+            self.hostname_backup_name,
+            self.level_zero_timestamp,
+            self.timestamp,
+            self.level,
+            storage,
+        )
+
+    @property
+    def _storage(self) -> Any:
+        if self.storage is None:
+            raise StorageException(f'{self!r} is not on a storage')
+        return self.storage
+
+    def _path(self, kind: str, *rest: str) -> str:
+        return layout.join(
+            self._storage.storage_path,
+            kind,
+            self.engine.name,
+            self.hostname_backup_name,
+            str(self.level_zero_timestamp),
+            *rest,
+        )
+
+    @property
+    def _level_name(self) -> str:
+        return layout.level_name(self.level, self.timestamp)
+
+    @property
+    def increments_data_path(self) -> str:
+        return self._path(layout.DATA)
+
+    @property
+    def increments_metadata_path(self) -> str:
+        return self._path(layout.METADATA)
+
+    @property
+    def data_prefix_path(self) -> str:
+        return self._path(layout.DATA, self._level_name)
+
+    @property
+    def data_path(self) -> str:
+        return self._path(layout.DATA, self._level_name, layout.DATA)
+
+    @property
+    def engine_metadata_path(self) -> str:
+        return self._path(layout.DATA, self._level_name, layout.ENGINE_METADATA)
+
+    @property
+    def metadata_path(self) -> str:
+        return self._path(layout.METADATA, self._level_name, layout.METADATA)
+
+    @property
+    def segments_path(self) -> str:
+        return self._path(layout.DATA, self._level_name, layout.SEGMENTS)
+
+    def metadata(self) -> dict[str, Any]:
+        """The commit marker: engine_name, compression, encryption.
+
+        :raises IntegrityError: it is not what a marker is
+        """
+        document: bytes = self._storage.read_file(self.metadata_path)
+        try:
+            metadata = json.loads(document.split(b'\n', 1)[0])
+        except ValueError as error:
+            raise IntegrityError(f'{self.metadata_path} is damaged: {error}') from error
+        if not isinstance(metadata, dict):
+            raise IntegrityError(f'{self.metadata_path} is damaged: not a JSON object')
+        return metadata
+
+    def engine_metadata(self) -> bytes:
+        """What the engine left for the next increment."""
+        content: bytes = self._storage.read_file(self.engine_metadata_path)
+        return content
+
+    def get_increments(self) -> dict[int, 'Backup']:
+        """The chain this backup belongs to, newest state: level -> backup."""
+        increments: dict[int, Backup] = self._storage.get_increments(self)
+        return increments
+
+
+class Storage(abc.ABC):
+    """Where backups live.
+
+    Obligations of every driver:
+
+    * A backup is a commit: ``write_backup`` leaves nothing a reader would find;
+      ``put_metadata`` writes the marker last and is the only act that makes a backup
+      visible.
+    * Whatever goes wrong raises; nothing is swallowed. An error of a listing is never
+      an empty listing.
+    * What a failed ``write_backup`` left is removed, or the error says what remains.
+    * ``write_backup`` holds a bounded number of bytes in memory, and none on disk but
+      where the backup itself lives.
+    * ``backup_blocks`` yields no byte it has not checked, where a digest is known.
+    """
+
+    _type: ClassVar[str]
+    #: group (None for the main one) -> options, of type oslo_config.cfg.Opt
+    OPTIONS: ClassVar[Mapping[str | None, Sequence[Any]]] = {}
+
+    def __init__(self, skip_prepare: bool = False) -> None:
+        if not skip_prepare:
+            self.prepare()
+
+    @property
+    def type(self) -> str:
+        return self._type
+
+    @classmethod
+    @abc.abstractmethod
+    def from_settings(cls, settings: StorageSettings) -> Self:
+        """Build the driver without touching the store.
+
+        :raises StorageConfigError: options are missing or malformed
+        """
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Make the container if it is not there; before the first backup."""
+
+    @abc.abstractmethod
+    def claim(self, backup: Backup) -> None:
+        """Take the level's place before the source is read.
+
+        Fails where this cannot be written, and where another agent of the same name
+        has taken the same place; so two of them never interleave.
+
+        :raises Conflict: the place is taken
+        """
+
+    @abc.abstractmethod
+    def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
+        """Store a stream: the queue's messages, one after the other.
+
+        Not visible before :meth:`put_metadata`. Raises the producer's error if the
+        queue ends with one, after removing what was written.
+        """
+
+    @abc.abstractmethod
+    def put_metadata(
+        self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
+    ) -> None:
+        """Commit: the engine's metadata, then the marker. From local files."""
+
+    @abc.abstractmethod
+    def discard(self, backup: Backup) -> None:
+        """Remove all of a backup that was not committed, or must not stay committed."""
+
+    @abc.abstractmethod
+    def backup_blocks(self, backup: Backup) -> Iterator[Block]:
+        """The stream of a backup, checked, in order.
+
+        :raises IntegrityError: a byte is wrong or missing
+        """
+
+    @abc.abstractmethod
+    def get_file(self, from_path: str, to_path: str) -> None:
+        """Copy a small file from the storage to a local path."""
+
+    @abc.abstractmethod
+    def get_chains(
+        self, engine: Named, hostname_backup_name: str
+    ) -> dict[int, list[Backup]]:
+        """Every committed backup of a name: level-0 timestamp -> its backups."""
+
+    @abc.abstractmethod
+    def report(self) -> StorageReport:
+        """What the container holds."""
+
+    def close(self) -> None:
+        """Give back connections and threads. May be called more than once."""
+
+    def info(self) -> list[dict[str, Any]]:
+        """Freezer 19's form of :meth:`report`: sizes in bytes."""
+        found = self.report()
+        return [
+            {
+                'container_name': found.container,
+                'size': found.size,
+                'objects_count': found.objects,
+            }
+        ]
+
+    def get_level_zero(
+        self,
+        engine: Named,
+        hostname_backup_name: str,
+        recent_to_date: int | None = None,
+    ) -> list[Backup]:
+        """The level 0 of each chain, oldest first; none newer than a date."""
+        chains = self.get_chains(engine, hostname_backup_name)
+        return [
+            backup
+            for timestamp in sorted(chains)
+            for backup in chains[timestamp]
+            if backup.level == 0
+            and (recent_to_date is None or timestamp <= recent_to_date)
+        ]
+
+    def get_increments(self, backup: Backup) -> dict[int, Backup]:
+        """The newest state of a backup's chain: level -> backup."""
+        chains = self.get_chains(backup.engine, backup.hostname_backup_name)
+        return levels.resolve(chains.get(backup.level_zero_timestamp, []))
+
+    def get_latest_level_zero_increments(
+        self,
+        engine: Named,
+        hostname_backup_name: str,
+        recent_to_date: int | None = None,
+    ) -> dict[int, Backup]:
+        """The newest state not after a date (epoch seconds): level -> backup.
+
+        :raises StorageException: there is none
+        :raises BrokenChain: a level is missing
+        """
+        chains = self.get_chains(engine, hostname_backup_name)
+        in_time = {
+            zero: [
+                b
+                for b in backups
+                if recent_to_date is None or b.timestamp <= recent_to_date
+            ]
+            for zero, backups in chains.items()
+            if recent_to_date is None or zero <= recent_to_date
+        }
+        newest = max((zero for zero, found in in_time.items() if found), default=None)
+        if newest is None:
+            raise NoSuchBackup(
+                f'No matching backup name: {hostname_backup_name!r} (engine '
+                f'{engine.name})'
+                + (' at or before that date' if chains else ' is not on this storage')
+            )
+        return levels.resolve(in_time[newest])
+
+    def previous_backup(
+        self,
+        engine: Named,
+        hostname_backup_name: str,
+        no_incremental: bool,
+        max_level: int,
+        always_level: int,
+        restart_always_level: float,
+        now: float | None = None,
+    ) -> Backup | None:
+        """The backup that the next one builds on; None starts a chain.
+
+        :param now: epoch seconds; needed for ``restart_always_level`` only
+        """
+        if no_incremental:
+            return None
+        policy = levels.LevelPolicy(
+            True, max_level or 0, always_level or 0, restart_always_level or 0.0
+        )
+        chains = self.get_chains(engine, hostname_backup_name)
+        if not chains:
+            return None
+        try:
+            chain = levels.resolve(chains[max(chains)])
+        except levels.BrokenChain as error:
+            # A new level 0 is a good backup; an increment on a gap never is one.
+            LOG.warning('%s: starting a new chain at level 0', error)
+            return None
+        return levels.base_for_next(chain, policy, now or 0)
+
+    @abc.abstractmethod
+    def remove_older_than(
+        self,
+        engine: Named,
+        remove_older_timestamp: int,
+        hostname_backup_name: str,
+        keep: int | None = None,
+        dry_run: bool = False,
+    ) -> list[list[Backup]]:
+        """Delete each chain whose every level is at or before a time; markers first.
+
+        A level that is being written counts as a level, so a chain somebody builds on
+        stays.
+
+        :param remove_older_timestamp: epoch seconds
+        :param keep: level-0 timestamp of a chain to keep whatever its age
+        :param dry_run: delete nothing
+        :returns: the chains that were (or would be) deleted, oldest first
+        """
+
+
+class NoSuchBackup(StorageException):
+    """Nothing of that name, or nothing as old as that."""

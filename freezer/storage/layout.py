@@ -1,0 +1,96 @@
+"""Every name and path on storage. Pure functions; the format is Freezer's.
+
+::
+
+    P/data/E/H/Z/L_T/data               the archive stream, or its first volume
+    P/data/E/H/Z/L_T/segments/%08d      further volumes, from 1
+    P/data/E/H/Z/L_T/digests/%08d       the digests of each volume, from 0
+    P/data/E/H/Z/L_T/manifest           sizes and digests
+    P/data/E/H/Z/L_T/engine_metadata    what the engine needs for the next increment
+    P/metadata/E/H/Z/L_T/metadata       written last: the commit marker
+
+``P`` is the container as typed, ``E`` the engine, ``H`` ``<hostname>_<backup name>``,
+``Z`` the epoch second of the chain's level 0, ``L`` the level, ``T`` its epoch second.
+``manifest`` and ``digests`` are this agent's own; Freezer 19 does not look at them.
+"""
+
+import re
+from typing import NamedTuple
+
+DATA = 'data'
+METADATA = 'metadata'
+MANIFEST = 'manifest'
+ENGINE_METADATA = 'engine_metadata'
+SEGMENTS = 'segments'
+DIGESTS = 'digests'
+
+_LEVEL_NAME = re.compile(r'(0|[1-9][0-9]*)_([0-9]+)\Z')
+_LEVEL_ZERO_NAME = re.compile(r'[0-9]+\Z')
+
+
+def join(*parts: str) -> str:
+    """Join with single slashes, normalising nothing.
+
+    Freezer 19 joins so, and its backups under ``bucket/prefix/`` do have a double
+    slash in their keys: a tidier path would not find them.
+    """
+    return '/'.join(parts)
+
+
+def level_name(level: int, timestamp: int) -> str:
+    return f'{level}_{timestamp}'
+
+
+def parse_level_name(name: str) -> tuple[int, int] | None:
+    """``'1_1700000000'`` -> ``(1, 1700000000)``; None when it is not such a name."""
+    match = _LEVEL_NAME.match(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def parse_level_zero_name(name: str) -> int | None:
+    """``'1700000000'`` -> ``1700000000``; None when it is not such a name."""
+    return int(name) if _LEVEL_ZERO_NAME.match(name) else None
+
+
+def volume_name(number: int) -> str:
+    """The path of a volume, from 0, below the level's folder."""
+    return DATA if number == 0 else f'{SEGMENTS}/{number:08d}'
+
+
+def digests_name(number: int) -> str:
+    """The path of the digests of a volume, from 0, below the level's folder."""
+    return f'{DIGESTS}/{number:08d}'
+
+
+class Location(NamedTuple):
+    """Where a path below the container belongs."""
+
+    kind: str
+    engine: str
+    identity: str
+    level_zero: int
+    level: int
+    timestamp: int
+    name: str
+
+
+def parse(path: str) -> Location | None:
+    """Take apart a path relative to the container; None when it is not ours."""
+    parts = path.split('/', 5)
+    if len(parts) != 6 or parts[0] not in (DATA, METADATA):
+        return None
+    level_zero = parse_level_zero_name(parts[3])
+    level = parse_level_name(parts[4])
+    if level_zero is None or level is None:
+        return None
+    return Location(parts[0], parts[1], parts[2], level_zero, *level, parts[5])
+
+
+def split_identity(identity: str) -> tuple[str, str]:
+    """``'host_name'`` -> ``('host', 'name')``, for display only.
+
+    The storage does not record where the host name ends; a DNS host name has no
+    underscore, so the first one is taken.
+    """
+    host, _, name = identity.partition('_')
+    return host, name

@@ -1,0 +1,96 @@
+"""Which level comes next, and which levels make up a state. Pure functions.
+
+The rules are Freezer's, with three mended: `restart_always_level` counts from level 0
+and not from the newest backup (a daily job never restarted); several backups of one
+level resolve to the newest, not to whichever the listing names last; and a chain with a
+gap is refused before anything is extracted.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from freezer.storage.exceptions import StorageException
+
+SECONDS_PER_DAY = 86400
+
+
+class LevelLike(Protocol):
+    @property
+    def level(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def level_zero_timestamp(self) -> int: ...
+
+
+L = TypeVar('L', bound=LevelLike)
+
+
+class BrokenChain(StorageException):
+    """Levels are missing: what is above the gap cannot be restored."""
+
+
+@dataclass(frozen=True)
+class LevelPolicy:
+    """How far increments go. 0 and 0.0 mean unset."""
+
+    incremental: bool = False
+    max_level: int = 0
+    always_level: int = 0
+    restart_always_level: float = 0.0
+
+
+def resolve(backups: Iterable[L]) -> dict[int, L]:
+    """The newest state: level -> backup, from level 0 up, without a gap.
+
+    The highest level counts, and of several at that level the newest. Below, each
+    level is the newest one not younger than the level it carries; where clocks went
+    backwards and there is none, the newest one.
+
+    :raises BrokenChain: a level below the highest is missing
+    """
+    by_level: dict[int, list[L]] = {}
+    for backup in backups:
+        by_level.setdefault(backup.level, []).append(backup)
+    chain: dict[int, L] = {}
+    if not by_level:
+        return chain
+    above: L | None = None
+    for level in range(max(by_level), -1, -1):
+        same = by_level.get(level)
+        if not same:
+            newest = max(
+                backup.timestamp for many in by_level.values() for backup in many
+            )
+            raise BrokenChain(
+                f'level {level} of the chain is missing, and level {max(by_level)} '
+                f'(timestamp {newest}) cannot be restored without it'
+            )
+        older = [b for b in same if above is None or b.timestamp <= above.timestamp]
+        above = max(older or same, key=lambda b: b.timestamp)
+        chain[level] = above
+    return dict(sorted(chain.items()))
+
+
+def base_for_next(chain: Mapping[int, L], policy: LevelPolicy, now: float) -> L | None:
+    """The backup that the next one builds on; None starts a new chain at level 0.
+
+    :param chain: the newest chain as :func:`resolve` gives it
+    :param now: epoch seconds
+    """
+    if not policy.incremental or not chain:
+        return None
+    highest = max(chain)
+    if policy.max_level and policy.max_level <= highest:
+        return None
+    if policy.always_level and highest > policy.always_level:
+        return None
+    age = now - chain[0].level_zero_timestamp
+    if policy.restart_always_level and (
+        age > policy.restart_always_level * SECONDS_PER_DAY
+    ):
+        return None
+    if policy.always_level and highest == policy.always_level:
+        return chain[highest - 1]
+    return chain[highest]

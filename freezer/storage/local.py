@@ -1,0 +1,207 @@
+"""Backups in a directory."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+from freezer.storage import layout, manifest
+from freezer.storage.base import Backup, StorageSettings
+from freezer.storage.exceptions import (
+    Conflict,
+    IntegrityError,
+    NotFound,
+    PartialDelete,
+    StorageConfigError,
+    StorageException,
+)
+from freezer.storage.physical import PhysicalStorage
+from freezer.utils.streaming import Block, RichQueue, cut
+
+# What a file is called until it is whole.
+_PARTIAL = '.partial'
+
+
+class LocalStorage(PhysicalStorage):
+    """A directory of this machine, or one mounted on it.
+
+    Files appear under their name when they are whole and on disk (fsync, rename).
+    """
+
+    _type = 'local'
+
+    def __init__(
+        self, storage_path: str, max_segment_size: int, skip_prepare: bool = False
+    ) -> None:
+        super().__init__(storage_path, max_segment_size, skip_prepare)
+
+    @classmethod
+    def from_settings(cls, settings: StorageSettings) -> Self:
+        if not settings.container:
+            raise StorageConfigError(
+                f'{settings.section}: storage local needs container: the directory '
+                f'that holds the backups'
+            )
+        path = os.path.abspath(os.path.expanduser(settings.container))
+        return cls(path, settings.max_segment_size, skip_prepare=True)
+
+    def prepare(self) -> None:
+        self.create_dirs(self.storage_path)
+
+    def claim(self, backup: Backup) -> None:
+        path = backup.copy(self).data_prefix_path
+        with _errors(path):
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            os.mkdir(path, 0o700)
+
+    def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:
+        backup = backup.copy(self)
+        folder = backup.data_prefix_path
+        self.create_dirs(folder)
+        builder = manifest.ManifestBuilder(secrets.token_hex(16))
+        digests: list[bytes] = []
+        size = 0
+        with _errors(backup.data_path), _whole_file(backup.data_path) as stream:
+            for block in cut(rich_queue.get_messages(), manifest.MAX_PIECE):
+                digests += manifest.digest_part(block)
+                size += len(block)
+                stream.write(block)
+        name = layout.digests_name(0)
+        lines = manifest.dump_digests(digests)
+        self.put_bytes(layout.join(folder, name), lines)
+        builder.add(layout.DATA, size, manifest.MAX_PIECE, name, lines)
+        self.put_bytes(layout.join(folder, layout.MANIFEST), builder.finish().dump())
+        self._tokens[folder] = builder.token
+
+    def backup_blocks(self, backup: Backup) -> Iterator[Block]:
+        backup = backup.copy(self)
+        found = self.manifest_of(backup)
+        if found is None:
+            yield from self._unchecked_blocks(backup.data_path)
+            return
+        folder = backup.data_prefix_path
+        for volume in found.volumes:
+            path = layout.join(folder, volume.name)
+            lines = self.read_file(layout.join(folder, volume.digests))
+            with _errors(path), open(path, 'rb') as stream:
+                if os.fstat(stream.fileno()).st_size != volume.size:
+                    raise IntegrityError(
+                        f'{path}: has {os.fstat(stream.fileno()).st_size} bytes, and '
+                        f'{volume.size} were written: the backup is damaged'
+                    )
+                for piece in volume.pieces(lines):
+                    data = stream.read(piece.end - piece.start)
+                    if not manifest.check_piece(data, piece):
+                        raise manifest.damaged(path, piece)
+                    yield data
+
+    def _unchecked_blocks(self, path: str) -> Iterator[bytes]:
+        with _errors(path), open(path, 'rb') as stream:
+            while block := stream.read(1024 * 1024):
+                yield block
+
+    def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
+        def failed(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        with _errors(path):
+            for folder, _folders, files in os.walk(path, onerror=failed):
+                for name in files:
+                    full = os.path.join(folder, name)
+                    # A file that another agent has just removed is not listed.
+                    with contextlib.suppress(FileNotFoundError):
+                        yield os.path.relpath(full, path), os.lstat(full).st_size
+
+    def listdir(self, path: str) -> list[str]:
+        with _errors(path), contextlib.suppress(FileNotFoundError):
+            return sorted(os.listdir(path))
+        return []
+
+    def create_dirs(self, path: str) -> None:
+        with _errors(path):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def put_file(self, from_path: str, to_path: str) -> None:
+        with _errors(to_path):
+            os.makedirs(os.path.dirname(to_path), mode=0o700, exist_ok=True)
+            with open(from_path, 'rb') as source, _whole_file(to_path) as target:
+                shutil.copyfileobj(source, target)
+
+    def put_bytes(self, to_path: str, content: bytes) -> None:
+        with _errors(to_path):
+            os.makedirs(os.path.dirname(to_path), mode=0o700, exist_ok=True)
+            with _whole_file(to_path) as target:
+                target.write(content)
+
+    def get_file(self, from_path: str, to_path: str) -> None:
+        with _errors(from_path):
+            shutil.copyfile(from_path, to_path)
+
+    def read_file(self, path: str, limit: int | None = None) -> bytes:
+        with _errors(path), open(path, 'rb') as stream:
+            content = stream.read(-1 if limit is None else limit + 1)
+        if limit is not None and len(content) > limit:
+            raise IntegrityError(f'{path}: larger than {limit} bytes')
+        return content
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        failed = []
+        for path in paths:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failed.append(error)
+        if failed:
+            raise PartialDelete(
+                f'{len(failed)} of {len(paths)} files could not be deleted, first '
+                f'{failed[0].filename}: {failed[0].strerror}'
+            ) from failed[0]
+
+    def rmtree(self, path: str) -> None:
+        with _errors(path), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _errors(path: str) -> Iterator[None]:
+    """Translate what the file system says."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f'{error.filename or path}: not found') from error
+    except FileExistsError as error:
+        raise Conflict(
+            f'{error.filename or path} is there already: another backup of this name '
+            f'started in the same second; run it again'
+        ) from error
+    except OSError as error:
+        raise StorageException(
+            f'{error.filename or path}: {error.strerror or error}'
+        ) from error
+
+
+@contextlib.contextmanager
+def _whole_file(path: str) -> Iterator[IO[bytes]]:
+    """A file that appears at its path when it is whole and on disk, or not at all."""
+    partial = Path(path + _PARTIAL)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with open(descriptor, 'wb') as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,113 @@
+"""The bounded queue between the one who makes a stream and the one who stores it."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+import six
+
+#: a piece of a stream: any size, not changed once handed on
+Block = bytes | bytearray
+
+# How long a blocked put waits before it looks whether the consumer is still there.
+_POLL_SECONDS = 0.2
+
+
+class ConsumerGone(Exception):
+    """The consumer has stopped reading: the producer may stop as well."""
+
+
+class RichQueue:
+    """Bounded, and it carries the producer's error to the consumer.
+
+    The producer calls :meth:`put_messages` in its thread, the consumer iterates
+    :meth:`get_messages` in its own. When one of them stops, the other is never left
+    waiting: the consumer gets the producer's exception in place of the end of the
+    stream, and the producer gets :class:`ConsumerGone`.
+
+    :param size: messages that may wait in it
+    """
+
+    def __init__(self, size: int = 2) -> None:
+        self._queue: queue.Queue[Block | _End] = queue.Queue(size)
+        self._closed = threading.Event()
+
+    def put_messages(self, messages: Iterable[Block]) -> None:
+        """Put all messages, then the end; an exception is passed on and not raised.
+
+        :raises ConsumerGone: the consumer stopped first
+        """
+        iterator = iter(messages)
+        try:
+            for message in iterator:
+                self._put(message)
+        except ConsumerGone:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised in the consumer
+            self._put(_End(error))
+        else:
+            self._put(_End(None))
+        finally:
+            # A generator's own cleaning up happens here, in the thread it ran in.
+            close: Callable[[], None] | None = getattr(iterator, 'close', None)
+            if close is not None:
+                close()
+
+    def get_messages(self) -> Iterator[Block]:
+        """The messages, as bytes.
+
+        :raises: what the producer raised, after the messages before it
+        """
+        try:
+            while True:
+                message = self._queue.get()
+                if isinstance(message, _End):
+                    if message.error is not None:
+                        raise message.error
+                    return
+                # Other producers of Freezer's put text for small documents.
+                yield (
+                    six.ensure_binary(message) if isinstance(message, str) else message
+                )
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """The consumer wants no more: a producer that waits is woken."""
+        self._closed.set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+
+    def _put(self, item: 'Block | _End') -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=_POLL_SECONDS)
+                return
+        raise ConsumerGone
+
+
+class _End:
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+def cut(chunks: Iterable[Block], size: int) -> Iterator[bytearray]:
+    """The same bytes in blocks of exactly ``size``, the last one shorter.
+
+    Every block is a buffer of its own that nobody else holds. An empty stream gives
+    no block.
+    """
+    block = bytearray()
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while len(block) + len(view) >= size:
+            room = size - len(block)
+            block += view[:room]
+            view = view[room:]
+            yield block
+            block = bytearray()
+        block += view
+    if block:
+        yield block
