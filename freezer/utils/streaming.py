@@ -4,6 +4,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import six
 
@@ -30,7 +31,7 @@ class RichQueue:
     """
 
     def __init__(self, size: int = 2) -> None:
-        self._queue: queue.Queue[Block | _End] = queue.Queue(size)
+        self._queue: queue.Queue[Any] = queue.Queue(size)
         self._closed = threading.Event()
 
     def put_messages(self, messages: Iterable[Block]) -> None:

@@ -19,7 +19,7 @@ T = TypeVar('T')
 
 DELETE_BATCH = 1000
 # How the object of our upload is told from anybody else's.
-TOKEN_KEY = 'freezer-token'
+TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
 _READ_BLOCK = 256 * 1024
 _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 
@@ -346,7 +346,7 @@ class Bucket:
                 keys
             ):
                 raise e.IncompleteAnswer(
-                    f'{self.url()} at {self.endpoint}: deleted, and the answer does not '
+                    f'deleting, {self.url()} at {self.endpoint}: the answer does not '
                     f'say what became of every object'
                 )
             return errors

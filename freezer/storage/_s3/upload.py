@@ -19,7 +19,7 @@ from typing import NamedTuple
 from freezer.storage import layout, manifest
 from freezer.storage._s3.bucket import Bucket, UncertainComplete, Upload
 from freezer.storage.exceptions import StorageException
-from freezer.utils.streaming import cut
+from freezer.utils.streaming import Block, cut
 
 LOG = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class StreamUpload:
         self._cancelled = threading.Event()
         self._manifest = manifest.ManifestBuilder(token)
 
-    def write(self, chunks: Iterable[bytes]) -> manifest.Manifest:
+    def write(self, chunks: Iterable[Block]) -> manifest.Manifest:
         """Store the stream, then its manifest.
 
         Not atomic: on failure the open upload is aborted, and what was completed

@@ -1,0 +1,118 @@
+"""Freezer's encryption of a stream, as of ``openssl enc -aes-256-cfb -pass file:F``.
+
+``Salted__``, 8 bytes of salt, AES-256-CFB128; key and IV from one round of
+EVP_BytesToKey over the first line of the passphrase file, with SHA-256 (OpenSSL 1.1 and
+later; 1.0.2 used MD5, which is read here and not written).
+
+The format is not authenticated: who can write to the storage can change what it
+decrypts to. The manifest's digests catch accidents, not attackers.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from freezer.exceptions import ConfigError, EngineError
+from freezer.utils.streaming import Block
+
+_MAGIC = b'Salted__'
+_SALT_BYTES = 8
+_KEY_BYTES = 32
+_IV_BYTES = 16
+_DIGESTS = ('sha256', 'md5')
+# Enough to know a compressor's magic, or the checksum of a tar header.
+_LOOK_BYTES = 512
+
+
+def read_passphrase(path: str) -> bytes:
+    """The first line of a file, without its newline.
+
+    :raises ConfigError: it cannot be read, or the line is empty
+    """
+    check_available()
+    try:
+        with open(path, 'rb') as stream:
+            passphrase = stream.readline().removesuffix(b'\n')
+    except OSError as error:
+        raise ConfigError(
+            f'encrypt-pass-file {path}: {error.strerror or error}'
+        ) from error
+    if not passphrase:
+        raise ConfigError(f'encrypt-pass-file {path}: its first line is empty')
+    return passphrase
+
+
+def encrypt(passphrase: bytes, blocks: Iterable[Block]) -> Iterator[Block]:
+    salt = os.urandom(_SALT_BYTES)
+    yield _MAGIC + salt
+    encryptor = _cipher(passphrase, salt, _DIGESTS[0]).encryptor()
+    for block in blocks:
+        yield encryptor.update(block)
+    if rest := encryptor.finalize():
+        yield rest
+
+
+def decrypt(
+    passphrase: bytes, blocks: Iterable[Block], looks_right: Callable[[bytes], bool]
+) -> Iterator[Block]:
+    """The stream as it was.
+
+    :param looks_right: told the first bytes (512, or all there are), says whether they
+        begin what was encrypted; it decides between the digests there have been
+    :raises EngineError: not such a stream, or not this passphrase
+    """
+    remaining = iter(blocks)
+    head = bytearray()
+    wanted = len(_MAGIC) + _SALT_BYTES + _LOOK_BYTES
+    for block in remaining:
+        head += block
+        if len(head) >= wanted:
+            break
+    if not head.startswith(_MAGIC) or len(head) < len(_MAGIC) + _SALT_BYTES:
+        raise EngineError(
+            'the backup is not encrypted as its metadata says: it is damaged'
+        )
+    salt = bytes(head[len(_MAGIC) : len(_MAGIC) + _SALT_BYTES])
+    body = bytes(head[len(_MAGIC) + _SALT_BYTES :])
+    for digest in _DIGESTS:
+        decryptor = _cipher(passphrase, salt, digest).decryptor()
+        first = decryptor.update(body)
+        if looks_right(first[:_LOOK_BYTES]):
+            break
+    else:
+        raise EngineError(
+            'the passphrase in encrypt-pass-file is not the one this backup was made '
+            'with, or the backup is damaged'
+        )
+    yield first
+    for block in remaining:
+        yield decryptor.update(block)
+    if rest := decryptor.finalize():
+        yield rest
+
+
+def check_available() -> None:
+    """:raises ConfigError: the library is not installed"""
+    try:
+        import cryptography  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            'encryption needs the package cryptography: pip install freezer[encryption]'
+        ) from error
+
+
+def _cipher(passphrase: bytes, salt: bytes, digest: str) -> Any:
+    from cryptography.hazmat.decrepit.ciphers.modes import CFB
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES
+
+    material = b''
+    last = b''
+    while len(material) < _KEY_BYTES + _IV_BYTES:
+        last = hashlib.new(
+            digest, last + passphrase + salt, usedforsecurity=False
+        ).digest()
+        material += last
+    key, iv = material[:_KEY_BYTES], material[_KEY_BYTES : _KEY_BYTES + _IV_BYTES]
+    return Cipher(AES(key), CFB(iv))
