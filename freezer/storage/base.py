@@ -52,7 +52,7 @@ class StorageSettings:
     max_segment_size: int
     insecure: bool = False
     proxy: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     section: str = 'the main settings'
 
 

@@ -25,7 +25,10 @@ SEGMENTS = 'segments'
 DIGESTS = 'digests'
 
 _LEVEL_NAME = re.compile(r'(0|[1-9][0-9]*)_([0-9]+)\Z')
-_LEVEL_ZERO_NAME = re.compile(r'[0-9]+\Z')
+# An identity may have slashes: engine nova's is <host>_<name>/<server id>.
+_PATH = re.compile(
+    r'(data|metadata)/([^/]+)/(.+?)/([0-9]+)/(0|[1-9][0-9]*)_([0-9]+)/(.+)\Z', re.DOTALL
+)
 
 
 def join(*parts: str) -> str:
@@ -45,11 +48,6 @@ def parse_level_name(name: str) -> tuple[int, int] | None:
     """``'1_1700000000'`` -> ``(1, 1700000000)``; None when it is not such a name."""
     match = _LEVEL_NAME.match(name)
     return (int(match[1]), int(match[2])) if match else None
-
-
-def parse_level_zero_name(name: str) -> int | None:
-    """``'1700000000'`` -> ``1700000000``; None when it is not such a name."""
-    return int(name) if _LEVEL_ZERO_NAME.match(name) else None
 
 
 def volume_name(number: int) -> str:
@@ -76,14 +74,13 @@ class Location(NamedTuple):
 
 def parse(path: str) -> Location | None:
     """Take apart a path relative to the container; None when it is not ours."""
-    parts = path.split('/', 5)
-    if len(parts) != 6 or parts[0] not in (DATA, METADATA):
+    match = _PATH.match(path)
+    if match is None:
         return None
-    level_zero = parse_level_zero_name(parts[3])
-    level = parse_level_name(parts[4])
-    if level_zero is None or level is None:
-        return None
-    return Location(parts[0], parts[1], parts[2], level_zero, *level, parts[5])
+    kind, engine, identity, level_zero, level, timestamp, name = match.groups()
+    return Location(
+        kind, engine, identity, int(level_zero), int(level), int(timestamp), name
+    )
 
 
 def split_identity(identity: str) -> tuple[str, str]:

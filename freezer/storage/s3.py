@@ -106,7 +106,7 @@ S3_OPTS = (
         min=2,
         max=10000,
         help='Parts that one object may have at this store: 1000 at Swift and '
-        'Scaleway. At 90 % of it the next object is begun.',
+        'Scaleway. At nine tenths of it the next object is begun.',
     ),
 )
 

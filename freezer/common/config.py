@@ -1,0 +1,603 @@
+"""The agent's options, and the one configuration object made from them.
+
+Sources, the first one wins: command line, job file (``--config``), environment
+(``OS_DEFAULT__<OPTION>``, and ACCESS_KEY, SECRET_KEY and ENDPOINT), oslo configuration
+files, defaults. Freezer 19 promised this order, and let the job file win.
+"""
+
+import contextlib
+import datetime
+import io
+import math
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from oslo_config import cfg
+from oslo_log import log
+
+from freezer.common import jobfile, plugins, upstream
+from freezer.common.types import Date, Size
+from freezer.exceptions import ConfigError
+from freezer.storage.base import StorageSettings
+from freezer.stream import compression
+
+PROG = 'freezer-agent'
+WORK_DIR = '~/.freezer'
+ACTIONS = ('backup', 'restore', 'info', 'admin', 'exec')
+_TEMPLATE = re.compile(
+    r'\{(mode|backup_media|storage|container|project_id|resource_id)\}'
+)
+# Environment variables of Freezer's own, for the options of storage s3.
+_ENVIRONMENT = {
+    'access_key': 'ACCESS_KEY',
+    'secret_key': 'SECRET_KEY',
+    'endpoint': 'ENDPOINT',
+}
+
+AGENT_OPTS = (
+    cfg.StrOpt('action', choices=ACTIONS, default='backup', help='What to do.'),
+    cfg.StrOpt(
+        'mode',
+        short='m',
+        default='fs',
+        help='What the files belong to. fs: nothing special.',
+    ),
+    cfg.StrOpt(
+        'engine',
+        short='e',
+        dest='engine_name',
+        default='tar',
+        help='How the archive is made.',
+    ),
+    cfg.StrOpt(
+        'storage',
+        help='Where backups live: s3, or local for a directory. Has to be given, here '
+        'or in [storage:NAME] sections of a job file.',
+    ),
+    cfg.StrOpt(
+        'container',
+        short='C',
+        default='',
+        help='Storage s3: bucket or bucket/prefix. Storage local: a directory.',
+    ),
+    cfg.StrOpt('path-to-backup', short='F', help='The file or directory to back up.'),
+    cfg.StrOpt(
+        'backup-name',
+        short='N',
+        default='freezer_{mode}_{resource_id}',
+        help='With the host name, what a backup is found by. {mode}, {backup_media}, '
+        '{storage}, {container}, {project_id} and {resource_id} are filled in; for '
+        'files {resource_id} is the host name.',
+    ),
+    cfg.StrOpt(
+        'hostname',
+        help='Stands for the name of this machine, as when the backup of another one '
+        'is restored. Default: the name of this machine.',
+    ),
+    cfg.StrOpt(
+        'restore-abs-path', help='The directory to restore into; made if needed.'
+    ),
+    cfg.Opt(
+        'restore-from-date',
+        type=Date(),
+        help='Restore the state of this moment: the newest backup not after it. '
+        'ISO 8601; UTC unless an offset is given. Default: the newest.',
+    ),
+    cfg.BoolOpt(
+        'overwrite',
+        default=False,
+        help='Restore into a directory that is not empty. What the backup does not '
+        'hold is removed from the directories it does hold; it is listed first.',
+    ),
+    cfg.BoolOpt(
+        'incremental',
+        default=False,
+        help='Back up what changed since the previous level, if there is one.',
+    ),
+    cfg.IntOpt('max-level', min=0, help='After this level, begin again at level 0.'),
+    cfg.IntOpt(
+        'always-level',
+        min=0,
+        help='Once at this level, stay at it: each backup holds all that changed '
+        'since the level below.',
+    ),
+    cfg.FloatOpt(
+        'restart-always-level',
+        min=0,
+        help='Begin again at level 0 when the last level 0 is older than this many '
+        'days.',
+    ),
+    cfg.FloatOpt(
+        'remove-older-than',
+        short='R',
+        min=0,
+        help='Remove chains of levels that are all older than this many days. With '
+        'action admin, or after a backup.',
+    ),
+    cfg.Opt(
+        'remove-from-date',
+        type=Date(),
+        help='The old name of --remove-before-date.',
+    ),
+    cfg.Opt(
+        'remove-before-date',
+        type=Date(),
+        help='Remove chains of levels that were all made at or before this moment. '
+        'With action admin, or after a backup.',
+    ),
+    cfg.StrOpt(
+        'compression',
+        choices=compression.NAMES,
+        default='gzip',
+        help='How the stream is compressed. Freezer 19 cannot read zstd and none.',
+    ),
+    cfg.StrOpt(
+        'encrypt-pass-file',
+        help='Encrypt with the passphrase in the first line of this file, as '
+        '"openssl enc -aes-256-cfb" does. Not authenticated, and names of files are '
+        'not hidden.',
+    ),
+    cfg.StrOpt(
+        'dereference-symlink',
+        choices=['none', 'soft', 'hard', 'all'],
+        default='none',
+        help='Store what symbolic links (soft), hard links or both point to, in place '
+        'of the links.',
+    ),
+    cfg.MultiStrOpt(
+        'exclude',
+        default=[],
+        help="Leave out files that match this pattern, tar's wildcards. May be given "
+        'more than once; in a job file, one pattern a line.',
+    ),
+    cfg.Opt(
+        'max-segment-size',
+        short='M',
+        type=Size(min=1),
+        default=33554432,
+        help='Bytes of a part on S3. At least 5 MiB there. Sizes may be written 32M.',
+    ),
+    cfg.BoolOpt(
+        'consistency-check',
+        default=False,
+        help='Compute a checksum of the files before they are backed up, and give it '
+        'with the result.',
+    ),
+    cfg.StrOpt(
+        'consistency-checksum',
+        help='After a restore, compare with this checksum, which a backup with '
+        '--consistency-check gave.',
+    ),
+    cfg.BoolOpt(
+        'dry-run',
+        default=False,
+        help='Write and remove nothing, and say what would be done.',
+    ),
+    cfg.BoolOpt(
+        'sync', default=True, help='Write the buffers of file systems to disk first.'
+    ),
+    cfg.StrOpt(
+        'metadata-out',
+        help='Write the result as JSON to this file; - is standard output.',
+    ),
+    cfg.BoolOpt('quiet', short='q', default=False, help='Nothing on standard error.'),
+    cfg.StrOpt('max-priority', help='Any text: run with the highest priority.'),
+    cfg.StrOpt(
+        'proxy', help='HTTP proxy on the way to the storage, as http://host:port.'
+    ),
+    cfg.BoolOpt(
+        'insecure',
+        default=False,
+        help="Do not check the storage's TLS certificate.",
+    ),
+    cfg.Opt(
+        'upload-limit',
+        type=Size(),
+        default=-1,
+        help='Bytes per second a backup may send; 10M and the like. -1: no limit.',
+    ),
+    cfg.Opt(
+        'download-limit',
+        type=Size(),
+        default=-1,
+        help='Bytes per second a restore may read; 10M and the like. -1: no limit.',
+    ),
+    cfg.StrOpt(
+        'config',
+        help='Job file (INI) with more options; [storage:NAME] sections name several '
+        'storages that all get the backup. The command line wins.',
+    ),
+    cfg.StrOpt(
+        'command',
+        help='What action exec runs: split as a shell would, without a shell; | makes '
+        'a pipeline.',
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What the agent was asked to do. Sizes in bytes, ages in days; 0 is unset."""
+
+    action: str
+    mode: str
+    engine_name: str
+    storage: str
+    container: str
+    path_to_backup: str | None
+    backup_name: str
+    hostname: str
+    restore_abs_path: str | None
+    restore_from_date: datetime.datetime | None
+    overwrite: bool
+    incremental: bool
+    max_level: int
+    always_level: int
+    restart_always_level: float
+    remove_older_than: float
+    remove_before_date: datetime.datetime | None
+    compression: str
+    encrypt_pass_file: str | None
+    dereference_symlink: str
+    exclude: tuple[str, ...]
+    max_segment_size: int
+    consistency_check: bool
+    consistency_checksum: str | None
+    dry_run: bool
+    sync: bool
+    metadata_out: str | None
+    quiet: bool
+    max_priority: str | None
+    proxy: str | None
+    insecure: bool
+    upload_limit: int
+    download_limit: int
+    command: str | None
+    log_file: str
+    storages: tuple[tuple[Any, StorageSettings], ...]
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What backups are found by: the one to write, then older spellings.
+
+        Freezer 19 did not fill in the template in paths.
+        """
+        filled = self.fill_in(self.backup_name)
+        names = dict.fromkeys((filled, self.backup_name))
+        return tuple(f'{self.hostname}_{name}' for name in names)
+
+    def fill_in(self, template: str) -> str:
+        """A name with its variables; a value's slashes would be folders."""
+        values = {
+            'mode': self.mode,
+            'backup_media': 'fs',
+            'storage': self.storage,
+            'container': self.container,
+            'project_id': '',
+            'resource_id': self.hostname,
+        }
+        return _TEMPLATE.sub(lambda m: values[m[1]].replace('/', '_'), template)
+
+
+def declared_options() -> dict[str | None, tuple[Any, ...]]:
+    """group (None: the main one) -> options, of the agent and every storage driver."""
+    options: dict[str | None, tuple[Any, ...]] = {None: AGENT_OPTS}
+    for driver in plugins.load_all(plugins.STORAGES).values():
+        for group, declared in driver.OPTIONS.items():
+            options[group] = options.get(group, ()) + tuple(declared)
+    return options
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
+    """Read every source, set up logging, and check what can be checked without work.
+
+    :raises ConfigError: an option is unknown, malformed, missing, or not to be had
+    :raises SystemExit: --help was asked for (0), no argument (1), or an unknown one (2)
+    """
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    for group, options in declared_options().items():
+        conf.register_cli_opts(options, group=group)
+    conf.register_cli_opts(upstream.OPTIONS)
+    _parse(conf, argv)
+    job = jobfile.read(conf.config) if conf.config else None
+    if job is not None:
+        _apply_job_file(conf, job)
+    _apply_environment(conf, environ)
+    _refuse_unavailable(conf)
+    values = _values(conf)
+    values['log_file'] = _set_up_logging(conf)
+    values['storages'] = _storages(conf, values, job)
+    values['storage'] = values['storage'] or 'multiple'
+    return AgentConfig(**values)
+
+
+def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
+    """oslo.config's parser, with its usage of a hundred lines turned into one."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            conf(
+                list(argv),
+                project='freezer',
+                prog=PROG,
+                use_env=True,
+            )
+            if not argv:
+                conf.print_help()
+                raise SystemExit(1)
+    except SystemExit as stop:
+        text = said.getvalue().strip().rpartition('error: ')[2]
+        if stop.code == 2:
+            sys.stderr.write(f'{PROG}: {_without_values(text)}; see --help\n')
+        elif stop.code and argv:
+            raise ConfigError(_RAW_NAME.sub(_option_name, text)) from stop
+        raise
+    except cfg.Error as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+_RAW_NAME = re.compile(r'^argument (--\w+)')
+
+
+def _option_name(match: re.Match[str]) -> str:
+    """oslo.config names an option by its dest: ``--max_level``."""
+    return match[1].replace('_', '-')
+
+
+def _without_values(text: str) -> str:
+    """argparse repeats what it does not know, and that may be a secret."""
+    _said, found, rest = text.partition('unrecognized arguments: ')
+    if not found:
+        return text
+    names = [word.partition('=')[0] for word in rest.split() if word.startswith('-')]
+    if not names:
+        return 'an argument belongs to no option'
+    return f'unknown argument {" ".join(names)}'
+
+
+class _Key(NamedTuple):
+    """What a key of a job file stands for."""
+
+    dest: str
+    group: str | None
+    flag: bool = False
+    many: bool = False
+    secret: bool = False
+
+
+def _apply_job_file(conf: cfg.ConfigOpts, job: jobfile.JobFile) -> None:
+    """Override all that the command line did not set."""
+    known = _job_keys(conf)
+    for section in job.main:
+        for name, value in section.values.items():
+            where = f'config {job.path}, [{section.name}]'
+            if name not in known:
+                raise ConfigError(f'{where}: {name} is not an option of this agent')
+            key = known[name]
+            if _is_unset(key.flag, value):
+                continue
+            if _source(conf, key.dest, key.group) is cfg.Locations.command_line:
+                continue
+            _override(conf, key, value, f'{where}, {name}')
+
+
+def _job_keys(conf: cfg.ConfigOpts) -> dict[str, _Key]:
+    """By the option's name and, where it differs, by its dest (engine, engine_name)."""
+    # oslo.log's own: it does not say publicly which they are.
+    keys = {dest: _Key(dest, None, isinstance(conf[dest], bool)) for dest in conf}
+    declared = declared_options()
+    declared[None] += upstream.OPTIONS
+    for group, options in declared.items():
+        prefix = f'{group}_' if group else ''
+        for option in options:
+            keys[prefix + option.name.replace('-', '_')] = keys[
+                prefix + option.dest
+            ] = _Key(
+                option.dest,
+                group,
+                isinstance(option, cfg.BoolOpt),
+                isinstance(option, cfg.MultiStrOpt),
+                option.secret,
+            )
+    return keys
+
+
+def _is_unset(flag: bool, value: str) -> bool:
+    """False and None on an option that is no flag once became the number 0, or the text
+    'False' (and a backup of nothing, or the deletion of everything)."""
+    return value in ('', 'None') if flag else value in upstream.UNSET
+
+
+def _source(conf: cfg.ConfigOpts, dest: str, group: str | None = None) -> Any:
+    location = conf.get_location(dest, group)
+    return location.location if location else None
+
+
+def _override(conf: cfg.ConfigOpts, key: _Key, value: str, where: str) -> None:
+    given: Any = [line for line in value.splitlines() if line] if key.many else value
+    try:
+        conf.set_override(key.dest, given, key.group)
+    except ValueError as error:
+        reason = 'not of the right form' if key.secret else str(error)
+        raise ConfigError(f'{where}: {reason}') from error
+
+
+def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None:
+    """Freezer's own variables count as environment: above configuration files."""
+    weaker = (cfg.Locations.opt_default, cfg.Locations.user, cfg.Locations.set_default)
+    if conf.storage != 's3':
+        return
+    for dest, variable in _ENVIRONMENT.items():
+        if environ.get(variable) and _source(conf, dest) in weaker:
+            conf.set_override(dest, environ[variable])
+
+
+def _refuse_unavailable(conf: cfg.ConfigOpts) -> None:
+    for option in upstream.OPTIONS:
+        if upstream.is_set(option, conf[option.dest]):
+            raise ConfigError(
+                f'--{option.name} is set, and this agent does not have that option of '
+                f"Freezer's yet"
+            )
+
+
+def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
+    """Every field of AgentConfig that is an option, checked."""
+    names = {field.name for field in fields(AgentConfig)} & set(conf)
+    values = {name: _value(conf, name) for name in names}
+    old_date = _value(conf, 'remove_from_date')
+    if old_date and values['remove_before_date']:
+        raise ConfigError(
+            'remove-from-date is the old name of remove-before-date: give one of them'
+        )
+    values['remove_before_date'] = values['remove_before_date'] or old_date
+    values['exclude'] = tuple(values['exclude'])
+    values['hostname'] = values['hostname'] or socket.gethostname()
+    for name in ('max_level', 'always_level', 'restart_always_level'):
+        values[name] = values[name] or 0
+    values['remove_older_than'] = values['remove_older_than'] or 0.0
+    for name in ('restart_always_level', 'remove_older_than'):
+        if not math.isfinite(values[name]):
+            raise ConfigError(f'{name.replace("_", "-")}: not a number of days')
+    for name in ('hostname', 'backup_name'):
+        _check_path_part(name, values[name])
+    compression.check_available(values['compression'])
+    if values['proxy']:
+        _check_proxy(values['proxy'])
+    return values
+
+
+def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
+    """One option's value; a malformed one in the environment shows only here."""
+    try:
+        return conf[group][name] if group else conf[name]
+    except (cfg.Error, ValueError) as error:
+        # oslo.config: "Value for option X from LocationInfo(…, detail='Y') is not
+        # valid: Z"; asking it for the location raises the same again.
+        text = _one_line(error)
+        source = re.search(r"detail='([^']*)'", text)
+        reason = text.rpartition('is not valid: ')[2]
+        where = f'{source[1]}: ' if source else ''
+        raise ConfigError(f'{where}{name.replace("_", "-")}: {reason}') from error
+
+
+def _check_path_part(name: str, value: str) -> None:
+    parts = value.split('/')
+    if '..' in parts or '.' in parts or '' in parts or '\0' in value:
+        raise ConfigError(
+            f'{name.replace("_", "-")} {value!r}: becomes part of a path, and must not '
+            f'have empty parts, "." or ".."'
+        )
+
+
+def _check_proxy(proxy: str) -> None:
+    parts = urlsplit(proxy)
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+        # Not repeated: it may hold a password.
+        raise ConfigError('proxy: must be a URL that starts with http:// or https://')
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split())
+
+
+def _storages(
+    conf: cfg.ConfigOpts, values: Mapping[str, Any], job: jobfile.JobFile | None
+) -> tuple[tuple[Any, StorageSettings], ...]:
+    """Driver and settings of each storage; none for action exec."""
+    if values['action'] == 'exec':
+        return ()
+    if job is not None and job.storages:
+        return tuple(_section_storage(job.path, s, values) for s in job.storages)
+    if not values['storage']:
+        raise ConfigError(
+            'no storage is named: give --storage s3 or --storage local, or storage = … '
+            'in the job file (the default of Freezer 19, swift, is not available)'
+        )
+    driver = plugins.load(plugins.STORAGES, 'storage', values['storage'])
+    options = {
+        f'{group}_{option.dest}' if group else option.dest: _value(
+            conf, option.dest, group
+        )
+        for group, declared in driver.OPTIONS.items()
+        for option in declared
+    }
+    settings = StorageSettings(
+        container=values['container'],
+        max_segment_size=values['max_segment_size'],
+        insecure=values['insecure'],
+        proxy=values['proxy'],
+        options=options,
+    )
+    return ((driver, settings),)
+
+
+def _section_storage(
+    path: str, section: jobfile.Section, values: Mapping[str, Any]
+) -> tuple[Any, StorageSettings]:
+    """One ``[storage:NAME]``: literal, with no defaults from elsewhere."""
+    where = f'config {path}, [{section.name}]'
+    given = dict(section.values)
+    name = given.pop('storage', '')
+    if not name:
+        raise ConfigError(f'{where}: storage = … is missing')
+    driver = plugins.load(plugins.STORAGES, f'{where}: storage', name)
+    container = given.pop('container', '')
+    options: dict[str, Any] = {}
+    for group, declared in driver.OPTIONS.items():
+        for option in declared:
+            key = f'{group}_{option.dest}' if group else option.dest
+            text = given.pop(key, '')
+            try:
+                unset = _is_unset(isinstance(option, cfg.BoolOpt), text)
+                options[key] = option.default if unset else option.type(text)
+            except ValueError as error:
+                reason = 'not of the right form' if option.secret else str(error)
+                raise ConfigError(f'{where}, {key}: {reason}') from error
+    if given:
+        raise ConfigError(
+            f'{where}: {", ".join(sorted(given))}: not an option of storage {name}'
+        )
+    settings = StorageSettings(
+        container=container,
+        max_segment_size=values['max_segment_size'],
+        insecure=values['insecure'],
+        proxy=values['proxy'],
+        options=options,
+        section=f'[{section.name}] of {path}',
+    )
+    return driver, settings
+
+
+def _set_up_logging(conf: cfg.ConfigOpts) -> str:
+    """oslo.log as asked, or ~/.freezer/freezer.log; its path, or ''."""
+    elsewhere = (
+        conf.log_file,
+        conf.log_dir,
+        conf.use_syslog,
+        conf.use_journal,
+        conf.log_config_append,
+    )
+    if not any(elsewhere):
+        folder = os.path.expanduser(WORK_DIR)
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f'log directory {folder}: {error.strerror}; give another with --log-dir'
+            ) from error
+        conf.set_override('log_file', os.path.join(folder, 'freezer.log'))
+    try:
+        log.setup(conf, 'freezer')
+    except (OSError, log.LogConfigError) as error:
+        raise ConfigError(f'the log cannot be written: {error}') from error
+    if conf.log_file and conf.log_dir:
+        return os.path.join(str(conf.log_dir), str(conf.log_file))
+    return str(conf.log_file or '')

@@ -1,0 +1,75 @@
+"""The job INI that ``--config`` names, as freezer-scheduler and operators write it.
+
+Not an oslo.config file: section names do not matter, except that each
+``[storage:NAME]`` is one member of a multiple storage.
+"""
+
+import configparser
+from dataclasses import dataclass
+
+from freezer.exceptions import ConfigError
+
+STORAGE_PREFIX = 'storage:'
+
+
+@dataclass(frozen=True)
+class Section:
+    """Keys with ``-`` as ``_`` and in lower case; values as text."""
+
+    name: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class JobFile:
+    path: str
+    main: tuple[Section, ...]
+    storages: tuple[Section, ...]
+
+
+def read(path: str) -> JobFile:
+    """:raises ConfigError: it cannot be read, or a line of it is malformed"""
+    parser = configparser.ConfigParser(
+        # Freezer 19 died on a lone %; %% is % as it was there.
+        interpolation=None,
+        # None of its sections lends its values to the others.
+        default_section='\0',
+    )
+    try:
+        with open(path, encoding='utf-8-sig') as stream:
+            parser.read_file(stream, source=path)
+    except OSError as error:
+        raise ConfigError(f'config {path}: {error.strerror or error}') from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'config {path}: not UTF-8 text') from error
+    except configparser.Error as error:
+        raise ConfigError(f'config {path}: {_without_text(error)}') from error
+    sections = [
+        Section(
+            name,
+            {
+                key.replace('-', '_'): value.replace('%%', '%')
+                for key, value in parser.items(name)
+            },
+        )
+        for name in parser.sections()
+    ]
+    return JobFile(
+        path,
+        tuple(s for s in sections if not s.name.startswith(STORAGE_PREFIX)),
+        tuple(s for s in sections if s.name.startswith(STORAGE_PREFIX)),
+    )
+
+
+def _without_text(error: configparser.Error) -> str:
+    """What is wrong and in which line, without the line: it may hold a secret."""
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f'line {error.lineno}: a key before the first [section]'
+    if isinstance(error, configparser.ParsingError):
+        lines = ', '.join(str(line) for line, _text in error.errors)
+        return f'line {lines}: not of the form key = value'
+    if isinstance(error, configparser.DuplicateOptionError):
+        return f'line {error.lineno}: {error.option} is given twice'
+    if isinstance(error, configparser.DuplicateSectionError):
+        return f'line {error.lineno}: there are two sections [{error.section}]'
+    return type(error).__name__

@@ -1,0 +1,78 @@
+"""Options of Freezer 19 that this agent does not have yet.
+
+They are known so that a job that needs one of them is refused with its name, and one
+that only carries its default along (dashboards write whole forms) runs.
+"""
+
+import argparse
+
+from oslo_config import cfg
+
+_DEFAULTS: dict[str, str | None] = {
+    'rsync-block-size': '4096',
+    'snapshot': None,
+    'lvm-srcvol': None,
+    'lvm-snapname': None,
+    'lvm-dirmount': None,
+    'lvm-volgroup': None,
+    'lvm-snap-perm': 'ro',
+    'lvm-snapsize': '1G',
+    'mysql-conf': None,
+    'sql-server-conf': None,
+    'timeout': '120',
+    'ssh-key': '~/.ssh/id_rsa',
+    'ssh-password': None,
+    'ssh-username': None,
+    'ssh-host': None,
+    'ssh-port': '22',
+    'ftp-username': None,
+    'ftp-password': None,
+    'ftp-host': None,
+    'ftp-port': '21',
+    'ftp-keyfile': None,
+    'ftp-certfile': None,
+    'cinder-vol-id': None,
+    'cinder-vol-name': None,
+    'cinderbrick-vol-id': None,
+    'cindernative-vol-id': None,
+    'cindernative-backup-id': None,
+    'cindernative-backup-az': None,
+    'cindernative-backup-container': '$container',
+    'cindernative-freezer-only': 'True',
+    'fullbackup-rotation': '1',
+    'nova-inst-id': None,
+    'nova-inst-name': None,
+    'nova-restore-network': None,
+    'glance-image-id': None,
+    'glance-image-name': None,
+    'glance-image-name-filter': None,
+    'project-id': None,
+    'os-trust-id': None,
+    'os-identity-api-version': '3',
+    'temp-resource-prefix': 'freezer_',
+    'backup-id': None,
+}
+_SHORT = {'snapshot': 's'}
+_DEST = {'lvm-snap-perm': 'lvm_snapperm'}
+_SECRET = ('ssh-password', 'ftp-password')
+# A job file writes these for "not set", on any option that is not a flag.
+UNSET = ('', 'None', 'False', 'false')
+
+OPTIONS = tuple(
+    cfg.StrOpt(
+        name,
+        short=_SHORT.get(name),
+        dest=_DEST.get(name),
+        help=argparse.SUPPRESS,  # nothing to use yet
+,
+        secret=name in _SECRET,
+    )
+    for name in _DEFAULTS
+)
+
+
+def is_set(option: cfg.Opt, value: str | None) -> bool:
+    """Whether a value asks for something that is not there."""
+    text = str(value).strip() if value is not None else ''
+    default = _DEFAULTS[option.name]
+    return text not in UNSET and (default is None or text != default)
