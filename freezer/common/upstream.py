@@ -64,7 +64,6 @@ OPTIONS = tuple(
         short=_SHORT.get(name),
         dest=_DEST.get(name),
         help=argparse.SUPPRESS,  # nothing to use yet
-,
         secret=name in _SECRET,
     )
     for name in _DEFAULTS
