@@ -12,6 +12,7 @@ Names and signatures are Freezer 19's.
 import abc
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
@@ -343,6 +344,31 @@ class Storage(abc.ABC):
             )
         return levels.resolve(in_time[newest])
 
+    def plan(
+        self,
+        engine: Named,
+        hostname_backup_name: str,
+        policy: levels.LevelPolicy,
+        now: float,
+    ) -> tuple[Backup | None, int]:
+        """What the next backup builds on, and its earliest timestamp.
+
+        :param now: epoch seconds
+        :returns: the base, None for a new chain; and one second after the newest backup
+            of the name, 0 if there is none
+        """
+        chains = self.get_chains(engine, hostname_backup_name)
+        if not chains:
+            return None, 0
+        newest = max(b.timestamp for chain in chains.values() for b in chain)
+        try:
+            chain = levels.resolve(chains[max(chains)])
+        except levels.BrokenChain as error:
+            # A new level 0 is a good backup; an increment on a gap never is one.
+            LOG.warning('%s: starting a new chain at level 0', error)
+            return None, newest + 1
+        return levels.base_for_next(chain, policy, now), newest + 1
+
     def previous_backup(
         self,
         engine: Named,
@@ -351,27 +377,15 @@ class Storage(abc.ABC):
         max_level: int,
         always_level: int,
         restart_always_level: float,
-        now: float | None = None,
     ) -> Backup | None:
-        """The backup that the next one builds on; None starts a chain.
-
-        :param now: epoch seconds; needed for ``restart_always_level`` only
-        """
-        if no_incremental:
-            return None
+        """Freezer 19's form of :meth:`plan`: the base alone, as of now."""
         policy = levels.LevelPolicy(
-            True, max_level or 0, always_level or 0, restart_always_level or 0.0
+            not no_incremental,
+            int(max_level or 0),
+            int(always_level or 0),
+            float(restart_always_level or 0),
         )
-        chains = self.get_chains(engine, hostname_backup_name)
-        if not chains:
-            return None
-        try:
-            chain = levels.resolve(chains[max(chains)])
-        except levels.BrokenChain as error:
-            # A new level 0 is a good backup; an increment on a gap never is one.
-            LOG.warning('%s: starting a new chain at level 0', error)
-            return None
-        return levels.base_for_next(chain, policy, now or 0)
+        return self.plan(engine, hostname_backup_name, policy, time.time())[0]
 
     @abc.abstractmethod
     def remove_older_than(

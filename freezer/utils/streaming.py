@@ -42,18 +42,29 @@ class RichQueue:
         iterator = iter(messages)
         try:
             for message in iterator:
-                self._put(message)
+                self.put(message)
         except ConsumerGone:
             raise
         except BaseException as error:  # noqa: BLE001 - raised in the consumer
-            self._put(_End(error))
+            self.end(error)
         else:
-            self._put(_End(None))
+            self.end()
         finally:
             # A generator's own cleaning up happens here, in the thread it ran in.
             close: Callable[[], None] | None = getattr(iterator, 'close', None)
             if close is not None:
                 close()
+
+    def put(self, message: Block) -> None:
+        """:raises ConsumerGone: the consumer has stopped"""
+        self._put(message)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more messages; the consumer gets the error, if there is one.
+
+        :raises ConsumerGone: the consumer has stopped
+        """
+        self._put(_End(error))
 
     def get_messages(self) -> Iterator[Block]:
         """The messages, as bytes.

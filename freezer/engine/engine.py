@@ -1,0 +1,291 @@
+"""The contract of an engine, and the way of the data between it and a storage.
+
+An engine makes an archive stream of files and the reverse. What every engine needs is
+here: the stream's filters, the queue to the storage, the order of a commit.
+"""
+
+import abc
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from freezer.exceptions import ConfigError, EngineError, RestoreError
+from freezer.storage.base import Backup, Storage
+from freezer.storage.exceptions import StorageException
+from freezer.storage.levels import LevelPolicy
+from freezer.stream import compression, encryption
+from freezer.stream.limit import limit
+from freezer.utils.streaming import Block, ConsumerGone, RichQueue
+
+LOG = logging.getLogger(__name__)
+
+# How many warnings are kept to be repeated; all are counted and logged.
+KEPT_WARNINGS = 100
+_QUEUE_BLOCKS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """How an archive is made.
+
+    :param compression: a name of :data:`freezer.stream.compression.NAMES`
+    :param encrypt_pass_file: path, or None for no encryption
+    :param upload_limit: bytes per second; 0 and less is no limit
+    :param download_limit: bytes per second; 0 and less is no limit
+    """
+
+    compression: str = 'gzip'
+    encrypt_pass_file: str | None = None
+    dereference_symlink: str = 'none'
+    exclude: tuple[str, ...] = ()
+    upload_limit: int = -1
+    download_limit: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What to archive: ``name`` as seen from ``folder``; ``.`` is the folder itself."""
+
+    folder: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The backup to make, and the one it builds on (None at level 0)."""
+
+    backup: Backup
+    base: Backup | None
+
+
+class Warnings:
+    """What was not quite right: all counted and logged, the first ones kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.kept: list[str] = []
+
+    def add(self, text: str) -> None:
+        LOG.warning('%s', text)
+        self.count += 1
+        if len(self.kept) < KEPT_WARNINGS:
+            self.kept.append(text)
+
+
+class BackupEngine(abc.ABC):
+    """Makes and extracts archives, level by level.
+
+    A subclass provides :meth:`archive` and :meth:`extractor`; its ``name`` is its
+    folder on storage.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, storage: Storage, settings: EngineSettings) -> None:
+        """:raises ConfigError: the settings cannot be met on this machine"""
+        self.storage = storage
+        self.settings = settings
+        self._passphrase = (
+            encryption.read_passphrase(settings.encrypt_pass_file)
+            if settings.encrypt_pass_file
+            else None
+        )
+
+    @abc.abstractmethod
+    def archive(
+        self, source: Source, state: Path, warnings: Warnings
+    ) -> Iterator[Block]:
+        """The archive, uncompressed.
+
+        :param state: the engine's file between levels: absent at level 0, else as the
+            level below left it; written anew
+        :raises EngineError: after the last block at the latest, if the archive is not
+            whole
+        """
+
+    @abc.abstractmethod
+    def extractor(self, target: str, warnings: Warnings) -> 'Extractor':
+        """Extracts one level after the other into a directory that exists."""
+
+    @abc.abstractmethod
+    def removals(self, target: str, newest: Backup) -> list[str]:
+        """What of the target a restore will remove: paths below it, sorted."""
+
+    @abc.abstractmethod
+    def members(self, source: Source) -> list[bytes]:
+        """What an archive would hold: paths below the source's folder, unsorted."""
+
+    @abc.abstractmethod
+    def begins(self, head: bytes) -> bool:
+        """Whether these bytes (512, or all there are) begin an archive."""
+
+    def metadata(self) -> dict[str, Any]:
+        """The commit marker's content."""
+        return {
+            'engine_name': self.name,
+            'compression': self.settings.compression,
+            'encryption': self._passphrase is not None,
+        }
+
+    # Backup
+
+    def plan(self, identity: str, policy: LevelPolicy, now: int) -> Plan:
+        """What the next backup will be.
+
+        Timestamps only grow, whatever the clock does: a backup that looks older than
+        the one it follows could not be found by its date.
+
+        :param now: epoch seconds
+        """
+        base, earliest = self.storage.plan(self, identity, policy, now)
+        timestamp = max(now, earliest)
+        if timestamp - now > 1:
+            LOG.warning(
+                'this clock is %d s behind the newest backup of %s: check the clock',
+                timestamp - now,
+                identity,
+            )
+        if base is None:
+            return Plan(Backup(self, identity, timestamp, timestamp, 0), None)
+        level_zero = base.level_zero_timestamp
+        backup = Backup(self, identity, level_zero, timestamp, base.level + 1)
+        return Plan(backup, base)
+
+    def backup(self, source: Source, plan: Plan) -> Warnings:
+        """Make it. Atomic: it is listed when this returns, and not if it raises."""
+        backup = plan.backup
+        warnings = Warnings()
+        with tempfile.TemporaryDirectory(prefix='freezer-') as folder:
+            state = Path(folder, 'engine_metadata')
+            if plan.base is not None and plan.base.storage is not None:
+                plan.base.storage.get_file(plan.base.engine_metadata_path, str(state))
+            self.storage.claim(backup)
+            try:
+                self._send(self.archive(source, state, warnings), backup)
+                marker = Path(folder, 'metadata')
+                marker.write_text(json.dumps(self.metadata()))
+                self.storage.put_metadata(str(state), str(marker), backup)
+            except BaseException:
+                self._discard(backup)
+                raise
+        return warnings
+
+    def _send(self, archive: Iterator[Block], backup: Backup) -> None:
+        stream = compression.compress(self.settings.compression, archive)
+        if self._passphrase is not None:
+            stream = encryption.encrypt(self._passphrase, stream)
+        stream = limit(stream, self.settings.upload_limit)
+        queue = RichQueue(_QUEUE_BLOCKS)
+
+        def produce() -> None:
+            with contextlib.suppress(ConsumerGone):
+                queue.put_messages(stream)
+
+        producer = threading.Thread(target=produce, name='archive', daemon=True)
+        producer.start()
+        try:
+            self.storage.write_backup(rich_queue=queue, backup=backup)
+        finally:
+            queue.close()
+            producer.join()
+
+    def _discard(self, backup: Backup) -> None:
+        """The first error is the one to tell; this one goes to the log."""
+        try:
+            self.storage.discard(backup)
+        except StorageException as error:
+            LOG.error(
+                'what the failed backup %r left could not be removed: %s',
+                backup,
+                error.message,
+            )
+
+    # Restore
+
+    def restore(self, target: str, chain: Mapping[int, Backup]) -> Warnings:
+        """Extract a chain, level after level, into a directory that exists.
+
+        Not atomic. All that can be checked is checked before the first byte is
+        written.
+
+        :raises RestoreError: before anything is written
+        :raises EngineError, StorageException: the target holds a part of the backup
+        """
+        warnings = Warnings()
+        metadata = {level: self._usable(backup) for level, backup in chain.items()}
+        extractor = self.extractor(target, warnings)
+        for level, backup in sorted(chain.items()):
+            LOG.info('restoring level %d (%r) into %s', level, backup, target)
+            extractor.extract(self._receive(backup, metadata[level]))
+        return warnings
+
+    def _usable(self, backup: Backup) -> dict[str, Any]:
+        metadata = backup.metadata()
+        name = metadata.get('compression') or self.settings.compression
+        try:
+            compression.check_available(name)
+        except ConfigError as error:
+            raise RestoreError(f'{backup.metadata_path}: {error}') from error
+        if metadata.get('encryption') and self._passphrase is None:
+            raise RestoreError(
+                f'{backup!r} is encrypted: give its passphrase with --encrypt-pass-file'
+            )
+        return metadata
+
+    def _receive(
+        self, backup: Backup, metadata: Mapping[str, Any]
+    ) -> Iterator[Block]:
+        assert backup.storage is not None
+        name = metadata.get('compression') or self.settings.compression
+        stream = backup.storage.backup_blocks(backup)
+        stream = limit(stream, self.settings.download_limit)
+        # Freezer 19 decrypts when a passphrase is given and the marker says nothing.
+        encrypted = metadata.get('encryption', self._passphrase is not None)
+        if encrypted and self._passphrase is not None:
+            stream = encryption.decrypt(
+                self._passphrase, stream, lambda head: self._looks_right(name, head)
+            )
+        return compression.decompress(name, stream)
+
+    def _looks_right(self, name: str, head: bytes) -> bool:
+        magic = compression.MAGIC.get(name)
+        return self.begins(head) if magic is None else head.startswith(magic)
+
+
+class Extractor(abc.ABC):
+    """Extracts the levels of one chain, in order, into one directory."""
+
+    @abc.abstractmethod
+    def extract(self, blocks: Iterator[Block]) -> None:
+        """Extract one level.
+
+        :raises UnsafeArchiveError: a member would land outside the target
+        :raises EngineError: the archive is damaged, or could not be written out
+        """
+
+
+def source_of(path: str) -> Source:
+    """What ``path-to-backup`` names, checked to be there and readable.
+
+    :raises EngineError: it is not
+    """
+    path = os.path.abspath(os.path.expanduser(path))
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path):
+                return Source(path, '.')
+        if not os.path.islink(path):
+            with open(path, 'rb'):
+                pass
+    except OSError as error:
+        raise EngineError(
+            f'path-to-backup {path}: {error.strerror or error}'
+        ) from error
+    return Source(os.path.dirname(path), os.path.basename(path))
