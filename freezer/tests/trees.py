@@ -315,14 +315,14 @@ def set_xattr(path: bytes, name: str, value: bytes) -> bool:
     return True
 
 
-def acl(user: int, permissions: int, mask: int = 7) -> bytes:
+def acl(user: int, permissions: int, owner: int = 6) -> bytes:
     """Return the POSIX ACL which adds one user, as the kernel takes it."""
     nobody = 0xFFFFFFFF
     entries = (
-        (0x01, 6, nobody),
+        (0x01, owner, nobody),
         (0x02, permissions, user),
         (0x04, 4, nobody),
-        (0x10, mask, nobody),
+        (0x10, 7, nobody),
         (0x20, 0, nobody),
     )
     return struct.pack('<I', 2) + b''.join(struct.pack('<HHI', *e) for e in entries)
@@ -444,7 +444,11 @@ class _Maker:
         status = os.lstat(path)
         what = self.rng.choice(('user', 'user', 'user', 'acl', 'default', 'privileged'))
         value = self.rng.choice((b'', b'value', b'\x00\xff\n=\\', self.data(300)))
-        user, permissions = self.rng.choice(_IDS), self.rng.randrange(8)
+        more = acl(
+            self.rng.choice(_IDS),
+            self.rng.randrange(8),
+            owner=7 if stat.S_ISDIR(status.st_mode) else 6,
+        )
         name = self.rng.choice(
             ('user.plain', 'user.with=equals', 'user.ü', 'user.sp c')
         )
@@ -452,9 +456,9 @@ class _Maker:
             if what == 'privileged' and is_root():
                 set_xattr(path, 'trusted.freezer', value)
         elif what == 'acl':
-            set_xattr(path, 'system.posix_acl_access', acl(user, permissions))
+            set_xattr(path, 'system.posix_acl_access', more)
         elif what == 'default' and stat.S_ISDIR(status.st_mode):
-            set_xattr(path, 'system.posix_acl_default', acl(user, permissions))
+            set_xattr(path, 'system.posix_acl_default', more)
         elif what == 'privileged' and is_root():
             if stat.S_ISREG(status.st_mode) and self.rng.random() < 0.5:
                 set_xattr(path, 'security.capability', _CAPABILITY)
