@@ -313,8 +313,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     _refuse_unavailable(conf)
     values = _values(conf)
     values['log_file'] = _set_up_logging(conf)
+    values['storage'] = values['storage'] or ''
     values['storages'] = _storages(conf, values, job)
-    values['storage'] = values['storage'] or 'multiple'
+    if job is not None and job.storages:
+        values['storage'] = 'multiple'
     return AgentConfig(**values)
 
 
@@ -572,6 +574,7 @@ def _section_storage(
         proxy=values['proxy'],
         options=options,
         section=f'[{section.name}] of {path}',
+        name=section.name.removeprefix(jobfile.STORAGE_PREFIX),
     )
     return driver, settings
 

@@ -29,6 +29,8 @@ LOG = logging.getLogger(__name__)
 # How many warnings are kept to be repeated; all are counted and logged.
 KEPT_WARNINGS = 100
 _QUEUE_BLOCKS = 4
+# How often an archive is made before the source is said to change too fast.
+_ATTEMPTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,39 @@ class Plan:
     base: Backup | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One archive to be made.
+
+    :param base: the engine's file of the level below, to be left as it is; None at
+        level 0
+    :param state: where the engine's file for the next level has to be written
+    :param include: paths to archive whether they changed or not
+    """
+
+    source: Source
+    base: Path | None
+    state: Path
+    warnings: 'Warnings'
+    include: frozenset[bytes] = frozenset()
+
+
+class Again(EngineError):
+    """The archive that was made lacks something; it has to be made again, with it."""
+
+    def __init__(self, include: frozenset[bytes]) -> None:
+        super().__init__('files changed while they were archived')
+        self.include = include
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A backup that is committed."""
+
+    backup: Backup
+    warnings: 'Warnings'
+
+
 class Warnings:
     """What was not quite right: all counted and logged, the first ones kept."""
 
@@ -99,20 +134,24 @@ class BackupEngine(abc.ABC):
         )
 
     @abc.abstractmethod
-    def archive(
-        self, source: Source, state: Path, warnings: Warnings
-    ) -> Iterator[Block]:
+    def archive(self, run: Run) -> Iterator[Block]:
         """The archive, uncompressed.
 
-        :param state: the engine's file between levels: absent at level 0, else as the
-            level below left it; written anew
+        :raises Again: after the last block
         :raises EngineError: after the last block at the latest, if the archive is not
             whole
         """
 
     @abc.abstractmethod
-    def extractor(self, target: str, warnings: Warnings) -> 'Extractor':
-        """Extracts one level after the other into a directory that exists."""
+    def why_unusable(self, state: Path, now: int) -> str | None:
+        """Why no increment may be built on this state; None if one may."""
+
+    @abc.abstractmethod
+    def extractor(self, target: str, newest: Backup, warnings: Warnings) -> 'Extractor':
+        """Extracts one level after the other into a directory that exists.
+
+        :param newest: the last level that will be extracted
+        """
 
     @abc.abstractmethod
     def removals(self, target: str, newest: Backup) -> list[str]:
@@ -158,24 +197,43 @@ class BackupEngine(abc.ABC):
         backup = Backup(self, identity, level_zero, timestamp, base.level + 1)
         return Plan(backup, base)
 
-    def backup(self, source: Source, plan: Plan) -> Warnings:
-        """Make it. Atomic: it is listed when this returns, and not if it raises."""
+    def backup(self, source: Source, plan: Plan, now: int) -> Made:
+        """Make it. Atomic: it is listed when this returns, and not if it raises.
+
+        A base that cannot be built on makes it a level 0.
+        """
         backup = plan.backup
-        warnings = Warnings()
+        base: Path | None = None
         with tempfile.TemporaryDirectory(prefix='freezer-') as folder:
-            state = Path(folder, 'engine_metadata')
             if plan.base is not None and plan.base.storage is not None:
-                plan.base.storage.get_file(plan.base.engine_metadata_path, str(state))
-            self.storage.claim(backup)
-            try:
-                self._send(self.archive(source, state, warnings), backup)
-                marker = Path(folder, 'metadata')
-                marker.write_text(json.dumps(self.metadata()))
-                self.storage.put_metadata(str(state), str(marker), backup)
-            except BaseException:
-                self._discard(backup)
-                raise
-        return warnings
+                base = Path(folder, 'base')
+                plan.base.storage.get_file(plan.base.engine_metadata_path, str(base))
+                if reason := self.why_unusable(base, now):
+                    LOG.warning('%s: starting a new chain at level 0', reason)
+                    base = None
+                    time = backup.timestamp
+                    backup = Backup(self, backup.hostname_backup_name, time, time, 0)
+            run = Run(source, base, Path(folder, 'engine_metadata'), Warnings())
+            for _ in range(_ATTEMPTS):
+                try:
+                    return self._make(run, backup, Path(folder, 'metadata'))
+                except Again as again:
+                    LOG.info('archiving again: %d names more', len(again.include))
+                    run = dataclasses.replace(
+                        run, include=again.include, warnings=Warnings()
+                    )
+        raise EngineError(f'{source.folder} changes faster than it can be archived')
+
+    def _make(self, run: Run, backup: Backup, marker: Path) -> Made:
+        self.storage.claim(backup)
+        try:
+            self._send(self.archive(run), backup)
+            marker.write_text(json.dumps(self.metadata()))
+            self.storage.put_metadata(str(run.state), str(marker), backup)
+        except BaseException:
+            self._discard(backup)
+            raise
+        return Made(backup, run.warnings)
 
     def _send(self, archive: Iterator[Block], backup: Backup) -> None:
         stream = compression.compress(self.settings.compression, archive)
@@ -220,7 +278,7 @@ class BackupEngine(abc.ABC):
         """
         warnings = Warnings()
         metadata = {level: self._usable(backup) for level, backup in chain.items()}
-        extractor = self.extractor(target, warnings)
+        extractor = self.extractor(target, chain[max(chain)], warnings)
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)
             extractor.extract(self._receive(backup, metadata[level]))
@@ -239,9 +297,7 @@ class BackupEngine(abc.ABC):
             )
         return metadata
 
-    def _receive(
-        self, backup: Backup, metadata: Mapping[str, Any]
-    ) -> Iterator[Block]:
+    def _receive(self, backup: Backup, metadata: Mapping[str, Any]) -> Iterator[Block]:
         assert backup.storage is not None
         name = metadata.get('compression') or self.settings.compression
         stream = backup.storage.backup_blocks(backup)

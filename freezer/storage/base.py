@@ -47,6 +47,7 @@ class StorageSettings:
     :param options: the driver's own options by name, with ``-`` as ``_`` and options of
         a group prefixed with it (``s3_region``); every declared option has a key
     :param section: how to call these settings in an error
+    :param name: of a member of a multiple storage
     """
 
     container: str
@@ -55,6 +56,7 @@ class StorageSettings:
     proxy: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     section: str = 'the main settings'
+    name: str = ''
 
 
 @dataclass(frozen=True)

@@ -1,59 +1,84 @@
 """What GNU tar says on standard error while it archives, and what it means.
 
 tar's exit status alone does not tell a file it could not open (2) from a disk that
-fails halfway (2), nor from a whole archive that was never written. Its messages do; the
-texts are those of the C locale, tar 1.28 to 1.35.
+fails halfway (2), nor from an archive that was never written. Its messages do: these
+are the texts of the C locale, as seen with tar 1.34. Names in them are escaped like C
+strings, so a message is one line.
 """
 
 import enum
 import re
+from typing import NamedTuple
 
 
-class Meaning(enum.Enum):
+class Kind(enum.Enum):
+    """How bad a message is."""
+
     #: nothing is missing from the archive
     HARMLESS = 'harmless'
-    #: something is missing or was changing, and the archive is good
+    #: something is missing or was changing, and the rest of the archive is good
     WARNING = 'warning'
+    #: one name of a file with several is in the archive, and others are not
+    MISSING_LINKS = 'missing links'
     #: the archive is not what it should be
     FATAL = 'fatal'
 
 
+class Message(NamedTuple):
+    """A line of tar's; ``path`` is what it is about, as bytes, where it says that."""
+
+    kind: Kind
+    text: str
+    path: bytes | None = None
+
+
 _HARMLESS = re.compile(
-    r': ('
+    r'tar: (.*): ('
     r'socket ignored'
-    r'|door ignored'
-    r'|file is on a different filesystem; not dumped'
+    r'|(file|directory) is on a different filesystem; not dumped'
     r'|Directory is new'
-    r'|Directory has been renamed.*'
-    r'|Directory has been (moved|deleted).*'
-    r"|Removing leading .* from (member names|hard link targets)"
-    r'|Exiting with failure status due to previous errors'
+    r'|Directory has been renamed from .*'
     r')\Z'
+    r'|tar: (Removing leading .*|Exiting with failure status due to previous errors)\Z'
 )
 _WARNING = re.compile(
-    r': ('
+    r'tar: (.*?): ('
     r'[Ff]ile changed as we read it'
     r'|File removed before we read it'
-    r'|Directory removed before we read it'
     r'|File shrank by \d+ bytes?; padding with zeros'
-    r'|(Warning: )?Cannot (open|stat|read|readlink|savedir|opendir)'
-    r': (Permission denied|No such file or directory|Operation not permitted'
-    r'|Stale file handle|No such device or address|Text file busy|Is a directory'
-    r'|Too many levels of symbolic links|Not a directory)'
-    r'|Warning: .*'
+    r'|(Warning: )?Cannot [a-z_]+: .*'
     r')\Z'
 )
+_MISSING_LINKS = re.compile(r"tar: Missing links to '(.*)'\.\Z")
+_WRITE = re.compile(r': Cannot (write|close|seek|truncate): ')
+_ESCAPE = re.compile(r'\\([0-7]{3}|.)', re.DOTALL)
+_CONTROL = {'n': '\n', 't': '\t', 'r': '\r', 'a': '\a', 'b': '\b', 'f': '\f', 'v': '\v'}
 
 
-def meaning_of(line: str, root: str) -> Meaning:
+def parse(line: str, root: str) -> Message:
     """What one line means.
 
     :param root: the name tar was given: what it cannot open of that is everything
     """
-    if _HARMLESS.search(line):
-        return Meaning.HARMLESS
-    if _WARNING.search(line):
-        about = line.removeprefix('tar: ')
-        opened = re.match(rf'({re.escape(root)}/?): (Warning: )?Cannot ', about)
-        return Meaning.FATAL if opened else Meaning.WARNING
-    return Meaning.FATAL
+    if links := _MISSING_LINKS.match(line):
+        return Message(Kind.MISSING_LINKS, line, unescape(links[1]))
+    if _HARMLESS.match(line):
+        return Message(Kind.HARMLESS, line)
+    warning = _WARNING.match(line)
+    if warning is None or _WRITE.search(line):
+        return Message(Kind.FATAL, line)
+    path = unescape(warning[1])
+    whole = path.rstrip(b'/') == root.encode(errors='surrogateescape')
+    if whole and 'Cannot' in warning[2]:
+        return Message(Kind.FATAL, line, path)
+    return Message(Kind.WARNING, line, path)
+
+
+def unescape(name: str) -> bytes:
+    """What tar made of a name (``--quoting-style=escape``), undone."""
+
+    def plain(match: re.Match[str]) -> str:
+        text = match[1]
+        return chr(int(text, 8)) if text.isdigit() else _CONTROL.get(text, text)
+
+    return _ESCAPE.sub(plain, name).encode('latin-1', 'replace')

@@ -1,45 +1,117 @@
-"""GNU tar's snapshot file (``--listed-incremental``), as far as it is read here.
+"""GNU tar's snapshot file (``--listed-incremental``): read, and made fit for reuse.
 
 Format 2: a line ``GNU tar-<version>-2``, then fields that each end with NUL: seconds
 and nanoseconds of the dump, then per directory: NFS flag, mtime seconds and
 nanoseconds, device, inode, name, and its entries, each a letter and a name (Y: dumped,
 N: not changed, D: a directory), until an empty one; then an empty field.
 https://www.gnu.org/software/tar/manual/html_node/Snapshot-Files.html
+
+Handed to the next level as it is, the file loses data, seen with tar 1.34:
+
+* tar takes a directory with a known inode number for a renamed one. After swaps, moves
+  below a renamed parent, or a number that was used again, the increment lacks files, or
+  cannot be extracted. With device 0 in every record nothing is taken for a rename; a
+  directory that was moved is stored again.
+* The kernel's clock for time stamps is coarse: a file made just after the dump began
+  may carry a time before it, and is never stored. So the dump's time is put back.
+* A file that could not be read counts as stored. It is taken out of the record, and so
+  is new at the next level.
 """
+
+import dataclasses
+from collections.abc import Iterable
 
 from freezer.exceptions import EngineError
 
-_HEADER_FIELDS = 2
+# A tick is 10 ms at most; two seconds also cover file systems that keep whole seconds.
+_MARGIN_SECONDS = 2
 _DIRECTORY_FIELDS = 6
 
 
-def entries(content: bytes) -> set[bytes]:
-    """Every path below the archived directory, at the time of the snapshot.
+@dataclasses.dataclass
+class Directory:
+    """One record. ``head`` is NFS flag, mtime (2), device, inode; names as tar's."""
 
-    Without ``./``; the directory itself is not among them.
+    head: list[bytes]
+    name: bytes
+    entries: list[bytes]
 
-    :raises EngineError: not a snapshot file of this format
-    """
-    header, newline, body = content.partition(b'\n')
-    if not newline or not header.startswith(b'GNU tar-') or not header.endswith(b'-2'):
+
+@dataclasses.dataclass
+class Snapshot:
+    """A snapshot file. ``seconds`` and ``nanoseconds`` are when its dump began."""
+
+    version: bytes
+    seconds: int
+    nanoseconds: int
+    directories: list[Directory]
+
+    def dump(self) -> bytes:
+        fields = [b'%d' % self.seconds, b'%d' % self.nanoseconds]
+        for directory in self.directories:
+            fields += directory.head
+            fields.append(directory.name)
+            fields += directory.entries
+            fields += [b'', b'']
+        return self.version + b'\n' + b'\0'.join(fields) + b'\0'
+
+    def for_next_level(self) -> None:
+        """Make it what the next level may safely build on."""
+        self.seconds -= _MARGIN_SECONDS
+        for directory in self.directories:
+            directory.head[3] = b'0'
+
+    def forget(self, paths: Iterable[bytes]) -> None:
+        """Make the next level store these, and all below them, whatever their times.
+
+        :param paths: as in :meth:`paths`
+        """
+        gone = set(paths)
+        kept = []
+        for directory in self.directories:
+            folder = plain_path(directory.name)
+            if any(folder == path or folder.startswith(path + b'/') for path in gone):
+                continue
+            prefix = folder + b'/' if folder else b''
+            directory.entries = [
+                entry for entry in directory.entries if prefix + entry[1:] not in gone
+            ]
+            kept.append(directory)
+        self.directories = kept
+
+    def paths(self) -> set[bytes]:
+        """Every path below the archived directory, without ``./``; not itself."""
+        found = set()
+        for directory in self.directories:
+            folder = plain_path(directory.name)
+            prefix = folder + b'/' if folder else b''
+            if folder:
+                found.add(folder)
+            found.update(prefix + entry[1:] for entry in directory.entries)
+        return found
+
+
+def load(content: bytes) -> Snapshot:
+    """:raises EngineError: not a snapshot file of this format, or cut off"""
+    version, newline, body = content.partition(b'\n')
+    if not newline or not version.startswith(b'GNU tar-') or version[-2:] != b'-2':
         raise EngineError('the engine metadata is not a snapshot file of GNU tar')
     fields = body.split(b'\0')
-    found: set[bytes] = set()
-    position = _HEADER_FIELDS
-    while position + _DIRECTORY_FIELDS <= len(fields):
-        folder = _below(fields[position + _DIRECTORY_FIELDS - 1])
-        if folder:
-            found.add(folder)
-        position += _DIRECTORY_FIELDS
-        while position < len(fields) and fields[position]:
-            if fields[position][:1] in b'YND':
-                name = fields[position][1:]
-                found.add(folder + b'/' + name if folder else name)
-            position += 1
-        position += 2  # the entry that is empty, and the end of the record
-    return found
+    try:
+        snapshot = Snapshot(version, int(fields[0]), int(fields[1]), [])
+        position = 2
+        while position < len(fields) - 1:
+            head = fields[position : position + _DIRECTORY_FIELDS - 1]
+            name = fields[position + _DIRECTORY_FIELDS - 1]
+            position += _DIRECTORY_FIELDS
+            end = fields.index(b'', position)
+            snapshot.directories.append(Directory(head, name, fields[position:end]))
+            position = end + 2
+    except (ValueError, IndexError) as error:
+        raise EngineError('the engine metadata is a damaged snapshot file') from error
+    return snapshot
 
 
-def _below(name: bytes) -> bytes:
+def plain_path(name: bytes) -> bytes:
     """``./a/b`` -> ``a/b``; ``.`` -> nothing."""
-    return b'' if name == b'.' else name.removeprefix(b'./').rstrip(b'/')
+    return b'' if name in (b'.', b'./') else name.removeprefix(b'./').rstrip(b'/')

@@ -1,26 +1,29 @@
-"""GNU tar with ``--listed-incremental``: the engine that Freezer's backups are made by.
+"""GNU tar with ``--listed-incremental``, which Freezer's backups are made by.
 
-Archives are in POSIX format, with sub-second times, holes, extended attributes and ACLs;
-the flags Freezer 19 restores with read them. tar is started from a list of arguments,
-never through a shell.
+Archives are in POSIX format, with sub-second times, holes, extended attributes and
+ACLs; the flags Freezer 19 restores with read them. tar is started from a list of
+arguments, never through a shell.
 """
 
 import contextlib
+import errno
 import functools
 import logging
 import os
-import re
 import shutil
+import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from freezer.engine.engine import (
+    Again,
     BackupEngine,
     EngineSettings,
     Extractor,
+    Run,
     Source,
     Warnings,
 )
@@ -49,9 +52,17 @@ class TarEngine(BackupEngine):
         super().__init__(storage, settings)
         self._tar = _find_tar()
 
-    def archive(
-        self, source: Source, state: Path, warnings: Warnings
-    ) -> Iterator[Block]:
+    def archive(self, run: Run) -> Iterator[Block]:
+        base_time = 0
+        if run.base is not None:
+            base = snapshot.load(run.base.read_bytes())
+            base.for_next_level()
+            base.forget(run.include)
+            base_time = base.seconds
+            run.state.write_bytes(base.dump())
+        else:
+            run.state.unlink(missing_ok=True)
+        source = run.source
         argv = self._create(
             source,
             '--file=-',
@@ -62,7 +73,8 @@ class TarEngine(BackupEngine):
             *_METADATA,
             # Device numbers change with the next boot (LVM, NFS, containers).
             '--no-check-device',
-            f'--listed-incremental={state}',
+            '--check-links',
+            f'--listed-incremental={run.state}',
         )
         LOG.info('archiving %s of %s', source.name, source.folder)
         with _running(argv, stdout=subprocess.PIPE) as (process, said):
@@ -70,7 +82,53 @@ class TarEngine(BackupEngine):
             while block := process.stdout.read(_READ_BLOCK):
                 yield block
             status = process.wait()
-            _judge(status, said.lines(), source, warnings)
+            lines = said.lines()
+        found = _judge(status, lines, source, run.warnings)
+        if run.base is not None:
+            links = [m.path for m in found if m.kind is messages.Kind.MISSING_LINKS]
+            self._check_links(run, base_time, [path for path in links if path])
+        # tar counts what it could not read as stored.
+        unread = [m.path for m in found if m.kind is messages.Kind.WARNING and m.path]
+        if unread:
+            written = snapshot.load(run.state.read_bytes())
+            written.forget(snapshot.plain_path(path) for path in unread)
+            run.state.write_bytes(written.dump())
+
+    def _check_links(self, run: Run, base_time: int, paths: Sequence[bytes]) -> None:
+        """Names of one file stay names of one file.
+
+        In a directory that was moved a file is stored again, though it has not changed;
+        its names elsewhere are not, and a restore would make two files of one.
+
+        :raises Again: the archive lacks names of files it holds
+        """
+        wanted = set()
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(os.fsencode(run.source.folder), path))
+                # One that changed since is stored under all its names.
+                if max(status.st_mtime, status.st_ctime) < base_time:
+                    wanted.add((status.st_dev, status.st_ino))
+        names: dict[tuple[int, int], set[bytes]] = {}
+        if wanted:
+            for path, status in _walk(run.source.folder):
+                if (status.st_dev, status.st_ino) in wanted:
+                    names.setdefault((status.st_dev, status.st_ino), set()).add(path)
+        missing = set().union(*(many for many in names.values() if len(many) > 1))
+        if missing - run.include:
+            raise Again(run.include | missing)
+
+    def why_unusable(self, state: Path, now: int) -> str | None:
+        try:
+            seconds = snapshot.load(state.read_bytes()).seconds
+        except EngineError as error:
+            return str(error)
+        if seconds > now:
+            return (
+                f'the previous level was made {seconds - now} s in the future: this '
+                f'clock, or the one then, is wrong, and tar goes by times'
+            )
+        return None
 
     def members(self, source: Source) -> list[bytes]:
         # Into /dev/null tar reads no file, and names on standard output what it would.
@@ -81,7 +139,8 @@ class TarEngine(BackupEngine):
             assert process.stdout is not None
             listing = process.stdout.read()
             _judge(process.wait(), said.lines(), source, Warnings())
-        return [_unescape(line) for line in listing.splitlines()]
+        names = listing.decode('ascii', 'surrogateescape').splitlines()
+        return [messages.unescape(name) for name in names]
 
     def _create(self, source: Source, *options: str) -> list[str]:
         return [
@@ -96,28 +155,21 @@ class TarEngine(BackupEngine):
             source.name,
         ]
 
-    def extractor(self, target: str, warnings: Warnings) -> Extractor:
-        return _TarExtractor(self._tar, target, warnings)
+    def extractor(self, target: str, newest: Backup, warnings: Warnings) -> Extractor:
+        whole_tree = bool(snapshot.load(newest.engine_metadata()).directories)
+        return _TarExtractor(self._tar, target, whole_tree, warnings)
 
     def removals(self, target: str, newest: Backup) -> list[str]:
-        kept = snapshot.entries(newest.engine_metadata())
+        kept = snapshot.load(newest.engine_metadata()).paths()
         if not kept:
             return []
-        root = os.fsencode(target)
-        removed = []
-        for folder, folders, files in os.walk(root):
-            below = os.path.relpath(folder, root)
-            for name in sorted(folders + files):
-                path = name if below == b'.' else os.path.join(below, name)
-                if path not in kept:
-                    removed.append(os.fsdecode(path))
-            # What is removed whole is named once.
-            folders[:] = [
-                name
-                for name in folders
-                if (name if below == b'.' else os.path.join(below, name)) in kept
-            ]
-        return sorted(removed)
+        removed = (path for path, _ in _walk(target) if path not in kept)
+        # What is removed whole is named once.
+        whole: list[bytes] = []
+        for path in sorted(removed):
+            if not whole or not path.startswith(whole[-1] + b'/'):
+                whole.append(path)
+        return [os.fsdecode(path) for path in whole]
 
     def begins(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
@@ -132,8 +184,11 @@ _DEREFERENCE = {
 
 
 class _TarExtractor(Extractor):
-    def __init__(self, tar: str, target: str, warnings: Warnings) -> None:
+    def __init__(
+        self, tar: str, target: str, whole_tree: bool, warnings: Warnings
+    ) -> None:
         self._target = target
+        self._whole_tree = whole_tree
         self._warnings = warnings
         self._guard = TargetGuard(target)
         self._argv = [
@@ -143,11 +198,18 @@ class _TarExtractor(Extractor):
             '--listed-incremental=/dev/null',
             '--preserve-permissions',
             *_METADATA,
+            '--warning=no-timestamp',
             f'--directory={target}',
         ]
 
     def extract(self, blocks: Iterator[Block]) -> None:
-        with _running(self._argv, stdin=subprocess.PIPE) as (process, said):
+        if self._whole_tree:
+            _make_ready(self._target)
+        # tar makes the temporary directories of a rename where it was started.
+        with _running(self._argv, stdin=subprocess.PIPE, cwd=self._target) as (
+            process,
+            said,
+        ):
             assert process.stdin is not None
             # A tar that died says why in its status.
             with contextlib.suppress(BrokenPipeError):
@@ -156,13 +218,62 @@ class _TarExtractor(Extractor):
                 process.stdin.close()
             status = process.wait()
             lines = said.lines()
-            if status != 0:
-                raise EngineError(
-                    f'tar could not extract into {self._target} (status {status}): '
-                    f'{_last(lines)}'
-                )
-            for line in lines:
-                self._warnings.add(line)
+        if status != 0:
+            raise EngineError(
+                f'tar could not extract into {self._target} (status {status}): '
+                f'{_last(lines)}'
+            )
+        for line in lines:
+            self._warnings.add(line)
+
+
+def _make_ready(target: str) -> None:
+    """Take from each directory what would stay, spread, or be in the way.
+
+    Every archive of a tree holds all its directories, and tar sets what is set there;
+    it does not take away extended attributes, new directories inherit the setgid bit,
+    and who is not root cannot write into a directory that is read-only.
+    """
+    folders = [os.fsencode(target)]
+    while folders:
+        folder = folders.pop()
+        # Somebody else's directory: tar will say what it could not do there.
+        with contextlib.suppress(PermissionError):
+            os.chmod(folder, 0o700)
+        _drop_attributes(folder)
+        with os.scandir(folder) as entries:
+            folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+
+
+def _drop_attributes(folder: bytes) -> None:
+    try:
+        for name in os.listxattr(folder, follow_symlinks=False):
+            if name != 'security.selinux':
+                os.removexattr(folder, name, follow_symlinks=False)
+    except OSError as error:
+        # The file system has none, or the attribute is only root's to take away.
+        if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+            raise
+
+
+def _walk(root: str) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Every path below a directory, and its status; on its file system, no link
+    followed. What vanishes meanwhile is left out."""
+    folders = [b'']
+    device = os.stat(root).st_dev
+    while folders:
+        below = folders.pop()
+        try:
+            entries = list(os.scandir(os.path.join(os.fsencode(root), below)))
+        except (FileNotFoundError, PermissionError):
+            continue
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                path = os.path.join(below, entry.name)
+                yield path, status
+                if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
+                    folders.append(path)
 
 
 class _Said:
@@ -186,7 +297,10 @@ class _Said:
 
 @contextlib.contextmanager
 def _running(
-    argv: list[str], stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL
+    argv: list[str],
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    cwd: str | None = None,
 ) -> Iterator[tuple['subprocess.Popen[bytes]', _Said]]:
     """A child that is gone, and reaped, when the block is left."""
     LOG.debug('running %s', argv)
@@ -196,6 +310,7 @@ def _running(
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
+        cwd=cwd,
         env={**environment, 'LC_ALL': 'C'},
     )
     assert process.stderr is not None
@@ -214,42 +329,35 @@ def _running(
         process.stderr.close()
 
 
-def _judge(status: int, lines: list[str], source: Source, warnings: Warnings) -> None:
-    """Whether the archive is good; see :mod:`freezer.engine.tar.messages`."""
-    explained = False
-    for line in lines:
-        meaning = messages.meaning_of(line, source.name)
-        if meaning is messages.Meaning.FATAL and status != 0:
-            raise EngineError(f'tar failed with status {status}: {line}')
-        if meaning is messages.Meaning.HARMLESS:
-            LOG.info('%s', line)
-            continue
-        warnings.add(line)
-        explained = True
-    if status not in (0, 1, 2) or (status == 2 and not explained):
-        raise EngineError(f'tar failed with status {status}: {_last(lines)}')
+def _judge(
+    status: int, lines: list[str], source: Source, warnings: Warnings
+) -> list[messages.Message]:
+    """What tar said, if the archive is good; see :mod:`freezer.engine.tar.messages`.
+
+    :raises EngineError: it is not
+    """
+    found = [messages.parse(line, source.name) for line in lines]
+    kinds = {message.kind for message in found}
+    explained = status in (0, 1) or (
+        status == 2
+        and messages.Kind.WARNING in kinds
+        and messages.Kind.FATAL not in kinds
+    )
+    if not explained:
+        fatal = [m.text for m in found if m.kind is messages.Kind.FATAL]
+        raise EngineError(f'tar failed with status {status}: {_last(fatal or lines)}')
+    for message in found:
+        if message.kind in (messages.Kind.WARNING, messages.Kind.FATAL):
+            warnings.add(message.text)
+        else:
+            LOG.info('%s', message.text)
+    return found
 
 
 def _last(lines: list[str]) -> str:
     """The lines that say why, without tar's closing formula."""
     telling = [line for line in lines if 'Exiting with failure status' not in line]
     return '; '.join(telling[-_SAID_LINES:]) or 'it did not say why'
-
-
-_ESCAPES = {b'n': b'\n', b't': b'\t', b'r': b'\r', b'a': b'\a', b'b': b'\b'}
-_ESCAPES |= {b'f': b'\f', b'v': b'\v'}
-
-
-def _unescape(name: bytes) -> bytes:
-    """What ``--quoting-style=escape`` made of a name, undone."""
-
-    def plain(match: re.Match[bytes]) -> bytes:
-        text = match[1]
-        if text.isdigit():
-            return bytes([int(text, 8)])
-        return _ESCAPES.get(text, text)
-
-    return re.sub(rb'\\([0-7]{3}|.)', plain, name)
 
 
 @functools.cache

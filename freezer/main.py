@@ -1,0 +1,155 @@
+"""argv in, exit code out: wires configuration, storage, engine and job.
+
+Exit codes: 0 it was done; 1 it was not, with one line that says why on standard error;
+2 an argument is unknown; for action exec, the command's own.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from freezer.common.config import AgentConfig
+    from freezer.job import Outcome
+    from freezer.storage.base import Storage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script ``freezer-agent``."""
+    argv = sys.argv[1:] if argv is None else argv
+    if '--version' in argv:
+        from freezer.common.version import version
+
+        # Nothing else is needed to answer, so nothing else is imported.
+        print(f'freezer-agent {version()}')
+        return 0
+    return _Agent().run(argv)
+
+
+class _Agent:
+    """One run. ``quiet`` is known once the options are read."""
+
+    def __init__(self) -> None:
+        self._quiet = False
+
+    def run(self, argv: Sequence[str]) -> int:
+        import logging
+        import os
+
+        from freezer.common import config
+        from freezer.exceptions import FreezerError
+        from freezer.storage.exceptions import StorageException
+        from freezer.utils import signals
+
+        log = logging.getLogger(__name__)
+        with signals.raised():
+            try:
+                settings = config.load(argv, os.environ)
+                self._quiet = settings.quiet
+                return self._act(settings)
+            except (FreezerError, StorageException) as error:
+                log.exception('%s', error)
+                self._complain(str(error))
+                return 1
+            except signals.Interrupted as interruption:
+                log.error('interrupted by %s', interruption.name)
+                self._complain(f'interrupted by {interruption.name}')
+                interruption.pass_on()
+                return 1
+            except Exception as error:
+                # A defect of this program: the line says what, the log says where.
+                log.exception('unexpected')
+                self._complain(
+                    f'{type(error).__name__}: {error} (this is a defect; the log has '
+                    f'the traceback)'
+                )
+                return 1
+
+    def _act(self, settings: 'AgentConfig') -> int:
+        from freezer.job import JOBS
+        from freezer.utils import priority
+
+        job = JOBS[settings.action]
+        job.validate(settings)
+        if settings.max_priority:
+            priority.raise_to_highest()
+        storage = _storage(settings)
+        try:
+            if storage is not None and job.writes and not settings.dry_run:
+                storage.prepare()
+            outcome = job(settings, storage, self.say).execute()
+        finally:
+            if storage is not None:
+                storage.close()
+        _publish(outcome, settings.metadata_out)
+        if outcome.failure is not None:
+            raise outcome.failure
+        return outcome.exit_code
+
+    def say(self, text: str) -> None:
+        """A line for the person who watches."""
+        if not self._quiet:
+            # A name of a file may hold what the terminal cannot show.
+            safe = text.encode('utf-8', 'backslashreplace').decode()
+            print(safe, file=sys.stderr, flush=True)
+
+    def _complain(self, text: str) -> None:
+        self.say(f'Critical Error: {" ".join(text.split())}')
+
+
+def _storage(settings: 'AgentConfig') -> 'Storage | None':
+    """Driver objects that have talked to nobody yet."""
+    from freezer.storage.base import Storage
+
+    if not settings.storages:
+        return None
+    if settings.storage != 'multiple':
+        driver, options = settings.storages[0]
+        single: Storage = driver.from_settings(options)
+        return single
+    from freezer.storage.multiple import MultipleStorage
+
+    members: dict[str, Storage] = {
+        options.name: driver.from_settings(options)
+        for driver, options in settings.storages
+    }
+    return MultipleStorage(members)
+
+
+def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
+    """The result: JSON where it is asked for, else tables."""
+    if metadata_out:
+        if outcome.document is not None:
+            _write_json(outcome.document, metadata_out)
+        return
+    for table in outcome.tables:
+        import prettytable
+
+        shown = prettytable.PrettyTable(table.header)
+        shown.align = 'l'
+        shown.add_rows([list(row) for row in table.rows])
+        print(shown)
+
+
+def _write_json(document: Any, path: str) -> None:
+    import json
+
+    from freezer.exceptions import FreezerError
+
+    text = json.dumps(document)
+    if path == '-':
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    try:
+        with open(path, 'w', encoding='utf-8') as stream:
+            stream.write(text)
+    except OSError as error:
+        raise FreezerError(
+            f'metadata-out {path}: {error.strerror}; what was asked for was done, and '
+            f'its result is: {text}'
+        ) from error
+
+
+if __name__ == '__main__':
+    sys.exit(main())
