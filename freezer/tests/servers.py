@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import functools
+import http.client
 import itertools
 import json
 import logging
@@ -252,7 +253,9 @@ class ProcessServer(Server):
         if self._lock is not None:
             self._lock.close()
         self._directory = self._lock = None
-        self.__dict__.pop('_client', None)
+        # The next start is on another port.
+        for cached in ('_client', '_probe'):
+            self.__dict__.pop(cached, None)
         _running.discard(self)
 
     def _make_directory(self) -> None:
@@ -382,7 +385,11 @@ class SeaweedFS(ProcessServer):
                 '-dir=data',
                 f'-master.port={master}',
                 '-master.telemetry=false',
-                '-master.electionTimeout=1s',
+                # With the default raft the volume server may call before the election
+                # of the only candidate is over, and then tries again after 5 s.
+                '-master.raftHashicorp',
+                '-master.electionTimeout=200ms',
+                '-master.heartbeatInterval=50ms',
                 # Volumes start empty and grow. Many, since each bucket has its own.
                 '-master.volumeSizeLimitMB=1024',
                 '-volume.max=10000',
@@ -401,6 +408,20 @@ class SeaweedFS(ProcessServer):
                 '-s3.port.lance=0',
             ],
         )
+
+    def _answers(self) -> bool:
+        # Until the volume server has called at the master, S3 answers but a PUT waits.
+        return self._has_volumes() and super()._answers()
+
+    def _has_volumes(self) -> bool:
+        master = http.client.HTTPConnection('127.0.0.1', self._ports[0], timeout=5)
+        with contextlib.closing(master):
+            try:
+                master.request('GET', '/dir/status')
+                topology = json.load(master.getresponse())['Topology']
+            except (OSError, http.client.HTTPException, ValueError, KeyError):
+                return False
+        return bool(topology['DataCenters'])
 
     def kill(self) -> None:
         super().kill()
