@@ -45,7 +45,9 @@ virtual_environment() {
         command -v "$python" >/dev/null || die "no $python; set PYTHON to a Python 3.11+"
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
             die "$("$python" --version) is too old: 3.11 is needed; set PYTHON"
-        "$python" -m venv .venv || die "$python cannot make a venv (Debian: python3-venv)"
+        # Where ensurepip is missing, a .venv without pip is left.
+        "$python" -m venv .venv ||
+            { rm -rf .venv; die "$python cannot make a venv (Debian: python3-venv)"; }
     fi
     .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die ".venv has $(.venv/bin/python --version), 3.11 is needed: remove .venv"
