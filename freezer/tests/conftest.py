@@ -7,10 +7,7 @@
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +21,6 @@ _CLEARED = {'ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT', 'TAR_OPTIONS'}
 _CLEARED |= {'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'}
 _CLEARED_PREFIXES = ('AWS_', 'OS_')
 
-_HOME = pytest.StashKey[str]()
-
 
 def pytest_configure(config: pytest.Config) -> None:
     for server in ('moto', 'seaweedfs'):
@@ -34,23 +29,27 @@ def pytest_configure(config: pytest.Config) -> None:
         name = variable.upper()
         if name in _CLEARED or name.startswith(_CLEARED_PREFIXES):
             del os.environ[variable]
-    # The agent writes to ~/.freezer, before any fixture could prevent it.
-    config.stash[_HOME] = tempfile.mkdtemp(prefix='freezer-home-')
-    os.environ['HOME'] = config.stash[_HOME]
+    # The agent writes to ~/.freezer. What does so while tests are collected fails, even
+    # for root, who could make any directory.
+    os.environ['HOME'] = os.devnull
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if _HOME in config.stash:
-        shutil.rmtree(config.stash[_HOME], ignore_errors=True)
+@pytest.fixture(scope='session', autouse=True)
+def _home_of_fixtures(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """Give the fixtures of larger scope a home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
+        yield
 
 
 @pytest.fixture(autouse=True)
-def _environment(
+def _home(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Give each test a home of its own."""
-    home: Path = tmp_path_factory.mktemp('home')
-    monkeypatch.setenv('HOME', str(home))
+    monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
 
 
 @pytest.fixture(scope='session')
