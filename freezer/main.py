@@ -89,12 +89,17 @@ class _Agent:
     def say(self, text: str) -> None:
         """A line for the person who watches."""
         if not self._quiet:
-            # A name of a file may hold what the terminal cannot show.
-            safe = text.encode('utf-8', 'backslashreplace').decode()
-            print(safe, file=sys.stderr, flush=True)
+            print(_printable(text), file=sys.stderr, flush=True)
 
     def _complain(self, text: str) -> None:
         self.say(f'Critical Error: {" ".join(text.split())}')
+
+
+def _printable(text: str) -> str:
+    """Names of files may hold what a terminal would obey, or cannot show."""
+    return ''.join(
+        c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+    )
 
 
 def _storage(settings: 'AgentConfig') -> 'Storage | None':
