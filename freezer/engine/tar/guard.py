@@ -30,7 +30,10 @@ What the guard relies on (GNU tar 1.34): at the last component of a path tar doe
 follow a symbolic link but removes it, for files, directories and hard links alike, and
 does not purge a directory through one. Tar has to run with ``LC_ALL=C`` or a UTF-8
 locale: in others it converts the names of the posix format, and what are two names here
-could be one on disk. File systems that fold case are not protected either.
+could be one on disk. Its working directory has to be the target, because that is where
+it makes the temporary directory of an ``X`` record, whatever ``--directory`` says. File
+systems that fold case are not protected, nor is a target in which somebody else makes
+links during the restore.
 """
 
 from __future__ import annotations
@@ -718,15 +721,18 @@ class TargetGuard:
                 offset += len(chunk)
                 yield chunk
                 continue
+            if skip:
+                yield chunk[:skip]
+                chunk = chunk[skip:]
+                offset += skip
+                skip = 0
             held.append(chunk)
             have += len(chunk)
             if have < need:
                 continue
             buffer = held[0] if len(held) == 1 else b''.join(held)
             reader = _Reader(buffer)
-            # An offset inside the first chunk is only possible when held was empty.
-            pos, skip = skip, 0
-            need = BLOCK
+            pos, need = 0, BLOCK
             error: EngineError | None = None
             try:
                 while pos < len(buffer):
@@ -928,7 +934,7 @@ class TargetGuard:
             elif code == b'R':
                 source = name
             else:
-                assert source is not None
+                assert source is not None  # noqa: S101
                 temporary = self._rename(source, name, temporary)
                 source = None
         if source is not None:
@@ -953,7 +959,7 @@ class TargetGuard:
         if target:
             self._links.put(paths[-1], moved)
             return temporary
-        assert temporary is not None
+        assert temporary is not None  # noqa: S101
         return self._links.merge(temporary, moved)
 
 
