@@ -165,6 +165,7 @@ class S3Storage(PhysicalStorage):
         options: S3Options | None = None,
     ) -> None:
         keys.check_endpoint(endpoint)
+        container = container.rstrip('/')
         keys.check_container(container)
         if max_segment_size > MAX_PART_SIZE:
             raise StorageConfigError(

@@ -46,6 +46,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from freezer.exceptions import EngineError, UnsafeArchiveError
+from freezer.utils.streaming import Block
 
 BLOCK: Final = 512
 """Bytes: everything in a tar archive begins at a multiple of this."""
@@ -695,7 +696,7 @@ class TargetGuard:
         self._dirs: set[bytes] = set()
         self._scan(os.fsencode(target))
 
-    def check(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def check(self, chunks: Iterable[Block]) -> Iterator[bytes]:
         """Yield the bytes of one archive as far as they are safe.
 
         The bytes are the same as those of ``chunks``, in other pieces, and nothing of
@@ -711,7 +712,8 @@ class TargetGuard:
         have, need, skip = 0, BLOCK, 0
         offset = 0  # of held in the archive
         ended = False
-        for chunk in chunks:
+        for block in chunks:
+            chunk = bytes(block)  # names cut out of it have to be hashable
             if ended:
                 _check_tail(chunk)
                 yield chunk
@@ -934,7 +936,7 @@ class TargetGuard:
             elif code == b'R':
                 source = name
             else:
-                assert source is not None  # noqa: S101
+                assert source is not None
                 temporary = self._rename(source, name, temporary)
                 source = None
         if source is not None:
@@ -959,7 +961,7 @@ class TargetGuard:
         if target:
             self._links.put(paths[-1], moved)
             return temporary
-        assert temporary is not None  # noqa: S101
+        assert temporary is not None
         return self._links.merge(temporary, moved)
 
 

@@ -291,6 +291,8 @@ class Bucket:
     def _page(self, where: Mapping[str, Any], prefix: str) -> Any:
         page = self._client.list_objects_v2(**where)
         problem = ''
+        # What a proxy in trouble answers passes; a store that lists wrongly stays so.
+        kind: type[e.StorageException] = e.IncompleteAnswer
         keys = [item['Key'] for item in page.get('Contents', ())]
         keys += [item['Prefix'] for item in page.get('CommonPrefixes', ())]
         following = page.get('NextContinuationToken')
@@ -300,12 +302,12 @@ class Bucket:
             problem = 'the listing is cut off and does not say where it goes on'
         elif page.get('IsTruncated') and following == where.get('ContinuationToken'):
             problem = 'the listing goes on where it began'
+            kind = e.Rejected
         elif not all(key.startswith(prefix) for key in keys):
             problem = 'the listing names keys that were not asked for'
+            kind = e.Rejected
         if problem:
-            raise e.IncompleteAnswer(
-                f'list {self.url(prefix)} at {self.endpoint}: {problem}'
-            )
+            raise kind(f'list {self.url(prefix)} at {self.endpoint}: {problem}')
         return page
 
     def delete(self, keys: Sequence[str]) -> None:
