@@ -58,7 +58,7 @@ class TarEngine(BackupEngine):
             base = snapshot.load(run.base.read_bytes())
             base.for_next_level()
             base.forget(run.include)
-            base_time = base.seconds
+            base_time = base.seconds * 10**9 + base.nanoseconds
             run.state.write_bytes(base.dump())
         else:
             run.state.unlink(missing_ok=True)
@@ -100,6 +100,7 @@ class TarEngine(BackupEngine):
         In a directory that was moved a file is stored again, though it has not changed;
         its names elsewhere are not, and a restore would make two files of one.
 
+        :param base_time: epoch nanoseconds: older files count as not changed
         :raises Again: the archive lacks names of files it holds
         """
         wanted = set()
@@ -107,7 +108,7 @@ class TarEngine(BackupEngine):
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(os.path.join(os.fsencode(run.source.folder), path))
                 # One that changed since is stored under all its names.
-                if max(status.st_mtime, status.st_ctime) < base_time:
+                if max(status.st_mtime_ns, status.st_ctime_ns) < base_time:
                     wanted.add((status.st_dev, status.st_ino))
         names: dict[tuple[int, int], set[bytes]] = {}
         if wanted:
@@ -306,7 +307,8 @@ def _running(
     LOG.debug('running %s', argv)
     environment = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
     process = subprocess.Popen(
-        argv,
+        ['tar', *argv[1:]],  # the name its messages begin with
+        executable=argv[0],
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
