@@ -307,7 +307,7 @@ def _running(
     LOG.debug('running %s', argv)
     environment = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
     process = subprocess.Popen(
-        ['tar', *argv[1:]],  # the name its messages begin with
+        ['tar', *argv[1:]],  # noqa: S607 - the name its messages begin with
         executable=argv[0],
         stdin=stdin,
         stdout=stdout,

@@ -22,7 +22,7 @@ LEVELS = 4
 MARGIN = 20_000_000
 
 
-def _differences(expected: Path | dict, target: Path) -> list[str]:
+def _differences(expected: dict[bytes, trees.Entry], target: Path) -> list[str]:
     """Names of one fifo or device come back as several: tar keeps no links of them."""
     return [
         line
