@@ -301,7 +301,8 @@ class S3Storage(PhysicalStorage):
 
     def discard(self, backup: Backup) -> None:
         self._claims.pop(backup.copy(self).data_prefix_path, None)
-        super().discard(backup)
+        with self._bucket.cleaning_up():
+            super().discard(backup)
 
     def backup_blocks(self, backup: Backup) -> Iterator[Block]:
         from freezer.storage._s3.download import read_object, read_stream

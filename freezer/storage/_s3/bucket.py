@@ -1,5 +1,6 @@
 """The few verbs a backup needs of a bucket, translated, checked and retried."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar('T')
 
 DELETE_BATCH = 1000
+CLEAN_UP_SECONDS = 20.0
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
 _READ_BLOCK = 256 * 1024
@@ -84,6 +86,10 @@ class Bucket:
         for client in (self._client, self._patient):
             if client is not None:
                 client.close()
+
+    def cleaning_up(self) -> contextlib.AbstractContextManager[None]:
+        """A block whose calls give up soon: an error is waiting to be told."""
+        return self._retry.at_most(CLEAN_UP_SECONDS)
 
     # The bucket itself
 
@@ -508,7 +514,7 @@ class Bucket:
             return None
         return head.etag
 
-    def abort(self, upload: Upload, budget: float | None = None) -> None:
+    def abort(self, upload: Upload) -> None:
         """Give up an upload and what it holds; one that is gone is no error."""
 
         def call() -> None:
@@ -517,7 +523,7 @@ class Bucket:
             )
 
         try:
-            self._run('abort upload of', upload.key, call, budget=budget)
+            self._run('abort upload of', upload.key, call)
         except e.UploadNotFound:
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)
 
@@ -546,7 +552,6 @@ class Bucket:
         key: str,
         call: Callable[[], T],
         cancelled: threading.Event | None = None,
-        budget: float | None = None,
     ) -> T:
         def translated() -> T:
             try:
@@ -554,4 +559,4 @@ class Bucket:
             except _WIRE_ERRORS as error:
                 raise self._translate(error, doing, key) from error
 
-        return self._retry.run(translated, cancelled, budget)
+        return self._retry.run(translated, cancelled)

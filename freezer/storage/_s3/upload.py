@@ -23,9 +23,6 @@ from freezer.utils.streaming import Block, cut
 
 LOG = logging.getLogger(__name__)
 
-# An abort is tried this long; what is left then is named in the log.
-ABORT_SECONDS = 20.0
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -178,7 +175,8 @@ class StreamUpload:
     def _abort(self, upload: Upload) -> None:
         """The first error is the one to tell; this one goes to the log."""
         try:
-            self._bucket.abort(upload, ABORT_SECONDS)
+            with self._bucket.cleaning_up():
+                self._bucket.abort(upload)
         except StorageException as error:
             LOG.error(
                 'upload %s of %s could not be aborted and still takes space: %s',
