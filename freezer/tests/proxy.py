@@ -70,6 +70,8 @@ class Held:
     def __init__(self) -> None:
         self._arrived = threading.Event()
         self._released = threading.Event()
+        #: whether it was released, and did not just wait too long
+        self.in_time = False
 
     def wait(self) -> None:
         """Until one has arrived."""
@@ -80,7 +82,7 @@ class Held:
 
     def _keep(self) -> None:
         self._arrived.set()
-        self._released.wait(60)
+        self.in_time = self._released.wait(30)
 
 
 class Proxy:
