@@ -253,6 +253,8 @@ class BackupEngine(abc.ABC):
         finally:
             queue.close()
             producer.join()
+        if not queue.drained:
+            raise EngineError('the storage stopped reading before the end')
 
     def _discard(self, backup: Backup) -> None:
         """The first error is the one to tell; this one goes to the log."""

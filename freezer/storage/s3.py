@@ -244,6 +244,7 @@ class S3Storage(PhysicalStorage):
                 client(),
                 lambda: client(patience),
                 Retry(self.options.retry_budget),
+                secrets=(self._access_key, self._secret_key),
             )
         return self._opened
 
