@@ -26,6 +26,8 @@ from freezer.utils.streaming import Block, ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 
+# Seconds: a newest backup that is further ahead says that a clock is wrong.
+CLOCK_TOLERANCE = 2
 # How many warnings are kept to be repeated; all are counted and logged.
 KEPT_WARNINGS = 100
 _QUEUE_BLOCKS = 4
@@ -185,7 +187,7 @@ class BackupEngine(abc.ABC):
         """
         base, earliest = self.storage.plan(self, identity, policy, now)
         timestamp = max(now, earliest)
-        if timestamp - now > 1:
+        if timestamp - now > CLOCK_TOLERANCE:
             LOG.warning(
                 'this clock is %d s behind the newest backup of %s: check the clock',
                 timestamp - now,
