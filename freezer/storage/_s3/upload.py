@@ -12,7 +12,7 @@ import collections
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,13 +67,24 @@ class StreamUpload:
 
     :param folder: the folder's key, without a slash at its end
     :param token: random, marks what this upload wrote
+    :param opened: told of every multipart upload before a part of it is sent
     """
 
-    def __init__(self, bucket: Bucket, folder: str, plan: Plan, token: str) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        folder: str,
+        plan: Plan,
+        token: str,
+        opened: Callable[[Upload], None],
+    ) -> None:
         self._bucket = bucket
         self._folder = folder
         self._plan = plan
         self._token = token
+        self._opened = opened
+        self.left_behind = False
+        """Whether an upload may still be open, or become an object yet."""
         self._cancelled = threading.Event()
         self._manifest = manifest.ManifestBuilder(token)
 
@@ -120,12 +131,14 @@ class StreamUpload:
     ) -> None:
         upload = self._bucket.create_upload(key, self._token)
         try:
+            self._opened(upload)
             parts = self._send_parts(upload, blocks, pool)
             size = sum(part.size for part in parts)
             etag = self._bucket.complete(
                 upload, [part.etag for part in parts], size, self._token
             )
         except UncertainComplete:
+            self.left_behind = True
             raise
         except BaseException:
             self._abort(upload)
@@ -183,6 +196,7 @@ class StreamUpload:
             with self._bucket.cleaning_up():
                 self._bucket.abort(upload)
         except StorageException as error:
+            self.left_behind = True
             LOG.error(
                 'upload %s of %s could not be aborted and still takes space: %s',
                 upload.upload_id,
