@@ -6,6 +6,7 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 """
 
 import logging
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -179,6 +180,9 @@ class S3Storage(PhysicalStorage):
         self.endpoint = endpoint
         self.container = container
         self.options = options or S3Options()
+        bundle = self.options.ca_bundle
+        if bundle and not os.access(bundle, os.R_OK):
+            raise StorageConfigError(f's3-ca-bundle {bundle}: cannot be read')
         self._access_key = access_key
         self._secret_key = secret_key
         self._claims: dict[str, list[str]] = {}
