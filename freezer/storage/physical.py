@@ -82,6 +82,9 @@ class PhysicalStorage(Storage):
             found = layout.parse(layout.join(layout.METADATA, engine.name, 'H', path))
             if found is None or found.name != layout.METADATA:
                 continue
+            if found.identity != 'H':
+                # Of another name, which begins with this one and a slash.
+                continue
             chains.setdefault(found.level_zero, []).append(
                 Backup(
                     engine,
