@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup, ChainReport, Named, Storage, StorageReport
-from freezer.storage.exceptions import ManifestError
+from freezer.storage.exceptions import ManifestError, NotFound
 
 
 class PhysicalStorage(Storage):
@@ -123,7 +123,12 @@ class PhysicalStorage(Storage):
         if token is None:
             return None
         path = layout.join(backup.data_prefix_path, layout.MANIFEST)
-        document = self.read_file(path, manifest.MAX_MANIFEST_BYTES)
+        try:
+            document = self.read_file(path, manifest.MAX_MANIFEST_BYTES)
+        except NotFound as error:
+            raise ManifestError(
+                f'{path} is missing: the backup is damaged'
+            ) from error
         found = manifest.load(document, path)
         if found.token != token:
             raise ManifestError(f'{path} belongs to another backup')
