@@ -233,7 +233,13 @@ class Bucket:
 
         A 200 passes where it says so in Content-Range (``rclone serve s3``).
         """
-        given = str(answer.get('ContentRange', '')).partition('/')[0]
+        given, _, whole = str(answer.get('ContentRange', '')).partition('/')
+        if whole.isdecimal() and int(whole) < end:
+            answer['Body'].close()
+            raise e.IntegrityError(
+                f'{self.url(key)} at {self.endpoint}: has {whole} bytes, and {end} '
+                f'were written: the backup is damaged'
+            )
         if (
             given != f'bytes {first}-{end - 1}'
             or answer['ContentLength'] != end - first
