@@ -296,7 +296,7 @@ class S3Storage(PhysicalStorage):
         path = backup.data_prefix_path
         plan = Plan(
             part_size=max(self.max_segment_size, MIN_PART_SIZE),
-            parts_per_volume=max(2, int(self.options.max_parts * USED_OF_MAX_PARTS)),
+            parts_per_volume=max(1, int(self.options.max_parts * USED_OF_MAX_PARTS)),
             concurrency=self.options.concurrency,
         )
         token = secrets.token_hex(16)

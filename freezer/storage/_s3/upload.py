@@ -30,18 +30,13 @@ class Plan:
     """How a stream is cut.
 
     :param part_size: bytes of every part but the last
-    :param parts_per_volume: after so many the next volume begins; at least 2, as two
-        are read before it is known that a volume has parts
+    :param parts_per_volume: after so many the next volume begins
     :param concurrency: parts under way at once
     """
 
     part_size: int
     parts_per_volume: int
     concurrency: int
-
-    def __post_init__(self) -> None:
-        if self.parts_per_volume < 2:
-            raise ValueError('a volume of parts has at least two')
 
 
 class _Part(NamedTuple):

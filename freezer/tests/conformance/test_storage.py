@@ -692,9 +692,7 @@ class Stopped(Exception):
     """In place of SIGKILL."""
 
 
-def _after_each_verb(
-    monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]
-) -> None:
+def _after_each_verb(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
     """Do something after each call of the verbs that delete, on every driver."""
     drivers = PhysicalStorage.__subclasses__()
     for driver in drivers:
