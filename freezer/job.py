@@ -17,6 +17,7 @@ from freezer.common import plugins
 from freezer.common.config import AgentConfig
 from freezer.common.version import version
 from freezer.engine.engine import (
+    CLOCK_TOLERANCE,
     BackupEngine,
     EngineSettings,
     Made,
@@ -194,6 +195,11 @@ class BackupJob(Job):
             )
             now = int(time.time())
             plan = engine.plan(config.identities[0], policy, now)
+            # Of two backups in one second the later one takes the next second, when it
+            # has come: a backup must not look younger than it is.
+            ahead = plan.backup.timestamp - time.time()
+            if 0 < ahead <= CLOCK_TOLERANCE:
+                time.sleep(ahead)
             made = self._make(engine, source, plan, now)
         finally:
             mode.release()
@@ -211,18 +217,18 @@ class BackupJob(Job):
         identity = self.config.identities[0]
         now = int(time.time())
         try:
-            plan = engine.plan(identity, policy, now)
+            backup = engine.plan(identity, policy, now).backup
         except NotFound as error:
             self.say(f'Would make the container: {error.message}')
-            return Outcome(
-                self._document(Backup(engine, identity, now, now, 0), Warnings(), None)
-            )
-        self.say(
-            f'Would back up {self.config.path_to_backup} as level {plan.backup.level} '
-            f'of {identity}'
-        )
-        self.remove_old(plan.backup.level_zero_timestamp)
-        return Outcome(self._document(plan.backup, Warnings(), None))
+            backup = None
+        level = backup.level if backup else 0
+        path = self.config.path_to_backup
+        self.say(f'Would back up {path} as level {level} of {identity}')
+        if backup is None:
+            backup = Backup(engine, identity, now, now, 0)
+        else:
+            self.remove_old(backup.level_zero_timestamp)
+        return Outcome(self._document(backup, Warnings(), None))
 
     def _make(self, engine: BackupEngine, source: Source, plan: Plan, now: int) -> Made:
         LOG.info('backing up %s as %r', self.config.path_to_backup, plan.backup)

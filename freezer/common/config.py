@@ -8,6 +8,7 @@ files, defaults. Freezer 19 promised this order, and let the job file win.
 import contextlib
 import datetime
 import io
+import logging
 import math
 import os
 import re
@@ -607,6 +608,11 @@ def _set_up_logging(conf: cfg.ConfigOpts) -> str:
         log.setup(conf, 'freezer')
     except (OSError, log.LogConfigError) as error:
         raise ConfigError(f'the log cannot be written: {error}') from error
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream:
+            # Names of files are not always text.
+            handler.errors = 'backslashreplace'
+            handler.stream.reconfigure(errors=handler.errors)
     if conf.log_file and conf.log_dir:
         return os.path.join(str(conf.log_dir), str(conf.log_file))
     return str(conf.log_file or '')

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.stream import compression, encryption
 from freezer.stream.limit import limit
@@ -26,6 +26,8 @@ from freezer.utils.streaming import Block, ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 
+# Seconds: a newest backup that is further ahead says that a clock is wrong.
+CLOCK_TOLERANCE = 2
 # How many warnings are kept to be repeated; all are counted and logged.
 KEPT_WARNINGS = 100
 _QUEUE_BLOCKS = 4
@@ -185,7 +187,7 @@ class BackupEngine(abc.ABC):
         """
         base, earliest = self.storage.plan(self, identity, policy, now)
         timestamp = max(now, earliest)
-        if timestamp - now > 1:
+        if timestamp - now > CLOCK_TOLERANCE:
             LOG.warning(
                 'this clock is %d s behind the newest backup of %s: check the clock',
                 timestamp - now,
@@ -205,12 +207,9 @@ class BackupEngine(abc.ABC):
         backup = plan.backup
         base: Path | None = None
         with tempfile.TemporaryDirectory(prefix='freezer-') as folder:
-            if plan.base is not None and plan.base.storage is not None:
-                base = Path(folder, 'base')
-                plan.base.storage.get_file(plan.base.engine_metadata_path, str(base))
-                if reason := self.why_unusable(base, now):
-                    LOG.warning('%s: starting a new chain at level 0', reason)
-                    base = None
+            if plan.base is not None:
+                base = self._fetch_state(plan.base, Path(folder, 'base'), now)
+                if base is None:
                     time = backup.timestamp
                     backup = Backup(self, backup.hostname_backup_name, time, time, 0)
             run = Run(source, base, Path(folder, 'engine_metadata'), Warnings())
@@ -223,6 +222,19 @@ class BackupEngine(abc.ABC):
                         run, include=again.include, warnings=Warnings()
                     )
         raise EngineError(f'{source.folder} changes faster than it can be archived')
+
+    def _fetch_state(self, backup: Backup, state: Path, now: int) -> Path | None:
+        """The engine's file of a backup; None, and a warning, if it is of no use."""
+        assert backup.storage is not None
+        try:
+            backup.storage.get_file(backup.engine_metadata_path, str(state))
+            reason = self.why_unusable(state, now)
+        except NotFound as error:
+            reason = error.message
+        if reason is None:
+            return state
+        LOG.warning('%s: starting a new chain at level 0', reason)
+        return None
 
     def _make(self, run: Run, backup: Backup, marker: Path) -> Made:
         self.storage.claim(backup)
@@ -254,6 +266,8 @@ class BackupEngine(abc.ABC):
         finally:
             queue.close()
             producer.join()
+        if not queue.drained:
+            raise EngineError('the storage stopped reading before the end')
 
     def _discard(self, backup: Backup) -> None:
         """The first error is the one to tell; this one goes to the log."""

@@ -64,11 +64,15 @@ class LocalStorage(PhysicalStorage):
         builder = manifest.ManifestBuilder(secrets.token_hex(16))
         digests: list[bytes] = []
         size = 0
-        with _errors(backup.data_path), _whole_file(backup.data_path) as stream:
-            for block in cut(rich_queue.get_messages(), manifest.MAX_PIECE):
-                digests += manifest.digest_part(block)
-                size += len(block)
-                stream.write(block)
+        messages = _set_apart(rich_queue.get_messages())
+        try:
+            with _errors(backup.data_path), _whole_file(backup.data_path) as stream:
+                for block in cut(messages, manifest.MAX_PIECE):
+                    digests += manifest.digest_part(block)
+                    size += len(block)
+                    stream.write(block)
+        except _ProducerFailed as failed:
+            raise failed.error from None
         name = layout.digests_name(0)
         lines = manifest.dump_digests(digests)
         self.put_bytes(layout.join(folder, name), lines)
@@ -79,10 +83,15 @@ class LocalStorage(PhysicalStorage):
     def backup_blocks(self, backup: Backup) -> Iterator[Block]:
         backup = backup.copy(self)
         found = self.manifest_of(backup)
-        if found is None:
-            yield from self._unchecked_blocks(backup.data_path)
-            return
-        folder = backup.data_prefix_path
+        try:
+            if found is None:
+                yield from self._unchecked_blocks(backup.data_path)
+            else:
+                yield from self._checked_blocks(backup.data_prefix_path, found)
+        except NotFound as error:
+            raise IntegrityError(f'{error.message}: the backup is damaged') from error
+
+    def _checked_blocks(self, folder: str, found: manifest.Manifest) -> Iterator[bytes]:
         for volume in found.volumes:
             path = layout.join(folder, volume.name)
             lines = self.read_file(layout.join(folder, volume.digests))
@@ -168,6 +177,20 @@ class LocalStorage(PhysicalStorage):
     def rmtree(self, path: str) -> None:
         with _errors(path), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
+
+
+class _ProducerFailed(Exception):
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _set_apart(messages: Iterator[Block]) -> Iterator[Block]:
+    """An OSError of who makes the stream is not one of this storage."""
+    try:
+        yield from messages
+    except OSError as error:
+        raise _ProducerFailed(error) from error
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup, ChainReport, Named, Storage, StorageReport
-from freezer.storage.exceptions import ManifestError
+from freezer.storage.exceptions import ManifestError, NotFound
 
 
 class PhysicalStorage(Storage):
@@ -82,6 +82,9 @@ class PhysicalStorage(Storage):
             found = layout.parse(layout.join(layout.METADATA, engine.name, 'H', path))
             if found is None or found.name != layout.METADATA:
                 continue
+            if found.identity != 'H':
+                # Of another name, which begins with this one and a slash.
+                continue
             chains.setdefault(found.level_zero, []).append(
                 Backup(
                     engine,
@@ -120,7 +123,10 @@ class PhysicalStorage(Storage):
         if token is None:
             return None
         path = layout.join(backup.data_prefix_path, layout.MANIFEST)
-        document = self.read_file(path, manifest.MAX_MANIFEST_BYTES)
+        try:
+            document = self.read_file(path, manifest.MAX_MANIFEST_BYTES)
+        except NotFound as error:
+            raise ManifestError(f'{path} is missing: the backup is damaged') from error
         found = manifest.load(document, path)
         if found.token != token:
             raise ManifestError(f'{path} belongs to another backup')

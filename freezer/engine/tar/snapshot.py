@@ -92,6 +92,9 @@ class Snapshot:
         return found
 
 
+EMPTY = Snapshot(b'', 0, 0, [])
+
+
 def load(content: bytes) -> Snapshot:
     """:raises EngineError: not a snapshot file of this format, or cut off"""
     version, newline, body = content.partition(b'\n')

@@ -29,8 +29,9 @@ from freezer.engine.engine import (
 )
 from freezer.engine.tar import messages, snapshot
 from freezer.engine.tar.guard import TargetGuard
-from freezer.exceptions import ConfigError, EngineError
+from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
+from freezer.storage.exceptions import NotFound
 from freezer.utils.streaming import Block
 
 LOG = logging.getLogger(__name__)
@@ -157,11 +158,25 @@ class TarEngine(BackupEngine):
         ]
 
     def extractor(self, target: str, newest: Backup, warnings: Warnings) -> Extractor:
-        whole_tree = bool(snapshot.load(newest.engine_metadata()).directories)
-        return _TarExtractor(self._tar, target, whole_tree, warnings)
+        try:
+            known = snapshot.load(newest.engine_metadata())
+        except (EngineError, NotFound) as error:
+            # The data is what counts: without this a restore only leaves extended
+            # attributes where they are.
+            LOG.warning('%r: %s', newest, error)
+            known = snapshot.EMPTY
+        return _TarExtractor(self._tar, target, bool(known.directories), warnings)
 
     def removals(self, target: str, newest: Backup) -> list[str]:
-        kept = snapshot.load(newest.engine_metadata()).paths()
+        if not os.listdir(target):
+            return []
+        try:
+            kept = snapshot.load(newest.engine_metadata()).paths()
+        except (EngineError, NotFound) as error:
+            raise RestoreError(
+                f'what --overwrite would remove from {target} cannot be told '
+                f'({error}): restore into an empty directory'
+            ) from error
         if not kept:
             return []
         removed = (path for path, _ in _walk(target) if path not in kept)

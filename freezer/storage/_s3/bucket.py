@@ -60,6 +60,7 @@ class Bucket:
 
     :param client: for all calls
     :param patient_client: makes a client that waits long enough for Complete
+    :param secrets: what no error may repeat
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Bucket:
         client: Any,
         patient_client: Callable[[], Any],
         retry: Retry,
+        secrets: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.endpoint = endpoint
         self._client = client
         self._make_patient = patient_client
         self._retry = retry
+        self._secrets = [secret for secret in secrets if secret]
         self._patient: Any = None
         self._patient_lock = threading.Lock()
         self._batches_refused = False
@@ -230,7 +233,13 @@ class Bucket:
 
         A 200 passes where it says so in Content-Range (``rclone serve s3``).
         """
-        given = str(answer.get('ContentRange', '')).partition('/')[0]
+        given, _, whole = str(answer.get('ContentRange', '')).partition('/')
+        if whole.isdecimal() and int(whole) < end:
+            answer['Body'].close()
+            raise e.IntegrityError(
+                f'{self.url(key)} at {self.endpoint}: has {whole} bytes, and {end} '
+                f'were written: the backup is damaged'
+            )
         if (
             given != f'bytes {first}-{end - 1}'
             or answer['ContentLength'] != end - first
@@ -544,7 +553,12 @@ class Bucket:
         return str(etag)
 
     def _translate(self, error: Exception, doing: str, key: str) -> e.StorageException:
-        return translate(error, f'{doing} {self.url(key)}', self.endpoint)
+        translated = translate(error, f'{doing} {self.url(key)}', self.endpoint)
+        message = translated.message
+        # Some stores repeat the access key, or what was signed.
+        for secret in self._secrets:
+            message = message.replace(secret, '***')
+        return type(translated)(message)
 
     def _run(
         self,

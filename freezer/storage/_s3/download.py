@@ -15,7 +15,7 @@ from itertools import islice
 
 from freezer.storage import manifest
 from freezer.storage._s3.bucket import Bucket
-from freezer.storage.exceptions import IntegrityError, NotFound
+from freezer.storage.exceptions import Conflict, IntegrityError, NotFound
 from freezer.utils.streaming import Block
 
 LOG = logging.getLogger(__name__)
@@ -34,11 +34,13 @@ def read_stream(
     """
     for volume in found.volumes:
         key = f'{folder}/{volume.name}'
-        lines = bucket.get(
-            f'{folder}/{volume.digests}',
-            # A line is 65 bytes.
-            limit=65 * manifest.piece_count(volume.size, volume.part_size),
-        )
+        digests = f'{folder}/{volume.digests}'
+        # A line is 65 bytes.
+        limit = 65 * manifest.piece_count(volume.size, volume.part_size)
+        try:
+            lines = bucket.get(digests, limit)
+        except NotFound as error:
+            raise _missing(bucket, digests) from error
         pieces = volume.pieces(lines)
         yield from _read_object(bucket, key, volume.etag, pieces, concurrency)
 
@@ -98,10 +100,15 @@ def _fetch(
         try:
             data = bucket.get_range(key, piece.start, piece.end, etag, cancelled)
         except NotFound as error:
-            raise IntegrityError(
-                f'{bucket.url(key)} at {bucket.endpoint} is missing: the backup is '
-                f'damaged'
-            ) from error
+            raise _missing(bucket, key) from error
+        except Conflict as error:
+            if piece.digest is None:
+                raise
+            # A bucket that was copied has other ETags; whether the bytes are the same
+            # is for the digests to say.
+            LOG.warning('%s', error.message)
+            etag = None
+            continue
         if manifest.check_piece(data, piece):
             return data
         LOG.warning(
@@ -113,3 +120,9 @@ def _fetch(
             _READS,
         )
     raise manifest.damaged(f'{bucket.url(key)} at {bucket.endpoint}', piece)
+
+
+def _missing(bucket: Bucket, key: str) -> IntegrityError:
+    return IntegrityError(
+        f'{bucket.url(key)} at {bucket.endpoint} is missing: the backup is damaged'
+    )

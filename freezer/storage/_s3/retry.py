@@ -72,26 +72,26 @@ class Retry:
             try:
                 result = call()
             except StorageException as error:
-                self._answered |= not isinstance(error, Unreachable)
-                if not error.temporary or cancelled.is_set():
-                    raise
-                allowed = self._budget
-                if not self._answered:
-                    allowed = min(allowed, FIRST_ANSWER_SECONDS)
-                # Full jitter: clients that were refused together come back apart.
-                longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
-                delay = self._jitter() * longest
-                elapsed = self._clock() - start
-                if elapsed + delay > allowed:
-                    raise type(error)(
-                        f'{error.message}; gave up after {attempt} '
-                        f'attempt{"s" * (attempt > 1)} in {elapsed:.0f} s'
-                    ) from error
-                LOG.warning(
-                    'attempt %d: %s; again in %.1f s', attempt, error.message, delay
-                )
-                if cancelled.wait(delay):
-                    raise
+                failure = error
             else:
                 self._answered = True
                 return result
+            self._answered |= not isinstance(failure, Unreachable)
+            if not failure.temporary or cancelled.is_set():
+                raise failure
+            allowed = self._budget
+            if not self._answered:
+                allowed = min(allowed, FIRST_ANSWER_SECONDS)
+            # Full jitter: clients that were refused together come back apart.
+            delay = self._jitter() * min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
+            elapsed = self._clock() - start
+            if elapsed + delay > allowed:
+                raise type(failure)(
+                    f'{failure.message}; gave up after {attempt} '
+                    f'attempt{"s" * (attempt > 1)} in {elapsed:.0f} s'
+                ) from failure
+            LOG.warning(
+                'attempt %d: %s; again in %.1f s', attempt, failure.message, delay
+            )
+            if cancelled.wait(delay):
+                raise failure

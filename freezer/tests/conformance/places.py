@@ -1,0 +1,175 @@
+"""Containers to test drivers on, each with a way to it that is not the driver's."""
+
+import abc
+import contextlib
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+
+from freezer.storage.base import Storage, StorageSettings
+from freezer.storage.local import LocalStorage
+from freezer.storage.multiple import MultipleStorage
+from freezer.storage.s3 import MIN_PART_SIZE, S3Storage
+from freezer.tests import servers
+
+PART = MIN_PART_SIZE
+# Of max_parts nine tenths are used: three parts a volume.
+MAX_PARTS = 4
+PARTS_PER_VOLUME = 3
+
+
+class Place(abc.ABC):
+    """A container that does not exist before the driver prepares it."""
+
+    @property
+    def members(self) -> 'Sequence[Place]':
+        """The containers of which each has all backups."""
+        return [self]
+
+    @abc.abstractmethod
+    def storage(self) -> Storage:
+        """Another driver object, as another agent would have it."""
+
+    @abc.abstractmethod
+    def files(self) -> dict[str, int]:
+        """Size of everything there, by its path below the container."""
+
+    @abc.abstractmethod
+    def read(self, path: str) -> bytes: ...
+
+    @abc.abstractmethod
+    def write(self, path: str, content: bytes) -> None: ...
+
+    @abc.abstractmethod
+    def delete(self, path: str) -> None: ...
+
+    def uploads(self) -> list[str]:
+        """Keys of multipart uploads that are open."""
+        return []
+
+
+class LocalPlace(Place):
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def storage(self) -> LocalStorage:
+        return LocalStorage.from_settings(StorageSettings(str(self.root), PART))
+
+    def files(self) -> dict[str, int]:
+        return {
+            str(path.relative_to(self.root)): path.stat().st_size
+            for path in self.root.rglob('*')
+            if path.is_file()
+        }
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def write(self, path: str, content: bytes) -> None:
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_bytes(content)
+
+    def delete(self, path: str) -> None:
+        (self.root / path).unlink()
+
+
+@dataclass
+class S3Place(Place):
+    server: servers.Server
+    bucket: str
+    prefix: str
+
+    def storage(self, **options: Any) -> S3Storage:
+        given = default_options(S3Storage) | {
+            'access_key': self.server.access_key,
+            'secret_key': self.server.secret_key,
+            'endpoint': self.server.endpoint,
+            's3_max_parts': MAX_PARTS,
+            # What should be final must not take minutes to show that it is not.
+            's3_retry_budget': 5.0,
+        }
+        return S3Storage.from_settings(
+            StorageSettings(
+                f'{self.bucket}/{self.prefix}', PART, options=given | options
+            )
+        )
+
+    def files(self) -> dict[str, int]:
+        start = f'{self.prefix}/'
+        return {
+            key.removeprefix(start): size
+            for key, size in self.server.keys(self.bucket, start).items()
+        }
+
+    def read(self, path: str) -> bytes:
+        return self.server.get(self.bucket, f'{self.prefix}/{path}')
+
+    def write(self, path: str, content: bytes) -> None:
+        self.server.put(self.bucket, f'{self.prefix}/{path}', content)
+
+    def delete(self, path: str) -> None:
+        self.server.delete(self.bucket, f'{self.prefix}/{path}')
+
+    def uploads(self) -> list[str]:
+        return [key for key, _id in self.server.uploads(self.bucket)]
+
+    def remove(self) -> None:
+        """Give back the space: the server lives as long as all tests."""
+        with contextlib.suppress(botocore.exceptions.ClientError):
+            for key in self.server.keys(self.bucket):
+                self.server.delete(self.bucket, key)
+
+
+class MultiplePlace(Place):
+    """Everything done here is done to each member."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self.places = places
+
+    @property
+    def members(self) -> Sequence[Place]:
+        return list(self.places.values())
+
+    def storage(self) -> MultipleStorage:
+        return MultipleStorage(
+            {name: place.storage() for name, place in self.places.items()}
+        )
+
+    def files(self) -> dict[str, int]:
+        return {
+            f'{name}:{path}': size
+            for name, place in self.places.items()
+            for path, size in place.files().items()
+        }
+
+    def read(self, path: str) -> bytes:
+        (content,) = {place.read(path) for place in self.members}
+        return content
+
+    def write(self, path: str, content: bytes) -> None:
+        for place in self.members:
+            place.write(path, content)
+
+    def delete(self, path: str) -> None:
+        for place in self.members:
+            place.delete(path)
+
+    def uploads(self) -> list[str]:
+        return [key for place in self.members for key in place.uploads()]
+
+
+def default_options(driver: type[Storage]) -> dict[str, Any]:
+    """What a driver gets when nothing is set."""
+    return {
+        f'{group}_{option.dest}' if group else option.dest: option.default
+        for group, declared in driver.OPTIONS.items()
+        for option in declared
+    }
+
+
+def new_s3_place(server: servers.Server) -> S3Place:
+    return S3Place(server, f'conformance-{uuid.uuid4().hex[:12]}', 'a prefix/ü')
