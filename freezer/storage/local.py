@@ -91,9 +91,7 @@ class LocalStorage(PhysicalStorage):
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
 
-    def _checked_blocks(
-        self, folder: str, found: manifest.Manifest
-    ) -> Iterator[bytes]:
+    def _checked_blocks(self, folder: str, found: manifest.Manifest) -> Iterator[bytes]:
         for volume in found.volumes:
             path = layout.join(folder, volume.name)
             lines = self.read_file(layout.join(folder, volume.digests))

@@ -126,9 +126,7 @@ class PhysicalStorage(Storage):
         try:
             document = self.read_file(path, manifest.MAX_MANIFEST_BYTES)
         except NotFound as error:
-            raise ManifestError(
-                f'{path} is missing: the backup is damaged'
-            ) from error
+            raise ManifestError(f'{path} is missing: the backup is damaged') from error
         found = manifest.load(document, path)
         if found.token != token:
             raise ManifestError(f'{path} belongs to another backup')
