@@ -42,6 +42,8 @@ class _Agent:
         from freezer.utils import signals
 
         log = logging.getLogger(__name__)
+        # Until the log is set up, nothing goes to standard error behind say()'s back.
+        logging.getLogger().addHandler(logging.NullHandler())
         with signals.raised():
             try:
                 settings = config.load(argv, os.environ)

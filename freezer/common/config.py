@@ -327,7 +327,7 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
     try:
         with contextlib.redirect_stderr(said):
             conf(
-                list(argv),
+                [_literal(argument) for argument in argv],
                 project='freezer',
                 prog=PROG,
                 use_env=True,
@@ -344,6 +344,11 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
         raise
     except cfg.Error as error:
         raise ConfigError(_one_line(error)) from error
+
+
+def _literal(value: str) -> str:
+    """A value in which oslo.config, which fills in ``$option``, finds nothing to do."""
+    return value.replace('$', '$$')
 
 
 _RAW_NAME = re.compile(r'^argument (--\w+)')
@@ -424,6 +429,7 @@ def _source(conf: cfg.ConfigOpts, dest: str, group: str | None = None) -> Any:
 
 
 def _override(conf: cfg.ConfigOpts, key: _Key, value: str, where: str) -> None:
+    value = _literal(value)
     given: Any = [line for line in value.splitlines() if line] if key.many else value
     try:
         conf.set_override(key.dest, given, key.group)
@@ -439,7 +445,7 @@ def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None
         return
     for dest, variable in _ENVIRONMENT.items():
         if environ.get(variable) and _source(conf, dest) in weaker:
-            conf.set_override(dest, environ[variable])
+            conf.set_override(dest, _literal(environ[variable]))
 
 
 def _refuse_unavailable(conf: cfg.ConfigOpts) -> None:
@@ -597,7 +603,7 @@ def _set_up_logging(conf: cfg.ConfigOpts) -> str:
             raise ConfigError(
                 f'log directory {folder}: {error.strerror}; give another with --log-dir'
             ) from error
-        conf.set_override('log_file', os.path.join(folder, 'freezer.log'))
+        conf.set_override('log_file', _literal(os.path.join(folder, 'freezer.log')))
     try:
         log.setup(conf, 'freezer')
     except (OSError, log.LogConfigError) as error:

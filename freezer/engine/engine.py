@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -136,7 +136,7 @@ class BackupEngine(abc.ABC):
         )
 
     @abc.abstractmethod
-    def archive(self, run: Run) -> Iterator[Block]:
+    def archive(self, run: Run) -> Generator[Block, None, None]:
         """The archive, uncompressed.
 
         :raises Again: after the last block
@@ -247,7 +247,7 @@ class BackupEngine(abc.ABC):
             raise
         return Made(backup, run.warnings)
 
-    def _send(self, archive: Iterator[Block], backup: Backup) -> None:
+    def _send(self, archive: Generator[Block, None, None], backup: Backup) -> None:
         stream = compression.compress(self.settings.compression, archive)
         if self._passphrase is not None:
             stream = encryption.encrypt(self._passphrase, stream)
@@ -255,7 +255,8 @@ class BackupEngine(abc.ABC):
         queue = RichQueue(_QUEUE_BLOCKS)
 
         def produce() -> None:
-            with contextlib.suppress(ConsumerGone):
+            # Closed here and not some time later: it has a child process to end.
+            with contextlib.suppress(ConsumerGone), contextlib.closing(archive):
                 queue.put_messages(stream)
 
         producer = threading.Thread(target=produce, name='archive', daemon=True)

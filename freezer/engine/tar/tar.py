@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -53,7 +53,7 @@ class TarEngine(BackupEngine):
         super().__init__(storage, settings)
         self._tar = _find_tar()
 
-    def archive(self, run: Run) -> Iterator[Block]:
+    def archive(self, run: Run) -> Generator[Block, None, None]:
         base_time = 0
         if run.base is not None:
             base = snapshot.load(run.base.read_bytes())
