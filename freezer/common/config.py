@@ -487,6 +487,11 @@ def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
     """One option's value; a malformed one in the environment shows only here."""
     try:
         return conf[group][name] if group else conf[name]
+    except cfg.TemplateSubstitutionError as error:
+        raise ConfigError(
+            f'{name.replace("_", "-")}: in the environment and in configuration files '
+            f'$ stands for the value of another option: write $$ for a $'
+        ) from error
     except (cfg.Error, ValueError) as error:
         # oslo.config: "Value for option X from LocationInfo(…, detail='Y') is not
         # valid: Z"; asking it for the location raises the same again.

@@ -296,7 +296,9 @@ class BackupEngine(abc.ABC):
         extractor = self.extractor(target, chain[max(chain)], warnings)
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)
-            extractor.extract(self._receive(backup, metadata[level]))
+            # Closed here and not some time later: it has downloads under way.
+            with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
+                extractor.extract(blocks)
         return warnings
 
     def _usable(self, backup: Backup) -> dict[str, Any]:
@@ -312,7 +314,9 @@ class BackupEngine(abc.ABC):
             )
         return metadata
 
-    def _receive(self, backup: Backup, metadata: Mapping[str, Any]) -> Iterator[Block]:
+    def _receive(
+        self, backup: Backup, metadata: Mapping[str, Any]
+    ) -> Generator[Block, None, None]:
         assert backup.storage is not None
         name = metadata.get('compression') or self.settings.compression
         stream = backup.storage.backup_blocks(backup)

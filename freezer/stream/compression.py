@@ -3,7 +3,7 @@
 import bz2
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
@@ -49,7 +49,7 @@ def compress(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
     yield compressor.flush()
 
 
-def decompress(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
+def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, None]:
     """The stream as it was, in blocks of about 1 MiB at most.
 
     :raises EngineError: it is damaged, or ends before its end

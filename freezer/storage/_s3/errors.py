@@ -46,6 +46,7 @@ MEANINGS: dict[str, Meaning] = {
     'BucketAlreadyExists': Meaning(
         e.Conflict, 'the name belongs to somebody else: choose another bucket'
     ),
+    'BucketAlreadyOwnedByYou': Meaning(e.Conflict),
     # Later.
     'SlowDown': Meaning(e.Throttled),
     'TooManyRequests': Meaning(e.Throttled),

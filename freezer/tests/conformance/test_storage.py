@@ -228,10 +228,13 @@ class TestEveryStorage:
         assert restore(place.storage()) == NOISE[:size]
         assert place.uploads() == []
 
-    def test_tiny_messages(self, storage: Storage, store: Store) -> None:
+    def test_tiny_messages(
+        self, storage: Storage, commit: Callable[[Storage, Backup], None]
+    ) -> None:
         storage.claim(backup())
         write(storage, backup(), (NOISE[n : n + 1] for n in range(3000)))
-        assert listed(storage) == {}
+        commit(storage, backup())
+        assert restore(storage) == NOISE[:3000]
 
     def test_a_backup_is_listed_when_it_is_committed(
         self,
@@ -275,23 +278,19 @@ class TestEveryStorage:
 
     # Failing
 
-    @pytest.mark.parametrize(
-        'size', [0, 1000, PART + 1, 2 * PART + 1, 4 * PART + 1], ids=str
-    )
     def test_a_failed_stream_leaves_nothing(
-        self, place: Place, storage: Storage, size: int
+        self, place: Place, storage: Storage
     ) -> None:
-        error = OSError('the disk is on fire')
-        storage.claim(backup())
-        with pytest.raises(OSError, match='on fire') as caught:
-            write(storage, backup(), then_fail(chunks(NOISE[:size]), error))
-        assert caught.value is error
-        assert listed(place.storage()) == {}
-        assert place.uploads() == []
-        storage.discard(backup())
-        assert place.files() == {}
-        # The place is free again.
-        storage.claim(backup())
+        for size in (0, 1000, PART + 1, 4 * PART + 1):
+            error = OSError('the disk is on fire')
+            storage.claim(backup())
+            with pytest.raises(OSError, match='on fire') as caught:
+                write(storage, backup(), then_fail(chunks(NOISE[:size]), error))
+            assert caught.value is error
+            assert listed(place.storage()) == {}
+            assert place.uploads() == []
+            storage.discard(backup())
+            assert place.files() == {}, size
 
     def test_discard_takes_back_a_commit(
         self, place: Place, storage: Storage, store: Store
@@ -327,9 +326,9 @@ class TestEveryStorage:
 
     # Names
 
-    @pytest.mark.parametrize(
-        'identity',
-        [
+    def test_any_name(self, place: Place, storage: Storage, store: Store) -> None:
+        # SeaweedFS takes a backslash for a slash.
+        for identity in (
             'host_a b',
             'host_Grüße €😀',
             'host_name/5f1c/0e',
@@ -337,17 +336,13 @@ class TestEveryStorage:
             'host_\'"<>|*$(x)',
             'a',
             '1700000000',
-        ],
-    )
-    def test_any_name(
-        self, place: Place, storage: Storage, store: Store, identity: str
-    ) -> None:
-        store(backup(identity), NOISE[:1000])
-        assert listed(storage, identity) == {ZERO: [(0, ZERO)]}
-        assert restore(place.storage(), identity=identity) == NOISE[:1000]
-        assert {chain.identity for chain in storage.report().chains} == {identity}
-        storage.remove_older_than(TAR, ZERO, identity)
-        assert place.files() == {}
+        ):
+            store(backup(identity), identity.encode())
+            assert listed(storage, identity) == {ZERO: [(0, ZERO)]}
+            assert restore(place.storage(), identity=identity) == identity.encode()
+            assert {c.identity for c in storage.report().chains} == {identity}
+            storage.remove_older_than(TAR, ZERO, identity)
+            assert place.files() == {}, identity
 
     def test_names_that_begin_alike_do_not_mix(
         self, storage: Storage, store: Store
@@ -526,7 +521,7 @@ class TestEveryStorage:
         assert storage.remove_older_than(TAR, ZERO + 1, HOST) == []
         assert restore(storage) == b'content'
 
-    @pytest.mark.parametrize('calls', range(1, 5))
+    @pytest.mark.parametrize('calls', [1, 2, 3])
     def test_a_removal_that_stops_halfway_leaves_what_restores(
         self,
         place: Place,
@@ -594,40 +589,38 @@ class TestEveryStorage:
         assert self.CONTENT.startswith(got)
         assert len(got) < len(self.CONTENT)
 
-    @pytest.mark.parametrize('position', [0, PART + 3, -1])
-    def test_a_changed_byte(
-        self, place: Place, storage: Storage, store: Store, position: int
-    ) -> None:
+    def test_a_changed_byte(self, place: Place, storage: Storage, store: Store) -> None:
         store(backup(), self.CONTENT)
-        flip(place, f'{folder(backup())}/data', position)
-        self.assert_damage_is_told(place.storage(), f'{folder(backup())}/data')
+        data = f'{folder(backup())}/data'
+        for position in (0, PART + 3, -1):
+            flip(place, data, position)
+            self.assert_damage_is_told(storage, data)
+            flip(place, data, position)
+        assert restore(storage) == self.CONTENT
 
-    @pytest.mark.parametrize('size', [0, PART, PART + 3, 2 * PART + 16])
-    def test_truncated_data(
-        self, place: Place, storage: Storage, store: Store, size: int
-    ) -> None:
+    def test_truncated_data(self, place: Place, storage: Storage, store: Store) -> None:
         store(backup(), self.CONTENT)
-        place.write(f'{folder(backup())}/data', self.CONTENT[:size])
-        self.assert_damage_is_told(place.storage(), f'{folder(backup())}/data')
+        for size in (2 * PART + 16, PART + 3, PART, 0):
+            place.write(f'{folder(backup())}/data', self.CONTENT[:size])
+            self.assert_damage_is_told(storage, f'{folder(backup())}/data')
 
-    @pytest.mark.parametrize('name', ['data', 'digests/00000000', 'manifest'])
     def test_a_missing_object(
-        self, place: Place, storage: Storage, store: Store, name: str
+        self, place: Place, storage: Storage, store: Store
     ) -> None:
         store(backup(), self.CONTENT)
-        place.delete(f'{folder(backup())}/{name}')
-        self.assert_damage_is_told(place.storage(), f'{folder(backup())}/{name}')
+        # What is looked at last first, as nothing is put back.
+        for name in ('data', 'digests/00000000', 'manifest'):
+            place.delete(f'{folder(backup())}/{name}')
+            self.assert_damage_is_told(storage, f'{folder(backup())}/{name}')
 
-    @pytest.mark.parametrize('name', ['digests/00000000', 'manifest'])
-    @pytest.mark.parametrize(
-        'content', [b'', b'nonsense', b'{}', b'\xff' * 99, b'0' * 99999], ids=str
-    )
     def test_damaged_digests(
-        self, place: Place, storage: Storage, store: Store, name: str, content: bytes
+        self, place: Place, storage: Storage, store: Store
     ) -> None:
         store(backup(), self.CONTENT)
-        place.write(f'{folder(backup())}/{name}', content)
-        self.assert_damage_is_told(place.storage(), name.partition('/')[0])
+        for name in ('digests/00000000', 'manifest'):
+            for content in (b'', b'nonsense', b'{}', b'\xff' * 99, b'0' * 99999):
+                place.write(f'{folder(backup())}/{name}', content)
+                self.assert_damage_is_told(storage, name.partition('/')[0])
 
     def test_the_manifest_of_another_backup(
         self, place: Place, storage: Storage, store: Store
@@ -639,15 +632,15 @@ class TestEveryStorage:
                 member.write(
                     f'{folder(backup())}/{name}', member.read(f'{folder(other)}/{name}')
                 )
-        self.assert_damage_is_told(place.storage(), f'{folder(backup())}/manifest')
+        self.assert_damage_is_told(storage, f'{folder(backup())}/manifest')
 
-    @pytest.mark.parametrize('content', [b'', b'{', b'[]', b'\xff\n{}'])
     def test_a_damaged_marker(
-        self, place: Place, storage: Storage, store: Store, content: bytes
+        self, place: Place, storage: Storage, store: Store
     ) -> None:
         store(backup(), self.CONTENT)
-        place.write(marker(backup()), content)
-        self.assert_damage_is_told(place.storage(), marker(backup()))
+        for content in (b'', b'{', b'[]', b'\xff\n{}'):
+            place.write(marker(backup()), content)
+            self.assert_damage_is_told(storage, marker(backup()))
 
     def test_a_copied_container_restores(
         self, place: Place, storage: Storage, store: Store
@@ -659,16 +652,14 @@ class TestEveryStorage:
                 member.write(path, member.read(path))
         assert restore(place.storage()) == self.CONTENT
 
-    @pytest.mark.parametrize('size', [0, 1000, PART + 1])
-    def test_a_backup_of_freezer_19(
-        self, place: Place, storage: Storage, size: int
-    ) -> None:
+    def test_a_backup_of_freezer_19(self, place: Place, storage: Storage) -> None:
         """It has no manifest, and nothing but the three objects."""
-        place.write(f'{folder(backup())}/data', NOISE[:size])
         place.write(f'{folder(backup())}/engine_metadata', STATE)
         place.write(marker(backup()), json.dumps(MARKER).encode())
-        assert listed(storage) == {ZERO: [(0, ZERO)]}
-        assert restore(storage) == NOISE[:size]
+        for size in (0, 1000, PART + 1):
+            place.write(f'{folder(backup())}/data', NOISE[:size])
+            assert listed(storage) == {ZERO: [(0, ZERO)]}
+            assert restore(storage) == NOISE[:size]
         chain = storage.get_latest_level_zero_increments(TAR, HOST)
         assert chain[0].metadata() == MARKER
         assert chain[0].engine_metadata() == STATE

@@ -1,0 +1,553 @@
+"""The verbs of a bucket, on a client that answers as it is told."""
+
+import io
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from freezer.storage import exceptions as e
+from freezer.storage._s3.bucket import TOKEN_KEY, Bucket, UncertainComplete, Upload
+from freezer.storage._s3.retry import Retry
+from freezer.tests.unit.clock import FakeClock
+
+ENDPOINT = 'https://s3.example.com'
+KEY = 'some/key'
+TOKEN = 'our-token'
+UPLOAD = Upload(KEY, 'our-upload')
+LOST = ReadTimeoutError(endpoint_url=ENDPOINT)
+
+Answer = Any
+
+
+def refusal(code: str, status: int) -> ClientError:
+    detail: Any = {
+        'Error': {'Code': code, 'Message': ''},
+        'ResponseMetadata': {'HTTPStatusCode': status, 'RequestId': 'r1'},
+    }
+    return ClientError(detail, 'Operation')
+
+
+class Client:
+    """Answers each operation with the next of its answers, the last one for ever.
+
+    An exception is raised, a function called with the arguments.
+    """
+
+    def __init__(self, clock: FakeClock, **answers: list[Answer]) -> None:
+        self.clock = clock
+        self.answers = answers
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        members = {'IfNoneMatch': None}
+        shape = types.SimpleNamespace(members=members)
+        model = types.SimpleNamespace(
+            operation_model=lambda _name: types.SimpleNamespace(input_shape=shape)
+        )
+        self.meta = types.SimpleNamespace(service_model=model)
+
+    def __getattr__(self, operation: str) -> Callable[..., Answer]:
+        def call(**arguments: Any) -> Answer:
+            self.clock.now += 1
+            self.calls.append((operation, dict(arguments)))
+            answers = self.answers[operation]
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer(**arguments) if callable(answer) else answer
+
+        return call
+
+    def arguments(self, operation: str) -> list[dict[str, Any]]:
+        return [arguments for name, arguments in self.calls if name == operation]
+
+
+def make(**answers: list[Answer]) -> tuple[Bucket, Client]:
+    """A bucket with a retry budget of 20 calls, as each takes a second."""
+    clock = FakeClock()
+    client = Client(clock, **answers)
+    retry = Retry(20, clock, lambda: 0.0)
+    return Bucket('bucket', ENDPOINT, client, lambda: client, retry), client
+
+
+class Body(io.BytesIO):
+    """One that may break off with an error."""
+
+    def __init__(self, content: bytes, error: Exception | None = None) -> None:
+        super().__init__(content)
+        self.error = error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(size)
+        if not block and self.error is not None:
+            raise self.error
+        return block
+
+
+# Complete
+
+
+OURS = {'ContentLength': 100, 'ETag': '"e"', 'Metadata': {TOKEN_KEY: TOKEN}}
+THEIRS = OURS | {'Metadata': {TOKEN_KEY: 'another'}}
+
+
+def first_byte(**_arguments: Any) -> Answer:
+    return {
+        'ContentRange': 'bytes 0-0/100',
+        'ContentLength': 1,
+        'ETag': '"e"',
+        'Body': Body(b'x'),
+    }
+
+
+def complete(bucket: Bucket) -> str:
+    return bucket.complete(UPLOAD, ['"1"', '"2"'], 100, TOKEN)
+
+
+def test_complete() -> None:
+    bucket, client = make(complete_multipart_upload=[{'ETag': '"e"'}])
+    assert complete(bucket) == '"e"'
+    (arguments,) = client.arguments('complete_multipart_upload')
+    assert arguments['UploadId'] == 'our-upload'
+    assert arguments['MultipartUpload'] == {
+        'Parts': [{'PartNumber': 1, 'ETag': '"1"'}, {'PartNumber': 2, 'ETag': '"2"'}]
+    }
+
+
+@pytest.mark.parametrize(
+    'answers',
+    [
+        [{}],
+        [LOST],
+        [refusal('InternalError', 500)],
+        [refusal('InternalError', 200)],
+        [LOST, refusal('NoSuchUpload', 404)],
+        [refusal('NoSuchUpload', 404)],
+    ],
+    ids=['no ETag', 'lost', '500', '200 with error', 'gone afterwards', 'gone'],
+)
+@pytest.mark.parametrize('metadata', [TOKEN_KEY, 'Freezer-Token'])
+def test_our_object_is_there_so_it_was_completed(
+    answers: list[Answer], metadata: str
+) -> None:
+    bucket, _client = make(
+        complete_multipart_upload=answers,
+        head_object=[OURS | {'Metadata': {metadata: TOKEN}}],
+        get_object=[first_byte],
+    )
+    assert complete(bucket) == '"e"'
+
+
+def test_an_object_that_appears_late() -> None:
+    bucket, client = make(
+        complete_multipart_upload=[LOST, refusal('NoSuchUpload', 404)],
+        head_object=[refusal('404', 404), OURS],
+        get_object=[first_byte],
+    )
+    assert complete(bucket) == '"e"'
+    assert len(client.arguments('complete_multipart_upload')) == 2
+
+
+@pytest.mark.parametrize(
+    'head',
+    [THEIRS, OURS | {'ContentLength': 99}, OURS | {'Metadata': {}}],
+    ids=['token', 'size', 'no token'],
+)
+def test_another_object_there_is_no_success(head: Answer) -> None:
+    bucket, _client = make(
+        complete_multipart_upload=[{}], head_object=[head], get_object=[first_byte]
+    )
+    with pytest.raises(UncertainComplete, match=r'our-upload was left as it is'):
+        complete(bucket)
+
+
+def test_an_object_that_cannot_be_read_is_no_success() -> None:
+    """Ceph #60771: it lists, it has a HEAD, and no bytes."""
+    bucket, _client = make(
+        complete_multipart_upload=[{}],
+        head_object=[OURS],
+        get_object=[refusal('NoSuchKey', 404)],
+    )
+    with pytest.raises(UncertainComplete):
+        complete(bucket)
+
+
+@pytest.mark.parametrize('code', ['InvalidPart', 'EntityTooSmall', 'AccessDenied'])
+def test_a_clear_no_is_certain(code: str) -> None:
+    bucket, client = make(complete_multipart_upload=[refusal(code, 400)])
+    with pytest.raises(e.StorageException) as caught:
+        complete(bucket)
+    assert not isinstance(caught.value, UncertainComplete)
+    assert len(client.calls) == 1
+
+
+def test_an_upload_that_is_gone_without_an_object_is_certain() -> None:
+    bucket, _client = make(
+        complete_multipart_upload=[refusal('NoSuchUpload', 404)],
+        head_object=[refusal('404', 404)],
+    )
+    with pytest.raises(e.UploadNotFound):
+        complete(bucket)
+
+
+# Opening
+
+
+def test_the_upload_whose_id_was_lost_is_aborted() -> None:
+    uploads = [(KEY, 'lost'), (KEY, 'ours'), (KEY + '2', 'theirs')]
+    bucket, client = make(
+        create_multipart_upload=[LOST, {'UploadId': 'ours'}],
+        list_multipart_uploads=[
+            {'Uploads': [{'Key': k, 'UploadId': u} for k, u in uploads]}
+        ],
+        abort_multipart_upload=[{}],
+    )
+    # The first answer of all may be lost too: the store is known to be there.
+    assert bucket.create_upload(KEY, TOKEN) == Upload(KEY, 'ours')
+    aborted = client.arguments('abort_multipart_upload')
+    assert [(a['Key'], a['UploadId']) for a in aborted] == [(KEY, 'lost')]
+
+
+def test_an_upload_without_loss_lists_nothing() -> None:
+    bucket, client = make(create_multipart_upload=[{'UploadId': 'ours'}])
+    bucket.create_upload(KEY, TOKEN)
+    (arguments,) = client.arguments('create_multipart_upload')
+    assert arguments['Metadata'] == {TOKEN_KEY: TOKEN}
+    assert len(client.calls) == 1
+
+
+def test_a_list_of_uploads_that_fails_fails_no_upload() -> None:
+    bucket, _client = make(
+        create_multipart_upload=[LOST, {'UploadId': 'ours'}],
+        list_multipart_uploads=[refusal('AccessDenied', 403)],
+    )
+    assert bucket.create_upload(KEY, TOKEN).upload_id == 'ours'
+
+
+def test_abort_of_what_is_gone() -> None:
+    bucket, _client = make(abort_multipart_upload=[refusal('NoSuchUpload', 404)])
+    bucket.abort(UPLOAD)
+
+
+# Listing
+
+
+def page(*keys: str, **more: Any) -> dict[str, Any]:
+    contents = [{'Key': key, 'Size': 1} for key in keys]
+    return {'Name': 'bucket', 'IsTruncated': False, 'Contents': contents} | more
+
+
+def test_pages() -> None:
+    bucket, client = make(
+        list_objects_v2=[
+            page('p/1', 'p/2', IsTruncated=True, NextContinuationToken='t1'),
+            page(IsTruncated=True, NextContinuationToken='t2'),
+            page('p/3'),
+        ]
+    )
+    assert [item.key for item in bucket.list('p/')] == ['p/1', 'p/2', 'p/3']
+    tokens = [c.get('ContinuationToken') for c in client.arguments('list_objects_v2')]
+    assert tokens == [None, 't1', 't2']
+
+
+@pytest.mark.parametrize(
+    'answer, reason',
+    [
+        (page('p/1', IsTruncated=True), 'cut off'),
+        ({}, 'not a listing'),
+        ({'ResponseMetadata': {'HTTPStatusCode': 200}}, 'not a listing'),
+        (page('q/1'), 'not asked for'),
+        (page(CommonPrefixes=[{'Prefix': 'q/'}]), 'not asked for'),
+    ],
+)
+def test_what_is_no_listing_is_not_an_empty_one(answer: Answer, reason: str) -> None:
+    bucket, client = make(list_objects_v2=[answer])
+    with pytest.raises(e.IncompleteAnswer, match=reason):
+        list(bucket.list('p/'))
+    assert len(client.calls) > 1
+
+
+def test_a_listing_that_turns_in_a_circle() -> None:
+    again = page('p/1', IsTruncated=True, NextContinuationToken='t')
+    bucket, _client = make(list_objects_v2=[again])
+    with pytest.raises(e.IncompleteAnswer, match='where it began'):
+        list(bucket.list('p/'))
+
+
+@pytest.mark.parametrize(
+    'error, kind',
+    [
+        (refusal('AccessDenied', 403), e.AccessDenied),
+        (refusal('NoSuchBucket', 404), e.BucketNotFound),
+        (refusal('InternalError', 500), e.ServerError),
+    ],
+)
+def test_a_page_that_fails_is_not_the_end(
+    error: Exception, kind: type[Exception]
+) -> None:
+    first = page('p/1', IsTruncated=True, NextContinuationToken='t')
+    bucket, _client = make(list_objects_v2=[first, error])
+    with pytest.raises(kind):
+        list(bucket.list('p/'))
+
+
+def test_a_page_is_asked_for_again() -> None:
+    bucket, _client = make(
+        list_objects_v2=[
+            page('p/1', IsTruncated=True, NextContinuationToken='t'),
+            refusal('SlowDown', 503),
+            page('p/2'),
+        ]
+    )
+    assert [item.key for item in bucket.list('p/')] == ['p/1', 'p/2']
+
+
+def test_children() -> None:
+    listing = page('p/', 'p/a', CommonPrefixes=[{'Prefix': 'p/b/'}])
+    bucket, client = make(list_objects_v2=[listing])
+    assert sorted(bucket.list_children('p/')) == ['a', 'b']
+    assert client.arguments('list_objects_v2')[0]['Delimiter'] == '/'
+
+
+# Deleting
+
+
+def deleted(Delete: Any, **_arguments: Any) -> Answer:  # noqa: N803 - botocore's
+    return {'Deleted': Delete['Objects'], 'Errors': []}
+
+
+def test_batches_of_a_thousand_in_order() -> None:
+    keys = [f'k{n}' for n in range(2500)]
+    bucket, client = make(delete_objects=[deleted])
+    bucket.delete(keys)
+    batches = [
+        [item['Key'] for item in call['Delete']['Objects']]
+        for call in client.arguments('delete_objects')
+    ]
+    assert [len(batch) for batch in batches] == [1000, 1000, 500]
+    assert sum(batches, []) == keys
+
+
+def test_nothing_to_delete() -> None:
+    bucket, client = make()
+    bucket.delete([])
+    assert client.calls == []
+
+
+def test_what_could_not_be_deleted_is_named() -> None:
+    answer = {
+        'Deleted': [{'Key': 'a'}],
+        'Errors': [{'Key': 'b', 'Code': 'AccessDenied', 'Message': 'locked'}],
+    }
+    bucket, _client = make(delete_objects=[answer])
+    with pytest.raises(e.PartialDelete, match='1 of 2 .* b: AccessDenied locked'):
+        bucket.delete(['a', 'b'])
+
+
+def test_what_is_not_there_counts_as_deleted() -> None:
+    answer = {'Deleted': [], 'Errors': [{'Key': k, 'Code': 'NoSuchKey'} for k in 'ab']}
+    bucket, _client = make(delete_objects=[answer])
+    bucket.delete(['a', 'b'])
+    bucket, _client = make(delete_object=[refusal('NoSuchKey', 404)])
+    bucket.delete(['a'])
+
+
+def test_an_answer_that_leaves_keys_out_is_not_believed() -> None:
+    bucket, _client = make(delete_objects=[{'Deleted': [{'Key': 'a'}]}])
+    with pytest.raises(e.IncompleteAnswer):
+        bucket.delete(['a', 'b'])
+
+
+@pytest.mark.parametrize('code, status', [('NotImplemented', 501), ('BadRequest', 400)])
+def test_one_by_one_where_batches_are_refused(code: str, status: int) -> None:
+    bucket, client = make(delete_objects=[refusal(code, status)], delete_object=[{}])
+    bucket.delete(['a', 'b'])
+    bucket.delete(['c', 'd'])
+    assert [call['Key'] for call in client.arguments('delete_object')] == [*'abcd']
+    assert len(client.arguments('delete_objects')) == 1
+
+
+def test_one_by_one_all_are_tried() -> None:
+    def one(Key: str, **_arguments: Any) -> Answer:  # noqa: N803 - botocore's
+        if Key == 'a':
+            raise refusal('AccessDenied', 403)
+        return {}
+
+    bucket, client = make(
+        delete_objects=[refusal('NotImplemented', 501)], delete_object=[one]
+    )
+    with pytest.raises(e.PartialDelete, match='1 of 3 .*first a: '):
+        bucket.delete(['a', 'b', 'c'])
+    assert len(client.arguments('delete_object')) == 3
+
+
+# Ranges
+
+
+CONTENT = bytes(range(100))
+
+
+def ranged(broken: int | None = None, error: Exception | None = None) -> Any:
+    """Answers a range, its body broken off after some bytes."""
+
+    def answer(Range: str, **_arguments: Any) -> Answer:  # noqa: N803 - botocore's
+        first, last = (int(n) for n in Range.removeprefix('bytes=').split('-'))
+        return {
+            'ContentRange': f'bytes {first}-{last}/{len(CONTENT)}',
+            'ContentLength': last + 1 - first,
+            'ETag': '"e"',
+            'Body': Body(CONTENT[first : last + 1][:broken], error),
+        }
+
+    return answer
+
+
+@pytest.mark.parametrize('error', [None, LOST, ConnectionResetError()], ids=repr)
+def test_a_body_that_breaks_off_is_taken_up_there(error: Exception | None) -> None:
+    bucket, client = make(get_object=[ranged(10, error), ranged(5, error), ranged()])
+    assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
+    calls = client.arguments('get_object')
+    assert [call['Range'] for call in calls] == [
+        'bytes=20-59',
+        'bytes=30-59',
+        'bytes=35-59',
+    ]
+    assert {call['IfMatch'] for call in calls} == {'"e"'}
+
+
+def test_the_last_byte_came_and_then_it_broke() -> None:
+    bucket, client = make(get_object=[ranged(40, LOST)])
+    assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
+    assert len(client.calls) == 1
+
+
+def whole(**_arguments: Any) -> Answer:
+    """The Range was ignored."""
+    return {'ContentLength': 100, 'ETag': '"e"', 'Body': Body(CONTENT)}
+
+
+def elsewhere(**_arguments: Any) -> Answer:
+    return {
+        'ContentRange': 'bytes 0-39/100',
+        'ContentLength': 40,
+        'ETag': '"e"',
+        'Body': Body(CONTENT[:40]),
+    }
+
+
+@pytest.mark.parametrize('answer', [whole, elsewhere])
+def test_another_range_is_not_taken(answer: Answer) -> None:
+    bucket, _client = make(get_object=[answer])
+    with pytest.raises(e.IncompleteAnswer, match='asked .* for bytes 20-59'):
+        bucket.get_range(KEY, 20, 60, '"e"')
+    bucket, _client = make(get_object=[answer, ranged()])
+    assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
+
+
+def test_more_bytes_than_asked_are_not_taken() -> None:
+    def more(**arguments: Any) -> Answer:
+        return ranged()(**arguments) | {'Body': Body(CONTENT)}
+
+    bucket, _client = make(get_object=[more, ranged()])
+    assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
+
+
+def test_an_object_that_was_replaced() -> None:
+    bucket, client = make(get_object=[refusal('PreconditionFailed', 412)])
+    with pytest.raises(e.Conflict):
+        bucket.get_range(KEY, 0, 10, '"e"')
+    # A store that ignores If-Match says so by the ETag.
+    bucket, client = make(get_object=[ranged()])
+    with pytest.raises(e.Conflict):
+        bucket.get_range(KEY, 0, 10, '"other"')
+    assert len(client.calls) == 1
+
+
+def test_an_object_that_is_too_short_is_not_asked_again() -> None:
+    def short(**_arguments: Any) -> Answer:
+        return {
+            'ContentRange': 'bytes 90-99/100',
+            'ContentLength': 10,
+            'ETag': '"e"',
+            'Body': Body(CONTENT[90:]),
+        }
+
+    for answer in (short, refusal('InvalidRange', 416)):
+        bucket, client = make(get_object=[answer])
+        with pytest.raises(e.IntegrityError, match=KEY):
+            bucket.get_range(KEY, 90, 110, '"e"')
+        assert len(client.calls) == 1
+
+
+# Small objects
+
+
+def test_get_has_a_limit() -> None:
+    def answer(**_arguments: Any) -> Answer:
+        return {'ContentLength': 5, 'Body': Body(b'12345')}
+
+    bucket, _client = make(get_object=[answer])
+    assert bucket.get(KEY, 5) == b'12345'
+    with pytest.raises(e.IntegrityError, match='5 bytes where at most 4'):
+        bucket.get(KEY, 4)
+
+
+def test_get_that_breaks_off_begins_again() -> None:
+    answers = [{'ContentLength': 5, 'Body': Body(b)} for b in (b'123', b'12345')]
+    bucket, _client = make(get_object=answers)
+    assert bucket.get(KEY) == b'12345'
+
+
+def test_put_without_etag_is_put_again() -> None:
+    bucket, client = make(put_object=[{}, {'ETag': '"e"'}])
+    assert bucket.put(KEY, b'x', TOKEN) == '"e"'
+    assert client.arguments('put_object')[0]['Metadata'] == {TOKEN_KEY: TOKEN}
+
+
+@pytest.mark.parametrize('found, ours', [(b'ours', True), (b'theirs', False)])
+def test_put_if_absent_after_a_lost_answer(found: bytes, ours: bool) -> None:
+    bucket, client = make(
+        put_object=[LOST, refusal('PreconditionFailed', 412)],
+        get_object=[{'ContentLength': len(found), 'Body': Body(found)}],
+    )
+    assert bucket.put_if_absent(KEY, b'ours') is ours
+    assert all(c['IfNoneMatch'] == '*' for c in client.arguments('put_object'))
+
+
+def test_an_old_botocore_has_no_conditional_put() -> None:
+    bucket, client = make()
+    model = client.meta.service_model.operation_model('PutObject')
+    model.input_shape.members.clear()
+    with pytest.raises(e.Rejected):
+        bucket.put_if_absent(KEY, b'ours')
+    assert client.calls == []
+
+
+# The bucket
+
+
+@pytest.mark.parametrize(
+    'answer, there',
+    [
+        ({}, True),
+        (refusal('404', 404), False),
+        # HeadBucket needs a right that backups do not.
+        (refusal('403', 403), True),
+    ],
+)
+def test_exists(answer: Answer, there: bool) -> None:
+    bucket, _client = make(head_bucket=[answer])
+    assert bucket.exists() is there
+
+
+def test_create_after_a_lost_answer() -> None:
+    taken = refusal('BucketAlreadyExists', 409)
+    bucket, _client = make(create_bucket=[LOST, taken], head_bucket=[{}])
+    bucket.create()
+
+
+@pytest.mark.parametrize('code', ['BucketAlreadyOwnedByYou', 'BucketAlreadyExists'])
+def test_a_bucket_somebody_has_just_made(code: str) -> None:
+    bucket, _client = make(create_bucket=[refusal(code, 409)], head_bucket=[{}])
+    bucket.create()

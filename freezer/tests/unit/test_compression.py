@@ -1,0 +1,136 @@
+"""Compression of a stream."""
+
+import bz2
+import gzip
+import lzma
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from freezer.exceptions import ConfigError, EngineError
+from freezer.stream import compression
+
+MIB = 1024 * 1024
+REAL = [name for name in compression.NAMES if name != 'none']
+
+
+def zstd_compress(content: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.compress(content)
+
+
+PLAIN: dict[str, Callable[[bytes], bytes]] = {
+    'gzip': gzip.compress,
+    'bzip2': bz2.compress,
+    'xz': lzma.compress,
+    'zstd': zstd_compress,
+}
+
+
+def packed(name: str, *blocks: bytes) -> bytes:
+    return b''.join(compression.compress(name, blocks))
+
+
+def unpacked(name: str, content: bytes, size: int = 1000) -> bytes:
+    return b''.join(compression.decompress(name, cut(content, size)))
+
+
+def cut(content: bytes, size: int) -> Iterator[bytes]:
+    return (content[n : n + size] for n in range(0, len(content), size))
+
+
+@pytest.mark.parametrize('name', compression.NAMES)
+@settings(deadline=None, max_examples=40)
+@given(blocks=st.lists(st.binary(max_size=300), max_size=10), size=st.integers(1, 100))
+def test_round_trip(name: str, blocks: list[bytes], size: int) -> None:
+    assert unpacked(name, packed(name, *blocks), size) == b''.join(blocks)
+
+
+@pytest.mark.parametrize('name', REAL)
+def test_large_and_random(name: str) -> None:
+    content = os.urandom(MIB // 4) + bytes(MIB) + b'text ' * (MIB // 4)
+    assert unpacked(name, packed(name, *cut(content, 100_000)), 4096) == content
+
+
+@pytest.mark.parametrize('name', REAL)
+def test_other_tools_understand_each_other(name: str) -> None:
+    assert unpacked(name, PLAIN[name](b'content')) == b'content'
+    assert packed(name, b'content').startswith(compression.MAGIC[name])
+    if name != 'zstd':
+        module = {'gzip': gzip, 'bzip2': bz2, 'xz': lzma}[name]
+        assert module.decompress(packed(name, b'con', b'tent')) == b'content'
+
+
+@pytest.mark.parametrize('name', REAL)
+def test_nothing_is_a_whole_stream(name: str) -> None:
+    assert packed(name) != b''
+    assert unpacked(name, packed(name)) == b''
+
+
+@pytest.mark.parametrize('name', REAL)
+def test_truncation_is_seen(name: str) -> None:
+    content = packed(name, os.urandom(1000))
+    for size in (0, 1, 10, len(content) // 2, len(content) - 1):
+        with pytest.raises(EngineError, match=name):
+            unpacked(name, content[:size], 77)
+
+
+@pytest.mark.parametrize('name', REAL)
+def test_damage_is_seen(name: str) -> None:
+    content = bytearray(packed(name, os.urandom(1000)))
+    content[len(content) // 2] ^= 1
+    with pytest.raises(EngineError, match=name):
+        unpacked(name, bytes(content))
+    with pytest.raises(EngineError, match=name):
+        unpacked(name, b'this is something else, and long enough to see it')
+
+
+@pytest.mark.parametrize('name', REAL)
+@pytest.mark.parametrize('size', [1, 7, 10_000])
+def test_members_one_after_the_other_are_one_stream(name: str, size: int) -> None:
+    content = packed(name, b'first ') + packed(name) + packed(name, b'second')
+    assert unpacked(name, content, size) == b'first second'
+
+
+@pytest.mark.parametrize('name', REAL)
+def test_garbage_after_the_end_is_seen(name: str) -> None:
+    with pytest.raises(EngineError):
+        unpacked(name, packed(name, b'content') + b'garbage that is no member')
+
+
+@pytest.mark.parametrize('name', REAL)
+def test_a_bomb_takes_no_memory(name: str) -> None:
+    # zstandard gives all that 2 KiB become at once, which may be 64 MiB.
+    size, most_at_once, most = 32 * MIB, MIB, 16 * MIB
+    if name == 'zstd':
+        size, most_at_once, most = 1024 * MIB, 65 * MIB, 256 * MIB
+    bomb = packed(name, *(bytes(MIB) for _ in range(size // MIB)))
+    found = longest = 0
+    tracemalloc.start()
+    try:
+        # All of it at once: what one block becomes is bounded as well.
+        for block in compression.decompress(name, [bomb]):
+            found += len(block)
+            longest = max(longest, len(block))
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == size
+    assert longest <= most_at_once
+    assert peak < most
+
+
+def test_unknown_and_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match='lz4.*gzip'):
+        compression.check_available('lz4')
+    for name in compression.NAMES:
+        compression.check_available(name)
+    monkeypatch.setitem(sys.modules, 'zstandard', None)
+    with pytest.raises(ConfigError, match=r'pip install freezer\[zstd\]'):
+        compression.check_available('zstd')

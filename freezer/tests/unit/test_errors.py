@@ -1,0 +1,166 @@
+"""What a store says -> which error, and what its message says."""
+
+import socket
+from typing import Any
+
+import pytest
+from botocore import exceptions as wire
+from botocore.parsers import ResponseParserError
+
+from freezer.storage import exceptions as e
+from freezer.storage._s3.errors import MEANINGS, translate
+
+DOING = 'put s3://bucket/some/key'
+ENDPOINT = 'https://s3.example.com:8443'
+SECRET = 'sk/very+secret'
+
+
+def answer(code: str, status: int = 400, **detail: str) -> wire.ClientError:
+    error: Any = {'Code': code, 'Message': 'what the store says', **detail}
+    meta: Any = {'HTTPStatusCode': status, 'RequestId': 'tx0001-abc'}
+    return wire.ClientError({'Error': error, 'ResponseMetadata': meta}, 'PutObject')
+
+
+ANSWERS = [
+    ('NoSuchKey', 404, e.NotFound),
+    ('NoSuchBucket', 404, e.BucketNotFound),
+    ('NoSuchUpload', 404, e.UploadNotFound),
+    ('404', 404, e.NotFound),
+    ('SomethingOfNginx', 404, e.NotFound),
+    ('InvalidAccessKeyId', 403, e.BadCredentials),
+    ('SignatureDoesNotMatch', 403, e.BadCredentials),
+    ('ExpiredToken', 400, e.BadCredentials),
+    ('401', 401, e.BadCredentials),
+    ('AccessDenied', 403, e.AccessDenied),
+    ('403', 403, e.AccessDenied),
+    ('QuotaExceeded', 403, e.AccessDenied),
+    ('RequestTimeTooSkewed', 403, e.ClockSkew),
+    ('PreconditionFailed', 412, e.Conflict),
+    ('412', 412, e.Conflict),
+    ('ConditionalRequestConflict', 409, e.Conflict),
+    ('BucketAlreadyExists', 409, e.Conflict),
+    ('SlowDown', 503, e.Throttled),
+    ('TooManyRequests', 429, e.Throttled),
+    ('Anything', 429, e.Throttled),
+    ('InternalError', 500, e.ServerError),
+    ('InternalError', 200, e.ServerError),
+    ('ServiceUnavailable', 503, e.ServerError),
+    ('502', 502, e.ServerError),
+    ('504', 504, e.ServerError),
+    ('Unheard', 599, e.ServerError),
+    ('OperationAborted', 409, e.ServerError),
+    ('RequestTimeout', 400, e.IncompleteAnswer),
+    ('BadDigest', 400, e.IncompleteAnswer),
+    ('InvalidRange', 416, e.IntegrityError),
+    ('EntityTooSmall', 400, e.Rejected),
+    ('InvalidPart', 400, e.Rejected),
+    ('MalformedXML', 400, e.Rejected),
+    ('NotImplemented', 501, e.Rejected),
+    ('PermanentRedirect', 301, e.Rejected),
+    ('AuthorizationHeaderMalformed', 400, e.Rejected),
+    ('', 418, e.Rejected),
+]
+
+
+@pytest.mark.parametrize('code, status, expected', ANSWERS)
+def test_answers(code: str, status: int, expected: type[Exception]) -> None:
+    error = translate(answer(code, status), DOING, ENDPOINT)
+    assert type(error) is expected
+    for part in (DOING, ENDPOINT, code, 'tx0001-abc', str(status)):
+        assert part in error.message
+
+
+WIRE: list[tuple[Exception, type[Exception]]] = [
+    (wire.EndpointConnectionError(endpoint_url=ENDPOINT), e.Unreachable),
+    (wire.ConnectTimeoutError(endpoint_url=ENDPOINT), e.Unreachable),
+    (wire.ReadTimeoutError(endpoint_url=ENDPOINT), e.Unreachable),
+    (wire.ConnectionClosedError(endpoint_url=ENDPOINT), e.Unreachable),
+    (wire.ProxyConnectionError(proxy_url='http://proxy'), e.Unreachable),
+    (wire.HTTPClientError(error=OSError('x')), e.Unreachable),
+    (wire.SSLError(endpoint_url=ENDPOINT, error='WRONG_VERSION'), e.Unreachable),
+    (
+        wire.SSLError(endpoint_url=ENDPOINT, error='CERTIFICATE_VERIFY_FAILED'),
+        e.CertificateError,
+    ),
+    (wire.ResponseStreamingError(error='broken'), e.IncompleteAnswer),
+    (
+        wire.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+        e.IncompleteAnswer,
+    ),
+    (ResponseParserError('<html>'), e.ServerError),
+    (ConnectionResetError(104, 'Connection reset by peer'), e.Unreachable),
+    (socket.gaierror(-2, 'Name or service not known'), e.Unreachable),
+    (wire.ParamValidationError(report='Invalid bucket name'), e.Rejected),
+]
+
+
+@pytest.mark.parametrize(
+    'error, expected', WIRE, ids=[type(error).__name__ for error, _ in WIRE]
+)
+def test_what_never_became_an_answer(
+    error: Exception, expected: type[Exception]
+) -> None:
+    translated = translate(error, DOING, ENDPOINT)
+    assert type(translated) is expected
+    assert DOING in translated.message
+    assert ENDPOINT in translated.message
+
+
+def test_the_innermost_reason_is_told() -> None:
+    reason = ConnectionRefusedError(111, 'Connection refused')
+    error = wire.EndpointConnectionError(endpoint_url=ENDPOINT, error=reason)
+    assert 'Connection refused' in translate(error, DOING, ENDPOINT).message
+
+
+@pytest.mark.parametrize('code', [c for c in MEANINGS if MEANINGS[c].advice])
+def test_advice_is_in_the_message(code: str) -> None:
+    status = int(code) if code.isdigit() else 400
+    message = translate(answer(code, status), DOING, ENDPOINT).message
+    assert MEANINGS[code].advice in message
+
+
+def test_the_region_a_store_names_is_told() -> None:
+    error = answer('AuthorizationHeaderMalformed', Region='eu-west-9')
+    assert 'eu-west-9' in translate(error, DOING, ENDPOINT).message
+
+
+def test_a_half_empty_answer_has_a_message() -> None:
+    error = wire.ClientError({}, 'PutObject')
+    translated = translate(error, DOING, ENDPOINT)
+    assert DOING in translated.message
+
+
+def test_no_message_has_the_secret() -> None:
+    """Stores answer a wrong signature with all that was signed."""
+    error = answer(
+        'SignatureDoesNotMatch',
+        403,
+        StringToSign=f'AWS4 {SECRET}',
+        SignatureProvided=SECRET,
+        AWSAccessKeyId=SECRET,
+    )
+    assert SECRET not in translate(error, DOING, ENDPOINT).message
+
+
+@pytest.mark.parametrize(
+    'kind, temporary',
+    [
+        (e.Unreachable, True),
+        (e.Throttled, True),
+        (e.ServerError, True),
+        (e.IncompleteAnswer, True),
+        (e.NotFound, False),
+        (e.AccessDenied, False),
+        (e.BadCredentials, False),
+        (e.Conflict, False),
+        (e.CertificateError, False),
+        (e.ClockSkew, False),
+        (e.Rejected, False),
+        (e.IntegrityError, False),
+        (e.PartialDelete, False),
+    ],
+)
+def test_what_may_be_tried_again(
+    kind: type[e.StorageException], temporary: bool
+) -> None:
+    assert kind('x').temporary is temporary
