@@ -1,10 +1,12 @@
 """The agent as its users meet it: a command, started in a process of its own."""
 
+import copy
 import dataclasses
 import functools
 import importlib.metadata
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,9 @@ ROOT = Path(freezer.__file__).parent.parent
 TIMEOUT = 120
 
 HOST = 'hosta'
+
+#: the smallest that S3 has, in bytes
+PART = 5 << 20
 
 
 @functools.cache
@@ -105,12 +110,17 @@ class Process:
     """An agent that is running.
 
     With ``with``: it is killed at the end if it has not ended.
+
+    :param runner: a command that runs the agent
     """
 
     def __init__(
-        self, *arguments: object, env: Mapping[str, str | None] | None = None
+        self,
+        *arguments: object,
+        env: Mapping[str, str | None] | None = None,
+        runner: Iterable[str] = (),
     ) -> None:
-        self.argv = (*command(), *map(str, arguments))
+        self.argv = (*runner, *command(), *map(str, arguments))
         self._process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
@@ -296,19 +306,37 @@ class Agent:
     ) -> None:
         self.store = store
         self.name = name
-        self.options = (
+        self.options: tuple[object, ...] = (
             *store.options,
             *('--hostname', HOST, '--backup-name', name),
             *options,
         )
         self.env = {**store.env, **(env or {})}
+        self.runner: tuple[str, ...] = ()
+
+    def told(self, *options: object, **variables: str | None) -> 'Agent':
+        """The same, with more options and environment variables."""
+        made = copy.copy(self)
+        made.options = (*self.options, *options)
+        made.env = {**self.env, **variables}
+        return made
+
+    def run_by(self, *command: str) -> 'Agent':
+        """The same, started by this command."""
+        made = copy.copy(self)
+        made.runner = command
+        return made
 
     @property
     def identity(self) -> str:
         return f'{HOST}_{self.name}'
 
     def start(self, action: str, *arguments: object) -> Process:
-        return Process('--action', action, *self.options, *arguments, env=self.env)
+        return Process(
+            *('--action', action, *self.options, *arguments),
+            env=self.env,
+            runner=self.runner,
+        )
 
     def run(self, action: str, *arguments: object) -> Result:
         with self.start(action, *arguments) as process:
@@ -324,6 +352,26 @@ class Agent:
 
     def restore(self, target: object, *arguments: object) -> Result:
         return self.run('restore', '--restore-abs-path', target, *arguments)
+
+
+def in_parts(agent: Agent) -> Agent:
+    """The same, with streams that are as long as the files, in the smallest parts."""
+    return agent.told('--compression', 'none', '--max-segment-size', PART)
+
+
+def wrap_tar(directory: Path, script: str) -> dict[str, str | None]:
+    """An environment in which this shell script is what ``tar`` is.
+
+    ``$TAR`` is the real one. Questions for the version do not reach the script.
+    """
+    directory.mkdir()
+    tar = directory / 'tar'
+    tar.write_text(
+        f'#!/bin/sh\nTAR={shutil.which("tar")}\n'
+        f'[ "$1" = --version ] && exec $TAR --version\n{script}\n'
+    )
+    tar.chmod(0o755)
+    return {'PATH': f'{directory}:{os.environ["PATH"]}'}
 
 
 def missed(expected: Mapping[bytes, trees.Entry], target: Path) -> list[str]:

@@ -34,11 +34,6 @@ def store(s3_server: servers.Server) -> S3Store:
 
 
 @pytest.fixture
-def agent(store: S3Store) -> Agent:
-    return Agent(store)
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A few files, where what is in them does not matter."""
     path = tmp_path / 'source'

@@ -7,11 +7,9 @@ says of "once" is what Freezer 19 did.
 import os
 import shlex
 import shutil
-import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,82 +21,17 @@ from freezer.tests.agent import (
     LocalStore,
     S3Store,
     Store,
+    in_parts,
     iso,
     job_file,
     missed,
     run,
+    wrap_tar,
 )
 from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Request
 
 DAY = 24 * 3600
-PART = 5 << 20
 HASTY = ('--s3-retry-budget', '2')
-
-
-@pytest.fixture
-def store(seaweedfs: servers.SeaweedFS) -> S3Store:
-    return S3Store(seaweedfs)
-
-
-@pytest.fixture
-def agent(store: S3Store) -> Agent:
-    return Agent(store)
-
-
-@pytest.fixture
-def proxy(seaweedfs: servers.SeaweedFS) -> Iterator[Proxy]:
-    with Proxy(seaweedfs.endpoint) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxied(seaweedfs: servers.SeaweedFS, proxy: Proxy) -> S3Store:
-    """A store that the agent reaches through the proxy."""
-    return S3Store(seaweedfs, proxy.endpoint)
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Agent:
-    return Agent(LocalStore(tmp_path / 'local store'))
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / 'source'
-    path.mkdir()
-    (path / 'file').write_text('content')
-    return path
-
-
-@pytest.fixture
-def big(tmp_path: Path) -> Path:
-    """Five parts of random bytes."""
-    path = tmp_path / 'big'
-    path.mkdir()
-    (path / 'file').write_bytes(os.urandom(4 * PART + 1000))
-    return path
-
-
-def in_parts(agent: Agent) -> Agent:
-    """The same, with streams that are as long as the files, in the smallest parts."""
-    options = ('--compression', 'none', '--max-segment-size', PART)
-    return Agent(agent.store, agent.name, options)
-
-
-def wrap_tar(directory: Path, script: str) -> dict[str, str | None]:
-    """An environment in which this shell script is what ``tar`` is.
-
-    ``$TAR`` is the real one. Questions for the version do not reach the script.
-    """
-    real = shutil.which('tar')
-    directory.mkdir()
-    tar = directory / 'tar'
-    tar.write_text(
-        f'#!/bin/sh\nTAR={real}\n'
-        f'[ "$1" = --version ] && exec $TAR --version\n{script}\n'
-    )
-    tar.chmod(0o755)
-    return {'PATH': f'{directory}:{os.environ["PATH"]}'}
 
 
 @pytest.mark.parametrize(
@@ -713,20 +646,3 @@ def test_d45_data_that_cannot_be_read_fails_the_restore_from_s3(
     agent.backup(source).check()
     proxy.answer(lambda r: r.method == 'GET' and r.path.endswith('/data'), BROKEN)
     assert proxied.bucket in agent.restore(tmp_path / 'target').error
-
-
-def test_agent_that_is_killed_leaves_no_tar(
-    local: Agent, source: Path, tmp_path: Path
-) -> None:
-    pids = tmp_path / 'pids'
-    local.env.update(
-        wrap_tar(tmp_path / 'bin', f'echo $$ > {pids}; exec cat /dev/zero')
-    )
-    with local.start('backup', '--path-to-backup', source) as process:
-        while not (pids.exists() and pids.read_text().strip()):
-            assert not process.ended
-            time.sleep(0.01)
-        process.send(signal.SIGTERM)
-        assert process.wait().code == -signal.SIGTERM
-    assert not Path(f'/proc/{pids.read_text().strip()}').exists()
-    assert local.store.markers() == []

@@ -1,0 +1,269 @@
+"""Backups that Freezer 19.0.0 made, and what Freezer 19 would make of ours.
+
+The fixture has four chains of one small tree, written by Freezer 19.0.0 to local
+storage; on S3 the objects would be the same. Its archives keep whole seconds of times
+only, and no holes.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from freezer.tests import servers, trees
+from freezer.tests.agent import Agent, LocalStore, S3Store, Store, iso, missed
+
+FIXTURE = Path(__file__).parent.parent / 'fixtures' / 'upstream-19.0.0.tar.xz'
+NAMES = ('tar-gzip', 'tar-bzip2', 'tar-xz', 'tar-gzip-enc')
+LEVELS = (0, 1, 2)
+NS = 10**9
+# As root the states have their owners, and so can be compared with all they have.
+EXTRACT = ('tar', '--extract', '--preserve-permissions')
+
+
+@pytest.fixture(scope='module')
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fixture, unpacked: store, states and pass.txt."""
+    folder = tmp_path_factory.mktemp('upstream')
+    subprocess.run([*EXTRACT, f'--file={FIXTURE}', f'--directory={folder}'], check=True)
+    for level in LEVELS:
+        state = folder / f'state{level}'
+        state.mkdir()
+        archive = folder / 'states' / f'level{level}.tar'
+        command = [*EXTRACT, f'--file={archive}', f'--directory={state}']
+        subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.fixture
+def local(fixture: Path, tmp_path: Path) -> LocalStore:
+    """A directory with everything that is in the fixture's."""
+    store = LocalStore(tmp_path / 'store')
+    copy_store(fixture, store)
+    return store
+
+
+@pytest.fixture
+def on_s3(s3_server: servers.Server, fixture: Path) -> S3Store:
+    """A bucket and prefix with everything that is in the fixture's."""
+    store = S3Store(s3_server)
+    copy_store(fixture, store)
+    return store
+
+
+def copy_store(fixture: Path, store: Store) -> None:
+    for path, content in LocalStore(fixture / 'store').files().items():
+        store.put(path, content)
+
+
+def agent_for(store: Store, name: str, fixture: Path) -> Agent:
+    encrypted = name.endswith('-enc')
+    options = ['--encrypt-pass-file', fixture / 'pass.txt'] if encrypted else []
+    return Agent(store, name, ['--hostname', 'fixture', *options])
+
+
+def dates(store: Store, name: str) -> list[int]:
+    """When each level of a name was made."""
+    levels = (path.split('/')[4] for path in store.markers() if f'_{name}/' in path)
+    return [int(level.partition('_')[2]) for level in sorted(levels)]
+
+
+def in_seconds(tree: Mapping[bytes, trees.Entry]) -> dict[bytes, trees.Entry]:
+    """A tree as Freezer 19 keeps it."""
+    return {
+        path: dataclasses.replace(
+            entry, mtime_ns=entry.mtime_ns // NS * NS, allocated=entry.size
+        )
+        for path, entry in tree.items()
+    }
+
+
+def lost_by_upstream(expected: Path, actual: Path) -> list[str]:
+    """In what a tree is not another, as far as Freezer 19 keeps it."""
+    return trees.differences(
+        in_seconds(trees.describe(expected)), in_seconds(trees.describe(actual))
+    )
+
+
+def test_the_states_differ(fixture: Path) -> None:
+    states = [trees.describe(fixture / f'state{level}') for level in LEVELS]
+    assert len(states[0]) > 10
+    assert b'dir/to_delete' in states[0]
+    assert trees.differences(states[0], states[1])
+    assert trees.differences(states[1], states[2])
+
+
+def check_every_level(agent: Agent, fixture: Path, directory: Path) -> None:
+    before = agent.store.files()
+    for level, date in zip(LEVELS, dates(agent.store, agent.name), strict=True):
+        target = directory / f'level {level}'
+        agent.restore(target, '--restore-from-date', iso(date)).check()
+        assert lost_by_upstream(fixture / f'state{level}', target) == [], level
+    newest = directory / 'newest'
+    agent.restore(newest).check()
+    assert lost_by_upstream(fixture / 'state2', newest) == []
+    assert agent.store.files() == before
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_level_restores(
+    local: LocalStore, name: str, fixture: Path, tmp_path: Path
+) -> None:
+    check_every_level(agent_for(local, name, fixture), fixture, tmp_path)
+
+
+@pytest.mark.parametrize(
+    's3_server, name',
+    [*(('seaweedfs', name) for name in NAMES), ('ceph', 'tar-gzip-enc')],
+    indirect=['s3_server'],
+)
+def test_every_level_restores_from_s3(
+    on_s3: S3Store, name: str, fixture: Path, tmp_path: Path
+) -> None:
+    check_every_level(agent_for(on_s3, name, fixture), fixture, tmp_path)
+
+
+@pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
+def test_info_lists_them(on_s3: S3Store) -> None:
+    found = Agent(on_s3).run('info', '--metadata-out', '-').check().document
+    sizes = on_s3.sizes()
+    assert (found['size'], found['objects_count']) == (sum(sizes.values()), len(sizes))
+    assert {backup['backup_name'] for backup in found['backups']} == set(NAMES)
+    for backup in found['backups']:
+        assert backup['hostname'] == 'fixture'
+        assert [level['level'] for level in backup['levels']] == list(LEVELS)
+
+
+@pytest.mark.parametrize('s3_server', ['seaweedfs'], indirect=True)
+def test_our_increment_on_their_chain_on_s3(
+    on_s3: S3Store, fixture: Path, tmp_path: Path
+) -> None:
+    check_increments(agent_for(on_s3, 'tar-gzip', fixture), fixture, tmp_path)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_our_increment_on_their_chain(
+    local: LocalStore, name: str, fixture: Path, tmp_path: Path
+) -> None:
+    check_increments(agent_for(local, name, fixture), fixture, tmp_path)
+
+
+def check_increments(agent: Agent, fixture: Path, directory: Path) -> None:
+    source = directory / 'source'
+    agent.restore(source).check()
+    (source / 'text.log').write_text('shorter')
+    (source / 'zero').unlink()
+    (source / 'dir' / 'sub').rename(source / 'sub of level 3')
+    (source / 'new').write_text('new')
+    state = trees.describe(source)
+    made = agent.increment(source).check().document
+    assert made['curr_backup_level'] == 3
+    (source / 'newer').write_text('newer')
+    assert agent.increment(source).check().document['curr_backup_level'] == 4
+    agent.restore(directory / 'newest').check()
+    assert missed(trees.describe(source), directory / 'newest') == []
+    target = directory / 'level 3'
+    agent.restore(target, '--restore-from-date', iso(made['time_stamp'])).check()
+    assert missed(state, target) == []
+    # Theirs are as they were.
+    theirs = directory / 'level 1'
+    date = iso(dates(agent.store, agent.name)[1])
+    agent.restore(theirs, '--restore-from-date', date).check()
+    assert lost_by_upstream(fixture / 'state1', theirs) == []
+
+
+def upstream_restores(stream: bytes, target: Path, compression: str) -> None:
+    """Extract one level as Freezer 19 does."""
+    target.mkdir(exist_ok=True)
+    flag = {'gzip': '-z', 'bzip2': '-j', 'xz': '-J'}[compression]
+    subprocess.run(
+        [
+            *('tar', flag, '--incremental', '--extract', '--ignore-zeros'),
+            *('--warning=none', '--overwrite', '--directory', str(target)),
+        ],
+        input=stream,
+        check=True,
+    )
+
+
+def streams(store: Store) -> list[bytes]:
+    """The archives of a chain, by level."""
+    files = store.files()
+    paths = [path for path in files if path.endswith('/data')]
+    return [files[path] for path in sorted(paths, key=lambda p: p.split('/')[4])]
+
+
+def comparable(tree: Mapping[bytes, trees.Entry]) -> dict[bytes, trees.Entry]:
+    """Without what Freezer 19's tar is not told to bring back, or cannot: extended
+    attributes, and links of what is no file."""
+    return {
+        path: dataclasses.replace(
+            entry, xattrs=(), links=entry.links if entry.kind == 'file' else ()
+        )
+        for path, entry in tree.items()
+    }
+
+
+@pytest.mark.parametrize('compression', ['gzip', 'bzip2', 'xz'])
+def test_upstream_restores_our_level_0(tmp_path: Path, compression: str) -> None:
+    source = tmp_path / 'source'
+    trees.make_tree(source, seed=21, files=60)
+    store = LocalStore(tmp_path / 'store')
+    Agent(store).backup(source, '--compression', compression).check()
+    (stream,) = streams(store)
+    target = tmp_path / 'target'
+    upstream_restores(stream, target, compression)
+    expected = comparable(trees.describe(source))
+    assert trees.differences(expected, comparable(trees.describe(target))) == []
+
+
+def test_upstream_restores_our_increments(tmp_path: Path) -> None:
+    source = tmp_path / 'source'
+    source.mkdir()
+    for number in range(4):
+        folder = source / f'folder {number}'
+        folder.mkdir()
+        for name in ('kept', 'changed', 'removed'):
+            (folder / name).write_bytes(os.urandom(1000 * number))
+    store = LocalStore(tmp_path / 'store')
+    agent = Agent(store)
+    agent.increment(source).check()
+    for number in range(4):
+        folder = source / f'folder {number}'
+        (folder / 'changed').write_text('changed')
+        (folder / 'removed').unlink()
+        (folder / 'new').symlink_to('kept')
+    (source / 'folder 2').rename(source / 'folder renamed')
+    (source / 'folder 3' / 'kept').rename(source / 'kept, moved')
+    agent.increment(source).check()
+    (source / 'folder 0' / 'changed').write_text('changed again')
+    agent.increment(source).check()
+    target = tmp_path / 'target'
+    for stream in streams(store):
+        upstream_restores(stream, target, 'gzip')
+    expected = trees.describe(source)
+    assert trees.differences(expected, trees.describe(target)) == []
+
+
+def test_upstream_reads_our_marker(tmp_path: Path) -> None:
+    """It takes the first line of the marker as JSON, and looks for three keys."""
+    source = tmp_path / 'source'
+    source.mkdir()
+    passphrase = tmp_path / 'pass'
+    passphrase.write_text('secret\n')
+    store = LocalStore(tmp_path / 'store')
+    agent = Agent(store)
+    agent.backup(source, '--compression', 'xz').check()
+    agent.backup(source, '--encrypt-pass-file', passphrase).check()
+    files = store.files()
+    xz, encrypted = (json.loads(files[p].splitlines()[0]) for p in store.markers())
+    assert (xz['engine_name'], xz['compression'], xz['encryption']) == (
+        'tar',
+        'xz',
+        False,
+    )
+    assert (encrypted['compression'], encrypted['encryption']) == ('gzip', True)

@@ -1,0 +1,55 @@
+"""Stores and sources that several modules use."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from freezer.tests import servers
+from freezer.tests.agent import PART, Agent, LocalStore, S3Store
+from freezer.tests.proxy import Proxy
+
+
+@pytest.fixture
+def store(seaweedfs: servers.SeaweedFS) -> S3Store:
+    return S3Store(seaweedfs)
+
+
+@pytest.fixture
+def agent(store: S3Store) -> Agent:
+    return Agent(store)
+
+
+@pytest.fixture
+def proxy(seaweedfs: servers.SeaweedFS) -> Iterator[Proxy]:
+    with Proxy(seaweedfs.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(seaweedfs: servers.SeaweedFS, proxy: Proxy) -> S3Store:
+    """A store that the agent reaches through the proxy."""
+    return S3Store(seaweedfs, proxy.endpoint)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Agent:
+    return Agent(LocalStore(tmp_path / 'local store'))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / 'source'
+    path.mkdir()
+    (path / 'file').write_text('content')
+    return path
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    """Five parts of random bytes."""
+    path = tmp_path / 'big'
+    path.mkdir()
+    (path / 'file').write_bytes(os.urandom(4 * PART + 1000))
+    return path
