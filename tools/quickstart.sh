@@ -157,7 +157,7 @@ JSON
         -raftHashicorp -electionTimeout=200ms -heartbeatInterval=50ms \
         -volumeSizeLimitMB=64
     wait_until "http://127.0.0.1:$master/cluster/status" IsLeader
-    weed_does volume -master="127.0.0.1:$master" -port="$volume" -dir=data -max=20
+    weed_does volume -master="127.0.0.1:$master" -port="$volume" -dir=data -max=200
     # Iceberg and Lance would listen on fixed ports.
     weed_does filer -master="127.0.0.1:$master" -port="$filer" -defaultStoreDir=filer \
         -localSocket=filer.sock -s3 -s3.port="$s3" -s3.config=s3.json \

@@ -487,7 +487,7 @@ def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
     """One option's value; a malformed one in the environment shows only here."""
     try:
         return conf[group][name] if group else conf[name]
-    except cfg.TemplateSubstitutionError as error:
+    except (cfg.TemplateSubstitutionError, cfg.NoSuchOptError) as error:
         raise ConfigError(
             f'{name.replace("_", "-")}: in the environment and in configuration files '
             f'$ stands for the value of another option: write $$ for a $'

@@ -287,7 +287,11 @@ class LocalStore(Store):
         full.write_bytes(content)
 
     def delete(self, path: str) -> None:
-        (self.directory / path).unlink()
+        """With the folders that are empty then: a bucket has none."""
+        file = self.directory / path
+        file.unlink()
+        while not any((file := file.parent).iterdir()):
+            file.rmdir()
 
 
 class Agent:
