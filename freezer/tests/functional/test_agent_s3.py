@@ -85,7 +85,7 @@ def test_backup_of_many_parts(agent: Agent, store: S3Store, tmp_path: Path) -> N
 
 
 @ONE
-@pytest.mark.parametrize('name', ['plain', '-rf with space', "o'dd $(x);\n\u2603\\"])
+@pytest.mark.parametrize('name', ["-rf o'dd $(x);\n\u2603\\"])
 def test_single_file(agent: Agent, tmp_path: Path, name: str) -> None:
     folder = tmp_path / 'source'
     folder.mkdir()
@@ -164,50 +164,32 @@ def test_keys_from_environment_or_command_line(
 
 
 @ONE
-@pytest.mark.parametrize('compression', ['gzip', 'bzip2', 'xz', 'zstd', 'none'])
+@pytest.mark.parametrize(
+    'compression, magic',
+    [
+        ('gzip', b'\x1f\x8b'),
+        ('bzip2', b'BZh'),
+        ('xz', b'\xfd7zXZ'),
+        ('zstd', b'\x28\xb5\x2f\xfd'),
+        ('none', b'./'),
+    ],
+)
 def test_restore_knows_the_compression(
-    agent: Agent, store: S3Store, source: Path, tmp_path: Path, compression: str
+    agent: Agent,
+    store: S3Store,
+    source: Path,
+    tmp_path: Path,
+    compression: str,
+    magic: bytes,
 ) -> None:
     (source / 'random').write_bytes(os.urandom(200_000))
     made = agent.backup(source, '--compression', compression).check()
     assert made.document['compression'] == compression
-    # Asked for another one, or not asked: the marker decides.
+    (stream,) = (c for p, c in store.files().items() if p.endswith('/data'))
+    assert stream.startswith(magic)
+    # Asked for another one: the marker decides.
     other = 'xz' if compression == 'gzip' else 'gzip'
-    assert_restores(agent, source, tmp_path / 'one', '--compression', other)
-
-
-def test_what_compression_makes(seaweedfs: servers.SeaweedFS, source: Path) -> None:
-    magic = {'gzip': b'\x1f\x8b', 'bzip2': b'BZh', 'xz': b'\xfd7zXZ', 'none': b'./'}
-    magic['zstd'] = b'\x28\xb5\x2f\xfd'
-    for compression, start in magic.items():
-        store = S3Store(seaweedfs)
-        Agent(store).backup(source, '--compression', compression).check()
-        (stream,) = (c for p, c in store.files().items() if p.endswith('/data'))
-        assert stream.startswith(start), compression
-
-
-@ONE
-def test_encryption_there_and_back(
-    agent: Agent, store: S3Store, source: Path, tmp_path: Path
-) -> None:
-    passphrase = tmp_path / 'pass phrase'
-    passphrase.write_text('correct horse battery staple\nnot this line\n')
-    secret = 'nobody may read this'
-    (source / 'secret').write_text(secret * 1000)
-    encrypted = Agent(store, options=['--encrypt-pass-file', passphrase])
-    encrypted.increment(source, '--compression', 'none').check()
-    (source / 'more').write_text(secret)
-    encrypted.increment(source).check()
-    streams = [c for p, c in store.files().items() if p.endswith('/data')]
-    assert all(c.startswith(b'Salted__') for c in streams)
-    assert not any(secret.encode() in c for c in streams)
-    assert_restores(encrypted, source, tmp_path / 'target')
-
-    assert 'passphrase' in agent.restore(tmp_path / 'without').error
-    assert not (tmp_path / 'without').exists() or not os.listdir(tmp_path / 'without')
-    passphrase.write_text('wrong\n')
-    encrypted.restore(tmp_path / 'wrong').error  # noqa: B018 - it asserts
-    assert not os.path.exists(tmp_path / 'wrong' / 'secret')
+    assert_restores(agent, source, tmp_path / 'target', '--compression', other)
 
 
 @REAL

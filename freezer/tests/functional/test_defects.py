@@ -172,7 +172,6 @@ BAD_LISTINGS = {
     'forbidden': DENIED,
     'broken': BROKEN,
     'web page': Answer(200, b'<html><body>Welcome!</body></html>', 'text/html'),
-    'empty': Answer(200),
 }
 
 
@@ -322,7 +321,7 @@ def test_d15_secrets_are_nowhere(store: S3Store, source: Path, tmp_path: Path) -
         agent = Agent(store, f'way {number}', [*common, *options], environ)
         target = tmp_path / f'target {number}'
         results = [agent.backup(source).check(), agent.restore(target).check()]
-        if number:
+        if number == len(ways) - 1:
             # What goes wrong is said, and logged with a traceback.
             results += [
                 agent.run('backup', '--no-such-option', store.server.secret_key),
@@ -352,14 +351,12 @@ def test_d16_no_openstack_around(
     bare: dict[str, str | None] = {
         name: None for name in os.environ if name not in ('PATH', 'HOME')
     }
+    agent = Agent(place, env=bare | place.env)
+    agent.backup(source).check()
     # Nobody is at home there.
-    elsewhere: dict[str, str | None] = {'OS_AUTH_URL': 'http://127.0.0.1:9/v3'}
-    for number, environ in enumerate((bare, bare | elsewhere)):
-        agent = Agent(place, f'bk{number}', env=environ)
-        agent.env.update(place.env)
-        agent.backup(source).check()
-        agent.restore(tmp_path / f'target {number}').check()
-        agent.run('info').check()
+    agent = agent.told(OS_AUTH_URL='http://127.0.0.1:9/v3', OS_USERNAME='nobody')
+    agent.restore(tmp_path / 'target').check()
+    agent.run('info').check()
 
 
 def test_d17_member_that_fails_at_the_end_is_noticed(
