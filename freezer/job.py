@@ -17,8 +17,10 @@ from freezer.common import plugins
 from freezer.common.config import AgentConfig
 from freezer.common.version import version
 from freezer.engine.engine import (
+    CLOCK_TOLERANCE,
     BackupEngine,
     EngineSettings,
+    Made,
     Plan,
     Source,
     Warnings,
@@ -28,7 +30,7 @@ from freezer.exceptions import ConfigError, FreezerError, RestoreError
 from freezer.mode.mode import Mode
 from freezer.storage import layout
 from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import SECONDS_PER_DAY, LevelPolicy
 from freezer.utils import checksum
 
@@ -139,6 +141,7 @@ class Job(abc.ABC):
             return
         engine = EngineName(self.config.engine_name)
         dry_run = self.config.dry_run
+        some = False
         for identity in self.config.identities:
             removed = self.storage.remove_older_than(
                 engine, cutoff, identity, keep, dry_run
@@ -150,6 +153,9 @@ class Job(abc.ABC):
                     f'{iso(first.level_zero_timestamp)}: {_levels(chain)}'
                 )
             LOG.info('%d chains of %s are past %s', len(removed), identity, iso(cutoff))
+            some = some or bool(removed)
+        if not some:
+            self.say(f'Nothing to remove: no chain is all from before {iso(cutoff)}')
 
 
 class BackupJob(Job):
@@ -178,13 +184,7 @@ class BackupJob(Job):
             config.restart_always_level,
         )
         if config.dry_run:
-            plan = engine.plan(config.identities[0], policy, int(time.time()))
-            self.say(
-                f'Would back up {config.path_to_backup} as level {plan.backup.level} '
-                f'of {config.identities[0]}'
-            )
-            self.remove_old(plan.backup.level_zero_timestamp)
-            return Outcome(self._document(plan.backup, Warnings(), None))
+            return self._rehearse(engine, policy)
         if config.sync:
             os.sync()
         mode: Mode = plugins.load(plugins.MODES, 'mode', config.mode)()
@@ -195,6 +195,11 @@ class BackupJob(Job):
             )
             now = int(time.time())
             plan = engine.plan(config.identities[0], policy, now)
+            # Of two backups in one second the later one takes the next second, when it
+            # has come: a backup must not look younger than it is.
+            ahead = plan.backup.timestamp - time.time()
+            if 0 < ahead <= CLOCK_TOLERANCE:
+                time.sleep(ahead)
             made = self._make(engine, source, plan, now)
         finally:
             mode.release()
@@ -207,9 +212,25 @@ class BackupJob(Job):
             outcome.failure = error
         return outcome
 
-    def _make(
-        self, engine: BackupEngine, source: Source, plan: Plan, now: int
-    ) -> 'Any':
+    def _rehearse(self, engine: BackupEngine, policy: LevelPolicy) -> Outcome:
+        """Say what would be done."""
+        identity = self.config.identities[0]
+        now = int(time.time())
+        try:
+            backup = engine.plan(identity, policy, now).backup
+        except NotFound as error:
+            self.say(f'Would make the container: {error.message}')
+            backup = None
+        level = backup.level if backup else 0
+        path = self.config.path_to_backup
+        self.say(f'Would back up {path} as level {level} of {identity}')
+        if backup is None:
+            backup = Backup(engine, identity, now, now, 0)
+        else:
+            self.remove_old(backup.level_zero_timestamp)
+        return Outcome(self._document(backup, Warnings(), None))
+
+    def _make(self, engine: BackupEngine, source: Source, plan: Plan, now: int) -> Made:
         LOG.info('backing up %s as %r', self.config.path_to_backup, plan.backup)
         made = engine.backup(source, plan, now)
         LOG.info('committed %r', made.backup)

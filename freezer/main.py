@@ -42,6 +42,8 @@ class _Agent:
         from freezer.utils import signals
 
         log = logging.getLogger(__name__)
+        # Until the log is set up, nothing goes to standard error behind say()'s back.
+        logging.getLogger().addHandler(logging.NullHandler())
         with signals.raised():
             try:
                 settings = config.load(argv, os.environ)
@@ -89,17 +91,12 @@ class _Agent:
     def say(self, text: str) -> None:
         """A line for the person who watches."""
         if not self._quiet:
-            print(_printable(text), file=sys.stderr, flush=True)
+            from freezer.utils.text import printable
+
+            print(printable(text), file=sys.stderr, flush=True)
 
     def _complain(self, text: str) -> None:
         self.say(f'Critical Error: {" ".join(text.split())}')
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold what a terminal would obey, or cannot show."""
-    return ''.join(
-        c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
-    )
 
 
 def _storage(settings: 'AgentConfig') -> 'Storage | None':
@@ -130,9 +127,11 @@ def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
     for table in outcome.tables:
         import prettytable
 
+        from freezer.utils.text import printable
+
         shown = prettytable.PrettyTable(table.header)
         shown.align = 'l'
-        shown.add_rows([list(row) for row in table.rows])
+        shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
         print(shown)
 
 

@@ -6,13 +6,12 @@
 #   CI=true  a skipped test is a failure; on Debian, as root, Ceph is installed first
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. tools/lib.sh
 
 # What tests are skipped without: Ceph's S3 gateway, extended attributes and ACLs.
 CEPH_PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin)
 PACKAGES=(ceph-mon ceph-osd radosgw ceph-common attr acl)
 
-say() { printf '\n==> %s\n' "$*"; }
-die() { printf 'tools/test.sh: %s\n' "$*" >&2; exit 1; }
 STEP=setup
 trap 'code=$?; [ $code -eq 0 ] || echo "tools/test.sh: FAILED: $STEP" >&2' EXIT
 step() { STEP=$1; shift; say "$STEP"; "$@"; }
@@ -39,31 +38,6 @@ system_packages() {
     fi
 }
 
-virtual_environment() {
-    local python=${PYTHON:-python3} stamp=.venv/requirements.sha256 now
-    if [ ! -x .venv/bin/python ]; then
-        command -v "$python" >/dev/null || die "no $python; set PYTHON to a Python 3.11+"
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-            die "$("$python" --version) is too old: 3.11 is needed; set PYTHON"
-        # Where ensurepip is missing, a .venv without pip is left.
-        "$python" -m venv .venv ||
-            { rm -rf .venv; die "$python cannot make a venv (Debian: python3-venv)"; }
-    fi
-    .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        die ".venv has $(.venv/bin/python --version), 3.11 is needed: remove .venv"
-    # The directory too: the editable installation points at it.
-    now=$({ pwd; cat requirements.txt test-requirements.txt pyproject.toml setup.*; } |
-        sha256sum)
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then
-        say 'pip install'
-        .venv/bin/python -m pip install -q --disable-pip-version-check \
-            -r test-requirements.txt -e '.[zstd,encryption,quickstart]'
-        echo "$now" >"$stamp"
-    fi
-    # Absolute, so that tests that change directory find the same programs.
-    PATH=$PWD/.venv/bin:$PATH
-}
-
 docs() {
     if [ -e doc/source/conf.py ]; then
         sphinx-build -q -W -b html doc/source doc/build/html
@@ -76,7 +50,7 @@ if [ "${CI:-}" = true ]; then
     export FREEZER_TEST_DISALLOW_SKIP=1
 fi
 system_packages
-virtual_environment
+virtual_environment tests
 step 'ruff check' ruff check .
 step 'ruff format' ruff format --check .
 step 'mypy' mypy

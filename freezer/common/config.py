@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import datetime
 import io
+import logging
 import math
 import os
 import re
@@ -333,7 +334,7 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
     try:
         with contextlib.redirect_stderr(said):
             conf(
-                list(argv),
+                [_literal(argument) for argument in argv],
                 project='freezer',
                 prog=PROG,
                 use_env=True,
@@ -374,7 +375,7 @@ def _pin_command_line(
             pinned.add((key.group, key.dest))
             if alone is not conf:
                 value = alone[key.group][key.dest] if key.group else alone[key.dest]
-                conf.set_override(key.dest, value, key.group)
+                conf.set_override(key.dest, _as_it_is(value), key.group)
     return pinned
 
 
@@ -386,7 +387,7 @@ def _without_files(argv: Sequence[str]) -> cfg.ConfigOpts:
     _files, others = files.parse_known_args(list(argv))
     alone = _declare()
     alone(
-        others,
+        [_literal(argument) for argument in others],
         project='freezer',
         prog=PROG,
         default_config_files=[],
@@ -394,6 +395,18 @@ def _without_files(argv: Sequence[str]) -> cfg.ConfigOpts:
         use_env=False,
     )
     return alone
+
+
+def _literal(value: str) -> str:
+    """A value in which oslo.config, which fills in ``$option``, finds nothing to do."""
+    return value.replace('$', '$$')
+
+
+def _as_it_is(value: Any) -> Any:
+    """The same of a value that has been read."""
+    if isinstance(value, list):
+        return [_as_it_is(item) for item in value]
+    return _literal(value) if isinstance(value, str) else value
 
 
 _RAW_NAME = re.compile(r'^argument (--\w+)')
@@ -478,6 +491,7 @@ def _source(conf: cfg.ConfigOpts, dest: str, group: str | None = None) -> Any:
 
 
 def _override(conf: cfg.ConfigOpts, key: _Key, value: str, where: str) -> None:
+    value = _literal(value)
     given: Any = [line for line in value.splitlines() if line] if key.many else value
     try:
         conf.set_override(key.dest, given, key.group)
@@ -493,7 +507,7 @@ def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None
         return
     for dest, variable in _ENVIRONMENT.items():
         if environ.get(variable) and _source(conf, dest) in weaker:
-            conf.set_override(dest, environ[variable])
+            conf.set_override(dest, _literal(environ[variable]))
 
 
 def _refuse_unavailable(conf: cfg.ConfigOpts) -> None:
@@ -535,6 +549,11 @@ def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
     """One option's value; a malformed one in the environment shows only here."""
     try:
         return conf[group][name] if group else conf[name]
+    except (cfg.TemplateSubstitutionError, cfg.NoSuchOptError) as error:
+        raise ConfigError(
+            f'{name.replace("_", "-")}: in the environment and in configuration files '
+            f'$ stands for the value of another option: write $$ for a $'
+        ) from error
     except (cfg.Error, ValueError) as error:
         # oslo.config: "Value for option X from LocationInfo(…, detail='Y') is not
         # valid: Z"; asking it for the location raises the same again.
@@ -651,11 +670,16 @@ def _set_up_logging(conf: cfg.ConfigOpts) -> str:
             raise ConfigError(
                 f'log directory {folder}: {error.strerror}; give another with --log-dir'
             ) from error
-        conf.set_override('log_file', os.path.join(folder, 'freezer.log'))
+        conf.set_override('log_file', _literal(os.path.join(folder, 'freezer.log')))
     try:
         log.setup(conf, 'freezer')
     except (OSError, log.LogConfigError) as error:
         raise ConfigError(f'the log cannot be written: {error}') from error
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and handler.stream:
+            # Names of files are not always text.
+            handler.errors = 'backslashreplace'
+            handler.stream.reconfigure(errors=handler.errors)
     if conf.log_file and conf.log_dir:
         return os.path.join(str(conf.log_dir), str(conf.log_file))
     return str(conf.log_file or '')

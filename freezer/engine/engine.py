@@ -12,13 +12,13 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.stream import compression, encryption
 from freezer.stream.limit import limit
@@ -26,6 +26,8 @@ from freezer.utils.streaming import Block, ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 
+# Seconds: a newest backup that is further ahead says that a clock is wrong.
+CLOCK_TOLERANCE = 2
 # How many warnings are kept to be repeated; all are counted and logged.
 KEPT_WARNINGS = 100
 _QUEUE_BLOCKS = 4
@@ -134,7 +136,7 @@ class BackupEngine(abc.ABC):
         )
 
     @abc.abstractmethod
-    def archive(self, run: Run) -> Iterator[Block]:
+    def archive(self, run: Run) -> Generator[Block, None, None]:
         """The archive, uncompressed.
 
         :raises Again: after the last block
@@ -185,7 +187,7 @@ class BackupEngine(abc.ABC):
         """
         base, earliest = self.storage.plan(self, identity, policy, now)
         timestamp = max(now, earliest)
-        if timestamp - now > 1:
+        if timestamp - now > CLOCK_TOLERANCE:
             LOG.warning(
                 'this clock is %d s behind the newest backup of %s: check the clock',
                 timestamp - now,
@@ -205,12 +207,9 @@ class BackupEngine(abc.ABC):
         backup = plan.backup
         base: Path | None = None
         with tempfile.TemporaryDirectory(prefix='freezer-') as folder:
-            if plan.base is not None and plan.base.storage is not None:
-                base = Path(folder, 'base')
-                plan.base.storage.get_file(plan.base.engine_metadata_path, str(base))
-                if reason := self.why_unusable(base, now):
-                    LOG.warning('%s: starting a new chain at level 0', reason)
-                    base = None
+            if plan.base is not None:
+                base = self._fetch_state(plan.base, Path(folder, 'base'), now)
+                if base is None:
                     time = backup.timestamp
                     backup = Backup(self, backup.hostname_backup_name, time, time, 0)
             run = Run(source, base, Path(folder, 'engine_metadata'), Warnings())
@@ -224,6 +223,19 @@ class BackupEngine(abc.ABC):
                     )
         raise EngineError(f'{source.folder} changes faster than it can be archived')
 
+    def _fetch_state(self, backup: Backup, state: Path, now: int) -> Path | None:
+        """The engine's file of a backup; None, and a warning, if it is of no use."""
+        assert backup.storage is not None
+        try:
+            backup.storage.get_file(backup.engine_metadata_path, str(state))
+            reason = self.why_unusable(state, now)
+        except NotFound as error:
+            reason = error.message
+        if reason is None:
+            return state
+        LOG.warning('%s: starting a new chain at level 0', reason)
+        return None
+
     def _make(self, run: Run, backup: Backup, marker: Path) -> Made:
         self.storage.claim(backup)
         try:
@@ -235,7 +247,7 @@ class BackupEngine(abc.ABC):
             raise
         return Made(backup, run.warnings)
 
-    def _send(self, archive: Iterator[Block], backup: Backup) -> None:
+    def _send(self, archive: Generator[Block, None, None], backup: Backup) -> None:
         stream = compression.compress(self.settings.compression, archive)
         if self._passphrase is not None:
             stream = encryption.encrypt(self._passphrase, stream)
@@ -243,7 +255,8 @@ class BackupEngine(abc.ABC):
         queue = RichQueue(_QUEUE_BLOCKS)
 
         def produce() -> None:
-            with contextlib.suppress(ConsumerGone):
+            # Closed here and not some time later: it has a child process to end.
+            with contextlib.suppress(ConsumerGone), contextlib.closing(archive):
                 queue.put_messages(stream)
 
         producer = threading.Thread(target=produce, name='archive', daemon=True)
@@ -253,6 +266,8 @@ class BackupEngine(abc.ABC):
         finally:
             queue.close()
             producer.join()
+        if not queue.drained:
+            raise EngineError('the storage stopped reading before the end')
 
     def _discard(self, backup: Backup) -> None:
         """The first error is the one to tell; this one goes to the log."""
@@ -281,7 +296,9 @@ class BackupEngine(abc.ABC):
         extractor = self.extractor(target, chain[max(chain)], warnings)
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)
-            extractor.extract(self._receive(backup, metadata[level]))
+            # Closed here and not some time later: it has downloads under way.
+            with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
+                extractor.extract(blocks)
         return warnings
 
     def _usable(self, backup: Backup) -> dict[str, Any]:
@@ -297,7 +314,9 @@ class BackupEngine(abc.ABC):
             )
         return metadata
 
-    def _receive(self, backup: Backup, metadata: Mapping[str, Any]) -> Iterator[Block]:
+    def _receive(
+        self, backup: Backup, metadata: Mapping[str, Any]
+    ) -> Generator[Block, None, None]:
         assert backup.storage is not None
         name = metadata.get('compression') or self.settings.compression
         stream = backup.storage.backup_blocks(backup)

@@ -118,6 +118,8 @@ class LocalStorage(PhysicalStorage):
                 raise error
 
         with _errors(path):
+            # A disk that is not mounted is not a storage without backups.
+            os.stat(self.storage_path)
             for folder, _folders, files in os.walk(path, onerror=failed):
                 for name in files:
                     full = os.path.join(folder, name)

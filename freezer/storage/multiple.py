@@ -101,6 +101,8 @@ class MultipleStorage(Storage):
         first = [e for e in errors.values() if not isinstance(e, _MemberFailed)]
         if first:
             raise first[0]
+        if failure is not None:
+            raise StorageException('a member stopped reading before the end')
 
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup

@@ -6,15 +6,17 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 """
 
 import logging
+import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from oslo_config import cfg
 
 from freezer.storage._s3 import keys
-from freezer.storage.base import Backup, StorageSettings
+from freezer.storage.base import Backup, Named, StorageSettings
 from freezer.storage.exceptions import (
     IntegrityError,
     NotFound,
@@ -26,6 +28,7 @@ from freezer.utils.streaming import Block, RichQueue
 
 if TYPE_CHECKING:
     from freezer.storage._s3.bucket import Bucket
+    from freezer.storage._s3.journal import Entry, Journal
 
 LOG = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ MIB = 1024 * 1024
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MIN_PART_SIZE = 5 * MIB
 MAX_PART_SIZE = 5 * 1024 * MIB
+# What is being written, for the next run to clean up should this one die.
+JOURNAL = '~/.freezer/uploads'
 # A volume ends well before the store's limit of parts: SeaweedFS counts retried
 # parts as well (seaweedfs #6821).
 USED_OF_MAX_PARTS = 0.9
@@ -165,6 +170,7 @@ class S3Storage(PhysicalStorage):
         options: S3Options | None = None,
     ) -> None:
         keys.check_endpoint(endpoint)
+        container = container.rstrip('/')
         keys.check_container(container)
         if max_segment_size > MAX_PART_SIZE:
             raise StorageConfigError(
@@ -174,9 +180,13 @@ class S3Storage(PhysicalStorage):
         self.endpoint = endpoint
         self.container = container
         self.options = options or S3Options()
+        bundle = self.options.ca_bundle
+        if bundle and not os.access(bundle, os.R_OK):
+            raise StorageConfigError(f's3-ca-bundle {bundle}: cannot be read')
         self._access_key = access_key
         self._secret_key = secret_key
         self._claims: dict[str, list[str]] = {}
+        self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
         super().__init__(container, max_segment_size, skip_prepare)
 
@@ -243,6 +253,7 @@ class S3Storage(PhysicalStorage):
                 client(),
                 lambda: client(patience),
                 Retry(self.options.retry_budget),
+                secrets=(self._access_key, self._secret_key),
             )
         return self._opened
 
@@ -255,30 +266,49 @@ class S3Storage(PhysicalStorage):
         """Make the bucket if it is not there; needs no list of all buckets."""
         if not self._bucket.exists():
             self._bucket.create()
+        self._journal.clean_up(self._bucket)
+
+    @property
+    def _journal(self) -> 'Journal':
+        from freezer.storage._s3.journal import Journal
+
+        return Journal(Path(JOURNAL).expanduser())
 
     # A backup
 
     def claim(self, backup: Backup) -> None:
         from freezer.storage._s3 import claim
+        from freezer.storage._s3.journal import Place
 
-        path = backup.copy(self).data_prefix_path
-        self._claims[path] = claim.take(
-            self._bucket, keys.key_of(path), secrets.token_hex(16)
-        )
+        backup = backup.copy(self)
+        path = backup.data_prefix_path
+        folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
+        place = Place(self.endpoint, self._bucket.name, folder, marker)
+        token = secrets.token_hex(16)
+        self._claims[path] = claim.take(self._bucket, folder, token)
+        self._entries[path] = self._journal.begin(place)
 
     def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:
+        from freezer.storage._s3.journal import Entry
         from freezer.storage._s3.upload import Plan, StreamUpload
 
         backup = backup.copy(self)
         path = backup.data_prefix_path
         plan = Plan(
             part_size=max(self.max_segment_size, MIN_PART_SIZE),
-            parts_per_volume=max(2, int(self.options.max_parts * USED_OF_MAX_PARTS)),
+            parts_per_volume=max(1, int(self.options.max_parts * USED_OF_MAX_PARTS)),
             concurrency=self.options.concurrency,
         )
         token = secrets.token_hex(16)
-        upload = StreamUpload(self._bucket, keys.key_of(path), plan, token)
-        written = upload.write(rich_queue.get_messages())
+        entry = self._entries.get(path) or Entry(None)
+        upload = StreamUpload(
+            self._bucket, keys.key_of(path), plan, token, opened=entry.add
+        )
+        try:
+            written = upload.write(rich_queue.get_messages())
+        finally:
+            if upload.left_behind:
+                entry.keep()
         self._tokens[path] = token
         LOG.info(
             'stored %s: %d bytes in %d volumes',
@@ -291,7 +321,9 @@ class S3Storage(PhysicalStorage):
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
         super().put_metadata(engine_metadata_path, freezer_metadata_path, backup)
-        claims = self._claims.pop(backup.copy(self).data_prefix_path, [])
+        path = backup.copy(self).data_prefix_path
+        self._close_entry(path)
+        claims = self._claims.pop(path, [])
         try:
             self._bucket.delete(claims)
         except StorageException as error:
@@ -299,8 +331,17 @@ class S3Storage(PhysicalStorage):
             LOG.warning('a claim remains: %s', error.message)
 
     def discard(self, backup: Backup) -> None:
-        self._claims.pop(backup.copy(self).data_prefix_path, None)
-        super().discard(backup)
+        path = backup.copy(self).data_prefix_path
+        self._claims.pop(path, None)
+        with self._bucket.cleaning_up():
+            super().discard(backup)
+        # Not reached where something remains: the next run finds it in the journal.
+        self._close_entry(path)
+
+    def _close_entry(self, path: str) -> None:
+        entry = self._entries.pop(path, None)
+        if entry is not None:
+            entry.close()
 
     def backup_blocks(self, backup: Backup) -> Iterator[Block]:
         from freezer.storage._s3.download import read_object, read_stream
@@ -352,6 +393,20 @@ class S3Storage(PhysicalStorage):
 
     def delete_files(self, paths: Sequence[str]) -> None:
         self._bucket.delete([keys.key_of(path) for path in paths])
+
+    def remove_older_than(
+        self,
+        engine: Named,
+        remove_older_timestamp: int,
+        hostname_backup_name: str,
+        keep: int | None = None,
+        dry_run: bool = False,
+    ) -> list[list[Backup]]:
+        if not dry_run:
+            self._journal.clean_up(self._bucket)
+        return super().remove_older_than(
+            engine, remove_older_timestamp, hostname_backup_name, keep, dry_run
+        )
 
     def rmtree(self, path: str) -> None:
         prefix = keys.tree_prefix(path)

@@ -3,7 +3,7 @@
 import bz2
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
@@ -20,6 +20,8 @@ MAGIC = {
 
 _GZIP_WBITS = 31  # a gzip header and trailer, not zlib's
 _OUTPUT_BLOCK = 1024 * 1024
+# Decompressors copy the input they have not come to yet, each time they are called.
+_INPUT_BLOCK = 64 * 1024
 # zstandard cannot be asked for less than all that its input becomes; a zstd block of
 # 4 bytes may become 128 KiB, so what is handed to it at once bounds the memory.
 _ZSTD_INPUT = 2048
@@ -47,7 +49,7 @@ def compress(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
     yield compressor.flush()
 
 
-def decompress(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
+def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, None]:
     """The stream as it was, in blocks of about 1 MiB at most.
 
     :raises EngineError: it is damaged, or ends before its end
@@ -58,8 +60,7 @@ def decompress(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
     make = _DECOMPRESSORS[name]
     decompressor = make()
     try:
-        for block in blocks:
-            data: bytes | memoryview = memoryview(block)
+        for data in _slices(blocks):
             while data or not (decompressor.eof or decompressor.needs_input):
                 if decompressor.eof:
                     # Members one after the other are one stream (gzip, pbzip2).
@@ -72,6 +73,13 @@ def decompress(name: str, blocks: Iterable[Block]) -> Iterator[Block]:
         raise EngineError(f'the {name} stream is damaged: {error}') from error
     if not decompressor.eof:
         raise EngineError(f'the {name} stream ends before its end')
+
+
+def _slices(blocks: Iterable[Block]) -> Iterator[memoryview | bytes]:
+    for block in blocks:
+        view = memoryview(block)
+        for start in range(0, len(view), _INPUT_BLOCK):
+            yield view[start : start + _INPUT_BLOCK]
 
 
 class _Gzip:

@@ -33,6 +33,8 @@ class RichQueue:
     def __init__(self, size: int = 2) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(size)
         self._closed = threading.Event()
+        self.drained = False
+        """Whether the consumer has come to the end of the stream."""
 
     def put_messages(self, messages: Iterable[Block]) -> None:
         """Put all messages, then the end; an exception is passed on and not raised.
@@ -77,6 +79,7 @@ class RichQueue:
                 if isinstance(message, _End):
                     if message.error is not None:
                         raise message.error
+                    self.drained = True
                     return
                 # Other producers of Freezer's put text for small documents.
                 yield (

@@ -30,7 +30,10 @@ What the guard relies on (GNU tar 1.34): at the last component of a path tar doe
 follow a symbolic link but removes it, for files, directories and hard links alike, and
 does not purge a directory through one. Tar has to run with ``LC_ALL=C`` or a UTF-8
 locale: in others it converts the names of the posix format, and what are two names here
-could be one on disk. File systems that fold case are not protected either.
+could be one on disk. Its working directory has to be the target, because that is where
+it makes the temporary directory of an ``X`` record, whatever ``--directory`` says. File
+systems that fold case are not protected, nor is a target in which somebody else makes
+links during the restore.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from freezer.exceptions import EngineError, UnsafeArchiveError
+from freezer.utils.streaming import Block
 
 BLOCK: Final = 512
 """Bytes: everything in a tar archive begins at a multiple of this."""
@@ -692,7 +696,7 @@ class TargetGuard:
         self._dirs: set[bytes] = set()
         self._scan(os.fsencode(target))
 
-    def check(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def check(self, chunks: Iterable[Block]) -> Iterator[bytes]:
         """Yield the bytes of one archive as far as they are safe.
 
         The bytes are the same as those of ``chunks``, in other pieces, and nothing of
@@ -708,7 +712,8 @@ class TargetGuard:
         have, need, skip = 0, BLOCK, 0
         offset = 0  # of held in the archive
         ended = False
-        for chunk in chunks:
+        for block in chunks:
+            chunk = bytes(block)  # names cut out of it have to be hashable
             if ended:
                 _check_tail(chunk)
                 yield chunk
@@ -718,15 +723,18 @@ class TargetGuard:
                 offset += len(chunk)
                 yield chunk
                 continue
+            if skip:
+                yield chunk[:skip]
+                chunk = chunk[skip:]
+                offset += skip
+                skip = 0
             held.append(chunk)
             have += len(chunk)
             if have < need:
                 continue
             buffer = held[0] if len(held) == 1 else b''.join(held)
             reader = _Reader(buffer)
-            # An offset inside the first chunk is only possible when held was empty.
-            pos, skip = skip, 0
-            need = BLOCK
+            pos, need = 0, BLOCK
             error: EngineError | None = None
             try:
                 while pos < len(buffer):

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from freezer.exceptions import EngineError
 
 # A tick is 10 ms at most; two seconds also cover file systems that keep whole seconds.
-_MARGIN_SECONDS = 2
+MARGIN_NANOSECONDS = 2 * 10**9
 _DIRECTORY_FIELDS = 6
 
 
@@ -57,7 +57,8 @@ class Snapshot:
 
     def for_next_level(self) -> None:
         """Make it what the next level may safely build on."""
-        self.seconds -= _MARGIN_SECONDS
+        time = self.seconds * 10**9 + self.nanoseconds - MARGIN_NANOSECONDS
+        self.seconds, self.nanoseconds = divmod(time, 10**9)
         for directory in self.directories:
             directory.head[3] = b'0'
 
@@ -89,6 +90,9 @@ class Snapshot:
                 found.add(folder)
             found.update(prefix + entry[1:] for entry in directory.entries)
         return found
+
+
+EMPTY = Snapshot(b'', 0, 0, [])
 
 
 def load(content: bytes) -> Snapshot:

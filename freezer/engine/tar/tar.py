@@ -14,7 +14,7 @@ import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,8 +29,9 @@ from freezer.engine.engine import (
 )
 from freezer.engine.tar import messages, snapshot
 from freezer.engine.tar.guard import TargetGuard
-from freezer.exceptions import ConfigError, EngineError
+from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
+from freezer.storage.exceptions import NotFound
 from freezer.utils.streaming import Block
 
 LOG = logging.getLogger(__name__)
@@ -52,13 +53,13 @@ class TarEngine(BackupEngine):
         super().__init__(storage, settings)
         self._tar = _find_tar()
 
-    def archive(self, run: Run) -> Iterator[Block]:
+    def archive(self, run: Run) -> Generator[Block, None, None]:
         base_time = 0
         if run.base is not None:
             base = snapshot.load(run.base.read_bytes())
             base.for_next_level()
             base.forget(run.include)
-            base_time = base.seconds
+            base_time = base.seconds * 10**9 + base.nanoseconds
             run.state.write_bytes(base.dump())
         else:
             run.state.unlink(missing_ok=True)
@@ -100,6 +101,7 @@ class TarEngine(BackupEngine):
         In a directory that was moved a file is stored again, though it has not changed;
         its names elsewhere are not, and a restore would make two files of one.
 
+        :param base_time: epoch nanoseconds: older files count as not changed
         :raises Again: the archive lacks names of files it holds
         """
         wanted = set()
@@ -107,7 +109,7 @@ class TarEngine(BackupEngine):
             with contextlib.suppress(FileNotFoundError):
                 status = os.lstat(os.path.join(os.fsencode(run.source.folder), path))
                 # One that changed since is stored under all its names.
-                if max(status.st_mtime, status.st_ctime) < base_time:
+                if max(status.st_mtime_ns, status.st_ctime_ns) < base_time:
                     wanted.add((status.st_dev, status.st_ino))
         names: dict[tuple[int, int], set[bytes]] = {}
         if wanted:
@@ -156,11 +158,25 @@ class TarEngine(BackupEngine):
         ]
 
     def extractor(self, target: str, newest: Backup, warnings: Warnings) -> Extractor:
-        whole_tree = bool(snapshot.load(newest.engine_metadata()).directories)
-        return _TarExtractor(self._tar, target, whole_tree, warnings)
+        try:
+            known = snapshot.load(newest.engine_metadata())
+        except (EngineError, NotFound) as error:
+            # The data is what counts: without this a restore only leaves extended
+            # attributes where they are.
+            LOG.warning('%r: %s', newest, error)
+            known = snapshot.EMPTY
+        return _TarExtractor(self._tar, target, bool(known.directories), warnings)
 
     def removals(self, target: str, newest: Backup) -> list[str]:
-        kept = snapshot.load(newest.engine_metadata()).paths()
+        if not os.listdir(target):
+            return []
+        try:
+            kept = snapshot.load(newest.engine_metadata()).paths()
+        except (EngineError, NotFound) as error:
+            raise RestoreError(
+                f'what --overwrite would remove from {target} cannot be told '
+                f'({error}): restore into an empty directory'
+            ) from error
         if not kept:
             return []
         removed = (path for path, _ in _walk(target) if path not in kept)
@@ -306,7 +322,8 @@ def _running(
     LOG.debug('running %s', argv)
     environment = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
     process = subprocess.Popen(
-        argv,
+        ['tar', *argv[1:]],  # noqa: S607 - the name its messages begin with
+        executable=argv[0],
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,

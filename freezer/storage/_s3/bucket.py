@@ -1,5 +1,6 @@
 """The few verbs a backup needs of a bucket, translated, checked and retried."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ LOG = logging.getLogger(__name__)
 T = TypeVar('T')
 
 DELETE_BATCH = 1000
+CLEAN_UP_SECONDS = 20.0
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
 _READ_BLOCK = 256 * 1024
@@ -58,6 +60,7 @@ class Bucket:
 
     :param client: for all calls
     :param patient_client: makes a client that waits long enough for Complete
+    :param secrets: what no error may repeat
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class Bucket:
         client: Any,
         patient_client: Callable[[], Any],
         retry: Retry,
+        secrets: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.endpoint = endpoint
         self._client = client
         self._make_patient = patient_client
         self._retry = retry
+        self._secrets = [secret for secret in secrets if secret]
         self._patient: Any = None
         self._patient_lock = threading.Lock()
         self._batches_refused = False
@@ -84,6 +89,10 @@ class Bucket:
         for client in (self._client, self._patient):
             if client is not None:
                 client.close()
+
+    def cleaning_up(self) -> contextlib.AbstractContextManager[None]:
+        """A block whose calls give up soon: an error is waiting to be told."""
+        return self._retry.at_most(CLEAN_UP_SECONDS)
 
     # The bucket itself
 
@@ -297,6 +306,8 @@ class Bucket:
     def _page(self, where: Mapping[str, Any], prefix: str) -> Any:
         page = self._client.list_objects_v2(**where)
         problem = ''
+        # What a proxy in trouble answers passes; a store that lists wrongly stays so.
+        kind: type[e.StorageException] = e.IncompleteAnswer
         keys = [item['Key'] for item in page.get('Contents', ())]
         keys += [item['Prefix'] for item in page.get('CommonPrefixes', ())]
         following = page.get('NextContinuationToken')
@@ -306,12 +317,12 @@ class Bucket:
             problem = 'the listing is cut off and does not say where it goes on'
         elif page.get('IsTruncated') and following == where.get('ContinuationToken'):
             problem = 'the listing goes on where it began'
+            kind = e.Rejected
         elif not all(key.startswith(prefix) for key in keys):
             problem = 'the listing names keys that were not asked for'
+            kind = e.Rejected
         if problem:
-            raise e.IncompleteAnswer(
-                f'list {self.url(prefix)} at {self.endpoint}: {problem}'
-            )
+            raise kind(f'list {self.url(prefix)} at {self.endpoint}: {problem}')
         return page
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -512,7 +523,7 @@ class Bucket:
             return None
         return head.etag
 
-    def abort(self, upload: Upload, budget: float | None = None) -> None:
+    def abort(self, upload: Upload) -> None:
         """Give up an upload and what it holds; one that is gone is no error."""
 
         def call() -> None:
@@ -521,7 +532,7 @@ class Bucket:
             )
 
         try:
-            self._run('abort upload of', upload.key, call, budget=budget)
+            self._run('abort upload of', upload.key, call)
         except e.UploadNotFound:
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)
 
@@ -542,7 +553,12 @@ class Bucket:
         return str(etag)
 
     def _translate(self, error: Exception, doing: str, key: str) -> e.StorageException:
-        return translate(error, f'{doing} {self.url(key)}', self.endpoint)
+        translated = translate(error, f'{doing} {self.url(key)}', self.endpoint)
+        message = translated.message
+        # Some stores repeat the access key, or what was signed.
+        for secret in self._secrets:
+            message = message.replace(secret, '***')
+        return type(translated)(message)
 
     def _run(
         self,
@@ -550,7 +566,6 @@ class Bucket:
         key: str,
         call: Callable[[], T],
         cancelled: threading.Event | None = None,
-        budget: float | None = None,
     ) -> T:
         def translated() -> T:
             try:
@@ -558,4 +573,4 @@ class Bucket:
             except _WIRE_ERRORS as error:
                 raise self._translate(error, doing, key) from error
 
-        return self._retry.run(translated, cancelled, budget)
+        return self._retry.run(translated, cancelled)

@@ -40,8 +40,8 @@ MEANINGS: dict[str, Meaning] = {
         e.ClockSkew, "set this machine's clock: the store refuses its time"
     ),
     # Something else is there.
-    'PreconditionFailed': Meaning(e.Conflict),
-    '412': Meaning(e.Conflict),
+    'PreconditionFailed': Meaning(e.Conflict, 'the object was replaced meanwhile'),
+    '412': Meaning(e.Conflict, 'the object was replaced meanwhile'),
     'ConditionalRequestConflict': Meaning(e.Conflict),
     'BucketAlreadyExists': Meaning(
         e.Conflict, 'the name belongs to somebody else: choose another bucket'

@@ -11,11 +11,16 @@ _BUCKET = re.compile(r'[A-Za-z0-9._-]{3,255}\Z')
 
 def check_container(container: str) -> None:
     """:raises StorageConfigError: not ``bucket`` or ``bucket/prefix``"""
-    bucket = bucket_of(container)
+    bucket, *prefix = container.split('/')
     if not _BUCKET.match(bucket):
         raise StorageConfigError(
             f'container {container!r}: {bucket!r} is not a bucket name; the container '
             f'of storage s3 is bucket or bucket/prefix'
+        )
+    # Some stores fold or refuse such keys (SeaweedFS): listed, they are other keys.
+    if any(part in ('', '.', '..') for part in prefix):
+        raise StorageConfigError(
+            f'container {container!r}: the prefix must not have empty parts, . or ..'
         )
 
 

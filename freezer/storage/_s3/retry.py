@@ -6,11 +6,12 @@ an operation has a budget of time. What may be repeated is said by the error's c
 (``temporary``), in :mod:`freezer.storage.exceptions`.
 """
 
+import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from freezer.storage.exceptions import StorageException, Unreachable
@@ -43,16 +44,24 @@ class Retry:
         self._jitter = jitter
         self._answered = False
 
+    @contextlib.contextmanager
+    def at_most(self, seconds: float) -> Iterator[None]:
+        """Give every call in the block less time: for cleaning up after a failure."""
+        before = self._budget
+        self._budget = min(before, seconds)
+        try:
+            yield
+        finally:
+            self._budget = before
+
     def run(
         self,
         call: Callable[[], T],
         cancelled: threading.Event | None = None,
-        budget: float | None = None,
     ) -> T:
         """The call's result.
 
         :param cancelled: once set, the error at hand is raised instead of waiting
-        :param budget: seconds, in place of the one given at the start
         :raises StorageException: the last error, once it is final or time is up
         """
         cancelled = cancelled or threading.Event()
@@ -63,26 +72,26 @@ class Retry:
             try:
                 result = call()
             except StorageException as error:
-                self._answered |= not isinstance(error, Unreachable)
-                if not error.temporary or cancelled.is_set():
-                    raise
-                allowed = self._budget if budget is None else budget
-                if not self._answered:
-                    allowed = min(allowed, FIRST_ANSWER_SECONDS)
-                # Full jitter: clients that were refused together come back apart.
-                longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
-                delay = self._jitter() * longest
-                elapsed = self._clock() - start
-                if elapsed + delay > allowed:
-                    raise type(error)(
-                        f'{error.message}; gave up after {attempt} '
-                        f'attempt{"s" * (attempt > 1)} in {elapsed:.0f} s'
-                    ) from error
-                LOG.warning(
-                    'attempt %d: %s; again in %.1f s', attempt, error.message, delay
-                )
-                if cancelled.wait(delay):
-                    raise
+                failure = error
             else:
                 self._answered = True
                 return result
+            self._answered |= not isinstance(failure, Unreachable)
+            if not failure.temporary or cancelled.is_set():
+                raise failure
+            allowed = self._budget
+            if not self._answered:
+                allowed = min(allowed, FIRST_ANSWER_SECONDS)
+            # Full jitter: clients that were refused together come back apart.
+            delay = self._jitter() * min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
+            elapsed = self._clock() - start
+            if elapsed + delay > allowed:
+                raise type(failure)(
+                    f'{failure.message}; gave up after {attempt} '
+                    f'attempt{"s" * (attempt > 1)} in {elapsed:.0f} s'
+                ) from failure
+            LOG.warning(
+                'attempt %d: %s; again in %.1f s', attempt, failure.message, delay
+            )
+            if cancelled.wait(delay):
+                raise failure

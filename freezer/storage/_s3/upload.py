@@ -8,10 +8,11 @@ part is a plain put.
 Memory: ``concurrency`` parts under way and one being filled.
 """
 
+import collections
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,27 +24,19 @@ from freezer.utils.streaming import Block, cut
 
 LOG = logging.getLogger(__name__)
 
-# An abort is tried this long; what is left then is named in the log.
-ABORT_SECONDS = 20.0
-
 
 @dataclass(frozen=True)
 class Plan:
     """How a stream is cut.
 
     :param part_size: bytes of every part but the last
-    :param parts_per_volume: after so many the next volume begins; at least 2, as two
-        are read before it is known that a volume has parts
+    :param parts_per_volume: after so many the next volume begins
     :param concurrency: parts under way at once
     """
 
     part_size: int
     parts_per_volume: int
     concurrency: int
-
-    def __post_init__(self) -> None:
-        if self.parts_per_volume < 2:
-            raise ValueError('a volume of parts has at least two')
 
 
 class _Part(NamedTuple):
@@ -53,18 +46,45 @@ class _Part(NamedTuple):
     digests: list[bytes]
 
 
+class _Blocks:
+    """The blocks of a stream, of which some can be put back."""
+
+    def __init__(self, blocks: Iterator[bytearray]) -> None:
+        self._blocks = blocks
+        self._ahead: collections.deque[bytearray] = collections.deque()
+
+    def take(self) -> bytearray | None:
+        """The next one; None at the end."""
+        return self._ahead.popleft() if self._ahead else next(self._blocks, None)
+
+    def put_back(self, *blocks: bytearray) -> None:
+        """The first of these is the next to be taken."""
+        self._ahead.extendleft(reversed(blocks))
+
+
 class StreamUpload:
     """Writes one stream below one level's folder.
 
     :param folder: the folder's key, without a slash at its end
     :param token: random, marks what this upload wrote
+    :param opened: told of every multipart upload before a part of it is sent
     """
 
-    def __init__(self, bucket: Bucket, folder: str, plan: Plan, token: str) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        folder: str,
+        plan: Plan,
+        token: str,
+        opened: Callable[[Upload], None],
+    ) -> None:
         self._bucket = bucket
         self._folder = folder
         self._plan = plan
         self._token = token
+        self._opened = opened
+        self.left_behind = False
+        """Whether an upload may still be open, or become an object yet."""
         self._cancelled = threading.Event()
         self._manifest = manifest.ManifestBuilder(token)
 
@@ -76,7 +96,7 @@ class StreamUpload:
 
         :raises UncertainComplete: an upload was left as it is
         """
-        blocks = cut(chunks, self._plan.part_size)
+        blocks = _Blocks(cut(chunks, self._plan.part_size))
         with ThreadPoolExecutor(self._plan.concurrency, 's3-upload') as pool:
             for number in itertools.count():
                 if not self._write_volume(number, blocks, pool):
@@ -89,43 +109,36 @@ class StreamUpload:
         return f'{self._folder}/{name}'
 
     def _write_volume(
-        self, number: int, blocks: Iterator[bytearray], pool: ThreadPoolExecutor
+        self, number: int, blocks: '_Blocks', pool: ThreadPoolExecutor
     ) -> bool:
         """One volume; whether the stream may go on after it."""
-        first = next(blocks, None)
-        if first is None and number > 0:
-            return False
-        second = next(blocks, None)
         key = self._key(layout.volume_name(number))
-        if second is None:
+        first, second = blocks.take(), blocks.take()
+        if second is not None and first is not None:
+            # Handed over, so that nothing here keeps two parts in memory.
+            blocks.put_back(first, second)
+            del first, second
+            self._write_multipart(number, key, blocks, pool)
+            return True
+        if first is not None or number == 0:
             body = first if first is not None else bytearray()
             etag = self._bucket.put(key, body, self._token)
             self._finish(number, etag, len(body), manifest.digest_part(body))
-            return False
-        # Handed over, so that nothing here keeps the first two parts in memory.
-        ahead = [second, first]
-        del first, second
-        rest = itertools.chain((ahead.pop() for _ in range(2)), blocks)
-        self._write_multipart(
-            number, key, itertools.islice(rest, self._plan.parts_per_volume), pool
-        )
-        return True
+        return False
 
     def _write_multipart(
-        self,
-        number: int,
-        key: str,
-        blocks: Iterator[bytearray | None],
-        pool: ThreadPoolExecutor,
+        self, number: int, key: str, blocks: '_Blocks', pool: ThreadPoolExecutor
     ) -> None:
         upload = self._bucket.create_upload(key, self._token)
         try:
+            self._opened(upload)
             parts = self._send_parts(upload, blocks, pool)
             size = sum(part.size for part in parts)
             etag = self._bucket.complete(
                 upload, [part.etag for part in parts], size, self._token
             )
         except UncertainComplete:
+            self.left_behind = True
             raise
         except BaseException:
             self._abort(upload)
@@ -133,16 +146,13 @@ class StreamUpload:
         self._finish(number, etag, size, itertools.chain(*(p.digests for p in parts)))
 
     def _send_parts(
-        self,
-        upload: Upload,
-        blocks: Iterator[bytearray | None],
-        pool: ThreadPoolExecutor,
+        self, upload: Upload, blocks: '_Blocks', pool: ThreadPoolExecutor
     ) -> list[_Part]:
         under_way: set[Future[_Part]] = set()
         parts: list[_Part] = []
         try:
-            for number in itertools.count(1):
-                block = next(blocks, None)
+            for number in range(1, self._plan.parts_per_volume + 1):
+                block = blocks.take()
                 if block is None:
                     break
                 if len(under_way) == self._plan.concurrency:
@@ -183,8 +193,10 @@ class StreamUpload:
     def _abort(self, upload: Upload) -> None:
         """The first error is the one to tell; this one goes to the log."""
         try:
-            self._bucket.abort(upload, ABORT_SECONDS)
+            with self._bucket.cleaning_up():
+                self._bucket.abort(upload)
         except StorageException as error:
+            self.left_behind = True
             LOG.error(
                 'upload %s of %s could not be aborted and still takes space: %s',
                 upload.upload_id,

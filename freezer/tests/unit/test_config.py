@@ -253,6 +253,18 @@ def test_percent_signs(job: Job, text: str, value: str) -> None:
     assert load(*LOCAL, *job(f'[a]\nbackup_name = {text}\n')).backup_name == value
 
 
+@pytest.mark.parametrize('value', ['a$storage', '$', 'a$$b', '${x}', 'a$nothing'])
+def test_dollar_signs(job: Job, oslo: Job, environ: Environ, value: str) -> None:
+    """oslo.config would fill in other options."""
+    given = ('--path-to-backup', value, '--exclude', value)
+    for argv in (given, job(f'[a]\npath_to_backup = {value}\nexclude = {value}\n')):
+        assert load(*LOCAL, *argv).path_to_backup == value
+        assert load(*LOCAL, *argv).exclude == (value,)
+    file = oslo('[DEFAULT]\npath_to_backup = file\nexclude = file\n')
+    settings = load(*LOCAL, *given, *file)
+    assert (settings.path_to_backup, settings.exclude) == (value, (value,))
+
+
 def test_patterns_one_a_line(job: Job) -> None:
     argv = job('[a]\nexclude = *.o\n   *.pyc\n')
     assert load(*LOCAL, *argv).exclude == ('*.o', '*.pyc')

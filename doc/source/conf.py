@@ -1,0 +1,21 @@
+"""Sphinx: sphinx-build -W -b html doc/source doc/build/html"""
+
+from freezer.common.version import version as freezer_version
+
+extensions = ['openstackdocstheme', 'oslo_config.sphinxext']
+
+project = 'freezer'
+copyright = 'OpenStack Foundation'
+version = release = freezer_version()
+
+html_theme = 'openstackdocs'
+openstackdocs_repo_name = 'openstack/freezer'
+openstackdocs_auto_name = False
+openstackdocs_auto_version = False
+openstackdocs_pdf_link = False
+openstackdocs_use_storyboard = False
+openstackdocs_bug_project = 'freezer'
+
+pygments_style = 'native'
+# Options are written as they are typed: two hyphens are not a dash.
+smartquotes = False

@@ -1,0 +1,130 @@
+"""What is being written, on this machine's disk: so that a crash leaves no rubbish.
+
+One file for each backup under way, held locked by the process that writes it. The lock
+goes when the process does, however it ended and in whatever container it ran; a file
+that can be locked is of a dead one, and what it names can be cleaned up: its open
+uploads, with their ids (a store's own list of them may be empty or stale), and what it
+stored without a commit marker.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from freezer.storage._s3.bucket import Bucket, Upload
+from freezer.storage.exceptions import NotFound, StorageException
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a backup is written. Keys without a slash at their end."""
+
+    endpoint: str
+    bucket: str
+    folder: str
+    marker: str
+
+
+class Entry:
+    """A backup under way. Harmless where the journal cannot be written."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+        self._kept = False
+
+    def add(self, upload: Upload) -> None:
+        """Before any part of it is sent."""
+        if self._stream is not None:
+            self._stream.write(json.dumps([upload.key, upload.upload_id]) + '\n')
+            self._stream.flush()
+
+    def keep(self) -> None:
+        """Something will be left to clean up, for the next run."""
+        self._kept = True
+
+    def close(self) -> None:
+        """This process is done with it."""
+        if self._stream is not None:
+            if not self._kept:
+                os.unlink(self._stream.name)
+            self._stream.close()
+
+
+class Journal:
+    """:param folder: made when it is first needed"""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self, place: Place) -> Entry:
+        path = self._folder / f'{secrets.token_hex(8)}.json'
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stream = open(path, 'x', encoding='utf-8', opener=_private)  # noqa: SIM115
+        except OSError as error:
+            LOG.warning('no journal of uploads in %s: %s', self._folder, error.strerror)
+            return Entry(None)
+        # Locked before it says anything: an empty file names nothing to clean up.
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.write(json.dumps(vars(place)) + '\n')
+        stream.flush()
+        return Entry(stream)
+
+    def clean_up(self, bucket: Bucket) -> None:
+        """Undo what dead processes left in this bucket.
+
+        What cannot be undone now stays in the journal, and is said in the log.
+        """
+        for path in sorted(self._folder.glob('*.json')):
+            with contextlib.suppress(FileNotFoundError), open(path) as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                place, uploads = _read(stream)
+                if place is None:
+                    path.unlink(missing_ok=True)
+                elif (place.endpoint, place.bucket) == (bucket.endpoint, bucket.name):
+                    try:
+                        with bucket.cleaning_up():
+                            _undo(bucket, place, uploads)
+                    except StorageException as error:
+                        LOG.warning('what a dead backup left stays: %s', error.message)
+                    else:
+                        path.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _undo(bucket: Bucket, place: Place, uploads: list[Upload]) -> None:
+    for upload in uploads:
+        LOG.info('aborting the upload of %s, whose process died', upload.key)
+        bucket.abort(upload)
+    try:
+        bucket.head(place.marker)
+    except NotFound:
+        left = [item.key for item in bucket.list(f'{place.folder}/')]
+        if left:
+            LOG.info('%s was never committed: deleting it', place.folder)
+        bucket.delete(left)
+
+
+def _read(stream: IO[str]) -> tuple[Place | None, list[Upload]]:
+    """What an entry says; its last line may be cut off."""
+    lines: Iterator[str] = (line for line in stream if line.endswith('\n'))
+    try:
+        place = Place(**json.loads(next(lines)))
+    except (StopIteration, ValueError, TypeError):
+        return None, []
+    return place, [Upload(*json.loads(line)) for line in lines]

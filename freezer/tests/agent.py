@@ -1,0 +1,358 @@
+"""The agent as its users meet it: a command, started in a process of its own."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import freezer
+from freezer.tests import servers, trees
+
+ROOT = Path(freezer.__file__).parent.parent
+
+#: Seconds after which an agent that should have ended is taken to hang.
+TIMEOUT = 120
+
+HOST = 'hosta'
+
+
+@functools.cache
+def command() -> tuple[str, ...]:
+    """How to start the agent of this tree.
+
+    The console script, where what is installed is this tree; else the module.
+    """
+    script = Path(sys.executable).parent / 'freezer-agent'
+    if script.exists() and _is_installed():
+        return (str(script),)
+    return (sys.executable, '-m', 'freezer.main')
+
+
+def _is_installed() -> bool:
+    try:
+        found = importlib.metadata.distribution('freezer')
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    editable = json.loads(found.read_text('direct_url.json') or '{}').get('url', '')
+    if Path(unquote(urlsplit(editable).path)) == ROOT:
+        return True
+    return Path(str(found.locate_file('freezer'))) == ROOT / 'freezer'
+
+
+def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """This process's environment, the tree the tests are from, and the changes; None
+    takes a variable away."""
+    merged = {**os.environ, 'PYTHONPATH': str(ROOT), **(changes or {})}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an agent that has ended left behind."""
+
+    argv: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+    def check(self) -> 'Result':
+        """Itself, if the agent succeeded."""
+        assert self.code == 0, self
+        return self
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON of ``--metadata-out -``."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    @property
+    def error(self) -> str:
+        """The one line that says why it failed."""
+        assert self.code == 1, self
+        lines = [line for line in self.err.splitlines() if 'Critical Error' in line]
+        assert len(lines) == 1, self
+        assert lines[0].startswith('Critical Error: '), self
+        assert 'this is a defect' not in lines[0], self
+        assert 'Traceback' not in self.err, self
+        return lines[0]
+
+    @property
+    def only_error(self) -> str:
+        """The one line, where nothing else was said."""
+        assert self.err.splitlines() == [self.error], self
+        assert self.out == '', self
+        return self.error
+
+    def __str__(self) -> str:
+        return (
+            f'{" ".join(self.argv)} ended with {self.code}\n'
+            f'--- stdout\n{self.out}\n--- stderr\n{self.err}'
+        )
+
+    __repr__ = __str__
+
+
+class Process:
+    """An agent that is running.
+
+    With ``with``: it is killed at the end if it has not ended.
+    """
+
+    def __init__(
+        self, *arguments: object, env: Mapping[str, str | None] | None = None
+    ) -> None:
+        self.argv = (*command(), *map(str, arguments))
+        self._process = subprocess.Popen(
+            self.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(env),
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def __enter__(self) -> 'Process':
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> Result:
+        """What it left; one that hangs is killed, and fails the test."""
+        try:
+            out, err = self._process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            out, err = self._process.communicate()
+            raise AssertionError(f'it hangs: {self.argv}\n{err.decode()}') from None
+        return Result(
+            self.argv,
+            self._process.returncode,
+            out.decode(errors='backslashreplace'),
+            err.decode(errors='backslashreplace'),
+        )
+
+
+def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> Result:
+    """Run the agent to its end."""
+    with Process(*arguments, env=env) as process:
+        return process.wait()
+
+
+class Store:
+    """Where backups go, seen by its own means and not by the agent's."""
+
+    #: what the agent is told on its command line, and in its environment
+    options: tuple[str, ...]
+    env: dict[str, str | None]
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that is there: path below the container -> content."""
+        raise NotImplementedError
+
+    def put(self, path: str, content: bytes) -> None:
+        raise NotImplementedError
+
+    def delete(self, path: str) -> None:
+        raise NotImplementedError
+
+    def open_uploads(self) -> list[str]:
+        """The keys of uploads that were begun and neither completed nor aborted."""
+        return []
+
+    def markers(self) -> list[str]:
+        """The commit markers: what is listed as a backup."""
+        return sorted(p for p in self.files() if p.startswith('metadata/'))
+
+    def is_untouched(self) -> bool:
+        """Whether there is nothing, listed or left behind."""
+        return not self.files() and not self.open_uploads()
+
+    def made_earlier(self, seconds: int, identity: str) -> None:
+        """Let the backups of a name have been made that long before."""
+        for path, content in self.files().items():
+            parts = path.split('/')
+            if parts[2] != identity:
+                continue
+            level, _, timestamp = parts[4].partition('_')
+            parts[3] = str(int(parts[3]) - seconds)
+            parts[4] = f'{level}_{int(timestamp) - seconds}'
+            self.put('/'.join(parts), content)
+            self.delete(path)
+
+
+class S3Store(Store):
+    """A bucket and a prefix of its own on a server.
+
+    :param endpoint: where the agent shall think that the server is
+    """
+
+    def __init__(
+        self,
+        server: servers.Server,
+        endpoint: str = '',
+        prefix: str = 'pre/fix',
+    ) -> None:
+        self.server = server
+        self.bucket = server.make_bucket()
+        self.prefix = prefix
+        self.container = f'{self.bucket}/{prefix}' if prefix else self.bucket
+        self.endpoint = endpoint or server.endpoint
+        self.options = ('--storage', 's3', '--container', self.container)
+        self.env = {
+            'ACCESS_KEY': server.access_key,
+            'SECRET_KEY': server.secret_key,
+            'ENDPOINT': self.endpoint,
+        }
+
+    def _key(self, path: str) -> str:
+        return f'{self.prefix}/{path}' if self.prefix else path
+
+    def sizes(self) -> dict[str, int]:
+        """Path below the container -> bytes."""
+        start = self._key('')
+        found = self.server.keys(self.bucket, start)
+        return {key[len(start) :]: size for key, size in found.items()}
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            path: self.server.get(self.bucket, self._key(path)) for path in self.sizes()
+        }
+
+    def markers(self) -> list[str]:
+        return sorted(p for p in self.sizes() if p.startswith('metadata/'))
+
+    def put(self, path: str, content: bytes) -> None:
+        self.server.put(self.bucket, self._key(path), content)
+
+    def delete(self, path: str) -> None:
+        self.server.delete(self.bucket, self._key(path))
+
+    def open_uploads(self) -> list[str]:
+        return [key for key, _upload_id in self.server.uploads(self.bucket)]
+
+
+class LocalStore(Store):
+    """A directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.options = ('--storage', 'local', '--container', str(directory))
+        self.env = {}
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            str(path.relative_to(self.directory)): path.read_bytes()
+            for path in self.directory.rglob('*')
+            if path.is_file()
+        }
+
+    def is_untouched(self) -> bool:
+        return not self.directory.exists() or not self.files()
+
+    def put(self, path: str, content: bytes) -> None:
+        full = self.directory / path
+        full.parent.mkdir(parents=True, exist_ok=True)
+        full.write_bytes(content)
+
+    def delete(self, path: str) -> None:
+        """With the folders that are empty then: a bucket has none."""
+        file = self.directory / path
+        file.unlink()
+        while not any((file := file.parent).iterdir()):
+            file.rmdir()
+
+
+class Agent:
+    """The agent with what it is told every time: store, host name and backup name."""
+
+    def __init__(
+        self,
+        store: Store,
+        name: str = 'bk',
+        options: Iterable[object] = (),
+        env: Mapping[str, str | None] | None = None,
+    ) -> None:
+        self.store = store
+        self.name = name
+        self.options = (
+            *store.options,
+            *('--hostname', HOST, '--backup-name', name),
+            *options,
+        )
+        self.env = {**store.env, **(env or {})}
+
+    @property
+    def identity(self) -> str:
+        return f'{HOST}_{self.name}'
+
+    def start(self, action: str, *arguments: object) -> Process:
+        return Process('--action', action, *self.options, *arguments, env=self.env)
+
+    def run(self, action: str, *arguments: object) -> Result:
+        with self.start(action, *arguments) as process:
+            return process.wait()
+
+    def backup(self, path: object, *arguments: object) -> Result:
+        return self.run(
+            'backup', '--path-to-backup', path, '--metadata-out', '-', *arguments
+        )
+
+    def increment(self, path: object, *arguments: object) -> Result:
+        return self.backup(path, '--incremental', *arguments)
+
+    def restore(self, target: object, *arguments: object) -> Result:
+        return self.run('restore', '--restore-abs-path', target, *arguments)
+
+
+def missed(expected: Mapping[bytes, trees.Entry], target: Path) -> list[str]:
+    """What a restore into a directory has not brought back; nothing is best.
+
+    Names of one fifo or device come back as several: tar keeps no links of them.
+    """
+    return [
+        line
+        for line in trees.differences(dict(expected), trees.describe(target))
+        if not (': links ' in line and ('(fifo)' in line or ' device)' in line))
+    ]
+
+
+def iso(timestamp: int) -> str:
+    """A date as ``--restore-from-date`` takes it."""
+    import datetime
+
+    moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
+    return moment.strftime('%Y-%m-%dT%H:%M:%SZ')
+
+
+def job_file(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
+    """A file for ``--config`` as freezer-scheduler writes it: what str() makes."""
+    import configparser
+
+    parser = configparser.ConfigParser(interpolation=None)
+    for name, values in sections.items():
+        parser[name] = {key: str(value) for key, value in values.items()}
+    with path.open('w') as stream:
+        parser.write(stream)
+    return path

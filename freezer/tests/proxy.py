@@ -1,0 +1,232 @@
+"""A scripted way to an S3 server: it passes requests on, and meddles where it is told.
+
+The agent is given the proxy's address as its endpoint. Rules decide on each request
+that they match: answer it in the server's place, or hold it until the test says so.
+"""
+
+import dataclasses
+import http.client
+import http.server
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One request. ``query`` has the first value of each parameter."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    connection: int
+
+    @property
+    def part(self) -> int:
+        """The number of the part it uploads; 0 if it uploads none."""
+        number = self.query.get('partNumber', '0') if self.method == 'PUT' else '0'
+        return int(number)
+
+    @property
+    def lists(self) -> bool:
+        """Whether it asks for a listing of objects."""
+        return self.method == 'GET' and 'list-type' in self.query
+
+    @property
+    def completes(self) -> bool:
+        return self.method == 'POST' and 'uploadId' in self.query
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is answered in the server's place."""
+
+    status: int
+    body: bytes = b''
+    content_type: str = 'application/xml'
+
+
+Matches = Callable[[Request], bool]
+
+
+def error(status: int, code: str, message: str = 'so says the proxy') -> Answer:
+    """An error as S3 servers send it."""
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<Error><Code>{code}</Code><Message>{message}</Message></Error>'
+    )
+    return Answer(status, text.encode())
+
+
+DENIED = error(403, 'AccessDenied')
+BROKEN = error(500, 'InternalError')
+
+
+class Held:
+    """The requests of a rule, kept waiting."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Event()
+        self._released = threading.Event()
+        #: whether it was released, and did not just wait too long
+        self.in_time = False
+
+    def wait(self) -> None:
+        """Until one has arrived."""
+        assert self._arrived.wait(60), 'no such request came'
+
+    def release(self) -> None:
+        self._released.set()
+
+    def _keep(self) -> None:
+        self._arrived.set()
+        self.in_time = self._released.wait(30)
+
+
+class Proxy:
+    """In front of the server at ``endpoint``; with ``with``."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._target = urlsplit(endpoint).netloc
+        self._rules: list[tuple[Matches, Answer | Held | Callable[[], None]]] = []
+        self.requests: list[Request] = []
+        self._lock = threading.Lock()
+        self._connections = 0
+        self._server = _Server(('127.0.0.1', 0), _handler(self))
+        self.endpoint = f'http://127.0.0.1:{self._server.server_address[1]}'
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for _matches, what in self._rules:
+            if isinstance(what, Held):
+                what.release()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def answer(self, matches: Matches, answer: Answer) -> None:
+        """From now on, answer these requests in the server's place."""
+        self._rules.append((matches, answer))
+
+    def hold(self, matches: Matches) -> Held:
+        """From now on, keep these requests waiting, and pass them on when released."""
+        held = Held()
+        self._rules.append((matches, held))
+        return held
+
+    def before(self, matches: Matches, act: Callable[[], None]) -> None:
+        """From now on, do something before these requests are passed on."""
+        self._rules.append((matches, act))
+
+    def clear(self) -> None:
+        """No rules any more, and no requests recorded."""
+        self._rules.clear()
+        self.requests.clear()
+
+    def _new_connection(self) -> int:
+        with self._lock:
+            self._connections += 1
+            return self._connections
+
+    def _handle(
+        self, handler: http.server.BaseHTTPRequestHandler, connection: int
+    ) -> None:
+        parts = urlsplit(handler.path)
+        query = parse_qs(parts.query, keep_blank_values=True)
+        request = Request(
+            handler.command,
+            unquote(parts.path),
+            {name: values[0] for name, values in query.items()},
+            connection,
+        )
+        body = handler.rfile.read(int(handler.headers.get('Content-Length') or 0))
+        with self._lock:
+            self.requests.append(request)
+            rules = list(self._rules)
+        for matches, what in rules:
+            if not matches(request):
+                continue
+            if isinstance(what, Answer):
+                self._answer(handler, what)
+                return
+            if isinstance(what, Held):
+                what._keep()
+            else:
+                what()
+        self._pass_on(handler, body)
+
+    def _answer(
+        self, handler: http.server.BaseHTTPRequestHandler, answer: Answer
+    ) -> None:
+        handler.send_response(answer.status)
+        handler.send_header('Content-Type', answer.content_type)
+        handler.send_header('Content-Length', str(len(answer.body)))
+        handler.end_headers()
+        if handler.command != 'HEAD':
+            handler.wfile.write(answer.body)
+
+    def _pass_on(
+        self, handler: http.server.BaseHTTPRequestHandler, body: bytes
+    ) -> None:
+        server = http.client.HTTPConnection(self._target, timeout=60)
+        try:
+            # Host as it was: it is part of what is signed.
+            server.putrequest(
+                handler.command,
+                handler.path,
+                skip_host=True,
+                skip_accept_encoding=True,
+            )
+            for name, value in handler.headers.items():
+                if name.lower() not in ('expect', 'connection'):
+                    server.putheader(name, value)
+            server.endheaders(body or None)
+            response = server.getresponse()
+            content = response.read()
+        except OSError:
+            # The server is gone: so is the connection.
+            handler.close_connection = True
+            return
+        finally:
+            server.close()
+        handler.send_response_only(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in ('transfer-encoding', 'connection'):
+                handler.send_header(name, value)
+        if response.getheader('Content-Length') is None:
+            handler.send_header('Content-Length', str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """An agent that was killed closes its connections: no news."""
+
+
+def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+
+        def setup(self) -> None:
+            super().setup()
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.number = proxy._new_connection()
+
+        def log_message(self, *_arguments: object) -> None:
+            """Nothing on standard error."""
+
+        def handle_any(self) -> None:
+            proxy._handle(self, self.number)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
+
+    return Handler
