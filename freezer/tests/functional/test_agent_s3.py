@@ -466,6 +466,7 @@ def sections(
             'storage': 's3',
             'container': store.container,
             'endpoint': store.endpoint,
+            's3_retry_budget': 2,
             'access_key': server.readonly_access_key
             if read_only
             else server.access_key,
@@ -539,10 +540,7 @@ def test_restore_when_a_member_is_gone(
     (tmp_path / 'away').rename(local.directory)
     store.endpoint = 'http://127.0.0.1:9'
     unreachable = Several(tmp_path / 'unreachable', store, local)
-    options = ['--s3-retry-budget', '1']
-    assert_restores(
-        Agent(unreachable, options=options), source, tmp_path / 'without s3'
-    )
+    assert_restores(Agent(unreachable), source, tmp_path / 'without s3')
 
 
 # exec

@@ -31,7 +31,7 @@ from freezer.tests.agent import (
 from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Request
 
 DAY = 24 * 3600
-HASTY = ('--s3-retry-budget', '2')
+HASTY = ('--s3-retry-budget', '1')
 
 
 @pytest.mark.parametrize(
@@ -321,17 +321,17 @@ def test_d15_secrets_are_nowhere(store: S3Store, source: Path, tmp_path: Path) -
     for number, (options, environ) in enumerate(ways):
         agent = Agent(store, f'way {number}', [*common, *options], environ)
         target = tmp_path / f'target {number}'
-        for result in (
-            agent.backup(source).check(),
-            agent.restore(target).check(),
-            agent.run('info').check(),
-            agent.run('backup', '--no-such-option', store.server.secret_key),
-            agent.run('restore', '--restore-abs-path', target),
-            agent.restore(target, '--overwrite', '--hostname', 'nobody'),
-            agent.backup(source, '--proxy', 'ftp://user:Proxy-word@host'),
-            agent.run('info', *HASTY, '--proxy', 'http://u:Proxy-word@127.0.0.1:9'),
-            agent.run('info', '--container', 'no-such-bucket-anywhere'),
-        ):
+        results = [agent.backup(source).check(), agent.restore(target).check()]
+        if number:
+            # What goes wrong is said, and logged with a traceback.
+            results += [
+                agent.run('backup', '--no-such-option', store.server.secret_key),
+                agent.restore(target),
+                agent.backup(source, '--proxy', 'ftp://user:Proxy-word@host'),
+                agent.run('info', *HASTY, '--proxy', 'http://u:Proxy-word@127.0.0.1:9'),
+                agent.run('info', '--container', 'no-such-bucket-anywhere'),
+            ]
+        for result in results:
             said += result.out + result.err
     logged = log.read_text()
     assert 'DEBUG' in logged
