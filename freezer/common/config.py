@@ -347,7 +347,7 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
         if stop.code == 2:
             sys.stderr.write(f'{PROG}: {_without_values(text)}; see --help\n')
         elif stop.code and argv:
-            raise ConfigError(_RAW_NAME.sub(_option_name, text)) from stop
+            raise ConfigError(_plainly(text)) from stop
         raise
     except cfg.Error as error:
         raise ConfigError(_one_line(error)) from error
@@ -412,8 +412,19 @@ def _as_it_is(value: Any) -> Any:
 _RAW_NAME = re.compile(r'^argument (--\w+)')
 
 
+def _plainly(text: str) -> str:
+    """``argument --max_level: Invalid Integer value: q``, in words.
+
+    oslo.config names an option by its dest, and shows its types as they are built.
+    """
+    name, _, problem = _RAW_NAME.sub(_option_name, text).partition(': ')
+    choices = re.match(r'Invalid String\(choices=\[(.*)\]\) value: (.*)', problem)
+    if choices:
+        return f'{name}: {choices[2]} is not one of {choices[1].replace(chr(39), "")}'
+    return f'{name}: {problem}'
+
+
 def _option_name(match: re.Match[str]) -> str:
-    """oslo.config names an option by its dest: ``--max_level``."""
     return match[1].replace('_', '-')
 
 
@@ -547,11 +558,12 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
 
 def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
     """One option's value; a malformed one in the environment shows only here."""
+    shown = (f'{group}-{name}' if group else name).replace('_', '-')
     try:
         return conf[group][name] if group else conf[name]
     except (cfg.TemplateSubstitutionError, cfg.NoSuchOptError) as error:
         raise ConfigError(
-            f'{name.replace("_", "-")}: in the environment and in configuration files '
+            f'{shown}: in the environment and in configuration files '
             f'$ stands for the value of another option: write $$ for a $'
         ) from error
     except (cfg.Error, ValueError) as error:
@@ -561,7 +573,7 @@ def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
         source = re.search(r"detail='([^']*)'", text)
         reason = text.rpartition('is not valid: ')[2]
         where = f'{source[1]}: ' if source else ''
-        raise ConfigError(f'{where}{name.replace("_", "-")}: {reason}') from error
+        raise ConfigError(f'{where}{shown}: {reason}') from error
 
 
 def _check_path_part(name: str, value: str) -> None:
