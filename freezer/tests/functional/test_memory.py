@@ -22,6 +22,17 @@ BOUND = 96 + (CONCURRENCY + 1) * PART
 NOISE = 20
 
 
+# Between the tests and the agent: the kernel counts what a process had before it became
+# another program, and that would be the memory of the tests.
+_MEASURE = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(used.ru_maxrss)
+sys.exit(status != 0)
+"""
+
+
 def _peak(server: servers.Server, container: str, *arguments: str) -> float:
     """Peak resident MiB of one agent, without its children."""
     environment = os.environ | {
@@ -32,10 +43,13 @@ def _peak(server: servers.Server, container: str, *arguments: str) -> float:
     argv = [sys.executable, '-m', 'freezer.main', '--storage=s3', '--backup-name=big']
     argv += [f'--container={container}', f'--max-segment-size={PART}M']
     argv += [f'--s3-concurrency={CONCURRENCY}', '--compression=gzip', *arguments]
-    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    assert status == 0
-    return used.ru_maxrss / 1024
+    measured = subprocess.run(
+        [sys.executable, '-I', '-S', '-c', _MEASURE, *argv],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return int(measured.stdout) / 1024
 
 
 def _fill(path: Path, mib: int) -> None:
