@@ -532,7 +532,7 @@ def test_what_s3_needs_is_named_with_three_ways() -> None:
 def test_what_a_section_lacks_is_named_with_the_section(job: Job) -> None:
     argv = job(MULTIPLE.replace('secret_key = 100%%', ''))
     driver, settings = load(*argv).storages[1]
-    with pytest.raises(StorageConfigError, match=r'secret-key.*\[storage:two\]'):
+    with pytest.raises(StorageConfigError, match=r'\[storage:two\].*secret-key'):
         driver.from_settings(settings)
 
 
