@@ -232,7 +232,7 @@ class TestEveryStorage:
         self, place: Place, storage: Storage, store: Store, size: int
     ) -> None:
         store(backup(), NOISE[:size])
-        assert restore(place.storage()) == NOISE[:size]
+        assert restore(storage) == NOISE[:size]
         assert place.uploads() == []
 
     def test_tiny_messages(
@@ -251,15 +251,17 @@ class TestEveryStorage:
     ) -> None:
         storage.claim(backup())
         write(storage, backup(), chunks(NOISE[: PART + 1]))
-        for agent in (storage, place.storage()):
+        other = place.storage()
+        for agent in (storage, other):
             assert listed(agent) == {}
             assert agent.report().chains == ()
             with pytest.raises(NoSuchBackup):
                 restore(agent)
             assert agent.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, 0)
         commit(storage, backup())
-        assert listed(place.storage()) == {ZERO: [(0, ZERO)]}
-        assert restore(place.storage()) == NOISE[: PART + 1]
+        for agent in (storage, other):
+            assert listed(agent) == {ZERO: [(0, ZERO)]}
+            assert restore(agent) == NOISE[: PART + 1]
 
     def test_metadata(self, place: Place, storage: Storage, store: Store) -> None:
         store(backup())
@@ -294,7 +296,7 @@ class TestEveryStorage:
             with pytest.raises(OSError, match='on fire') as caught:
                 write(storage, backup(), then_fail(chunks(NOISE[:size]), error))
             assert caught.value is error
-            assert listed(place.storage()) == {}
+            assert listed(storage) == {}
             assert place.uploads() == []
             storage.discard(backup())
             assert place.files() == {}, size
@@ -346,7 +348,7 @@ class TestEveryStorage:
         ):
             store(backup(identity), identity.encode())
             assert listed(storage, identity) == {ZERO: [(0, ZERO)]}
-            assert restore(place.storage(), identity=identity) == identity.encode()
+            assert restore(storage, identity=identity) == identity.encode()
             assert {c.identity for c in storage.report().chains} == {identity}
             storage.remove_older_than(TAR, ZERO, identity)
             assert place.files() == {}, identity
@@ -732,9 +734,10 @@ class TestS3:
             lambda storage: storage.report(),
             lambda storage: storage.claim(backup()),
         )
+        storage = s3.storage()
         for call in calls:
             with pytest.raises(e.NotFound, match=s3.bucket):
-                call(s3.storage())
+                call(storage)
 
     def test_objects_of_one_volume(
         self, s3: S3Place, storage: Storage, store: Store
@@ -840,9 +843,10 @@ class TestKeys:
             lambda storage: storage.report(),
             lambda storage: storage.claim(backup()),
         )
+        storage = owned.storage(**wrong)
         for call in calls:
             with pytest.raises(e.BadCredentials) as caught:
-                call(owned.storage(**wrong))
+                call(storage)
             assert 'sk/' not in caught.value.message
             assert owned.bucket in caught.value.message
         assert owned.files() == {}
