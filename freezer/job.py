@@ -305,12 +305,13 @@ class RestoreJob(Job):
         if config.dry_run:
             self.say(f'Would restore {what} into {target}: {_levels(chain.values())}')
             return Outcome()
+        metadata = engine.check(chain)
         try:
             os.makedirs(target, exist_ok=True)
         except OSError as error:
             raise RestoreError(f'{target}: {error.strerror}') from error
         try:
-            warnings = engine.restore(target, chain)
+            warnings = engine.restore(target, chain, metadata)
         except (FreezerError, StorageException) as error:
             self.say(f'{target} is not what was backed up: the restore did not finish')
             raise error
@@ -359,10 +360,12 @@ class InfoJob(Job):
     def execute(self) -> Outcome:
         report = self.storage.report()
         backups: list[dict[str, Any]] = []
+        several = self.config.storage == 'multiple'
         for chain in report.chains:
             host, name = layout.split_identity(chain.identity)
             backups.append(
-                {
+                ({'storage': chain.storage} if several else {})
+                | {
                     'hostname': host,
                     'backup_name': name,
                     'engine': chain.engine,
@@ -386,9 +389,13 @@ class InfoJob(Job):
             [(report.container, report.size, report.objects)],
         )
         listing = Table(
-            ('Host', 'Name', 'Engine', 'Level 0', 'Increments', 'Newest', 'Size'),
+            (
+                *(('Storage',) if several else ()),
+                *('Host', 'Name', 'Engine', 'Level 0', 'Increments', 'Newest', 'Size'),
+            ),
             [
                 (
+                    *((backup['storage'],) if several else ()),
                     backup['hostname'],
                     backup['backup_name'],
                     backup['engine'],

@@ -68,6 +68,9 @@ class _Agent:
                 return 1
 
     def _act(self, settings: 'AgentConfig') -> int:
+        import os
+
+        from freezer.exceptions import FreezerError
         from freezer.job import JOBS
         from freezer.utils import priority
 
@@ -83,7 +86,15 @@ class _Agent:
         finally:
             if storage is not None:
                 storage.close()
-        _publish(outcome, settings.metadata_out)
+        try:
+            _publish(outcome, settings.metadata_out)
+        except BrokenPipeError as error:
+            # Else the interpreter tries again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise FreezerError(
+                'what was asked for was done, and standard output was closed before '
+                'the result was written'
+            ) from error
         if outcome.failure is not None:
             raise outcome.failure
         return outcome.exit_code
@@ -132,7 +143,7 @@ def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
         shown = prettytable.PrettyTable(table.header)
         shown.align = 'l'
         shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
-        print(shown)
+        print(shown, flush=True)
 
 
 def _write_json(document: Any, path: str) -> None:

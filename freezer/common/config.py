@@ -5,6 +5,7 @@ Sources, the first one wins: command line, job file (``--config``), environment
 files, defaults. Freezer 19 promised this order, and let the job file win.
 """
 
+import argparse
 import contextlib
 import datetime
 import io
@@ -301,15 +302,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     :raises ConfigError: an option is unknown, malformed, missing, or not to be had
     :raises SystemExit: --help was asked for (0), no argument (1), or an unknown one (2)
     """
-    conf = cfg.ConfigOpts()
-    log.register_options(conf)
-    for group, options in declared_options().items():
-        conf.register_cli_opts(options, group=group)
-    conf.register_cli_opts(upstream.OPTIONS)
+    conf = _declare()
     _parse(conf, argv)
+    pinned = _pin_command_line(conf, argv)
     job = jobfile.read(conf.config) if conf.config else None
     if job is not None:
-        _apply_job_file(conf, job)
+        _apply_job_file(conf, job, pinned)
     _apply_environment(conf, environ)
     _refuse_unavailable(conf)
     values = _values(conf)
@@ -319,6 +317,15 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     if job is not None and job.storages:
         values['storage'] = 'multiple'
     return AgentConfig(**values)
+
+
+def _declare() -> cfg.ConfigOpts:
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    for group, options in declared_options().items():
+        conf.register_cli_opts(options, group=group)
+    conf.register_cli_opts(upstream.OPTIONS)
+    return conf
 
 
 def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
@@ -340,10 +347,54 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
         if stop.code == 2:
             sys.stderr.write(f'{PROG}: {_without_values(text)}; see --help\n')
         elif stop.code and argv:
-            raise ConfigError(_RAW_NAME.sub(_option_name, text)) from stop
+            raise ConfigError(_plainly(text)) from stop
         raise
     except cfg.Error as error:
         raise ConfigError(_one_line(error)) from error
+
+
+def _pin_command_line(
+    conf: cfg.ConfigOpts, argv: Sequence[str]
+) -> set[tuple[str | None, str]]:
+    """Make what the command line sets win; (group, dest) of each.
+
+    An option that is in a configuration file as well oslo.config takes for one of the
+    file, and the environment would win over the command line.
+    """
+    alone = conf
+    if conf.config_file or conf.config_dir:
+        alone = _without_files(argv)
+    pinned = set()
+    for key in _job_keys(conf).values():
+        try:
+            source = _source(alone, key.dest, key.group)
+        except (cfg.Error, ValueError):
+            # Malformed in the environment; who asks for the value will say so.
+            continue
+        if source is cfg.Locations.command_line:
+            pinned.add((key.group, key.dest))
+            if alone is not conf:
+                value = alone[key.group][key.dest] if key.group else alone[key.dest]
+                conf.set_override(key.dest, _as_it_is(value), key.group)
+    return pinned
+
+
+def _without_files(argv: Sequence[str]) -> cfg.ConfigOpts:
+    """The command line, read once more, and nothing else."""
+    files = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    files.add_argument('--config-file', action='append')
+    files.add_argument('--config-dir', action='append')
+    _files, others = files.parse_known_args(list(argv))
+    alone = _declare()
+    alone(
+        [_literal(argument) for argument in others],
+        project='freezer',
+        prog=PROG,
+        default_config_files=[],
+        default_config_dirs=[],
+        use_env=False,
+    )
+    return alone
 
 
 def _literal(value: str) -> str:
@@ -351,11 +402,29 @@ def _literal(value: str) -> str:
     return value.replace('$', '$$')
 
 
+def _as_it_is(value: Any) -> Any:
+    """The same of a value that has been read."""
+    if isinstance(value, list):
+        return [_as_it_is(item) for item in value]
+    return _literal(value) if isinstance(value, str) else value
+
+
 _RAW_NAME = re.compile(r'^argument (--\w+)')
 
 
+def _plainly(text: str) -> str:
+    """``argument --max_level: Invalid Integer value: q``, in words.
+
+    oslo.config names an option by its dest, and shows its types as they are built.
+    """
+    name, _, problem = _RAW_NAME.sub(_option_name, text).partition(': ')
+    choices = re.match(r'Invalid String\(choices=\[(.*)\]\) value: (.*)', problem)
+    if choices:
+        return f'{name}: {choices[2]} is not one of {choices[1].replace(chr(39), "")}'
+    return f'{name}: {problem}'
+
+
 def _option_name(match: re.Match[str]) -> str:
-    """oslo.config names an option by its dest: ``--max_level``."""
     return match[1].replace('_', '-')
 
 
@@ -380,7 +449,9 @@ class _Key(NamedTuple):
     secret: bool = False
 
 
-def _apply_job_file(conf: cfg.ConfigOpts, job: jobfile.JobFile) -> None:
+def _apply_job_file(
+    conf: cfg.ConfigOpts, job: jobfile.JobFile, pinned: set[tuple[str | None, str]]
+) -> None:
     """Override all that the command line did not set."""
     known = _job_keys(conf)
     for section in job.main:
@@ -391,15 +462,14 @@ def _apply_job_file(conf: cfg.ConfigOpts, job: jobfile.JobFile) -> None:
             key = known[name]
             if _is_unset(key.flag, value):
                 continue
-            if _source(conf, key.dest, key.group) is cfg.Locations.command_line:
+            if (key.group, key.dest) in pinned:
                 continue
             _override(conf, key, value, f'{where}, {name}')
 
 
 def _job_keys(conf: cfg.ConfigOpts) -> dict[str, _Key]:
     """By the option's name and, where it differs, by its dest (engine, engine_name)."""
-    # oslo.log's own: it does not say publicly which they are.
-    keys = {dest: _Key(dest, None, isinstance(conf[dest], bool)) for dest in conf}
+    keys: dict[str, _Key] = {}
     declared = declared_options()
     declared[None] += upstream.OPTIONS
     for group, options in declared.items():
@@ -414,6 +484,9 @@ def _job_keys(conf: cfg.ConfigOpts) -> dict[str, _Key]:
                 isinstance(option, cfg.MultiStrOpt),
                 option.secret,
             )
+    # oslo.log's own: it does not say publicly which they are.
+    for dest in set(conf) - set(keys):
+        keys[dest] = _Key(dest, None, isinstance(conf[dest], bool))
     return keys
 
 
@@ -450,7 +523,7 @@ def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None
 
 def _refuse_unavailable(conf: cfg.ConfigOpts) -> None:
     for option in upstream.OPTIONS:
-        if upstream.is_set(option, conf[option.dest]):
+        if upstream.is_set(option, conf[option.dest], conf.container):
             raise ConfigError(
                 f'--{option.name} is set, and this agent does not have that option of '
                 f"Freezer's yet"
@@ -485,11 +558,12 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
 
 def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
     """One option's value; a malformed one in the environment shows only here."""
+    shown = (f'{group}-{name}' if group else name).replace('_', '-')
     try:
         return conf[group][name] if group else conf[name]
     except (cfg.TemplateSubstitutionError, cfg.NoSuchOptError) as error:
         raise ConfigError(
-            f'{name.replace("_", "-")}: in the environment and in configuration files '
+            f'{shown}: in the environment and in configuration files '
             f'$ stands for the value of another option: write $$ for a $'
         ) from error
     except (cfg.Error, ValueError) as error:
@@ -499,7 +573,7 @@ def _value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
         source = re.search(r"detail='([^']*)'", text)
         reason = text.rpartition('is not valid: ')[2]
         where = f'{source[1]}: ' if source else ''
-        raise ConfigError(f'{where}{name.replace("_", "-")}: {reason}') from error
+        raise ConfigError(f'{where}{shown}: {reason}') from error
 
 
 def _check_path_part(name: str, value: str) -> None:

@@ -70,8 +70,13 @@ OPTIONS = tuple(
 )
 
 
-def is_set(option: cfg.Opt, value: str | None) -> bool:
-    """Whether a value asks for something that is not there."""
+def is_set(option: cfg.Opt, value: str | None, container: str) -> bool:
+    """Whether a value asks for something that is not there.
+
+    :param container: what oslo.config makes of $container, which is a default
+    """
     text = str(value).strip() if value is not None else ''
     default = _DEFAULTS[option.name]
+    if default == '$container' and text == container:
+        return False
     return text not in UNSET and (default is None or text != default)

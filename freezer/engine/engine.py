@@ -282,17 +282,29 @@ class BackupEngine(abc.ABC):
 
     # Restore
 
-    def restore(self, target: str, chain: Mapping[int, Backup]) -> Warnings:
+    def check(self, chain: Mapping[int, Backup]) -> dict[int, dict[str, Any]]:
+        """All that can be checked before a restore writes anything.
+
+        :returns: level -> commit marker, for :meth:`restore`
+        :raises RestoreError: the chain cannot be restored like this
+        :raises StorageException: a marker cannot be read
+        """
+        return {level: self._usable(backup) for level, backup in chain.items()}
+
+    def restore(
+        self,
+        target: str,
+        chain: Mapping[int, Backup],
+        metadata: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> Warnings:
         """Extract a chain, level after level, into a directory that exists.
 
-        Not atomic. All that can be checked is checked before the first byte is
-        written.
+        Not atomic: when it raises, the target holds a part of the backup.
 
-        :raises RestoreError: before anything is written
-        :raises EngineError, StorageException: the target holds a part of the backup
+        :param metadata: what :meth:`check` gave; checked here if not
         """
         warnings = Warnings()
-        metadata = {level: self._usable(backup) for level, backup in chain.items()}
+        metadata = metadata or self.check(chain)
         extractor = self.extractor(target, chain[max(chain)], warnings)
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)

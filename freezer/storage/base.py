@@ -71,13 +71,18 @@ class StorageReport:
 
 @dataclass(frozen=True)
 class ChainReport:
-    """One chain of levels; ``size`` is what all its objects take, in bytes."""
+    """One chain of levels; ``size`` is what all its objects take, in bytes.
+
+    :param levels: (level, timestamp) of each, sorted
+    :param storage: the member's name in a multiple storage
+    """
 
     engine: str
     identity: str
     level_zero_timestamp: int
     levels: tuple[tuple[int, int], ...]
     size: int
+    storage: str = ''
 
 
 class Backup:

@@ -168,6 +168,8 @@ class LocalStorage(PhysicalStorage):
                 continue
             except OSError as error:
                 failed.append(error)
+            else:
+                self._prune(os.path.dirname(path))
         if failed:
             raise PartialDelete(
                 f'{len(failed)} of {len(paths)} files could not be deleted, first '
@@ -177,6 +179,14 @@ class LocalStorage(PhysicalStorage):
     def rmtree(self, path: str) -> None:
         with _errors(path), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
+        self._prune(os.path.dirname(path))
+
+    def _prune(self, folder: str) -> None:
+        """Remove folders that have become empty, up to the container."""
+        with contextlib.suppress(OSError):  # not empty, or gone: both are fine
+            while folder.startswith(self.storage_path + os.sep):
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
 
 
 class _ProducerFailed(Exception):

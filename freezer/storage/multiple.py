@@ -1,6 +1,7 @@
 """The same backup on several storages at once."""
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Self
 from freezer.storage import levels
 from freezer.storage.base import (
     Backup,
+    ChainReport,
     Named,
     NoSuchBackup,
     Storage,
@@ -209,14 +211,17 @@ class MultipleStorage(Storage):
 
     def report(self) -> StorageReport:
         reports = []
+        chains: list[ChainReport] = []
         for name, storage in self.storages.items():
             with _named(name):
-                reports.append(storage.report())
+                report = storage.report()
+            reports.append(report)
+            chains += (dataclasses.replace(c, storage=name) for c in report.chains)
         return StorageReport(
             ', '.join(report.container for report in reports),
             sum(report.size for report in reports),
             sum(report.objects for report in reports),
-            tuple(chain for report in reports for chain in report.chains),
+            tuple(chains),
         )
 
     def remove_older_than(

@@ -173,16 +173,17 @@ class PhysicalStorage(Storage):
             if zero == keep or newest > remove_older_timestamp:
                 continue
             root = chain[0].increments_data_path
-            data = [path for path, _size in self.list_tree(root)]
+            data = {
+                path: level
+                for path, _size in self.list_tree(root)
+                if (level := layout.parse_level_name(path.partition('/')[0]))
+            }
             # Uncommitted levels count: somebody may be building on this chain.
-            parsed = (layout.parse_level_name(path.split('/', 1)[0]) for path in data)
-            if any(p is not None and p[1] > remove_older_timestamp for p in parsed):
+            if any(stamp > remove_older_timestamp for _level, stamp in data.values()):
                 continue
             if not dry_run:
                 # Highest level first: stopped halfway, what is left is a chain.
                 self.delete_files([b.metadata_path for b in reversed(chain)])
                 self.delete_files([layout.join(root, path) for path in data])
-                self.rmtree(root)
-                self.rmtree(chain[0].increments_metadata_path)
             removed.append(chain)
         return removed

@@ -204,7 +204,12 @@ class S3Storage(PhysicalStorage):
             if not value
         ]
         if missing:
-            raise StorageConfigError(_how_to_give(missing, settings.section))
+            raise StorageConfigError(
+                f'{settings.section}: storage s3 needs {", ".join(missing)}: these '
+                f'sections get nothing from elsewhere'
+                if settings.name
+                else _how_to_give(missing)
+            )
         names = {field.name for field in fields(S3Options)}
         group = {
             name.removeprefix('s3_'): value
@@ -413,7 +418,7 @@ class S3Storage(PhysicalStorage):
         self._bucket.delete([item.key for item in self._bucket.list(prefix)])
 
 
-def _how_to_give(missing: Sequence[str], section: str) -> str:
+def _how_to_give(missing: Sequence[str]) -> str:
     """Names what is missing, with the ways there are to give it."""
     names = ', '.join(missing)
     flags = ' '.join(f'--{name} …' for name in missing)
@@ -425,6 +430,6 @@ def _how_to_give(missing: Sequence[str], section: str) -> str:
         for name in missing
     )
     return (
-        f'storage s3 needs {names} ({section}): give {flags} on the command line, or '
+        f'storage s3 needs {names}: give {flags} on the command line, or '
         f'{job_keys} in the job file (--config), or {variables} in the environment'
     )

@@ -381,6 +381,8 @@ class Bucket:
                         Bucket=self.name, Key=key
                     ),
                 )
+            except e.BucketNotFound:
+                raise
             except e.NotFound:
                 continue
             except e.AccessDenied as error:

@@ -9,12 +9,14 @@ The claim is also the write probe: keys that may not write fail here.
 """
 
 import logging
+import time
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.bucket import Bucket
 
 LOG = logging.getLogger(__name__)
 CLAIM = 'claim'
+_LISTING_DELAYS = (0, 0.5, 1, 2, 4)  # seconds
 
 
 def take(bucket: Bucket, folder: str, token: str) -> list[str]:
@@ -30,11 +32,31 @@ def take(bucket: Bucket, folder: str, token: str) -> list[str]:
         own = f'{key}.{token}'
         bucket.put(own, token.encode())
         ours = [own, key]
-    others = [item.key for item in bucket.list(f'{folder}/') if item.key not in ours]
-    if others:
+    listed = _listing_with(bucket, folder, ours[0])
+    if ours[0] not in listed:
+        bucket.delete(ours)
+        raise e.Rejected(
+            f'{bucket.url(ours[0])} at {bucket.endpoint} is written and not listed: '
+            f'the store does not keep this name as it is; choose another backup name'
+        )
+    if listed - set(ours):
         bucket.delete(ours[:1])
         raise _taken(bucket, folder)
     return ours
+
+
+def _listing_with(bucket: Bucket, folder: str, key: str) -> set[str]:
+    """The folder's keys, once they include a key or the store had time for it.
+
+    A store may list late (Swift), or never: SeaweedFS takes a backslash for a slash,
+    and a backup that is not listed is none.
+    """
+    for delay in _LISTING_DELAYS:
+        time.sleep(delay)
+        listed = {item.key for item in bucket.list(f'{folder}/')}
+        if key in listed:
+            break
+    return listed
 
 
 def _put_conditionally(bucket: Bucket, key: str, token: str) -> bool:

@@ -257,21 +257,32 @@ def test_pages() -> None:
         (page('p/1', IsTruncated=True), 'cut off'),
         ({}, 'not a listing'),
         ({'ResponseMetadata': {'HTTPStatusCode': 200}}, 'not a listing'),
-        (page('q/1'), 'not asked for'),
-        (page(CommonPrefixes=[{'Prefix': 'q/'}]), 'not asked for'),
     ],
 )
 def test_what_is_no_listing_is_not_an_empty_one(answer: Answer, reason: str) -> None:
     bucket, client = make(list_objects_v2=[answer])
     with pytest.raises(e.IncompleteAnswer, match=reason):
         list(bucket.list('p/'))
+    # A proxy in trouble may have said it: that passes.
     assert len(client.calls) > 1
+    bucket, client = make(list_objects_v2=[answer, page('p/1')])
+    assert [item.key for item in bucket.list('p/')] == ['p/1']
+
+
+@pytest.mark.parametrize(
+    'answer', [page('q/1'), page(CommonPrefixes=[{'Prefix': 'q/'}])], ids=str
+)
+def test_keys_that_were_not_asked_for(answer: Answer) -> None:
+    bucket, client = make(list_objects_v2=[answer])
+    with pytest.raises(e.Rejected, match='not asked for'):
+        list(bucket.list('p/'))
+    assert len(client.calls) == 1
 
 
 def test_a_listing_that_turns_in_a_circle() -> None:
     again = page('p/1', IsTruncated=True, NextContinuationToken='t')
     bucket, _client = make(list_objects_v2=[again])
-    with pytest.raises(e.IncompleteAnswer, match='where it began'):
+    with pytest.raises(e.Rejected, match='where it began'):
         list(bucket.list('p/'))
 
 
@@ -326,7 +337,7 @@ def test_batches_of_a_thousand_in_order() -> None:
         for call in client.arguments('delete_objects')
     ]
     assert [len(batch) for batch in batches] == [1000, 1000, 500]
-    assert sum(batches, []) == keys
+    assert [key for batch in batches for key in batch] == keys
 
 
 def test_nothing_to_delete() -> None:
@@ -341,7 +352,7 @@ def test_what_could_not_be_deleted_is_named() -> None:
         'Errors': [{'Key': 'b', 'Code': 'AccessDenied', 'Message': 'locked'}],
     }
     bucket, _client = make(delete_objects=[answer])
-    with pytest.raises(e.PartialDelete, match='1 of 2 .* b: AccessDenied locked'):
+    with pytest.raises(e.PartialDelete, match=r'1 of 2 .* b: AccessDenied locked'):
         bucket.delete(['a', 'b'])
 
 
@@ -377,7 +388,7 @@ def test_one_by_one_all_are_tried() -> None:
     bucket, client = make(
         delete_objects=[refusal('NotImplemented', 501)], delete_object=[one]
     )
-    with pytest.raises(e.PartialDelete, match='1 of 3 .*first a: '):
+    with pytest.raises(e.PartialDelete, match=r'1 of 3 .*first a: '):
         bucket.delete(['a', 'b', 'c'])
     assert len(client.arguments('delete_object')) == 3
 
@@ -439,7 +450,7 @@ def elsewhere(**_arguments: Any) -> Answer:
 @pytest.mark.parametrize('answer', [whole, elsewhere])
 def test_another_range_is_not_taken(answer: Answer) -> None:
     bucket, _client = make(get_object=[answer])
-    with pytest.raises(e.IncompleteAnswer, match='asked .* for bytes 20-59'):
+    with pytest.raises(e.IncompleteAnswer, match=r'asked .* for bytes 20-59'):
         bucket.get_range(KEY, 20, 60, '"e"')
     bucket, _client = make(get_object=[answer, ranged()])
     assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
@@ -489,7 +500,7 @@ def test_get_has_a_limit() -> None:
 
     bucket, _client = make(get_object=[answer])
     assert bucket.get(KEY, 5) == b'12345'
-    with pytest.raises(e.IntegrityError, match='5 bytes where at most 4'):
+    with pytest.raises(e.IntegrityError, match=r'5 bytes where at most 4'):
         bucket.get(KEY, 4)
 
 

@@ -46,6 +46,15 @@ def test_order_and_spelling_do_not_matter(tmp_path: Path) -> None:
     assert checksum(str(root), spelled, False, nothing_skipped) == of(root)
 
 
+def instead(path: Path) -> Path:
+    """Make room for something else of that name."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        path.rmdir()
+    return path
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     'content': lambda root: (root / 'folder/file').write_bytes(b'contenT'),
     'length': lambda root: (root / 'folder/file').write_bytes(b'content\0'),
@@ -54,18 +63,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     'missing folder': lambda root: (root / 'empty').rmdir(),
     'name': lambda root: (root / 'empty').rename(root / 'empty2'),
     'moved': lambda root: (root / 'folder/file').rename(root / 'empty/file'),
-    'target of a link': lambda root: (
-        (root / 'link').unlink(),
-        (root / 'link').symlink_to('empty'),
-    ),
-    'link made a file': lambda root: (
-        (root / 'link').unlink(),
-        (root / 'link').write_bytes(b'folder/file'),
-    ),
-    'folder made a file': lambda root: (
-        (root / 'empty').rmdir(),
-        (root / 'empty').touch(),
-    ),
+    'target of a link': lambda root: instead(root / 'link').symlink_to('empty'),
+    'link made a file': lambda root: instead(root / 'link').write_bytes(b'folder/file'),
+    'folder made a file': lambda root: instead(root / 'empty').touch(),
 }
 
 

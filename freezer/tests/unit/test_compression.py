@@ -127,7 +127,7 @@ def test_a_bomb_takes_no_memory(name: str) -> None:
 
 
 def test_unknown_and_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match='lz4.*gzip'):
+    with pytest.raises(ConfigError, match=r'lz4.*gzip'):
         compression.check_available('lz4')
     for name in compression.NAMES:
         compression.check_available(name)

@@ -78,7 +78,7 @@ JSON = st.recursive(
 def keys(document: Any) -> list[tuple[Any, ...]]:
     """The path to everything in a document."""
     paths: list[tuple[Any, ...]] = [()]
-    items = document.items() if isinstance(document, dict) else ()
+    items: Any = document.items() if isinstance(document, dict) else ()
     if isinstance(document, list):
         items = enumerate(document)
     for key, value in items:

@@ -94,10 +94,9 @@ def test_the_producers_error_comes_after_its_messages(error: BaseException) -> N
         raise error
 
     thread, outcome = in_thread(lambda: queue.put_messages(messages()))
-    got = []
+    got: list[bytes | bytearray] = []
     with pytest.raises(type(error)) as caught:
-        for message in queue.get_messages():
-            got.append(message)
+        got.extend(queue.get_messages())
     assert caught.value is error
     assert got == [b'a', b'b']
     assert ended(thread)

@@ -1,0 +1,143 @@
+"""Every option, entry point and import."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freezer.common import config, opts, plugins, upstream
+from freezer.engine.engine import BackupEngine
+from freezer.exceptions import ConfigError
+from freezer.mode.mode import Mode
+from freezer.storage.base import Storage
+
+SECRET_WORDS = ('key', 'password', 'secret', 'token')
+# They name files.
+NO_SECRETS = {'ssh-key', 'ftp-keyfile'}
+
+
+def declared() -> Iterator[Any]:
+    for _group, options in opts.list_opts():
+        yield from options
+
+
+OPTIONS = [pytest.param(option, id=option.name) for option in declared()]
+ALL_OPTIONS = [
+    *OPTIONS,
+    *(pytest.param(option, id=option.name) for option in upstream.OPTIONS),
+]
+
+
+@pytest.mark.parametrize('option', OPTIONS)
+def test_options_have_help(option: Any) -> None:
+    assert option.help
+    assert option.help != argparse.SUPPRESS
+    assert option.help.rstrip().endswith('.')
+
+
+@pytest.mark.parametrize('option', ALL_OPTIONS)
+def test_secrets_are_marked(option: Any) -> None:
+    named = any(word in option.name for word in SECRET_WORDS)
+    assert option.secret == (named and option.name not in NO_SECRETS)
+
+
+def test_no_option_is_declared_twice() -> None:
+    names = [
+        (group, option.dest)
+        for group, options in config.declared_options().items()
+        for option in options
+    ]
+    names += [(None, option.dest) for option in upstream.OPTIONS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    'namespace, contract, names',
+    [
+        (plugins.STORAGES, Storage, {'local', 's3'}),
+        (plugins.ENGINES, BackupEngine, {'tar'}),
+        (plugins.MODES, Mode, {'fs'}),
+    ],
+)
+def test_plugins_load(namespace: str, contract: type, names: set[str]) -> None:
+    found = plugins.load_all(namespace)
+    assert names <= set(found)
+    assert all(issubclass(plugin, contract) for plugin in found.values())
+
+
+def test_a_plugin_there_is_not() -> None:
+    with pytest.raises(ConfigError, match=r"storage 'swift' .*there is .*local.*s3"):
+        plugins.load(plugins.STORAGES, 'storage', 'swift')
+
+
+def imported(code: str) -> tuple[set[str], str]:
+    """What a new interpreter has imported after some code, and what it printed."""
+    show = '; import sys as s; print(*s.modules, file=s.stderr)'
+    ended = subprocess.run(
+        [sys.executable, '-c', code + show],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(ended.stderr.split()), ended.stdout
+
+
+HEAVY = {'botocore', 'urllib3', 'cryptography', 'zstandard', 'prettytable'}
+
+
+@pytest.mark.parametrize(
+    'module', ['freezer.storage.s3', 'freezer.main', 'freezer.job']
+)
+def test_what_is_imported_without_being_used(module: str) -> None:
+    modules, _ = imported(f'import {module}')
+    assert module in modules
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize('option', ['--version', '--help'])
+def test_answers_import_no_wire(option: str) -> None:
+    modules, said = imported(
+        f'import freezer.main, contextlib\n'
+        f'with contextlib.suppress(SystemExit):\n'
+        f'    freezer.main.main([{option!r}])\n'
+        f'pass'
+    )
+    assert 'freezer-agent' in said
+    assert not modules & HEAVY
+
+
+def agent(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, '-m', 'freezer.main', *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_names_every_option() -> None:
+    ended = agent('--help')
+    assert ended.returncode == 0
+    for group, options in opts.list_opts():
+        for option in options:
+            name = f'--{group}-{option.name}' if group else f'--{option.name}'
+            assert name in ended.stdout
+    # What is not there yet is not promised.
+    assert '--lvm-srcvol' not in ended.stdout
+
+
+def test_no_argument_is_help_and_a_failure() -> None:
+    ended = agent()
+    assert ended.returncode == 1
+    assert '--help' in ended.stdout
+
+
+def test_unknown_arguments_exit_2_and_are_not_repeated(tmp_path: Path) -> None:
+    ended = agent('--secret-kex', 'sk/secret', '--acces-key=sk/secret')
+    assert ended.returncode == 2
+    assert '--secret-kex' in ended.stderr
+    assert 'sk/secret' not in ended.stdout + ended.stderr
