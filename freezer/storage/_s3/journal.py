@@ -7,7 +7,6 @@ uploads, with their ids (a store's own list of them may be empty or stale), and 
 stored without a commit marker.
 """
 
-import contextlib
 import fcntl
 import json
 import logging
@@ -22,6 +21,8 @@ from freezer.storage._s3.bucket import Bucket, Upload
 from freezer.storage.exceptions import NotFound, StorageException
 
 LOG = logging.getLogger(__name__)
+
+_SUFFIX = '.json'
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,12 @@ class Entry:
 
     def add(self, upload: Upload) -> None:
         """Before any part of it is sent."""
-        if self._stream is not None:
-            self._stream.write(json.dumps([upload.key, upload.upload_id]) + '\n')
-            self._stream.flush()
+        if self._stream is None:
+            return
+        try:
+            _write(self._stream, [upload.key, upload.upload_id])
+        except OSError as error:
+            LOG.warning('upload %s is not journalled: %s', upload.upload_id, error)
 
     def keep(self) -> None:
         """Something will be left to clean up, for the next run."""
@@ -55,7 +59,7 @@ class Entry:
         """This process is done with it."""
         if self._stream is not None:
             if not self._kept:
-                os.unlink(self._stream.name)
+                Path(self._stream.name).with_suffix(_SUFFIX).unlink(missing_ok=True)
             self._stream.close()
 
 
@@ -66,17 +70,17 @@ class Journal:
         self._folder = folder
 
     def begin(self, place: Place) -> Entry:
-        path = self._folder / f'{secrets.token_hex(8)}.json'
+        # Under another name until it is locked: nobody takes it for a dead one.
+        path = self._folder / f'{secrets.token_hex(8)}.new'
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             stream = open(path, 'x', encoding='utf-8', opener=_private)  # noqa: SIM115
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            _write(stream, vars(place))
+            path.rename(path.with_suffix(_SUFFIX))
         except OSError as error:
             LOG.warning('no journal of uploads in %s: %s', self._folder, error.strerror)
             return Entry(None)
-        # Locked before it says anything: an empty file names nothing to clean up.
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.write(json.dumps(vars(place)) + '\n')
-        stream.flush()
         return Entry(stream)
 
     def clean_up(self, bucket: Bucket) -> None:
@@ -84,23 +88,29 @@ class Journal:
 
         What cannot be undone now stays in the journal, and is said in the log.
         """
-        for path in sorted(self._folder.glob('*.json')):
-            with contextlib.suppress(FileNotFoundError), open(path) as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                place, uploads = _read(stream)
-                if place is None:
-                    path.unlink(missing_ok=True)
-                elif (place.endpoint, place.bucket) == (bucket.endpoint, bucket.name):
-                    try:
-                        with bucket.cleaning_up():
-                            _undo(bucket, place, uploads)
-                    except StorageException as error:
-                        LOG.warning('what a dead backup left stays: %s', error.message)
-                    else:
-                        path.unlink(missing_ok=True)
+        for path in sorted(self._folder.glob(f'*{_SUFFIX}')):
+            try:
+                self._clean_up_one(path, bucket)
+            except BlockingIOError:
+                LOG.debug('%s is of a process that lives', path)
+            except (OSError, StorageException) as error:
+                LOG.warning('what a dead backup left (%s) stays: %s', path, error)
+
+    def _clean_up_one(self, path: Path, bucket: Bucket) -> None:
+        with path.open(encoding='utf-8') as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            place, uploads = _read(stream)
+            if place is not None:
+                if (place.endpoint, place.bucket) != (bucket.endpoint, bucket.name):
+                    return
+                with bucket.cleaning_up():
+                    _undo(bucket, place, uploads)
+            path.unlink(missing_ok=True)
+
+
+def _write(stream: IO[str], line: object) -> None:
+    stream.write(json.dumps(line) + '\n')
+    stream.flush()
 
 
 def _private(path: str, flags: int) -> int:
