@@ -349,7 +349,13 @@ class Storage(abc.ABC):
                 f'{engine.name})'
                 + (' at or before that date' if chains else ' is not on this storage')
             )
-        return levels.resolve(in_time[newest])
+        try:
+            return levels.resolve(in_time[newest])
+        except levels.BrokenChain as error:
+            raise levels.BrokenChain(
+                f'{hostname_backup_name}, chain {newest}: {error.message}; '
+                f'--restore-from-date with an earlier date finds an earlier state'
+            ) from error
 
     def plan(
         self,
