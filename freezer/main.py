@@ -40,6 +40,7 @@ class _Agent:
         from freezer.exceptions import FreezerError
         from freezer.storage.exceptions import StorageException
         from freezer.utils import signals
+        from freezer.utils.text import NOTICES, SayHandler
 
         log = logging.getLogger(__name__)
         # Until the log is set up, nothing goes to standard error behind say()'s back.
@@ -48,6 +49,7 @@ class _Agent:
             try:
                 settings = config.load(argv, os.environ)
                 self._quiet = settings.quiet
+                NOTICES.addHandler(SayHandler(self.say))
                 return self._act(settings)
             except (FreezerError, StorageException) as error:
                 log.exception('%s', error)

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from freezer.storage.exceptions import StorageException, Unreachable
+from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
 T = TypeVar('T')
 
 # A store that has never answered is more likely mistyped than overloaded.
 FIRST_ANSWER_SECONDS = 20.0
+NOTICE_SECONDS = 30.0
 _FIRST_DELAY = 0.2
 _LONGEST_DELAY = 30.0
 
@@ -43,6 +45,7 @@ class Retry:
         self._clock = clock
         self._jitter = jitter
         self._answered = False
+        self._noticed = clock()
 
     @contextlib.contextmanager
     def at_most(self, seconds: float) -> Iterator[None]:
@@ -53,6 +56,18 @@ class Retry:
             yield
         finally:
             self._budget = before
+
+    def _notice(self, failure: StorageException, elapsed: float) -> None:
+        """Now and then, a line for the person who wonders why nothing happens."""
+        now = self._clock()
+        if elapsed >= NOTICE_SECONDS and now - self._noticed >= NOTICE_SECONDS:
+            self._noticed = now
+            NOTICES.warning(
+                'Still trying after %.0f s (of %.0f): %s',
+                elapsed,
+                self._budget,
+                failure.message,
+            )
 
     def run(
         self,
@@ -90,8 +105,8 @@ class Retry:
                     f'{failure.message}; gave up after {attempt} '
                     f'attempt{"s" * (attempt > 1)} in {elapsed:.0f} s'
                 ) from failure
-            LOG.warning(
-                'attempt %d: %s; again in %.1f s', attempt, failure.message, delay
-            )
+            said = 'attempt %d: %s; again in %.1f s'
+            LOG.warning(said, attempt, failure.message, delay)
+            self._notice(failure, elapsed)
             if cancelled.wait(delay):
                 raise failure

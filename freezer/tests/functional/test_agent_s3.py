@@ -1,6 +1,7 @@
 """What the agent is for, from its command line to a real S3 server and back."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -529,7 +530,7 @@ def test_restore_when_a_member_is_gone(
 
 
 def test_exec_passes_the_status_on() -> None:
-    python = sys.executable
+    python = shlex.quote(sys.executable)
     assert run('--action', 'exec', '--command', 'true').code == 0
     assert run('--action', 'exec', '--command', f'{python} -c "exit(7)"').code == 7
     assert run('--action', 'exec', '--command', 'sh -c "kill -9 $$"').code == 137

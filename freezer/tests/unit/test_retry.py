@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.retry import FIRST_ANSWER_SECONDS, Retry
+from freezer.storage._s3.retry import FIRST_ANSWER_SECONDS, NOTICE_SECONDS, Retry
 from freezer.tests.unit.clock import FakeClock, FakeEvent
+from freezer.utils.text import NOTICES
 
 FINAL = (
     e.NotFound,
@@ -189,3 +190,14 @@ def test_cancelled_while_it_waits() -> None:
     assert not retry.is_alive()
     assert len(ended) == 1
     assert ended[0].startswith('down')
+
+
+def test_a_person_is_told_now_and_then(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = Script(clock, *[e.ServerError('the store is ill')] * 100)
+    with contextlib.suppress(e.ServerError):
+        run(answered(clock, budget=200), call, clock)
+    told = [r.getMessage() for r in caplog.records if r.name == NOTICES.name]
+    assert 2 <= len(told) <= 200 / NOTICE_SECONDS
+    assert all('the store is ill' in text for text in told)
