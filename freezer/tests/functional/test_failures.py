@@ -251,35 +251,55 @@ def without_rights(agent: Agent) -> Agent:
     return agent.run_by(*prefix)
 
 
+@pytest.mark.parametrize(
+    'what, mode, says',
+    [
+        # chmod changes the time of the file itself,
+        ('secret', 0, 'secret: Cannot open'),
+        # that of the directory alone, and tar knows nothing of what is in it,
+        ('locked', 0, 'locked: Cannot open'),
+        # or knows the names.
+        ('locked', 0o400, 'locked/within: Cannot stat'),
+    ],
+)
 def test_unreadable_files_are_named_and_stored_later(
-    local: Agent, source: Path, tmp_path: Path
+    local: Agent, source: Path, tmp_path: Path, what: str, mode: int, says: str
 ) -> None:
-    locked = source / 'locked'
-    locked.mkdir()
-    (locked / 'within').write_text('within')
+    (source / 'locked').mkdir()
+    (source / 'locked' / 'within').write_text('within')
     (source / 'secret').write_text('secret')
-    # Older than the two seconds before a backup in which all is stored anyway.
-    time.sleep(2.1)
     held = without_rights(local)
-    (source / 'secret').chmod(0)
+    # What is that old is not stored again only because it is new.
+    time.sleep(2.1)
+    before = (source / what).stat().st_mode
+    (source / what).chmod(mode)
     made = held.increment(source).check()
     assert made.document['warnings'] == 1
-    assert 'secret: Cannot open: Permission denied' in made.err
-    (source / 'secret').chmod(0o600)
-    # Of what is in there, neither the content nor any time changes.
-    locked.chmod(0)
+    assert f'{says}: Permission denied' in made.err
+    (source / what).chmod(before)
     made = held.increment(source).check()
     assert made.document['curr_backup_level'] == 1
-    assert made.document['warnings'] == 1
-    assert 'locked: Cannot open: Permission denied' in made.err
-    local.restore(tmp_path / 'without').check()
-    assert (tmp_path / 'without' / 'secret').read_text() == 'secret'
-    locked.chmod(0o700)
-    made = held.increment(source).check()
-    assert made.document['curr_backup_level'] == 2
     assert made.document['warnings'] == 0
-    local.restore(tmp_path / 'with').check()
-    assert missed(trees.describe(source), tmp_path / 'with') == []
+    local.restore(tmp_path / 'target').check()
+    assert missed(trees.describe(source), tmp_path / 'target') == []
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not trees.is_root(), reason='only root has rights to lose')
+def test_file_that_somebody_else_may_read_is_stored_by_them(
+    local: Agent, source: Path, tmp_path: Path
+) -> None:
+    (source / 'secret').write_text('secret')
+    (source / 'secret').chmod(0)
+    time.sleep(2.1)
+    made = without_rights(local).increment(source).check()
+    assert made.document['warnings'] == 1
+    # Nothing about the file changes: only who asks.
+    made = local.increment(source).check()
+    assert made.document['curr_backup_level'] == 1
+    assert made.document['warnings'] == 0
+    local.restore(tmp_path / 'target').check()
+    assert missed(trees.describe(source), tmp_path / 'target') == []
 
 
 # Before the source is read
