@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import freezer
+from freezer.engine.tar import snapshot
+from freezer.storage import layout
 from freezer.tests import servers, trees
 
 ROOT = Path(freezer.__file__).parent.parent
@@ -208,6 +210,10 @@ class Store:
             level, _, timestamp = parts[4].partition('_')
             parts[3] = str(int(parts[3]) - seconds)
             parts[4] = f'{level}_{int(timestamp) - seconds}'
+            if parts[-1] == layout.ENGINE_METADATA:
+                state = snapshot.load(content)
+                state.seconds -= seconds
+                content = state.dump()
             self.put('/'.join(parts), content)
             self.delete(path)
 
