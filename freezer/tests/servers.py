@@ -57,6 +57,9 @@ _spawner = concurrent.futures.ThreadPoolExecutor(1, 'servers')
 _running: 'weakref.WeakSet[Server]' = weakref.WeakSet()
 
 
+_START_ATTEMPTS = 3
+
+
 class StartError(Exception):
     """A server did not come up. The message ends with the tails of its logs."""
 
@@ -220,6 +223,18 @@ class ProcessServer(Server):
     def start(self) -> None:
         if self.pids:
             raise RuntimeError(f'{self.name} is running')
+        # A port that was free may be taken by the time a server listens on it: where
+        # nothing is kept yet, others are chosen.
+        fresh = self._directory is None
+        for attempts_left in reversed(range(_START_ATTEMPTS)):
+            try:
+                self._start_once()
+                return
+            except StartError:
+                if not fresh or not attempts_left:
+                    raise
+
+    def _start_once(self) -> None:
         _running.add(self)
         try:
             if self._directory is None:
