@@ -24,14 +24,13 @@ from oslo_config import cfg
 from oslo_log import log
 
 from freezer.common import jobfile, plugins, upstream
-from freezer.common.types import Date, Size
+from freezer.common.opts import declared_options
 from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
 
 PROG = 'freezer-agent'
 WORK_DIR = '~/.freezer'
-ACTIONS = ('backup', 'restore', 'info', 'admin', 'exec')
 _TEMPLATE = re.compile(
     r'\{(mode|backup_media|storage|container|project_id|resource_id)\}'
 )
@@ -41,186 +40,6 @@ _ENVIRONMENT = {
     'secret_key': 'SECRET_KEY',
     'endpoint': 'ENDPOINT',
 }
-
-AGENT_OPTS = (
-    cfg.StrOpt('action', choices=ACTIONS, default='backup', help='What to do.'),
-    cfg.StrOpt(
-        'mode',
-        short='m',
-        default='fs',
-        help='What the files belong to. fs: nothing special.',
-    ),
-    cfg.StrOpt(
-        'engine',
-        short='e',
-        dest='engine_name',
-        default='tar',
-        help='How the archive is made.',
-    ),
-    cfg.StrOpt(
-        'storage',
-        help='Where backups live: s3, or local for a directory. Has to be given, here '
-        'or in [storage:NAME] sections of a job file.',
-    ),
-    cfg.StrOpt(
-        'container',
-        short='C',
-        default='',
-        help='Storage s3: bucket or bucket/prefix. Storage local: a directory.',
-    ),
-    cfg.StrOpt('path-to-backup', short='F', help='The file or directory to back up.'),
-    cfg.StrOpt(
-        'backup-name',
-        short='N',
-        default='freezer_{mode}_{resource_id}',
-        help='With the host name, what a backup is found by. {mode}, {backup_media}, '
-        '{storage}, {container}, {project_id} and {resource_id} are filled in; for '
-        'files {resource_id} is the host name.',
-    ),
-    cfg.StrOpt(
-        'hostname',
-        help='Stands for the name of this machine, as when the backup of another one '
-        'is restored. Default: the name of this machine.',
-    ),
-    cfg.StrOpt(
-        'restore-abs-path', help='The directory to restore into; made if needed.'
-    ),
-    cfg.Opt(
-        'restore-from-date',
-        type=Date(),
-        help='Restore the state of this moment: the newest backup not after it. '
-        'ISO 8601; UTC unless an offset is given. Default: the newest.',
-    ),
-    cfg.BoolOpt(
-        'overwrite',
-        default=False,
-        help='Restore into a directory that is not empty. What the backup does not '
-        'hold is removed from the directories it does hold; it is listed first.',
-    ),
-    cfg.BoolOpt(
-        'incremental',
-        default=False,
-        help='Back up what changed since the previous level, if there is one.',
-    ),
-    cfg.IntOpt('max-level', min=0, help='After this level, begin again at level 0.'),
-    cfg.IntOpt(
-        'always-level',
-        min=0,
-        help='Once at this level, stay at it: each backup holds all that changed '
-        'since the level below.',
-    ),
-    cfg.FloatOpt(
-        'restart-always-level',
-        min=0,
-        help='Begin again at level 0 when the last level 0 is older than this many '
-        'days.',
-    ),
-    cfg.FloatOpt(
-        'remove-older-than',
-        short='R',
-        min=0,
-        help='Remove chains of levels that are all older than this many days. With '
-        'action admin, or after a backup.',
-    ),
-    cfg.Opt(
-        'remove-from-date',
-        type=Date(),
-        help='The old name of --remove-before-date.',
-    ),
-    cfg.Opt(
-        'remove-before-date',
-        type=Date(),
-        help='Remove chains of levels that were all made at or before this moment. '
-        'With action admin, or after a backup.',
-    ),
-    cfg.StrOpt(
-        'compression',
-        choices=compression.NAMES,
-        default='gzip',
-        help='How the stream is compressed. Freezer 19 cannot read zstd and none.',
-    ),
-    cfg.StrOpt(
-        'encrypt-pass-file',
-        help='Encrypt with the passphrase in the first line of this file, as '
-        '"openssl enc -aes-256-cfb" does. Not authenticated, and names of files are '
-        'not hidden.',
-    ),
-    cfg.StrOpt(
-        'dereference-symlink',
-        choices=['none', 'soft', 'hard', 'all'],
-        default='none',
-        help='Store what symbolic links (soft), hard links or both point to, in place '
-        'of the links.',
-    ),
-    cfg.MultiStrOpt(
-        'exclude',
-        default=[],
-        help="Leave out files that match this pattern, tar's wildcards. May be given "
-        'more than once; in a job file, one pattern a line.',
-    ),
-    cfg.Opt(
-        'max-segment-size',
-        short='M',
-        type=Size(min=1),
-        default=33554432,
-        help='Bytes of a part on S3. At least 5 MiB there. Sizes may be written 32M.',
-    ),
-    cfg.BoolOpt(
-        'consistency-check',
-        default=False,
-        help='Compute a checksum of the files before they are backed up, and give it '
-        'with the result.',
-    ),
-    cfg.StrOpt(
-        'consistency-checksum',
-        help='After a restore, compare with this checksum, which a backup with '
-        '--consistency-check gave.',
-    ),
-    cfg.BoolOpt(
-        'dry-run',
-        default=False,
-        help='Write and remove nothing, and say what would be done.',
-    ),
-    cfg.BoolOpt(
-        'sync', default=True, help='Write the buffers of file systems to disk first.'
-    ),
-    cfg.StrOpt(
-        'metadata-out',
-        help='Write the result as JSON to this file; - is standard output.',
-    ),
-    cfg.BoolOpt('quiet', short='q', default=False, help='Nothing on standard error.'),
-    cfg.StrOpt('max-priority', help='Any text: run with the highest priority.'),
-    cfg.StrOpt(
-        'proxy', help='HTTP proxy on the way to the storage, as http://host:port.'
-    ),
-    cfg.BoolOpt(
-        'insecure',
-        default=False,
-        help="Do not check the storage's TLS certificate.",
-    ),
-    cfg.Opt(
-        'upload-limit',
-        type=Size(),
-        default=-1,
-        help='Bytes per second a backup may send; 10M and the like. -1: no limit.',
-    ),
-    cfg.Opt(
-        'download-limit',
-        type=Size(),
-        default=-1,
-        help='Bytes per second a restore may read; 10M and the like. -1: no limit.',
-    ),
-    cfg.StrOpt(
-        'config',
-        help='Job file (INI) with more options; [storage:NAME] sections name several '
-        'storages that all get the backup. The command line wins.',
-    ),
-    cfg.StrOpt(
-        'command',
-        help='What action exec runs: split as a shell would, without a shell; | makes '
-        'a pipeline.',
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,15 +104,6 @@ class AgentConfig:
             'resource_id': self.hostname,
         }
         return _TEMPLATE.sub(lambda m: values[m[1]].replace('/', '_'), template)
-
-
-def declared_options() -> dict[str | None, tuple[Any, ...]]:
-    """group (None: the main one) -> options, of the agent and every storage driver."""
-    options: dict[str | None, tuple[Any, ...]] = {None: AGENT_OPTS}
-    for driver in plugins.load_all(plugins.STORAGES).values():
-        for group, declared in driver.OPTIONS.items():
-            options[group] = options.get(group, ()) + tuple(declared)
-    return options
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from freezer.common import config, opts, plugins, upstream
+from freezer.common import opts, plugins, upstream
 from freezer.engine.engine import BackupEngine
 from freezer.exceptions import ConfigError
 from freezer.mode.mode import Mode
@@ -48,7 +48,7 @@ def test_secrets_are_marked(option: Any) -> None:
 def test_no_option_is_declared_twice() -> None:
     names = [
         (group, option.dest)
-        for group, options in config.declared_options().items()
+        for group, options in opts.declared_options().items()
         for option in options
     ]
     names += [(None, option.dest) for option in upstream.OPTIONS]
