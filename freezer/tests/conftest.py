@@ -48,8 +48,10 @@ def _home_of_fixtures(
 def _home(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Give each test a home of its own."""
+    """Give each test a home and temporary files of its own."""
     monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
+    # An agent that is killed leaves its temporary directory.
+    monkeypatch.setenv('TMPDIR', str(tmp_path_factory.mktemp('tmp')))
 
 
 @pytest.fixture(scope='session')
