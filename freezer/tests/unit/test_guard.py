@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from freezer.engine.tar import guard as guard_module
+from freezer.engine.tar import links as model
+from freezer.engine.tar import units
 from freezer.engine.tar.guard import TargetGuard
 from freezer.exceptions import EngineError, UnsafeArchiveError
 
@@ -688,7 +689,7 @@ def test_renames_and_the_model(target: Path) -> None:
 
 
 def test_renames_do_not_explode(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_module, 'MAX_MERGES', 10_000)
+    monkeypatch.setattr(model, 'MAX_MERGES', 10_000)
     links = b''.join(symlink(b'a/%d/l' % n, b'/') for n in range(100))
     names: list[bytes] = []
     for n in range(400):
@@ -802,9 +803,9 @@ def test_headers_out_of_place(target: Path) -> None:
 
 
 def test_too_long(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard_module, 'MAX_NAME', 1000)
-    monkeypatch.setattr(guard_module, 'MAX_LIST', 100_000)
-    monkeypatch.setattr(guard_module, 'MAX_RECORDS', 10_000)
+    monkeypatch.setattr(units, 'MAX_NAME', 1000)
+    monkeypatch.setattr(units, 'MAX_LIST', 100_000)
+    monkeypatch.setattr(units, 'MAX_RECORDS', 10_000)
     name = b'n/' * 400 + b'n'
     accepts(target, long_name(name) + block(magic=GNU), pax((b'path', name)) + block())
     xattr = (b'SCHILY.xattr.user.x', bytes(9000))

@@ -1,0 +1,112 @@
+"""Which paths below a target may be symbolic links: a model, not the disk."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from freezer.engine.tar.units import RefusedError
+
+MAX_MERGES: Final = 1_000_000
+"""Model entries looked at in one archive because renames collide: with these an archive
+could otherwise make the model grow exponentially."""
+
+NOT_A_LINK: Final = -1
+
+
+class Node:
+    """What the model knows about one path, and about the paths below it."""
+
+    __slots__ = ('kids', 'link', 'locked', 'shared')
+
+    def __init__(self) -> None:
+        self.kids: dict[bytes, Node] = {}
+        self.link = NOT_A_LINK
+        """The archive that made it a symbolic link: 0 the scan, 1 the first ..."""
+        self.locked = NOT_A_LINK
+        """Up to this archive, tar may be unable to remove things from this one."""
+        self.shared = False
+        """It is in the tree in more than one place: copy before writing."""
+
+    def copy(self) -> Node:
+        new = Node()
+        new.link, new.locked = self.link, self.locked
+        new.kids = dict(self.kids)
+        for kid in self.kids.values():
+            kid.shared = True
+        return new
+
+
+class Links:
+    """The model: which paths below the target may be symbolic links.
+
+    A tree, so that renaming a directory is cheap. Nodes are shared between the old and
+    the new name and copied on the first write.
+    """
+
+    def __init__(self) -> None:
+        self._root = Node()
+        self._merges = 0
+
+    def begin_archive(self) -> None:
+        self._merges = MAX_MERGES
+
+    def find(self, path: list[bytes]) -> Node | None:
+        node: Node | None = self._root
+        for part in path:
+            if node is None:
+                return None
+            node = node.kids.get(part)
+        return node
+
+    def own(self, path: list[bytes]) -> Node:
+        """The node of a path, for writing."""
+        node = self._root
+        for part in path:
+            kid = node.kids.get(part)
+            if kid is None:
+                kid = node.kids[part] = Node()
+            elif kid.shared:
+                kid = node.kids[part] = kid.copy()
+            node = kid
+        return node
+
+    def link_on_the_way(self, path: list[bytes]) -> bytes | None:
+        """The first symbolic link that opening the last component would follow."""
+        node = self._root
+        for depth, part in enumerate(path[:-1], 1):
+            kid = node.kids.get(part)
+            if kid is None:
+                return None
+            if kid.link != NOT_A_LINK:
+                return b'/'.join(path[:depth])
+            node = kid
+        return None
+
+    def put(self, path: list[bytes], node: Node) -> None:
+        """Put a node of this tree at one more path."""
+        node.shared = True
+        parent = self.own(path[:-1])
+        there = parent.kids.get(path[-1])
+        parent.kids[path[-1]] = node if there is None else self.merge(there, node)
+
+    def merge(self, one: Node, other: Node) -> Node:
+        """A node that stands for both. Raises :class:`RefusedError` at too much."""
+        top = Node()
+        todo = [(top, one, other)]
+        while todo:
+            new, a, b = todo.pop()
+            self._merges -= 1 + len(a.kids) + len(b.kids)
+            if self._merges < 0:
+                raise RefusedError('its renames collide too often')
+            new.link = max(a.link, b.link)
+            new.locked = max(a.locked, b.locked)
+            new.kids = a.copy().kids
+            for name, kid in b.kids.items():
+                there = new.kids.get(name)
+                if there is None or there is kid:
+                    kid.shared = True
+                    new.kids[name] = kid
+                else:
+                    new.kids[name] = both = Node()
+                    todo.append((both, there, kid))
+        return top
