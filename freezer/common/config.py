@@ -1,4 +1,4 @@
-"""The agent's options, and the one configuration object made from them.
+"""The one configuration object, made from all sources of options.
 
 Sources, the first one wins: command line, job file (``--config``), environment
 (``OS_DEFAULT__<OPTION>``, and ACCESS_KEY, SECRET_KEY and ENDPOINT), oslo configuration
@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -270,9 +270,7 @@ def _apply_job_file(
             if name not in known:
                 raise ConfigError(f'{where}: {name} is not an option of this agent')
             key = known[name]
-            if _is_unset(key.flag, value):
-                continue
-            if (key.group, key.dest) in pinned:
+            if _is_unset(key.flag, value) or (key.group, key.dest) in pinned:
                 continue
             _override(conf, key, value, f'{where}, {name}')
 
@@ -421,20 +419,24 @@ def _storages(
         )
     driver = plugins.load(plugins.STORAGES, 'storage', values['storage'])
     options = {
-        f'{group}_{option.dest}' if group else option.dest: _value(
-            conf, option.dest, group
-        )
-        for group, declared in driver.OPTIONS.items()
-        for option in declared
+        key: _value(conf, option.dest, group)
+        for key, group, option in _driver_options(driver)
     }
     settings = StorageSettings(
-        container=values['container'],
-        max_segment_size=values['max_segment_size'],
-        insecure=values['insecure'],
-        proxy=values['proxy'],
-        options=options,
+        container=values['container'], options=options, **_for_every_storage(values)
     )
     return ((driver, settings),)
+
+
+def _driver_options(driver: Any) -> Iterator[tuple[str, str | None, Any]]:
+    """(key in settings and job files, group, option) of all a driver declares."""
+    for group, declared in driver.OPTIONS.items():
+        for option in declared:
+            yield f'{group}_{option.dest}' if group else option.dest, group, option
+
+
+def _for_every_storage(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in ('max_segment_size', 'insecure', 'proxy')}
 
 
 def _section_storage(
@@ -449,26 +451,22 @@ def _section_storage(
     driver = plugins.load(plugins.STORAGES, f'{where}: storage', name)
     container = given.pop('container', '')
     options: dict[str, Any] = {}
-    for group, declared in driver.OPTIONS.items():
-        for option in declared:
-            key = f'{group}_{option.dest}' if group else option.dest
-            text = given.pop(key, '')
-            try:
-                unset = _is_unset(isinstance(option, cfg.BoolOpt), text)
-                options[key] = option.default if unset else option.type(text)
-            except ValueError as error:
-                reason = 'not of the right form' if option.secret else str(error)
-                raise ConfigError(f'{where}, {key}: {reason}') from error
+    for key, _group, option in _driver_options(driver):
+        text = given.pop(key, '')
+        try:
+            unset = _is_unset(isinstance(option, cfg.BoolOpt), text)
+            options[key] = option.default if unset else option.type(text)
+        except ValueError as error:
+            reason = 'not of the right form' if option.secret else str(error)
+            raise ConfigError(f'{where}, {key}: {reason}') from error
     if given:
         raise ConfigError(
             f'{where}: {", ".join(sorted(given))}: not an option of storage {name}'
         )
     settings = StorageSettings(
         container=container,
-        max_segment_size=values['max_segment_size'],
-        insecure=values['insecure'],
-        proxy=values['proxy'],
         options=options,
+        **_for_every_storage(values),
         section=f'[{section.name}] of {path}',
         name=section.name.removeprefix(jobfile.STORAGE_PREFIX),
     )

@@ -315,9 +315,8 @@ class BackupEngine(abc.ABC):
 
     def _usable(self, backup: Backup) -> dict[str, Any]:
         metadata = backup.metadata()
-        name = metadata.get('compression') or self.settings.compression
         try:
-            compression.check_available(name)
+            compression.check_available(self._compression_of(metadata))
         except ConfigError as error:
             raise RestoreError(f'{backup.metadata_path}: {error}') from error
         if metadata.get('encryption') and self._passphrase is None:
@@ -330,7 +329,7 @@ class BackupEngine(abc.ABC):
         self, backup: Backup, metadata: Mapping[str, Any]
     ) -> Generator[Block, None, None]:
         assert backup.storage is not None
-        name = metadata.get('compression') or self.settings.compression
+        name = self._compression_of(metadata)
         stream = backup.storage.backup_blocks(backup)
         stream = limit(stream, self.settings.download_limit)
         # Freezer 19 decrypts when a passphrase is given and the marker says nothing.
@@ -340,6 +339,10 @@ class BackupEngine(abc.ABC):
                 self._passphrase, stream, lambda head: self._looks_right(name, head)
             )
         return compression.decompress(name, stream)
+
+    def _compression_of(self, metadata: Mapping[str, Any]) -> str:
+        """The marker decides; the option, where it says nothing."""
+        return str(metadata.get('compression') or self.settings.compression)
 
     def _looks_right(self, name: str, head: bytes) -> bool:
         magic = compression.MAGIC.get(name)

@@ -207,7 +207,8 @@ class Storage(abc.ABC):
       visible.
     * Whatever goes wrong raises; nothing is swallowed. An error of a listing is never
       an empty listing.
-    * What a failed ``write_backup`` left is removed, or the error says what remains.
+    * A failed ``write_backup`` leaves no open upload, or the log says which. What it
+      had stored ``discard`` removes.
     * ``write_backup`` holds a bounded number of bytes in memory, and none on disk but
       where the backup itself lives.
     * ``backup_blocks`` yields no byte it has not checked, where a digest is known.
@@ -252,7 +253,7 @@ class Storage(abc.ABC):
         """Store a stream: the queue's messages, one after the other.
 
         Not visible before :meth:`put_metadata`. Raises the producer's error if the
-        queue ends with one, after removing what was written.
+        queue ends with one. What was stored until then is for :meth:`discard`.
         """
 
     @abc.abstractmethod

@@ -33,11 +33,6 @@ class LocalStorage(PhysicalStorage):
 
     _type = 'local'
 
-    def __init__(
-        self, storage_path: str, max_segment_size: int, skip_prepare: bool = False
-    ) -> None:
-        super().__init__(storage_path, max_segment_size, skip_prepare)
-
     @classmethod
     def from_settings(cls, settings: StorageSettings) -> Self:
         if not settings.container:

@@ -59,7 +59,10 @@ class MultipleStorage(Storage):
                     storage.claim(backup)
                 claimed.append(name)
         except BaseException:
-            self._discard(backup, claimed)
+            try:
+                self._discard(backup, claimed)
+            except StorageException as error:
+                LOG.error('a claim remains: %s', error.message)
             raise
 
     def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -210,17 +210,12 @@ class S3Storage(PhysicalStorage):
                 if settings.name
                 else _how_to_give(missing)
             )
-        names = {field.name for field in fields(S3Options)}
         group = {
             name.removeprefix('s3_'): value
             for name, value in given.items()
             if name.startswith('s3_')
         }
-        options = S3Options(
-            insecure=settings.insecure,
-            proxy=settings.proxy,
-            **{name: value for name, value in group.items() if name in names},
-        )
+        options = S3Options(insecure=settings.insecure, proxy=settings.proxy, **group)
         return cls(
             given['access_key'],
             given['secret_key'],

@@ -12,7 +12,7 @@ from freezer.utils.streaming import Block
 NAMES = ('gzip', 'bzip2', 'xz', 'zstd', 'none')
 # How each begins; also how a wrong passphrase is told from the right one.
 MAGIC = {
-    'gzip': b'\x1f\x8b',
+    'gzip': b'\x1f\x8b\x08',
     'bzip2': b'BZh',
     'xz': b'\xfd7zXZ\x00',
     'zstd': b'\x28\xb5\x2f\xfd',

@@ -85,7 +85,8 @@ class TarEngine(BackupEngine):
             status = process.wait()
             lines = said.lines()
         found = _judge(status, lines, source, run.warnings)
-        if run.base is not None:
+        # What else is beside a single file is not in the archive at all.
+        if run.base is not None and source.name == '.':
             links = [m.path for m in found if m.kind is messages.Kind.MISSING_LINKS]
             self._check_links(run, base_time, [path for path in links if path])
         # tar counts what it could not read as stored.
