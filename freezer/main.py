@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from freezer.common.config import AgentConfig
-    from freezer.job import Outcome
+    from freezer.job.job import Outcome
     from freezer.storage.base import Storage
 
 

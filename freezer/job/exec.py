@@ -1,0 +1,78 @@
+"""Run a command."""
+
+import logging
+import shlex
+import subprocess
+import sys
+
+from freezer.common.config import AgentConfig
+from freezer.exceptions import ConfigError
+from freezer.job.job import Job, Outcome
+
+LOG = logging.getLogger(__name__)
+
+
+class ExecJob(Job):
+    """Run a command, without a shell, and pass its exit status on."""
+
+    @classmethod
+    def validate(cls, config: AgentConfig) -> None:
+        super().validate(config)
+        _split_command(config.command)
+
+    def execute(self) -> Outcome:
+        commands = _split_command(self.config.command)
+        if self.config.dry_run:
+            self.say(f'Would run {self.config.command}')
+            return Outcome()
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for number, argv in enumerate(commands):
+                last = number == len(commands) - 1
+                processes.append(
+                    subprocess.Popen(
+                        argv,
+                        stdin=processes[-1].stdout if processes else None,
+                        # Standard output is for the result of the agent.
+                        stdout=sys.stderr if last else subprocess.PIPE,
+                    )
+                )
+                if len(processes) > 1:
+                    _close(processes[-2])
+        except OSError as error:
+            _close(processes[-1] if processes else None)
+            raise ConfigError(f'command {argv[0]}: {error.strerror}') from error
+        finally:
+            codes = [process.wait() for process in processes]
+        # As a shell's pipefail: the last one that failed.
+        failed = [code for code in codes if code != 0]
+        code = failed[-1] if failed else 0
+        LOG.info('%s ended with %d', commands[-1][0], code)
+        return Outcome(exit_code=code if code >= 0 else 128 - code)
+
+
+def _split_command(command: str | None) -> list[list[str]]:
+    """``a "b c" | d`` -> ``[['a', 'b c'], ['d']]``."""
+    if not command:
+        raise ConfigError('command is required for action exec')
+    lexer = shlex.shlex(command, posix=True, punctuation_chars='|')
+    lexer.whitespace_split = True
+    lexer.commenters = ''
+    commands: list[list[str]] = [[]]
+    try:
+        for word in lexer:
+            if word == '|':
+                commands.append([])
+            else:
+                commands[-1].append(word)
+    except ValueError as error:
+        raise ConfigError(f'command: {error}') from error
+    if not all(commands):
+        raise ConfigError('command: a pipe begins or ends with nothing')
+    return commands
+
+
+def _close(process: 'subprocess.Popen[bytes] | None') -> None:
+    """Only the next process in the pipe may hold its output open."""
+    if process is not None and process.stdout is not None:
+        process.stdout.close()

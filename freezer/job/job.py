@@ -1,0 +1,173 @@
+"""The contract of an action, and what its result looks like."""
+
+import abc
+import dataclasses
+import datetime
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from freezer.common import plugins
+from freezer.common.config import AgentConfig
+from freezer.engine.engine import BackupEngine, EngineSettings, Source, Warnings
+from freezer.exceptions import ConfigError, FreezerError
+from freezer.storage.base import EngineName, Storage
+from freezer.storage.exceptions import StorageException
+from freezer.storage.levels import SECONDS_PER_DAY
+from freezer.utils import checksum
+
+LOG = logging.getLogger(__name__)
+
+# Of a list that may be long, so many are said; the log has them all.
+SAID = 20
+
+
+@dataclasses.dataclass
+class Table:
+    """For people: a header and rows."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of an action.
+
+    :param document: for programs, JSON; None where an action has nothing to tell
+    :param failure: what went wrong after the document had become true
+    """
+
+    document: Any = None
+    tables: Sequence[Table] = ()
+    exit_code: int = 0
+    failure: FreezerError | StorageException | None = None
+
+
+class Job(abc.ABC):
+    """An action.
+
+    :param storage: where it acts; None for actions that need none
+    :param say: tells the person who watches, a line at a time
+    """
+
+    #: whether the storage is written to, and so prepared first
+    writes: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        storage: Storage | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self._storage = storage
+        self.say = say
+
+    @classmethod
+    def validate(cls, config: AgentConfig) -> None:
+        """:raises ConfigError: the action cannot be done as asked"""
+        if config.incremental:
+            return
+        for name in ('max_level', 'always_level'):
+            if getattr(config, name):
+                raise ConfigError(f'{name.replace("_", "-")} needs --incremental')
+
+    @abc.abstractmethod
+    def execute(self) -> Outcome:
+        """Do it.
+
+        :raises FreezerError, StorageException: it was not done
+        """
+
+    @property
+    def storage(self) -> Storage:
+        assert self._storage is not None
+        return self._storage
+
+    def engine(self) -> BackupEngine:
+        config = self.config
+        engine = plugins.load(plugins.ENGINES, 'engine', config.engine_name)
+        settings = EngineSettings(
+            compression=config.compression,
+            encrypt_pass_file=config.encrypt_pass_file,
+            dereference_symlink=config.dereference_symlink,
+            exclude=config.exclude,
+            upload_limit=config.upload_limit,
+            download_limit=config.download_limit,
+        )
+        made: BackupEngine = engine(self.storage, settings)
+        return made
+
+    def say_warnings(self, warnings: Warnings) -> None:
+        for text in warnings.kept[:SAID]:
+            self.say(f'Warning: {text}')
+        if warnings.count > SAID:
+            self.say(f'Warning: {warnings.count} in all; see {self.config.log_file}')
+
+    def checksum_of(self, engine: BackupEngine, source: Source) -> str:
+        return checksum.checksum(
+            source.folder,
+            engine.members(source),
+            self.config.dereference_symlink in ('soft', 'all'),
+            LOG.warning,
+        )
+
+    def remove_old(self, keep: int | None = None) -> None:
+        """Retention, as far as the options ask for it.
+
+        :param keep: level-0 timestamp of a chain that stays whatever its age
+        """
+        cutoff = _cutoff(self.config, time.time())
+        if cutoff is None:
+            return
+        engine = EngineName(self.config.engine_name)
+        dry_run = self.config.dry_run
+        some = False
+        for identity in self.config.identities:
+            removed = self.storage.remove_older_than(
+                engine, cutoff, identity, keep, dry_run
+            )
+            for chain in removed:
+                first = chain[0]
+                self.say(
+                    f'{"Would remove" if dry_run else "Removed"} {identity} of '
+                    f'{iso(first.level_zero_timestamp)}: {levels_said(chain)}'
+                )
+            LOG.info('%d chains of %s are past %s', len(removed), identity, iso(cutoff))
+            some = some or bool(removed)
+        if not some:
+            self.say(f'Nothing to remove: no chain is all from before {iso(cutoff)}')
+
+
+def property_table(document: dict[str, Any]) -> Table:
+    """A document as rows of property and value."""
+    rows = [(key.replace('_', ' '), value) for key, value in document.items()]
+    return Table(('Property', 'Value'), rows)
+
+
+def iso(timestamp: int) -> str:
+    """Epoch seconds as a date in UTC, of the form the date options take."""
+    moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
+    return moment.strftime('%Y-%m-%dT%H:%M:%SZ')
+
+
+def one_cutoff(config: AgentConfig) -> bool:
+    """Whether retention is asked for; 0 days, once "everything", does not ask."""
+    if config.remove_older_than and config.remove_before_date:
+        raise ConfigError('remove-older-than and remove-before-date: give one of them')
+    return bool(config.remove_older_than or config.remove_before_date)
+
+
+def _cutoff(config: AgentConfig, now: float) -> int | None:
+    """Epoch seconds: what is at or before them is old."""
+    if config.remove_before_date:
+        return int(config.remove_before_date.timestamp())
+    if config.remove_older_than:
+        return int(now - config.remove_older_than * SECONDS_PER_DAY)
+    return None
+
+
+def levels_said(chain: Any) -> str:
+    return ', '.join(f'level {b.level} of {iso(b.timestamp)}' for b in chain)

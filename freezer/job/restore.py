@@ -1,0 +1,107 @@
+"""Restore."""
+
+import logging
+import os
+from collections.abc import Sequence
+
+from freezer.common.config import AgentConfig
+from freezer.engine.engine import Source
+from freezer.exceptions import ConfigError, FreezerError, RestoreError
+from freezer.job.job import SAID, Job, Outcome, iso, levels_said
+from freezer.storage.base import Backup, EngineName, NoSuchBackup
+from freezer.storage.exceptions import StorageException
+from freezer.utils import checksum
+
+LOG = logging.getLogger(__name__)
+
+
+class RestoreJob(Job):
+    """Restore the newest state, or that of a date, into a directory."""
+
+    @classmethod
+    def validate(cls, config: AgentConfig) -> None:
+        super().validate(config)
+        if not config.restore_abs_path:
+            raise ConfigError('restore-abs-path is required for action restore')
+        if config.consistency_checksum:
+            checksum.compare(config.consistency_checksum, '')
+        _check_target(os.path.abspath(config.restore_abs_path), config.overwrite)
+
+    def execute(self) -> Outcome:
+        config = self.config
+        assert config.restore_abs_path is not None
+        target = os.path.abspath(config.restore_abs_path)
+        engine = self.engine()
+        chain = self._find()
+        newest = chain[max(chain)]
+        what = f'level {newest.level} of {iso(newest.timestamp)}'
+        removals = engine.removals(target, newest) if os.path.isdir(target) else []
+        if removals:
+            self._say_removals(target, removals)
+        if config.dry_run:
+            self.say(
+                f'Would restore {what} into {target}: {levels_said(chain.values())}'
+            )
+            return Outcome()
+        metadata = engine.check(chain)
+        try:
+            os.makedirs(target, exist_ok=True)
+        except OSError as error:
+            raise RestoreError(f'{target}: {error.strerror}') from error
+        try:
+            warnings = engine.restore(target, chain, metadata)
+        except (FreezerError, StorageException) as error:
+            self.say(f'{target} is not what was backed up: the restore did not finish')
+            raise error
+        self.say_warnings(warnings)
+        if config.consistency_checksum:
+            found = self.checksum_of(engine, Source(target, '.'))
+            if not checksum.compare(config.consistency_checksum, found):
+                raise RestoreError(
+                    f'{target}: its checksum is {found}, not '
+                    f'{config.consistency_checksum}: not what was backed up'
+                )
+        self.say(f'Restored {what} into {target}')
+        return Outcome()
+
+    def _find(self) -> dict[int, Backup]:
+        date = self.config.restore_from_date
+        engine = EngineName(self.config.engine_name)
+        missing: NoSuchBackup | None = None
+        for identity in self.config.identities:
+            try:
+                return self.storage.get_latest_level_zero_increments(
+                    engine, identity, int(date.timestamp()) if date else None
+                )
+            except NoSuchBackup as error:
+                missing = missing or error
+        assert missing is not None
+        raise missing
+
+    def _say_removals(self, target: str, removals: Sequence[str]) -> None:
+        would = 'would remove' if self.config.dry_run else 'removes'
+        self.say(
+            f'This {would} what the backup does not hold from {target}: '
+            f'{len(removals)} in all'
+        )
+        for path in removals[:SAID]:
+            self.say(f'  {path}')
+        if len(removals) > SAID:
+            self.say(f'  … see {self.config.log_file}')
+        for path in removals:
+            LOG.warning('%s: %s', would, os.path.join(target, path))
+
+
+def _check_target(target: str, overwrite: bool) -> None:
+    """:raises RestoreError: not a directory to restore into"""
+    try:
+        present = os.listdir(target)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RestoreError(f'restore-abs-path {target}: {error.strerror}') from error
+    if present and not overwrite:
+        raise RestoreError(
+            f'restore-abs-path {target} is not empty: choose another, or give '
+            f'--overwrite, which also removes what the backup does not hold'
+        )
