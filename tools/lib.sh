@@ -12,7 +12,7 @@ die() { printf 'tools/%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 # pip runs when something has changed since it last did.
 virtual_environment() {
     local python=${PYTHON:-python3} wanted=$1 tests=.venv/requirements.sha256
-    local stamp=$tests now packages=(-e '.[zstd,encryption,quickstart]')
+    local stamp=$tests now packages=(-e '.[zstd,encryption,crt,quickstart]')
     if [ ! -x .venv/bin/python ]; then
         command -v "$python" >/dev/null || die "no $python; set PYTHON to a Python 3.11+"
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

@@ -5,8 +5,8 @@ from typing import Any
 from oslo_config import cfg
 
 from freezer.common import plugins
-from freezer.common.types import Date, Size
 from freezer.stream import compression
+from freezer.utils.types import Date, Size
 
 ACTIONS = ('backup', 'restore', 'info', 'admin', 'exec')
 

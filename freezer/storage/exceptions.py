@@ -73,6 +73,10 @@ class Rejected(StorageException):
     """The store refuses the request itself: another attempt would fail as well."""
 
 
+class Archived(StorageException):
+    """The object is in a storage class that has to be asked for it first."""
+
+
 class ClockSkew(StorageException):
     """This machine's clock and the store's are too far apart for signed requests."""
 

@@ -6,18 +6,18 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 """
 
 import logging
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from oslo_config import cfg
 
 from freezer.storage._s3 import keys
+from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
 from freezer.storage.base import Backup, Named, StorageSettings
 from freezer.storage.exceptions import (
+    BucketNotFound,
     IntegrityError,
     NotFound,
     StorageConfigError,
@@ -25,6 +25,7 @@ from freezer.storage.exceptions import (
 )
 from freezer.storage.physical import PhysicalStorage
 from freezer.utils.streaming import Block, RichQueue
+from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
     from freezer.storage._s3.bucket import Bucket
@@ -65,11 +66,12 @@ KEY_OPTS = (
 )
 
 S3_OPTS = (
+    # Who asks, and how.
     cfg.StrOpt(
         'region',
-        default='us-east-1',
-        help='Region that requests are signed for. Cloudflare R2 takes auto, Garage '
-        'its own name.',
+        help='Region that requests are signed for; a bucket that has to be made is '
+        'made there. Cloudflare R2 takes auto, Garage its own name. Default: that of '
+        'the profile, else us-east-1.',
     ),
     cfg.StrOpt(
         'addressing-style',
@@ -78,9 +80,37 @@ S3_OPTS = (
         help='Whether the bucket is in the path or in the host name of a URL.',
     ),
     cfg.StrOpt(
+        'session-token',
+        secret=True,
+        help='Session token that belongs to temporary keys.',
+    ),
+    cfg.StrOpt(
+        'profile',
+        help='Named profile of ~/.aws/config and ~/.aws/credentials to take keys '
+        'from, in place of access-key and secret-key. Roles and other ways botocore '
+        'knows are followed, and keys that expire are renewed.',
+    ),
+    cfg.StrOpt(
+        'signature-version',
+        default='s3v4',
+        choices=['s3v4', 's3'],
+        help='How requests are signed: s3 is version 2, for stores of old.',
+    ),
+    cfg.StrOpt(
         'ca-bundle',
         help='File with the certificates of the authorities to trust, PEM.',
     ),
+    cfg.BoolOpt(
+        'requester-pays',
+        default=False,
+        help='Accept to be charged for requests to a bucket of somebody else.',
+    ),
+    cfg.StrOpt(
+        'expected-bucket-owner',
+        help='Account of 12 digits that must own the bucket; else every request is '
+        'refused.',
+    ),
+    # Time and size.
     cfg.FloatOpt(
         'connect-timeout', default=10.0, min=0.1, help='Seconds to wait to connect.'
     ),
@@ -113,33 +143,100 @@ S3_OPTS = (
         help='Parts that one object may have at this store: 1000 at Swift and '
         'Scaleway. At nine tenths of it the next object is begun.',
     ),
+    cfg.Opt(
+        'max-object-size',
+        type=Size(min=MIN_PART_SIZE),
+        default=MAX_OBJECT_SIZE,
+        help='Bytes that one object may have at this store; before it has more, the '
+        'next object is begun. Sizes may be written 100G. Default: 4.9 TiB.',
+    ),
+    # What is written.
+    cfg.BoolOpt(
+        'create-bucket',
+        default=True,
+        help='Make the bucket when a backup finds that it is not there.',
+    ),
+    cfg.StrOpt(
+        'storage-class',
+        help='Storage class of the data. What is needed to find and plan a restore '
+        "stays in the store's standard class.",
+    ),
+    cfg.StrOpt(
+        'sse',
+        choices=['AES256', 'aws:kms'],
+        help='Encryption by the store, with its own keys or those of its key service.',
+    ),
+    cfg.StrOpt(
+        'sse-kms-key-id',
+        help='Key of the key service to encrypt with; needs s3-sse aws:kms.',
+    ),
+    cfg.StrOpt(
+        'sse-customer-key-file',
+        help='Encryption by the store with a key it does not keep: a file of 32 '
+        'bytes, or of those in base64. Without the key nothing can be restored. Only '
+        'over https.',
+    ),
+    cfg.ListOpt(
+        'tags',
+        default=[],
+        help='Tags of every object that is made: name=value,name=value.',
+    ),
+    cfg.StrOpt(
+        'acl',
+        choices=['private', 'bucket-owner-read', 'bucket-owner-full-control'],
+        help='Canned access list of every object that is made. Those that let '
+        'strangers read are not offered.',
+    ),
+    cfg.StrOpt(
+        'object-lock-mode',
+        choices=['GOVERNANCE', 'COMPLIANCE'],
+        ignore_case=True,
+        help='Lock backups against deletion for object-lock-days. The bucket must '
+        'have object lock; one that is made here has.',
+    ),
+    cfg.IntOpt(
+        'object-lock-days',
+        min=1,
+        max=36500,
+        help='Days from the backup on that nobody can delete it.',
+    ),
+    cfg.BoolOpt(
+        'legal-hold',
+        default=False,
+        help='Put backups under legal hold: nobody can delete them until it is taken '
+        'away by other means.',
+    ),
+    cfg.StrOpt(
+        'checksum',
+        default='none',
+        choices=['none', 'crc32', 'crc32c', 'crc64nvme', 'sha256'],
+        help='Checksum that the store is to verify and keep, beyond the signed '
+        'SHA-256 of what is sent, and the digests in the manifest. crc32c and '
+        'crc64nvme need the extra crt.',
+    ),
+    # Looking and tidying.
+    cfg.IntOpt(
+        'list-version',
+        default=2,
+        min=1,
+        max=2,
+        help='Version of ListObjects to ask with: 1 for stores of old.',
+    ),
+    cfg.Opt(
+        'stale-after',
+        type=Duration(),
+        help='With action admin: uploads, and data that was never committed, are '
+        'removed when nothing of their backup has changed for so long: 24h, 90m. 0 '
+        'says that no other machine is backing up to this container now. Default: '
+        '24h.',
+    ),
+    cfg.BoolOpt(
+        'purge-versions',
+        default=False,
+        help='With action admin: in a bucket that keeps versions, remove for good '
+        'what was deleted or overwritten under the container.',
+    ),
 )
-
-
-@dataclass(frozen=True)
-class S3Options:
-    """The options of group ``s3``, and what applies to every storage.
-
-    :param ca_bundle: path of a PEM file; None for the system's authorities
-    :param connect_timeout: seconds
-    :param read_timeout: seconds
-    :param retry_budget: seconds
-    :param concurrency: parts or ranges under way at once
-    :param max_parts: parts an object may have
-    :param insecure: do not check the server's certificate
-    :param proxy: URL of an HTTP proxy
-    """
-
-    region: str = 'us-east-1'
-    addressing_style: str = 'path'
-    ca_bundle: str | None = None
-    connect_timeout: float = 10.0
-    read_timeout: float = 60.0
-    retry_budget: float = 900.0
-    concurrency: int = 4
-    max_parts: int = 10000
-    insecure: bool = False
-    proxy: str | None = None
 
 
 class S3Storage(PhysicalStorage):
@@ -180,9 +277,9 @@ class S3Storage(PhysicalStorage):
         self.endpoint = endpoint
         self.container = container
         self.options = options or S3Options()
-        bundle = self.options.ca_bundle
-        if bundle and not os.access(bundle, os.R_OK):
-            raise StorageConfigError(f's3-ca-bundle {bundle}: cannot be read')
+        self.options.check(
+            endpoint, bool(access_key or secret_key), self._part_size(max_segment_size)
+        )
         self._access_key = access_key
         self._secret_key = secret_key
         self._claims: dict[str, list[str]] = {}
@@ -193,11 +290,12 @@ class S3Storage(PhysicalStorage):
     @classmethod
     def from_settings(cls, settings: StorageSettings) -> Self:
         given = settings.options
+        profile = given.get('s3_profile')
         missing = [
             name
             for name, value in (
-                ('access-key', given['access_key']),
-                ('secret-key', given['secret_key']),
+                ('access-key', profile or given['access_key']),
+                ('secret-key', profile or given['secret_key']),
                 ('endpoint', given['endpoint']),
                 ('container', settings.container),
             )
@@ -215,6 +313,7 @@ class S3Storage(PhysicalStorage):
             for name, value in given.items()
             if name.startswith('s3_')
         }
+        group['tags'] = tuple(group['tags'])
         options = S3Options(insecure=settings.insecure, proxy=settings.proxy, **group)
         return cls(
             given['access_key'],
@@ -226,6 +325,10 @@ class S3Storage(PhysicalStorage):
             options=options,
         )
 
+    @staticmethod
+    def _part_size(max_segment_size: int) -> int:
+        return max(max_segment_size, MIN_PART_SIZE)
+
     def __repr__(self) -> str:
         return f'<S3Storage {self.container} at {self.endpoint}>'
 
@@ -234,16 +337,19 @@ class S3Storage(PhysicalStorage):
         """The wire, opened at its first use: botocore takes 0.3 s to import."""
         if self._opened is None:
             from freezer.storage._s3.bucket import Bucket
-            from freezer.storage._s3.client import COMPLETE_READ_TIMEOUT, make_client
+            from freezer.storage._s3.client import (
+                COMPLETE_READ_TIMEOUT,
+                Credentials,
+                make_client,
+            )
+            from freezer.storage._s3.parameters import Parameters
             from freezer.storage._s3.retry import Retry
+
+            credentials = Credentials(self._access_key, self._secret_key, self.options)
 
             def client(read_timeout: float | None = None) -> Any:
                 return make_client(
-                    self._access_key,
-                    self._secret_key,
-                    self.endpoint,
-                    self.options,
-                    read_timeout,
+                    credentials, self.endpoint, self.options, read_timeout
                 )
 
             patience = max(COMPLETE_READ_TIMEOUT, self.options.read_timeout)
@@ -253,7 +359,9 @@ class S3Storage(PhysicalStorage):
                 client(),
                 lambda: client(patience),
                 Retry(self.options.retry_budget),
-                secrets=(self._access_key, self._secret_key),
+                secrets=credentials.secrets,
+                parameters=Parameters(self.options),
+                list_version=self.options.list_version,
             )
         return self._opened
 
@@ -265,7 +373,14 @@ class S3Storage(PhysicalStorage):
     def prepare(self) -> None:
         """Make the bucket if it is not there; needs no list of all buckets."""
         if not self._bucket.exists():
-            self._bucket.create()
+            if not self.options.create_bucket:
+                raise BucketNotFound(
+                    f'{self._bucket.url()} at {self.endpoint} does not exist, and is '
+                    f'not to be made (s3-create-bucket)'
+                )
+            self._bucket.create(
+                self.options.region, locks=bool(self.options.object_lock_mode)
+            )
         self._journal.clean_up(self._bucket)
 
     @property
@@ -294,9 +409,12 @@ class S3Storage(PhysicalStorage):
 
         backup = backup.copy(self)
         path = backup.data_prefix_path
+        part_size = self._part_size(self.max_segment_size)
+        by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
+        by_size = self.options.max_object_size // part_size
         plan = Plan(
-            part_size=max(self.max_segment_size, MIN_PART_SIZE),
-            parts_per_volume=max(1, int(self.options.max_parts * USED_OF_MAX_PARTS)),
+            part_size=part_size,
+            parts_per_volume=max(1, min(by_count, by_size)),
             concurrency=self.options.concurrency,
         )
         token = secrets.token_hex(16)
@@ -381,7 +499,9 @@ class S3Storage(PhysicalStorage):
             self.put_bytes(to_path, stream.read())
 
     def put_bytes(self, to_path: str, content: bytes) -> None:
-        self._bucket.put(keys.key_of(to_path), content)
+        from freezer.storage._s3.parameters import Kind
+
+        self._bucket.put(keys.key_of(to_path), content, Kind.RECORD)
 
     def get_file(self, from_path: str, to_path: str) -> None:
         content = self.read_file(from_path)

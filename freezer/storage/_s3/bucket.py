@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +13,8 @@ from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.errors import translate
+from freezer.storage._s3.options import DEFAULT_REGION, S3Options
+from freezer.storage._s3.parameters import Kind, Parameters
 from freezer.storage._s3.retry import Retry
 
 LOG = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ CLEAN_UP_SECONDS = 20.0
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
 _READ_BLOCK = 256 * 1024
+_NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintException')
 _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 
 
@@ -37,6 +40,13 @@ class Head(NamedTuple):
     size: int
     etag: str
     token: str | None
+
+
+class Sent(NamedTuple):
+    """A part as the store took it; its checksum as Complete wants it repeated."""
+
+    etag: str
+    checksum: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ class Bucket:
 
     :param client: for all calls
     :param patient_client: makes a client that waits long enough for Complete
-    :param secrets: what no error may repeat
+    :param secrets: tells what no error may repeat
+    :param parameters: what the options add to requests
     """
 
     def __init__(
@@ -70,14 +81,18 @@ class Bucket:
         client: Any,
         patient_client: Callable[[], Any],
         retry: Retry,
-        secrets: Sequence[str] = (),
+        secrets: Callable[[], Sequence[str]] = tuple,
+        parameters: Parameters | None = None,
+        list_version: int = 2,
     ) -> None:
         self.name = name
         self.endpoint = endpoint
         self._client = client
         self._make_patient = patient_client
         self._retry = retry
-        self._secrets = [secret for secret in secrets if secret]
+        self._secrets = secrets
+        self._parameters = parameters or Parameters(S3Options())
+        self._list_page = self._list_v1 if list_version == 1 else self._list_v2
         self._patient: Any = None
         self._patient_lock = threading.Lock()
         self._batches_refused = False
@@ -99,7 +114,7 @@ class Bucket:
     def exists(self) -> bool:
         """Whether it is there; one that may not be looked at is taken to be."""
         try:
-            self._run('look at', '', lambda: self._client.head_bucket(Bucket=self.name))
+            self._run('look at', '', lambda: self._ask('head_bucket'))
         except e.NotFound:
             return False
         except e.AccessDenied:
@@ -107,11 +122,32 @@ class Bucket:
             LOG.info('%s may not be looked at; going on', self.url())
         return True
 
-    def create(self) -> None:
+    def create(self, region: str | None = None, *, locks: bool = False) -> None:
+        """Make it.
+
+        :param region: where; None for wherever the endpoint makes buckets
+        :param locks: with object lock, which cannot be had later everywhere
+        """
+        arguments: dict[str, Any] = {}
+        if locks:
+            arguments['ObjectLockEnabledForBucket'] = True
+        if region not in (None, '', DEFAULT_REGION):
+            arguments['CreateBucketConfiguration'] = {'LocationConstraint': region}
+
+        def call() -> None:
+            try:
+                self._ask('create_bucket', **arguments)
+            except ClientError as error:
+                # The region is what requests are signed for; whether the store knows
+                # a location of that name is another matter (Ceph's zone groups).
+                code = error.response.get('Error', {}).get('Code')
+                if code not in _NO_SUCH_LOCATION:
+                    raise
+                arguments.pop('CreateBucketConfiguration')
+                self._ask('create_bucket', **arguments)
+
         try:
-            self._run(
-                'create', '', lambda: self._client.create_bucket(Bucket=self.name)
-            )
+            self._run('create', '', call)
         except e.Conflict:
             if not self.exists():
                 raise
@@ -123,34 +159,35 @@ class Bucket:
         self,
         key: str,
         body: bytes | bytearray,
+        kind: Kind,
         token: str | None = None,
-        cancelled: threading.Event | None = None,
     ) -> str:
         """Write an object; its ETag. Atomic: whole or not at all."""
         metadata = {TOKEN_KEY: token} if token else {}
+        checksum = self._parameters.of_body(body)
 
         def call() -> str:
-            answer = self._client.put_object(
-                Bucket=self.name, Key=key, Body=body, Metadata=metadata
+            answer = self._ask(
+                'put_object', kind, Key=key, Body=body, Metadata=metadata, **checksum
             )
             return self._etag(answer, 'put', key)
 
-        return self._run('put', key, call, cancelled)
+        return self._run('put', key, call)
 
-    def put_if_absent(self, key: str, body: bytes) -> bool:
+    def put_if_absent(self, key: str, body: bytes, kind: Kind) -> bool:
         """Write an object unless there is one; whether ours is there now.
 
         A store that does not know If-None-Match may ignore it: see ``claim.py``.
 
         :raises Rejected: the store, or botocore before 1.35, refuses the condition
         """
-        operation = self._client.meta.service_model.operation_model('PutObject')
-        if 'IfNoneMatch' not in operation.input_shape.members:
+        if 'IfNoneMatch' not in self._members('put_object'):
             raise e.Rejected('this botocore has no conditional put')
+        checksum = self._parameters.of_body(body)
 
         def call() -> bool:
-            self._client.put_object(
-                Bucket=self.name, Key=key, Body=body, IfNoneMatch='*'
+            self._ask(
+                'put_object', kind, Key=key, Body=body, IfNoneMatch='*', **checksum
             )
             return True
 
@@ -170,7 +207,7 @@ class Bucket:
         """
 
         def call() -> bytes:
-            answer = self._client.get_object(Bucket=self.name, Key=key)
+            answer = self._ask('get_object', Key=key)
             size = answer['ContentLength']
             if limit is not None and size > limit:
                 raise e.IntegrityError(
@@ -184,7 +221,7 @@ class Bucket:
 
     def head(self, key: str) -> Head:
         def call() -> Head:
-            answer = self._client.head_object(Bucket=self.name, Key=key)
+            answer = self._ask('head_object', Key=key)
             # Stores differ in the case of metadata keys (rclone serve s3).
             metadata = {k.lower(): v for k, v in answer.get('Metadata', {}).items()}
             return Head(
@@ -216,9 +253,9 @@ class Bucket:
             first = start + len(data)
             if first == end:
                 return
-            condition = {'IfMatch': etag} if etag else {}
-            answer = self._client.get_object(
-                Bucket=self.name, Key=key, Range=f'bytes={first}-{end - 1}', **condition
+            condition: dict[str, Any] = {'IfMatch': etag} if etag else {}
+            answer = self._ask(
+                'get_object', Key=key, Range=f'bytes={first}-{end - 1}', **condition
             )
             self._check_range(answer, key, first, end, etag)
             self._read_into(answer['Body'], data, end - start, key)
@@ -293,37 +330,58 @@ class Bucket:
                 yield item['Prefix'][len(prefix) :].rstrip('/')
 
     def _pages(self, prefix: str, delimiter: str) -> Iterator[Any]:
-        where: dict[str, Any] = {'Bucket': self.name, 'Prefix': prefix}
+        where: dict[str, Any] = {'Prefix': prefix}
         if delimiter:
             where['Delimiter'] = delimiter
+        following: str | None = None
         while True:
-            page = self._run('list', prefix, lambda: self._page(where, prefix))
+            page, after = self._run(
+                'list',
+                prefix,
+                lambda after=following: self._page(where, prefix, after),  # type: ignore[misc]
+            )
             yield page
-            if not page.get('IsTruncated'):
+            if after is None:
                 return
-            where['ContinuationToken'] = page['NextContinuationToken']
+            following = after
 
-    def _page(self, where: Mapping[str, Any], prefix: str) -> Any:
-        page = self._client.list_objects_v2(**where)
+    def _page(
+        self, where: Mapping[str, Any], prefix: str, after: str | None
+    ) -> tuple[Any, str | None]:
+        """One page of a listing, and after what the next one begins if there is one."""
+        page, following = self._list_page(where, after)
         problem = ''
         # What a proxy in trouble answers passes; a store that lists wrongly stays so.
         kind: type[e.StorageException] = e.IncompleteAnswer
-        keys = [item['Key'] for item in page.get('Contents', ())]
-        keys += [item['Prefix'] for item in page.get('CommonPrefixes', ())]
-        following = page.get('NextContinuationToken')
         if 'IsTruncated' not in page and 'Name' not in page:
             problem = 'the answer is not a listing'
         elif page.get('IsTruncated') and not following:
             problem = 'the listing is cut off and does not say where it goes on'
-        elif page.get('IsTruncated') and following == where.get('ContinuationToken'):
+        elif page.get('IsTruncated') and following == after:
             problem = 'the listing goes on where it began'
             kind = e.Rejected
-        elif not all(key.startswith(prefix) for key in keys):
+        elif not all(key.startswith(prefix) for key in _listed(page)):
             problem = 'the listing names keys that were not asked for'
             kind = e.Rejected
         if problem:
             raise kind(f'list {self.url(prefix)} at {self.endpoint}: {problem}')
-        return page
+        return page, following if page.get('IsTruncated') else None
+
+    def _list_v2(
+        self, where: Mapping[str, Any], after: str | None
+    ) -> tuple[Any, str | None]:
+        token: dict[str, Any] = {}
+        if after is not None:
+            token['ContinuationToken'] = after
+        page = self._ask('list_objects_v2', **where, **token)
+        return page, page.get('NextContinuationToken')
+
+    def _list_v1(
+        self, where: Mapping[str, Any], after: str | None
+    ) -> tuple[Any, str | None]:
+        page = self._ask('list_objects', **where, Marker=after or '')
+        # Without a delimiter S3 leaves it out: the last key is meant.
+        return page, page.get('NextMarker') or max(_listed(page), default=None)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete in this order; keys that are not there are no error.
@@ -353,7 +411,7 @@ class Bucket:
         request = {'Objects': [{'Key': key} for key in keys], 'Quiet': False}
 
         def call() -> dict[str, str]:
-            answer = self._client.delete_objects(Bucket=self.name, Delete=request)
+            answer = self._ask('delete_objects', Delete=request)
             errors = {
                 item.get('Key', '?'): f'{item.get("Code")} {item.get("Message", "")}'
                 for item in answer.get('Errors', ())
@@ -377,9 +435,7 @@ class Bucket:
                 self._run(
                     'delete',
                     key,
-                    lambda key=key: self._client.delete_object(  # type: ignore[misc]
-                        Bucket=self.name, Key=key
-                    ),
+                    lambda key=key: self._ask('delete_object', Key=key),  # type: ignore[misc]
                 )
             except e.BucketNotFound:
                 raise
@@ -399,8 +455,12 @@ class Bucket:
         def call() -> str:
             nonlocal attempts
             attempts += 1
-            answer = self._client.create_multipart_upload(
-                Bucket=self.name, Key=key, Metadata={TOKEN_KEY: token}
+            answer = self._ask(
+                'create_multipart_upload',
+                Kind.VOLUME,
+                Key=key,
+                Metadata={TOKEN_KEY: token},
+                **self._parameters.of_upload(),
             )
             if not answer.get('UploadId'):
                 raise e.IncompleteAnswer(
@@ -425,12 +485,12 @@ class Bucket:
 
     def list_uploads(self, prefix: str) -> Iterator[Upload]:
         """Open uploads of keys that start with the prefix."""
-        where: dict[str, Any] = {'Bucket': self.name, 'Prefix': prefix}
+        where: dict[str, Any] = {'Prefix': prefix}
         while True:
             page = self._run(
                 'list uploads of',
                 prefix,
-                lambda: self._client.list_multipart_uploads(**where),
+                lambda: self._ask('list_multipart_uploads', **where),
             )
             for item in page.get('Uploads', ()):
                 yield Upload(item['Key'], item['UploadId'])
@@ -445,23 +505,27 @@ class Bucket:
         number: int,
         body: bytes | bytearray,
         cancelled: threading.Event | None = None,
-    ) -> str:
-        """Send part ``number`` (from 1); its ETag. Attempts never overlap."""
+    ) -> Sent:
+        """Send part ``number`` (from 1). Attempts never overlap."""
+        checksum = self._parameters.of_body(body)
 
-        def call() -> str:
-            answer = self._client.upload_part(
-                Bucket=self.name,
+        def call() -> Sent:
+            answer = self._ask(
+                'upload_part',
                 Key=upload.key,
                 UploadId=upload.upload_id,
                 PartNumber=number,
                 Body=body,
+                **checksum,
             )
-            return self._etag(answer, f'upload part {number} of', upload.key)
+            etag = self._etag(answer, f'upload part {number} of', upload.key)
+            checksum.pop('ContentMD5', None)
+            return Sent(etag, checksum)
 
         return self._run(f'upload part {number} of', upload.key, call, cancelled)
 
     def complete(
-        self, upload: Upload, etags: Sequence[str], size: int, token: str
+        self, upload: Upload, sent: Sequence[Sent], size: int, token: str
     ) -> str:
         """Make the parts an object of ``size`` bytes; its ETag.
 
@@ -471,15 +535,17 @@ class Bucket:
         :raises UncertainComplete: it may have become an object, or become one later
         """
         parts = [
-            {'PartNumber': number, 'ETag': etag} for number, etag in enumerate(etags, 1)
+            {'PartNumber': number, 'ETag': part.etag, **part.checksum}
+            for number, part in enumerate(sent, 1)
         ]
         uncertain = False
 
         def call() -> str:
             nonlocal uncertain
             try:
-                answer = self._patient_client().complete_multipart_upload(
-                    Bucket=self.name,
+                answer = self._ask(
+                    'complete_multipart_upload',
+                    client=self._patient_client(),
                     Key=upload.key,
                     UploadId=upload.upload_id,
                     MultipartUpload={'Parts': parts},
@@ -523,14 +589,17 @@ class Bucket:
             self.get_range(key, 0, 1, head.etag)
         except (e.NotFound, e.Conflict, e.IntegrityError):
             return None
+        except e.Archived:
+            # Written to a class that is not read at once: it is there.
+            LOG.debug('%s is archived', self.url(key))
         return head.etag
 
     def abort(self, upload: Upload) -> None:
         """Give up an upload and what it holds; one that is gone is no error."""
 
         def call() -> None:
-            self._client.abort_multipart_upload(
-                Bucket=self.name, Key=upload.key, UploadId=upload.upload_id
+            self._ask(
+                'abort_multipart_upload', Key=upload.key, UploadId=upload.upload_id
             )
 
         try:
@@ -539,6 +608,29 @@ class Bucket:
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)
 
     # The way to the store
+
+    def _members(self, operation: str) -> Container[str]:
+        """The names of the arguments an operation knows."""
+        name = self._client.meta.method_to_api_mapping[operation]
+        shape = self._client.meta.service_model.operation_model(name).input_shape
+        members: Container[str] = shape.members
+        return members
+
+    def _ask(
+        self,
+        operation: str,
+        kind: Kind | None = None,
+        client: Any = None,
+        **arguments: Any,
+    ) -> Any:
+        """One request, with what the options add to it.
+
+        :param kind: of the object it creates
+        :param client: another one than usual
+        """
+        added = self._parameters.of(self._members(operation), kind)
+        call = getattr(client or self._client, operation)
+        return call(Bucket=self.name, **added, **arguments)
 
     def _patient_client(self) -> Any:
         with self._patient_lock:
@@ -558,7 +650,7 @@ class Bucket:
         translated = translate(error, f'{doing} {self.url(key)}', self.endpoint)
         message = translated.message
         # Some stores repeat the access key, or what was signed.
-        for secret in self._secrets:
+        for secret in filter(None, self._secrets()):
             message = message.replace(secret, '***')
         return type(translated)(message)
 
@@ -576,3 +668,8 @@ class Bucket:
                 raise self._translate(error, doing, key) from error
 
         return self._retry.run(translated, cancelled)
+
+
+def _listed(page: Any) -> list[str]:
+    keys = [item['Key'] for item in page.get('Contents', ())]
+    return keys + [item['Prefix'] for item in page.get('CommonPrefixes', ())]

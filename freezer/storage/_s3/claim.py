@@ -13,6 +13,7 @@ import time
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.parameters import Kind
 
 LOG = logging.getLogger(__name__)
 CLAIM = 'claim'
@@ -30,7 +31,7 @@ def take(bucket: Bucket, folder: str, token: str) -> list[str]:
         ours = [key]
     else:
         own = f'{key}.{token}'
-        bucket.put(own, token.encode())
+        bucket.put(own, token.encode(), Kind.PASSING)
         ours = [own, key]
     listed = _listing_with(bucket, folder, ours[0])
     if ours[0] not in listed:
@@ -62,10 +63,10 @@ def _listing_with(bucket: Bucket, folder: str, key: str) -> set[str]:
 def _put_conditionally(bucket: Bucket, key: str, token: str) -> bool:
     """Whether the store honours the condition, and so ours is the only claim."""
     try:
-        if not bucket.put_if_absent(key, token.encode()):
+        if not bucket.put_if_absent(key, token.encode(), Kind.PASSING):
             raise _taken(bucket, key.rpartition('/')[0])
         # A second one, of another content, must be refused.
-        return not bucket.put_if_absent(key, b'probe')
+        return not bucket.put_if_absent(key, b'probe', Kind.PASSING)
     except e.Rejected as error:
         LOG.debug('no conditional put here: %s', error)
         return False

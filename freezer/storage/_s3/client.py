@@ -1,13 +1,14 @@
 """One botocore client per storage, made from the options."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import botocore.config
+import botocore.exceptions
 import botocore.session
 
-if TYPE_CHECKING:
-    from freezer.storage.s3 import S3Options
+from freezer.storage._s3.options import DEFAULT_REGION, S3Options
+from freezer.storage.exceptions import StorageConfigError
 
 # Complete on a large upload may take the store minutes; asked again too early it
 # answers with errors that look like failures (s3 stores: Swift's heartbeats, Ceph).
@@ -16,32 +17,66 @@ COMPLETE_READ_TIMEOUT = 600
 _LOGGERS = ('botocore', 'urllib3')
 
 
+class Credentials:
+    """Where keys come from: the options, or a named profile.
+
+    Nothing else counts: no other profile, no ``AWS_*`` variable, no metadata service,
+    because none of them must change where backups go.
+
+    :raises StorageConfigError: the profile is not there, or gives no keys
+    """
+
+    def __init__(self, access_key: str, secret_key: str, options: S3Options) -> None:
+        self.session = botocore.session.Session(
+            profile=options.profile,
+            session_vars=None if options.profile else _NO_FILES,
+        )
+        self.region = options.region or DEFAULT_REGION
+        if not options.profile:
+            self.session.set_credentials(access_key, secret_key, options.session_token)
+            return
+        try:
+            if self.session.get_credentials() is None:
+                raise StorageConfigError(
+                    f's3-profile {options.profile}: gives no keys; see aws configure '
+                    f'list --profile {options.profile}'
+                )
+            of_profile = self.session.get_scoped_config().get('region')
+        except botocore.exceptions.BotoCoreError as error:
+            raise StorageConfigError(f's3-profile: {error}') from error
+        self.region = options.region or of_profile or DEFAULT_REGION
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be said, as of now: a profile's keys may be renewed."""
+        keys = self.session.get_credentials()
+        found = (keys.access_key, keys.secret_key, keys.token)
+        return tuple(key for key in found if key)
+
+
+# In place of ~/.aws, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE.
+_NO_FILES = {
+    'profile': (None, None, None, None),
+    'config_file': (None, None, '/nonexistent', None),
+    'credentials_file': (None, None, '/nonexistent', None),
+}
+
+
 def make_client(
-    access_key: str,
-    secret_key: str,
+    credentials: Credentials,
     endpoint: str,
-    options: 'S3Options',
+    options: S3Options,
     read_timeout: float | None = None,
 ) -> Any:
     """A botocore S3 client; talks to nobody yet.
 
-    Ambient credentials, profiles and AWS_* variables do not count.
-
     :param read_timeout: seconds, in place of the one in the options
+    :raises StorageConfigError: this botocore does not know what is asked for
     """
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Given, not looked up: ~/.aws and AWS_* must not change where backups go.
-    session = botocore.session.Session(
-        session_vars={
-            'profile': (None, None, None, None),
-            'config_file': (None, None, '/nonexistent', None),
-            'credentials_file': (None, None, '/nonexistent', None),
-        }
-    )
     settings: dict[str, Any] = {
-        'region_name': options.region,
-        'signature_version': 's3v4',
+        'region_name': credentials.region,
+        'signature_version': options.signature_version,
         's3': {'addressing_style': options.addressing_style},
         'connect_timeout': options.connect_timeout,
         'read_timeout': read_timeout or options.read_timeout,
@@ -58,11 +93,9 @@ def make_client(
         'response_checksum_validation': 'when_required',
     }
     config = _config(settings)
-    client = session.create_client(
+    client = credentials.session.create_client(
         's3',
         endpoint_url=endpoint,
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
         verify=False if options.insecure else (options.ca_bundle or True),
         config=config,
     )

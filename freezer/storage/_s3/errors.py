@@ -39,6 +39,11 @@ MEANINGS: dict[str, Meaning] = {
     'RequestTimeTooSkewed': Meaning(
         e.ClockSkew, "set this machine's clock: the store refuses its time"
     ),
+    'InvalidObjectState': Meaning(
+        e.Archived,
+        'its storage class is an archive: restore the objects of this backup there '
+        '(RestoreObject), then try again',
+    ),
     # Something else is there.
     'PreconditionFailed': Meaning(e.Conflict, 'the object was replaced meanwhile'),
     '412': Meaning(e.Conflict, 'the object was replaced meanwhile'),

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from freezer.storage import layout, manifest
-from freezer.storage._s3.bucket import Bucket, UncertainComplete, Upload
+from freezer.storage._s3.bucket import Bucket, Sent, UncertainComplete, Upload
+from freezer.storage._s3.parameters import Kind
 from freezer.storage.exceptions import StorageException
 from freezer.utils.streaming import Block, cut
 
@@ -42,7 +43,7 @@ class Plan:
 class _Part(NamedTuple):
     number: int
     size: int
-    etag: str
+    sent: Sent
     digests: list[bytes]
 
 
@@ -102,7 +103,7 @@ class StreamUpload:
                 if not self._write_volume(number, blocks, pool):
                     break
         result = self._manifest.finish()
-        self._bucket.put(self._key(layout.MANIFEST), result.dump())
+        self._bucket.put(self._key(layout.MANIFEST), result.dump(), Kind.RECORD)
         return result
 
     def _key(self, name: str) -> str:
@@ -122,7 +123,7 @@ class StreamUpload:
             return True
         if first is not None or number == 0:
             body = first if first is not None else bytearray()
-            etag = self._bucket.put(key, body, self._token)
+            etag = self._bucket.put(key, body, Kind.VOLUME, self._token)
             self._finish(number, etag, len(body), manifest.digest_part(body))
         return False
 
@@ -135,7 +136,7 @@ class StreamUpload:
             parts = self._send_parts(upload, blocks, pool)
             size = sum(part.size for part in parts)
             etag = self._bucket.complete(
-                upload, [part.etag for part in parts], size, self._token
+                upload, [part.sent for part in parts], size, self._token
             )
         except UncertainComplete:
             self.left_behind = True
@@ -172,15 +173,15 @@ class StreamUpload:
 
     def _send_part(self, upload: Upload, number: int, body: bytearray) -> _Part:
         digests = manifest.digest_part(body)
-        etag = self._bucket.upload_part(upload, number, body, self._cancelled)
-        return _Part(number, len(body), etag, digests)
+        sent = self._bucket.upload_part(upload, number, body, self._cancelled)
+        return _Part(number, len(body), sent, digests)
 
     def _finish(
         self, number: int, etag: str, size: int, digests: Iterable[bytes]
     ) -> None:
         name = layout.digests_name(number)
         lines = manifest.dump_digests(digests)
-        self._bucket.put(self._key(name), lines)
+        self._bucket.put(self._key(name), lines, Kind.RECORD)
         self._manifest.add(
             layout.volume_name(number),
             size,

@@ -1,5 +1,6 @@
 """The verbs of a bucket, on a client that answers as it is told."""
 
+import collections
 import io
 import types
 from collections.abc import Callable
@@ -9,7 +10,14 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import TOKEN_KEY, Bucket, UncertainComplete, Upload
+from freezer.storage._s3.bucket import (
+    TOKEN_KEY,
+    Bucket,
+    Sent,
+    UncertainComplete,
+    Upload,
+)
+from freezer.storage._s3.parameters import Kind
 from freezer.storage._s3.retry import Retry
 from freezer.tests.unit.clock import FakeClock
 
@@ -45,7 +53,9 @@ class Client:
         model = types.SimpleNamespace(
             operation_model=lambda _name: types.SimpleNamespace(input_shape=shape)
         )
-        self.meta = types.SimpleNamespace(service_model=model)
+        self.meta = types.SimpleNamespace(
+            service_model=model, method_to_api_mapping=collections.defaultdict(str)
+        )
 
     def __getattr__(self, operation: str) -> Callable[..., Answer]:
         def call(**arguments: Any) -> Answer:
@@ -102,7 +112,7 @@ def first_byte(**_arguments: Any) -> Answer:
 
 
 def complete(bucket: Bucket) -> str:
-    return bucket.complete(UPLOAD, ['"1"', '"2"'], 100, TOKEN)
+    return bucket.complete(UPLOAD, [Sent('"1"', {}), Sent('"2"', {})], 100, TOKEN)
 
 
 def test_complete() -> None:
@@ -512,7 +522,7 @@ def test_get_that_breaks_off_begins_again() -> None:
 
 def test_put_without_etag_is_put_again() -> None:
     bucket, client = make(put_object=[{}, {'ETag': '"e"'}])
-    assert bucket.put(KEY, b'x', TOKEN) == '"e"'
+    assert bucket.put(KEY, b'x', Kind.VOLUME, TOKEN) == '"e"'
     assert client.arguments('put_object')[0]['Metadata'] == {TOKEN_KEY: TOKEN}
 
 
@@ -522,7 +532,7 @@ def test_put_if_absent_after_a_lost_answer(found: bytes, ours: bool) -> None:
         put_object=[LOST, refusal('PreconditionFailed', 412)],
         get_object=[{'ContentLength': len(found), 'Body': Body(found)}],
     )
-    assert bucket.put_if_absent(KEY, b'ours') is ours
+    assert bucket.put_if_absent(KEY, b'ours', Kind.PASSING) is ours
     assert all(c['IfNoneMatch'] == '*' for c in client.arguments('put_object'))
 
 
@@ -531,7 +541,7 @@ def test_an_old_botocore_has_no_conditional_put() -> None:
     model = client.meta.service_model.operation_model('PutObject')
     model.input_shape.members.clear()
     with pytest.raises(e.Rejected):
-        bucket.put_if_absent(KEY, b'ours')
+        bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
     assert client.calls == []
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from freezer.common import config
-from freezer.common.types import Date, Size
 from freezer.exceptions import ConfigError
 from freezer.storage.exceptions import StorageConfigError
 from freezer.storage.local import LocalStorage
 from freezer.storage.s3 import S3Storage
+from freezer.utils.types import Date, Size
 
 SECRET = 'sk/very+secret'
 LOCAL = ('--storage', 'local', '--container', '/backups')
@@ -498,7 +498,7 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
     assert second.options['access_key'] == 'AK'
     assert second.options['secret_key'] == '100%'
     assert second.options['s3_concurrency'] == 2
-    assert second.options['s3_region'] == 'us-east-1'
+    assert second.options['s3_list_version'] == 2
     S3Storage.from_settings(second)
 
 

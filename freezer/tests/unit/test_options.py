@@ -16,8 +16,13 @@ from freezer.mode.mode import Mode
 from freezer.storage.base import Storage
 
 SECRET_WORDS = ('key', 'password', 'secret', 'token')
-# They name files.
-NO_SECRETS = {'ssh-key', 'ftp-keyfile'}
+# They name files, or a key that is not told.
+NO_SECRETS = {
+    'ssh-key',
+    'ftp-keyfile',
+    'sse-customer-key-file',
+    'sse-kms-key-id',
+}
 
 
 def declared() -> Iterator[Any]:

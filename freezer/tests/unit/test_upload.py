@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket, UncertainComplete, Upload
+from freezer.storage._s3.bucket import Bucket, Sent, UncertainComplete, Upload
 from freezer.storage._s3.upload import Plan, StreamUpload
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
 
@@ -56,7 +56,7 @@ class MemoryBucket:
 
     def upload_part(
         self, upload: Upload, number: int, body: bytes, cancelled: threading.Event
-    ) -> str:
+    ) -> Sent:
         with self._lock:
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -65,15 +65,16 @@ class MemoryBucket:
             assert upload.upload_id in self.told
             self.before('part', number)
             self.open[upload.upload_id][number] = bytes(body)
-            return f'"{upload.upload_id}-{number}"'
+            return Sent(f'"{upload.upload_id}-{number}"', {})
         finally:
             with self._lock:
                 self.running -= 1
 
-    def complete(self, upload: Upload, etags: list[str], size: int, token: str) -> str:
-        self.before('complete', len(etags))
+    def complete(self, upload: Upload, sent: list[Sent], size: int, token: str) -> str:
+        self.before('complete', len(sent))
         parts = self.open.pop(upload.upload_id)
-        assert etags == [f'"{upload.upload_id}-{n}"' for n in range(1, len(parts) + 1)]
+        etags = [f'"{upload.upload_id}-{n}"' for n in range(1, len(parts) + 1)]
+        assert [part.etag for part in sent] == etags
         self.objects[upload.key] = b''.join(parts[n] for n in sorted(parts))
         self.part_sizes[upload.key] = [len(parts[n]) for n in sorted(parts)]
         assert size == len(self.objects[upload.key])
@@ -202,9 +203,9 @@ def test_memory_is_bounded() -> None:
             time.sleep(0.003)
 
     class Forgetful(MemoryBucket):
-        def upload_part(self, upload: Upload, number: int, *rest: Any) -> str:
+        def upload_part(self, upload: Upload, number: int, *rest: Any) -> Sent:
             super().upload_part(upload, number, b'', rest[1])
-            return f'"{upload.upload_id}-{number}"'
+            return Sent(f'"{upload.upload_id}-{number}"', {})
 
         def complete(self, upload: Upload, *_rest: Any) -> str:
             self.open.pop(upload.upload_id)
@@ -250,7 +251,7 @@ def test_a_part_that_fails_stops_the_others() -> None:
     class Waiting(MemoryBucket):
         def upload_part(
             self, upload: Upload, number: int, body: bytes, cancelled: threading.Event
-        ) -> str:
+        ) -> Sent:
             if number == 2:
                 raise ServerError('no')
             seen.append(cancelled.wait(10))

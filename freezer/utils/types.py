@@ -7,6 +7,8 @@ from oslo_config import types
 
 _SIZE = re.compile(r'(-?[0-9]+)\s*(?:([KMGTP])(?:i?B)?|B)?\Z', re.IGNORECASE)
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40, 'P': 2**50}
+_DURATION = re.compile(r'([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\Z', re.IGNORECASE)
+_SECONDS = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
 
 class Size(types.ConfigType):
@@ -39,6 +41,33 @@ class Size(types.ConfigType):
 
     def _formatter(self, value: int) -> str:
         return str(value)
+
+
+class Duration(types.ConfigType):
+    """Seconds: a number, or one with s, m, h or d."""
+
+    def __init__(self) -> None:
+        super().__init__(type_name='duration')
+
+    def __call__(self, value: str | float) -> float:
+        match = _DURATION.match(str(value).strip())
+        if match is None:
+            raise ValueError(
+                f'{value!r} is not a duration: write 90, 90s, 30m, 24h, 7d'
+            )
+        return float(match[1]) * _SECONDS[match[2].lower()]
+
+    def __repr__(self) -> str:
+        return 'Duration'
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Duration)
+
+    def __hash__(self) -> int:
+        return hash(Duration)
+
+    def _formatter(self, value: float) -> str:
+        return f'{value:g}'
 
 
 class Date(types.ConfigType):

@@ -1,0 +1,50 @@
+"""The checksums S3 knows, beyond the signed SHA-256 of every body.
+
+They go into a header that is computed here: botocore would send them as a trailer of a
+chunked body, which some stores take for content (SeaweedFS #6548).
+"""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from freezer.storage.exceptions import StorageConfigError
+
+Body = bytes | bytearray
+
+
+class Checksum:
+    """:param name: crc32, crc32c, crc64nvme or sha256
+
+    :raises StorageConfigError: it needs a library that is not there
+    """
+
+    def __init__(self, name: str) -> None:
+        #: as ``ChecksumAlgorithm`` has it
+        self.algorithm = name.upper()
+        #: argument of a request, and key of a part in Complete
+        self.argument = f'Checksum{self.algorithm}'
+        self._digest = _digest(name)
+
+    def arguments(self, body: Body) -> dict[str, Any]:
+        """The checksum of a body, as argument of the request that sends it."""
+        return {self.argument: base64.b64encode(self._digest(body)).decode()}
+
+
+def _digest(name: str) -> Callable[[Body], bytes]:
+    if name == 'sha256':
+        return lambda body: hashlib.sha256(body).digest()
+    if name == 'crc32':
+        return lambda body: zlib.crc32(body).to_bytes(4, 'big')
+    try:
+        from awscrt import checksums
+    except ImportError as error:
+        raise StorageConfigError(
+            f's3-checksum {name} needs awscrt: pip install "freezer[crt]", or choose '
+            f'crc32 or sha256'
+        ) from error
+    if name == 'crc32c':
+        return lambda body: int(checksums.crc32c(body)).to_bytes(4, 'big')
+    return lambda body: int(checksums.crc64nvme(body)).to_bytes(8, 'big')
