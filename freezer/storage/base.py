@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from freezer.storage import layout, levels
 from freezer.storage.exceptions import IntegrityError, StorageException
+from freezer.storage.housekeeping import Tidied
 from freezer.utils.streaming import Block, RichQueue
 
 LOG = logging.getLogger(__name__)
@@ -286,6 +287,18 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def report(self) -> StorageReport:
         """What the container holds."""
+
+    @property
+    def tidies(self) -> bool:
+        """Whether the options ask for :meth:`tidy` in particular."""
+        return False
+
+    def tidy(self, dry_run: bool = False) -> Tidied:
+        """Remove what backups that ended badly left; never of one that is under way.
+
+        :param dry_run: remove nothing
+        """
+        return Tidied()
 
     def close(self) -> None:
         """Give back connections and threads. May be called more than once."""

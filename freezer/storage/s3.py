@@ -14,22 +14,26 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from oslo_config import cfg
 
 from freezer.storage._s3 import keys
-from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
-from freezer.storage.base import Backup, Named, StorageSettings
+from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
+from freezer.storage.base import Backup, StorageSettings
 from freezer.storage.exceptions import (
     BucketNotFound,
+    Conflict,
     IntegrityError,
     NotFound,
     StorageConfigError,
     StorageException,
 )
+from freezer.storage.housekeeping import OldVersions, Tidied
 from freezer.storage.physical import PhysicalStorage
 from freezer.utils.streaming import Block, RichQueue
 from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
     from freezer.storage._s3.bucket import Bucket
+    from freezer.storage._s3.claim import Claim
     from freezer.storage._s3.journal import Entry, Journal
+    from freezer.storage.manifest import Manifest
 
 LOG = logging.getLogger(__name__)
 
@@ -282,7 +286,8 @@ class S3Storage(PhysicalStorage):
         )
         self._access_key = access_key
         self._secret_key = secret_key
-        self._claims: dict[str, list[str]] = {}
+        self._claims: dict[str, Claim] = {}
+        self._manifests: dict[str, Manifest] = {}
         self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
         super().__init__(container, max_segment_size, skip_prepare)
@@ -393,18 +398,28 @@ class S3Storage(PhysicalStorage):
 
     def claim(self, backup: Backup) -> None:
         from freezer.storage._s3 import claim
-        from freezer.storage._s3.journal import Place
 
         backup = backup.copy(self)
         path = backup.data_prefix_path
-        folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
-        place = Place(self.endpoint, self._bucket.name, folder, marker)
-        token = secrets.token_hex(16)
-        self._claims[path] = claim.take(self._bucket, folder, token)
-        self._entries[path] = self._journal.begin(place)
+        self._claims[path] = claim.take(self._bucket, keys.key_of(path))
+        self._entry(backup)
+
+    def _entry(self, backup: Backup) -> 'Entry':
+        """The backup's entry in the journal."""
+        from freezer.storage._s3.journal import Place
+
+        path = backup.data_prefix_path
+        if path not in self._entries:
+            place = Place(
+                self.endpoint,
+                self._bucket.name,
+                keys.key_of(path),
+                keys.key_of(backup.metadata_path),
+            )
+            self._entries[path] = self._journal.begin(place)
+        return self._entries[path]
 
     def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:
-        from freezer.storage._s3.journal import Entry
         from freezer.storage._s3.upload import Plan, StreamUpload
 
         backup = backup.copy(self)
@@ -418,7 +433,7 @@ class S3Storage(PhysicalStorage):
             concurrency=self.options.concurrency,
         )
         token = secrets.token_hex(16)
-        entry = self._entries.get(path) or Entry(None)
+        entry = self._entry(backup)
         upload = StreamUpload(
             self._bucket, keys.key_of(path), plan, token, opened=entry.add
         )
@@ -428,6 +443,7 @@ class S3Storage(PhysicalStorage):
             if upload.left_behind:
                 entry.keep()
         self._tokens[path] = token
+        self._manifests[path] = written
         LOG.info(
             'stored %s: %d bytes in %d volumes',
             self._bucket.url(keys.key_of(path)),
@@ -439,18 +455,47 @@ class S3Storage(PhysicalStorage):
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
         super().put_metadata(engine_metadata_path, freezer_metadata_path, backup)
-        path = backup.copy(self).data_prefix_path
+        backup = backup.copy(self)
+        path = backup.data_prefix_path
+        self._confirm(backup)
         self._close_entry(path)
-        claims = self._claims.pop(path, [])
+        claim = self._claims.pop(path, None)
+        if claim is None:
+            return
         try:
-            self._bucket.delete(claims)
+            self._bucket.delete(claim.keys)
         except StorageException as error:
             # The backup is committed; a claim left behind does it no harm.
             LOG.warning('a claim remains: %s', error.message)
 
+    def _confirm(self, backup: Backup) -> None:
+        """Read back what makes it a backup.
+
+        :raises Conflict: the agent was taken for dead
+        :raises IntegrityError: the store does not have what it confirmed
+        """
+        path = backup.data_prefix_path
+        written = self._manifests.pop(path, None)
+        if written is not None:
+            if self.manifest_of(backup) != written:
+                raise IntegrityError(
+                    f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
+                    f'manifest is not what was written'
+                )
+            self._bucket.confirm(keys.key_of(path), written)
+        # Last: whoever took the claim away before this looks for the marker after it.
+        claim = self._claims.get(path)
+        if claim is not None and not claim.stands(self._bucket):
+            raise Conflict(
+                f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: another '
+                f'machine took this backup for dead (s3-stale-after), and may have '
+                f'deleted some of it'
+            )
+
     def discard(self, backup: Backup) -> None:
         path = backup.copy(self).data_prefix_path
         self._claims.pop(path, None)
+        self._manifests.pop(path, None)
         with self._bucket.cleaning_up():
             super().discard(backup)
         # Not reached where something remains: the next run finds it in the journal.
@@ -514,23 +559,47 @@ class S3Storage(PhysicalStorage):
     def delete_files(self, paths: Sequence[str]) -> None:
         self._bucket.delete([keys.key_of(path) for path in paths])
 
-    def remove_older_than(
-        self,
-        engine: Named,
-        remove_older_timestamp: int,
-        hostname_backup_name: str,
-        keep: int | None = None,
-        dry_run: bool = False,
-    ) -> list[list[Backup]]:
-        if not dry_run:
-            self._journal.clean_up(self._bucket)
-        return super().remove_older_than(
-            engine, remove_older_timestamp, hostname_backup_name, keep, dry_run
-        )
-
     def rmtree(self, path: str) -> None:
         prefix = keys.tree_prefix(path)
         self._bucket.delete([item.key for item in self._bucket.list(prefix)])
+
+    # Housekeeping
+
+    @property
+    def tidies(self) -> bool:
+        return self.options.stale_after is not None or self.options.purge_versions
+
+    def tidy(self, dry_run: bool = False) -> Tidied:
+        from freezer.storage._s3 import leftovers
+
+        bucket = self._bucket
+        root = keys.tree_prefix(self.container)
+        found = self._journal.clean_up(bucket, dry_run=dry_run)
+        # What the journal named is not to be counted twice in a dry run.
+        live = self._journal.folders(bucket)
+        after = self.options.stale_after
+        after = STALE_AFTER if after is None else after
+        for folder, marker in leftovers.stale(bucket, root, live, after):
+            left = leftovers.clear(bucket, folder, marker, dry_run=dry_run)
+            if left:
+                found.append(left)
+        return Tidied(tuple(found), self._old_versions(root, dry_run))
+
+    def _old_versions(self, root: str, dry_run: bool) -> tuple[OldVersions, ...]:
+        from freezer.storage._s3 import leftovers
+
+        if not self._bucket.keeps_versions():
+            return ()
+        count = size = 0
+        for version in leftovers.old_versions(self._bucket, root):
+            count += 1
+            size += version.size
+        purge = self.options.purge_versions
+        if purge and not dry_run:
+            leftovers.purge(self._bucket, root)
+        if not count:
+            return ()
+        return (OldVersions(self._bucket.url(root), count, size, purge),)
 
 
 def _how_to_give(missing: Sequence[str]) -> str:
