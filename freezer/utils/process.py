@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 _PROC = Path('/proc')
 
@@ -21,19 +22,20 @@ def identity() -> dict[str, str]:
         return {}
 
 
-def is_alive(process: dict[str, str]) -> bool | None:
+def is_alive(process: Any) -> bool | None:
     """Whether the process lives; None where that cannot be seen from here.
 
-    :param process: as :func:`identity` gave it, perhaps on another machine
+    :param process: what :func:`identity` gave, perhaps on another machine
     """
     try:
         here = _surroundings()
         if not here.items() <= process.items():
             return None
-        return _started(int(process['pid'])) == process['started']
+        return bool(_started(int(process['pid'])) == process['started'])
     except (FileNotFoundError, ProcessLookupError):
         return False
-    except (OSError, KeyError, ValueError):
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        # What another program wrote may be anything.
         return None
 
 
