@@ -6,7 +6,7 @@ from freezer.job.job import Job, Outcome, one_cutoff
 
 
 class AdminJob(Job):
-    """Remove old chains."""
+    """Remove old chains, and what was never committed."""
 
     @classmethod
     def validate(cls, config: AgentConfig) -> None:
@@ -18,5 +18,7 @@ class AdminJob(Job):
             )
 
     def execute(self) -> Outcome:
+        if not self.config.dry_run:
+            self.storage.clean_up()
         self.remove_old()
         return Outcome()

@@ -18,7 +18,8 @@ from freezer.storage.base import (
     StorageSettings,
 )
 from freezer.storage.exceptions import StorageConfigError, StorageException
-from freezer.utils.streaming import Block, ConsumerGone, RichQueue
+from freezer.utils.blocks import Block
+from freezer.utils.streaming import ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 
@@ -242,6 +243,11 @@ class MultipleStorage(Storage):
                     engine, remove_older_timestamp, hostname_backup_name, keep, dry_run
                 )
         return removed
+
+    def clean_up(self) -> None:
+        for name, storage in self.storages.items():
+            with _named(name):
+                storage.clean_up()
 
     def close(self) -> None:
         for storage in self.storages.values():

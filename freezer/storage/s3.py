@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from oslo_config import cfg
 
 from freezer.storage._s3 import keys
-from freezer.storage.base import Backup, Named, StorageSettings
+from freezer.storage.base import Backup
 from freezer.storage.exceptions import (
     IntegrityError,
     NotFound,
     StorageConfigError,
     StorageException,
 )
-from freezer.storage.physical import PhysicalStorage
-from freezer.utils.streaming import Block, RichQueue
+from freezer.storage.manifested import Manifested
+from freezer.utils.blocks import Block
 
 if TYPE_CHECKING:
+    # Not at run time: inside Freezer 19 its own modules of these names are there.
     from freezer.storage._s3.bucket import Bucket
     from freezer.storage._s3.journal import Entry, Journal
+    from freezer.storage.base import StorageSettings
+    from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
 
@@ -142,7 +145,7 @@ class S3Options:
     proxy: str | None = None
 
 
-class S3Storage(PhysicalStorage):
+class S3Storage(Manifested):
     """One bucket, below an optional prefix.
 
     :param endpoint: ``http(s)://host[:port]``
@@ -191,7 +194,7 @@ class S3Storage(PhysicalStorage):
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
-    def from_settings(cls, settings: StorageSettings) -> Self:
+    def from_settings(cls, settings: 'StorageSettings') -> Self:
         given = settings.options
         missing = [
             name
@@ -266,6 +269,9 @@ class S3Storage(PhysicalStorage):
         """Make the bucket if it is not there; needs no list of all buckets."""
         if not self._bucket.exists():
             self._bucket.create()
+        self.clean_up()
+
+    def clean_up(self) -> None:
         self._journal.clean_up(self._bucket)
 
     @property
@@ -288,7 +294,7 @@ class S3Storage(PhysicalStorage):
         self._claims[path] = claim.take(self._bucket, folder, token)
         self._entries[path] = self._journal.begin(place)
 
-    def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:
+    def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
         from freezer.storage._s3.journal import Entry
         from freezer.storage._s3.upload import Plan, StreamUpload
 
@@ -393,20 +399,6 @@ class S3Storage(PhysicalStorage):
 
     def delete_files(self, paths: Sequence[str]) -> None:
         self._bucket.delete([keys.key_of(path) for path in paths])
-
-    def remove_older_than(
-        self,
-        engine: Named,
-        remove_older_timestamp: int,
-        hostname_backup_name: str,
-        keep: int | None = None,
-        dry_run: bool = False,
-    ) -> list[list[Backup]]:
-        if not dry_run:
-            self._journal.clean_up(self._bucket)
-        return super().remove_older_than(
-            engine, remove_older_timestamp, hostname_backup_name, keep, dry_run
-        )
 
     def rmtree(self, path: str) -> None:
         prefix = keys.tree_prefix(path)

@@ -16,7 +16,7 @@ from itertools import islice
 from freezer.storage import manifest
 from freezer.storage._s3.bucket import Bucket
 from freezer.storage.exceptions import Conflict, IntegrityError, NotFound
-from freezer.utils.streaming import Block
+from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
 

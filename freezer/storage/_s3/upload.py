@@ -20,7 +20,7 @@ from typing import NamedTuple
 from freezer.storage import layout, manifest
 from freezer.storage._s3.bucket import Bucket, UncertainComplete, Upload
 from freezer.storage.exceptions import StorageException
-from freezer.utils.streaming import Block, cut
+from freezer.utils.blocks import Block, cut
 
 LOG = logging.getLogger(__name__)
 
