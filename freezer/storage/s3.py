@@ -5,16 +5,19 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 (``_s3/download.py``); the rest is small objects and listings.
 """
 
+import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import six
 from oslo_config import cfg
 
+from freezer.storage import layout
 from freezer.storage._s3 import keys
 from freezer.storage.base import Backup
 from freezer.storage.exceptions import (
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     # Not at run time: inside Freezer 19 its own modules of these names are there.
     from freezer.storage._s3.bucket import Bucket
     from freezer.storage._s3.journal import Entry, Journal
+    from freezer.storage._s3.upload import Plan
     from freezer.storage.base import StorageSettings
     from freezer.utils.streaming import RichQueue
 
@@ -191,6 +195,7 @@ class S3Storage(Manifested):
         self._claims: dict[str, list[str]] = {}
         self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
+        self._opened_by = 0
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
@@ -234,8 +239,12 @@ class S3Storage(Manifested):
 
     @property
     def _bucket(self) -> 'Bucket':
-        """The wire, opened at its first use: botocore takes 0.3 s to import."""
-        if self._opened is None:
+        """The wire, opened at its first use: botocore takes 0.3 s to import.
+
+        Opened again in a child process, of which Freezer 19 forks two for a restore:
+        they must not talk over the same connections.
+        """
+        if self._opened is None or self._opened_by != os.getpid():
             from freezer.storage._s3.bucket import Bucket
             from freezer.storage._s3.client import COMPLETE_READ_TIMEOUT, make_client
             from freezer.storage._s3.retry import Retry
@@ -258,6 +267,7 @@ class S3Storage(Manifested):
                 Retry(self.options.retry_budget),
                 secrets=(self._access_key, self._secret_key),
             )
+            self._opened_by = os.getpid()
         return self._opened
 
     def close(self) -> None:
@@ -294,21 +304,28 @@ class S3Storage(Manifested):
         self._claims[path] = claim.take(self._bucket, folder, token)
         self._entries[path] = self._journal.begin(place)
 
-    def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
-        from freezer.storage._s3.journal import Entry
-        from freezer.storage._s3.upload import Plan, StreamUpload
+    @property
+    def _plan(self) -> 'Plan':
+        from freezer.storage._s3.upload import Plan
 
-        backup = backup.copy(self)
-        path = backup.data_prefix_path
-        plan = Plan(
+        return Plan(
             part_size=max(self.max_segment_size, MIN_PART_SIZE),
             parts_per_volume=max(1, int(self.options.max_parts * USED_OF_MAX_PARTS)),
             concurrency=self.options.concurrency,
         )
+
+    def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
+        from freezer.storage._s3.upload import StreamUpload
+
+        backup = backup.copy(self)
+        path = backup.data_prefix_path
+        if path not in self._claims:
+            # Freezer 19's engine claims nothing.
+            self.claim(backup)
         token = secrets.token_hex(16)
-        entry = self._entries.get(path) or Entry(None)
+        entry = self._entries[path]
         upload = StreamUpload(
-            self._bucket, keys.key_of(path), plan, token, opened=entry.add
+            self._bucket, keys.key_of(path), self._plan, token, opened=entry.add
         )
         try:
             written = upload.write(rich_queue.get_messages())
@@ -361,13 +378,14 @@ class S3Storage(Manifested):
             return
         key = keys.key_of(backup.data_path)
         try:
-            yield from read_object(self._bucket, key, workers)
+            head = self._bucket.head(key)
         except NotFound as error:
             # Freezer 19 lists backups whose upload had failed.
             raise IntegrityError(
                 f'{error.message}; the backup is listed and has no data: its upload '
                 f'failed'
             ) from error
+        yield from read_object(self._bucket, key, head, workers)
 
     # Paths
 
@@ -403,6 +421,83 @@ class S3Storage(Manifested):
     def rmtree(self, path: str) -> None:
         prefix = keys.tree_prefix(path)
         self._bucket.delete([item.key for item in self._bucket.list(prefix)])
+
+    # What Freezer 19's engines nova and glance and its mode cinder ask of its S3 driver
+
+    def get_storage_info(self) -> tuple[str, str]:
+        """Bucket and prefix."""
+        return keys.bucket_of(self.container), keys.key_of(self.container)
+
+    def get_bucket_name(self) -> str:
+        return self.get_storage_info()[0]
+
+    def get_object_prefix(self) -> str:
+        return self.get_storage_info()[1]
+
+    def _checked(self, bucket_name: str) -> 'Bucket':
+        if bucket_name != self._bucket.name:
+            raise StorageException(
+                f'{bucket_name}: this storage is in bucket {self._bucket.name}'
+            )
+        return self._bucket
+
+    def get_object(self, bucket_name: str, key: str) -> dict[str, Any]:
+        """An object of any size: its ``ContentLength`` in bytes, and its ``Body``, a
+        file to read from.
+
+        :raises NotFound: there is none
+        """
+        from freezer.storage._s3.download import as_file, read_object
+
+        bucket = self._checked(bucket_name)
+        head = bucket.head(key)
+        blocks = read_object(bucket, key, head, self.options.concurrency)
+        return {'Body': as_file(blocks), 'ContentLength': head.size}
+
+    def put_object(self, bucket_name: str, key: str, data: bytes | str) -> None:
+        """Write a small object. Atomic: whole or not at all."""
+        self._checked(bucket_name)
+        self.put_bytes(layout.join(bucket_name, key), six.ensure_binary(data))
+
+    def list_all_objects(self, bucket_name: str, prefix: str) -> list[dict[str, Any]]:
+        """``Key`` and ``Size`` of every object whose key starts with the prefix."""
+        return [
+            {'Key': item.key, 'Size': item.size}
+            for item in self._checked(bucket_name).list(prefix)
+        ]
+
+    def add_stream(
+        self,
+        stream: Iterable[Block | str],
+        package_name: str,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store an image as one object, and then its headers beside it, as JSON.
+
+        :param package_name: ``<volume id>/<timestamp>``; the image is
+            ``<volume id>/<timestamp>/<volume id>`` below the container
+        :raises StorageException: it is too long for one object
+        """
+        from freezer.storage._s3.journal import Place
+        from freezer.storage._s3.upload import ObjectUpload
+
+        path = layout.join(self.container, package_name)
+        folder = keys.key_of(path)
+        marker = layout.join(path, layout.METADATA)
+        image = layout.join(folder, package_name.rpartition('/')[0])
+        place = Place(self.endpoint, self._bucket.name, folder, keys.key_of(marker))
+        entry = self._journal.begin(place)
+        token = secrets.token_hex(16)
+        upload = ObjectUpload(self._bucket, image, self._plan, token, entry.add)
+        try:
+            upload.write_object(stream)
+            self.put_bytes(marker, json.dumps(headers).encode())
+        except BaseException:
+            # What was stored goes with the next run.
+            entry.keep()
+            raise
+        finally:
+            entry.close()
 
 
 def _how_to_give(missing: Sequence[str]) -> str:
