@@ -3,6 +3,8 @@
 The container is ``bucket`` or ``bucket/prefix``; below it the keys are Freezer's. A
 stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 (``_s3/download.py``); the rest is small objects and listings.
+
+It runs inside Freezer 19.0.0 as well (``tools/install-into-freezer.sh``).
 """
 
 import json
@@ -149,6 +151,15 @@ class S3Options:
     proxy: str | None = None
 
 
+def _configured() -> S3Options:
+    """The options inside Freezer 19, which hands on none.
+
+    It reads its configuration files and OS_* variables, and so group ``s3`` in them.
+    """
+    cfg.CONF.register_opts(S3_OPTS, 's3')
+    return S3Options(**{option.dest: cfg.CONF.s3[option.dest] for option in S3_OPTS})
+
+
 class S3Storage(Manifested):
     """One bucket, below an optional prefix.
 
@@ -156,6 +167,7 @@ class S3Storage(Manifested):
     :param container: ``bucket`` or ``bucket/prefix``
     :param max_segment_size: bytes of every part but the last; parts of less than 5 MiB
         are not possible on S3, so less counts as 5 MiB
+    :param options: without, those of group ``s3`` in oslo.config's global object
     :raises StorageConfigError: something is missing or malformed; nothing was tried
     """
 
@@ -186,7 +198,7 @@ class S3Storage(Manifested):
             )
         self.endpoint = endpoint
         self.container = container
-        self.options = options or S3Options()
+        self.options = options or _configured()
         bundle = self.options.ca_bundle
         if bundle and not os.access(bundle, os.R_OK):
             raise StorageConfigError(f's3-ca-bundle {bundle}: cannot be read')

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_config import cfg
 
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
@@ -75,6 +76,15 @@ def test_it_is_built_and_makes_its_bucket(freezer19: Freezer19) -> None:
     assert storage.get_storage_info() == (bucket, freezer19.prefix)
     assert storage.get_bucket_name() == bucket
     assert storage.get_object_prefix() == freezer19.prefix
+
+
+def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('OS_S3__CONCURRENCY', '7')
+    configuration = cfg.ConfigOpts()
+    monkeypatch.setattr(cfg, 'CONF', configuration)
+    configuration([], default_config_files=[], default_config_dirs=[])
+    storage = S3Storage('key', 'secret', 'http://localhost', 'bucket', PART, True)
+    assert storage.options == S3Options(concurrency=7)
 
 
 @pytest.mark.parametrize('data', ['["grün"]', b'\x00\xff', ''], ids=repr)
