@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Protocol, Self
 from freezer.storage import layout, levels
 from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.housekeeping import Tidied
-from freezer.utils.streaming import Block, RichQueue
+from freezer.utils.blocks import Block
+from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
 
@@ -302,17 +303,6 @@ class Storage(abc.ABC):
 
     def close(self) -> None:
         """Give back connections and threads. May be called more than once."""
-
-    def info(self) -> list[dict[str, Any]]:
-        """Freezer 19's form of :meth:`report`: sizes in bytes."""
-        found = self.report()
-        return [
-            {
-                'container_name': found.container,
-                'size': found.size,
-                'objects_count': found.objects,
-            }
-        ]
 
     def get_level_zero(
         self,

@@ -19,7 +19,8 @@ from freezer.storage.base import (
 )
 from freezer.storage.exceptions import StorageConfigError, StorageException
 from freezer.storage.housekeeping import Tidied
-from freezer.utils.streaming import Block, ConsumerGone, RichQueue
+from freezer.utils.blocks import Block
+from freezer.utils.streaming import ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 

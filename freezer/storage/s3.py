@@ -3,19 +3,25 @@
 The container is ``bucket`` or ``bucket/prefix``; below it the keys are Freezer's. A
 stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 (``_s3/download.py``); the rest is small objects and listings.
+
+It runs inside Freezer 19.0.0 as well (``tools/install-into-freezer.sh``).
 """
 
+import json
 import logging
+import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import six
 from oslo_config import cfg
 
+from freezer.storage import layout
 from freezer.storage._s3 import keys
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
-from freezer.storage.base import Backup, StorageSettings
+from freezer.storage.base import Backup
 from freezer.storage.exceptions import (
     BucketNotFound,
     Conflict,
@@ -25,15 +31,19 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.housekeeping import OldVersions, Tidied
-from freezer.storage.physical import PhysicalStorage
-from freezer.utils.streaming import Block, RichQueue
+from freezer.storage.manifested import Manifested
+from freezer.utils.blocks import Block
 from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
+    # Not at run time: inside Freezer 19 its own modules of these names are there.
     from freezer.storage._s3.bucket import Bucket
     from freezer.storage._s3.claim import Claim
     from freezer.storage._s3.journal import Entry, Journal
+    from freezer.storage._s3.upload import Plan
+    from freezer.storage.base import StorageSettings
     from freezer.storage.manifest import Manifest
+    from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
 
@@ -243,13 +253,27 @@ S3_OPTS = (
 )
 
 
-class S3Storage(PhysicalStorage):
+def _configured() -> S3Options:
+    """The options inside Freezer 19, which hands on none.
+
+    It reads its configuration files and OS_* variables, and so group ``s3`` in them.
+    """
+    cfg.CONF.register_opts(S3_OPTS, 's3')
+    return _options({option.dest: cfg.CONF.s3[option.dest] for option in S3_OPTS})
+
+
+def _options(values: Mapping[str, Any], **more: Any) -> S3Options:
+    return S3Options(**{**values, **more, 'tags': tuple(values['tags'])})
+
+
+class S3Storage(Manifested):
     """One bucket, below an optional prefix.
 
     :param endpoint: ``http(s)://host[:port]``
     :param container: ``bucket`` or ``bucket/prefix``
     :param max_segment_size: bytes of every part but the last; parts of less than 5 MiB
         are not possible on S3, so less counts as 5 MiB
+    :param options: without, those of group ``s3`` in oslo.config's global object
     :raises StorageConfigError: something is missing or malformed; nothing was tried
     """
 
@@ -280,7 +304,7 @@ class S3Storage(PhysicalStorage):
             )
         self.endpoint = endpoint
         self.container = container
-        self.options = options or S3Options()
+        self.options = options or _configured()
         self.options.check(
             endpoint, bool(access_key or secret_key), self._part_size(max_segment_size)
         )
@@ -290,10 +314,11 @@ class S3Storage(PhysicalStorage):
         self._manifests: dict[str, Manifest] = {}
         self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
+        self._opened_by = 0
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
-    def from_settings(cls, settings: StorageSettings) -> Self:
+    def from_settings(cls, settings: 'StorageSettings') -> Self:
         given = settings.options
         profile = given.get('s3_profile')
         missing = [
@@ -318,8 +343,7 @@ class S3Storage(PhysicalStorage):
             for name, value in given.items()
             if name.startswith('s3_')
         }
-        group['tags'] = tuple(group['tags'])
-        options = S3Options(insecure=settings.insecure, proxy=settings.proxy, **group)
+        options = _options(group, insecure=settings.insecure, proxy=settings.proxy)
         return cls(
             given['access_key'],
             given['secret_key'],
@@ -339,8 +363,12 @@ class S3Storage(PhysicalStorage):
 
     @property
     def _bucket(self) -> 'Bucket':
-        """The wire, opened at its first use: botocore takes 0.3 s to import."""
-        if self._opened is None:
+        """The wire, opened at its first use: botocore takes 0.3 s to import.
+
+        Opened again in a child process, of which Freezer 19 forks two for a restore:
+        they must not talk over the same connections.
+        """
+        if self._opened is None or self._opened_by != os.getpid():
             from freezer.storage._s3.bucket import Bucket
             from freezer.storage._s3.client import (
                 COMPLETE_READ_TIMEOUT,
@@ -368,6 +396,7 @@ class S3Storage(PhysicalStorage):
                 parameters=Parameters(self.options),
                 list_version=self.options.list_version,
             )
+            self._opened_by = os.getpid()
         return self._opened
 
     def close(self) -> None:
@@ -398,44 +427,40 @@ class S3Storage(PhysicalStorage):
 
     def claim(self, backup: Backup) -> None:
         from freezer.storage._s3 import claim
-
-        backup = backup.copy(self)
-        path = backup.data_prefix_path
-        self._claims[path] = claim.take(self._bucket, keys.key_of(path))
-        self._entry(backup)
-
-    def _entry(self, backup: Backup) -> 'Entry':
-        """The backup's entry in the journal."""
         from freezer.storage._s3.journal import Place
 
-        path = backup.data_prefix_path
-        if path not in self._entries:
-            place = Place(
-                self.endpoint,
-                self._bucket.name,
-                keys.key_of(path),
-                keys.key_of(backup.metadata_path),
-            )
-            self._entries[path] = self._journal.begin(place)
-        return self._entries[path]
-
-    def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:
-        from freezer.storage._s3.upload import Plan, StreamUpload
-
         backup = backup.copy(self)
         path = backup.data_prefix_path
+        folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
+        self._claims[path] = claim.take(self._bucket, folder)
+        place = Place(self.endpoint, self._bucket.name, folder, marker)
+        self._entries[path] = self._journal.begin(place)
+
+    @property
+    def _plan(self) -> 'Plan':
+        from freezer.storage._s3.upload import Plan
+
         part_size = self._part_size(self.max_segment_size)
         by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
         by_size = self.options.max_object_size // part_size
-        plan = Plan(
+        return Plan(
             part_size=part_size,
             parts_per_volume=max(1, min(by_count, by_size)),
             concurrency=self.options.concurrency,
         )
+
+    def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
+        from freezer.storage._s3.upload import StreamUpload
+
+        backup = backup.copy(self)
+        path = backup.data_prefix_path
+        if path not in self._claims:
+            # Freezer 19's engine claims nothing.
+            self.claim(backup)
         token = secrets.token_hex(16)
-        entry = self._entry(backup)
+        entry = self._entries[path]
         upload = StreamUpload(
-            self._bucket, keys.key_of(path), plan, token, opened=entry.add
+            self._bucket, keys.key_of(path), self._plan, token, opened=entry.add
         )
         try:
             written = upload.write(rich_queue.get_messages())
@@ -518,13 +543,14 @@ class S3Storage(PhysicalStorage):
             return
         key = keys.key_of(backup.data_path)
         try:
-            yield from read_object(self._bucket, key, workers)
+            head = self._bucket.head(key)
         except NotFound as error:
             # Freezer 19 lists backups whose upload had failed.
             raise IntegrityError(
                 f'{error.message}; the backup is listed and has no data: its upload '
                 f'failed'
             ) from error
+        yield from read_object(self._bucket, key, head, workers)
 
     # Paths
 
@@ -600,6 +626,83 @@ class S3Storage(PhysicalStorage):
         if not count:
             return ()
         return (OldVersions(self._bucket.url(root), count, size, purge),)
+
+    # What Freezer 19's engines nova and glance and its mode cinder ask of its S3 driver
+
+    def get_storage_info(self) -> tuple[str, str]:
+        """Bucket and prefix."""
+        return keys.bucket_of(self.container), keys.key_of(self.container)
+
+    def get_bucket_name(self) -> str:
+        return self.get_storage_info()[0]
+
+    def get_object_prefix(self) -> str:
+        return self.get_storage_info()[1]
+
+    def _checked(self, bucket_name: str) -> 'Bucket':
+        if bucket_name != self._bucket.name:
+            raise StorageException(
+                f'{bucket_name}: this storage is in bucket {self._bucket.name}'
+            )
+        return self._bucket
+
+    def get_object(self, bucket_name: str, key: str) -> dict[str, Any]:
+        """An object of any size: its ``ContentLength`` in bytes, and its ``Body``, a
+        file to read from.
+
+        :raises NotFound: there is none
+        """
+        from freezer.storage._s3.download import as_file, read_object
+
+        bucket = self._checked(bucket_name)
+        head = bucket.head(key)
+        blocks = read_object(bucket, key, head, self.options.concurrency)
+        return {'Body': as_file(blocks), 'ContentLength': head.size}
+
+    def put_object(self, bucket_name: str, key: str, data: bytes | str) -> None:
+        """Write a small object. Atomic: whole or not at all."""
+        self._checked(bucket_name)
+        self.put_bytes(layout.join(bucket_name, key), six.ensure_binary(data))
+
+    def list_all_objects(self, bucket_name: str, prefix: str) -> list[dict[str, Any]]:
+        """``Key`` and ``Size`` of every object whose key starts with the prefix."""
+        return [
+            {'Key': item.key, 'Size': item.size}
+            for item in self._checked(bucket_name).list(prefix)
+        ]
+
+    def add_stream(
+        self,
+        stream: Iterable[Block | str],
+        package_name: str,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store an image as one object, and then its headers beside it, as JSON.
+
+        :param package_name: ``<volume id>/<timestamp>``; the image is
+            ``<volume id>/<timestamp>/<volume id>`` below the container
+        :raises StorageException: it is too long for one object
+        """
+        from freezer.storage._s3.journal import Place
+        from freezer.storage._s3.upload import ObjectUpload
+
+        path = layout.join(self.container, package_name)
+        folder = keys.key_of(path)
+        marker = layout.join(path, layout.METADATA)
+        image = layout.join(folder, package_name.rpartition('/')[0])
+        place = Place(self.endpoint, self._bucket.name, folder, keys.key_of(marker))
+        entry = self._journal.begin(place)
+        token = secrets.token_hex(16)
+        upload = ObjectUpload(self._bucket, image, self._plan, token, entry.add)
+        try:
+            upload.write_object(stream)
+            self.put_bytes(marker, json.dumps(headers).encode())
+        except BaseException:
+            # What was stored goes with the next run.
+            entry.keep()
+            raise
+        finally:
+            entry.close()
 
 
 def _how_to_give(missing: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from freezer.storage import exceptions as e
+from freezer.storage._s3 import claim
 from freezer.storage._s3.bucket import Bucket
 from freezer.storage.base import Backup, EngineName
 from freezer.storage.housekeeping import Leftover, Tidied
@@ -182,8 +183,10 @@ def test_a_backup_under_way_is_left_alone(
 def test_the_journal_alone_protects_a_backup_under_way(
     place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where Freezer 19 uses the driver, which claims nothing."""
+    """As in a container, whose processes cannot be seen from outside."""
+    monkeypatch.setattr(claim, 'held_here', lambda *_: False)
     storage = place.storage()
+    storage.claim(backup())
     write(storage, b'content')
     assert tidy(place, s3_stale_after=0.0) == Tidied()
     commit(storage, tmp_path)

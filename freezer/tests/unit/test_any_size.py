@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import os
 import resource
 import types
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,8 @@ import pytest
 from freezer.storage import manifest
 from freezer.storage._s3 import upload
 from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.claim import Claim
+from freezer.storage._s3.journal import Entry
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
 from freezer.storage._s3.retry import Retry
 from freezer.storage.base import Backup, EngineName
@@ -111,11 +114,15 @@ def write(client: CountingClient, size: int, part: int, **options: Any) -> Any:
         options=S3Options(**options),
     )
     storage._opened = Bucket('bucket', ENDPOINT, client, lambda: client, Retry(0))
-    backup = Backup(EngineName('tar'), 'h', 1, 1, 0)
+    storage._opened_by = os.getpid()
+    backup = Backup(EngineName('tar'), 'h', 1, 1, 0).copy(storage)
+    path = backup.data_prefix_path
+    storage._claims[path] = Claim('claim', b'', ())
+    storage._entries[path] = Entry(None)
     queue = RichQueue(2)
     queue.put_messages(cast(Any, [Nothing(size)]))
     storage.write_backup(queue, backup)
-    return storage._manifests[backup.copy(storage).data_prefix_path]
+    return storage._manifests[path]
 
 
 @pytest.mark.usefixtures('no_bytes')
