@@ -137,7 +137,11 @@ def _reason(error: Exception) -> str:
         )
         if isinstance(wrapped, BaseException) and id(wrapped) not in seen:
             following = wrapped
-        if following is None or id(following) in seen:
+        if not isinstance(following, Exception) or id(following) in seen:
+            break
+        if isinstance(following, e.StorageException):
+            # What is being cleaned up after is not the reason of what happens then; nor
+            # is a signal, which is no Exception.
             break
         seen.add(id(following))
         inner = following
