@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from freezer.storage.exceptions import StorageException, Unreachable
+from freezer.storage.exceptions import Archived, StorageException, Unreachable
 
 T = TypeVar('T')
 Value = bool | float | str | None
@@ -107,6 +107,9 @@ def try_out(probes: Iterable[Probe[T]], place: T) -> Iterator[CheckRow]:
             finding = problem(f'{error.message}; no more was tried', value=None)
             yield CheckRow(probe.name, finding)
             return
+        except Archived as error:
+            # Written to a storage class that was chosen for not being read.
+            finding = note(str(error), value=None)
         except (StorageException, OSError) as error:
             kind = Result.PROBLEM if probe.needed else Result.NOTE
             finding = Finding(kind, str(error))

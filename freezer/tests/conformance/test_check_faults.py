@@ -250,6 +250,13 @@ FAULTS = {
     'metadata of an upload is lost': Fault(
         'two-part upload', on('HEAD', '/two parts'), no_metadata, NOTE, 'metadata lost'
     ),
+    'an upload is archived': Fault(
+        'two-part upload',
+        on('GET', '/two parts'),
+        error(403, 'InvalidObjectState'),
+        NOTE,
+        'is an archive',
+    ),
     'uploads are not listed': Fault(
         'open uploads', lists_uploads, without(b'Upload'), NOTE, 'lifecycle'
     ),
