@@ -22,7 +22,8 @@ from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.stream import compression, encryption
 from freezer.stream.limit import limit
-from freezer.utils.streaming import Block, ConsumerGone, RichQueue
+from freezer.utils.blocks import Block
+from freezer.utils.streaming import ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 

@@ -19,7 +19,9 @@ from typing import Any, ClassVar, Protocol, Self
 
 from freezer.storage import layout, levels
 from freezer.storage.exceptions import IntegrityError, StorageException
-from freezer.utils.streaming import Block, RichQueue
+from freezer.storage.housekeeping import Tidied
+from freezer.utils.blocks import Block
+from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
 
@@ -287,19 +289,20 @@ class Storage(abc.ABC):
     def report(self) -> StorageReport:
         """What the container holds."""
 
+    @property
+    def tidies(self) -> bool:
+        """Whether the options ask for :meth:`tidy` in particular."""
+        return False
+
+    def tidy(self, dry_run: bool = False) -> Tidied:
+        """Remove what backups that ended badly left; never of one that is under way.
+
+        :param dry_run: remove nothing
+        """
+        return Tidied()
+
     def close(self) -> None:
         """Give back connections and threads. May be called more than once."""
-
-    def info(self) -> list[dict[str, Any]]:
-        """Freezer 19's form of :meth:`report`: sizes in bytes."""
-        found = self.report()
-        return [
-            {
-                'container_name': found.container,
-                'size': found.size,
-                'objects_count': found.objects,
-            }
-        ]
 
     def get_level_zero(
         self,

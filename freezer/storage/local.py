@@ -18,14 +18,15 @@ from freezer.storage.exceptions import (
     StorageConfigError,
     StorageException,
 )
-from freezer.storage.physical import PhysicalStorage
-from freezer.utils.streaming import Block, RichQueue, cut
+from freezer.storage.manifested import Manifested
+from freezer.utils.blocks import Block, cut
+from freezer.utils.streaming import RichQueue
 
 # What a file is called until it is whole.
 _PARTIAL = '.partial'
 
 
-class LocalStorage(PhysicalStorage):
+class LocalStorage(Manifested):
     """A directory of this machine, or one mounted on it.
 
     Files appear under their name when they are whole and on disk (fsync, rename).

@@ -18,7 +18,9 @@ from freezer.storage.base import (
     StorageSettings,
 )
 from freezer.storage.exceptions import StorageConfigError, StorageException
-from freezer.utils.streaming import Block, ConsumerGone, RichQueue
+from freezer.storage.housekeeping import Tidied
+from freezer.utils.blocks import Block
+from freezer.utils.streaming import ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 
@@ -242,6 +244,20 @@ class MultipleStorage(Storage):
                     engine, remove_older_timestamp, hostname_backup_name, keep, dry_run
                 )
         return removed
+
+    @property
+    def tidies(self) -> bool:
+        return any(storage.tidies for storage in self.storages.values())
+
+    def tidy(self, dry_run: bool = False) -> Tidied:
+        found = Tidied()
+        for name, storage in self.storages.items():
+            with _named(name):
+                one = storage.tidy(dry_run)
+            found = Tidied(
+                found.leftovers + one.leftovers, found.old_versions + one.old_versions
+            )
+        return found
 
     def close(self) -> None:
         for storage in self.storages.values():

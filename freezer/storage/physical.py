@@ -1,16 +1,16 @@
 """Storages on which a path means something: files, or objects with keys.
 
-What all of them share is here: finding backups, committing, retention. A driver
-provides a few verbs on paths. Paths are ``storage_path`` joined with a path of
-:mod:`freezer.storage.layout`, so they include the container.
+What all of them share is here: finding backups, and retention. How they are committed
+is in :mod:`freezer.storage.manifested`. A driver provides a few verbs on paths. Paths
+are ``storage_path`` joined with a path of :mod:`freezer.storage.layout`, so they
+include the container.
 """
 
 import abc
 from collections.abc import Iterator, Sequence
 
-from freezer.storage import layout, manifest
+from freezer.storage import layout
 from freezer.storage.base import Backup, ChainReport, Named, Storage, StorageReport
-from freezer.storage.exceptions import ManifestError, NotFound
 
 
 class PhysicalStorage(Storage):
@@ -25,8 +25,6 @@ class PhysicalStorage(Storage):
     ) -> None:
         self.storage_path = storage_path
         self.max_segment_size = max_segment_size
-        # Level folder -> token of the manifest that write_backup left there.
-        self._tokens: dict[str, str] = {}
         super().__init__(skip_prepare=skip_prepare)
 
     @abc.abstractmethod
@@ -99,44 +97,6 @@ class PhysicalStorage(Storage):
             zero: sorted(chain, key=lambda b: (b.level, b.timestamp))
             for zero, chain in sorted(chains.items())
         }
-
-    def put_metadata(
-        self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
-    ) -> None:
-        backup = backup.copy(self)
-        self.create_dirs(backup.data_prefix_path)
-        self.put_file(engine_metadata_path, backup.engine_metadata_path)
-        with open(freezer_metadata_path, 'rb') as marker_file:
-            marker = marker_file.read()
-        token = self._tokens.pop(backup.data_prefix_path, None)
-        if token is not None:
-            marker = manifest.add_token(marker, token)
-        self.put_bytes(backup.metadata_path, marker)
-
-    def manifest_of(self, backup: Backup) -> manifest.Manifest | None:
-        """A backup's manifest; None for one that Freezer 19 wrote, which has none.
-
-        :raises ManifestError: the backup must have one and it is missing or wrong
-        """
-        backup = backup.copy(self)
-        token = backup.metadata().get(manifest.MARKER_KEY)
-        if token is None:
-            return None
-        path = layout.join(backup.data_prefix_path, layout.MANIFEST)
-        try:
-            document = self.read_file(path, manifest.MAX_MANIFEST_BYTES)
-        except NotFound as error:
-            raise ManifestError(f'{path} is missing: the backup is damaged') from error
-        found = manifest.load(document, path)
-        if found.token != token:
-            raise ManifestError(f'{path} belongs to another backup')
-        return found
-
-    def discard(self, backup: Backup) -> None:
-        backup = backup.copy(self)
-        self.delete_files([backup.metadata_path])
-        self.rmtree(backup.data_prefix_path)
-        self._tokens.pop(backup.data_prefix_path, None)
 
     def report(self) -> StorageReport:
         objects = 0

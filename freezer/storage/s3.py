@@ -3,33 +3,47 @@
 The container is ``bucket`` or ``bucket/prefix``; below it the keys are Freezer's. A
 stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 (``_s3/download.py``); the rest is small objects and listings.
+
+It runs inside Freezer 19.0.0 as well (``tools/install-into-freezer.sh``).
 """
 
+import json
 import logging
+import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import six
 from oslo_config import cfg
 
+from freezer.storage import layout
 from freezer.storage._s3 import keys
-from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
-from freezer.storage.base import Backup, Named, StorageSettings
+from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
+from freezer.storage.base import Backup
 from freezer.storage.exceptions import (
     BucketNotFound,
+    Conflict,
     IntegrityError,
     NotFound,
     StorageConfigError,
     StorageException,
 )
-from freezer.storage.physical import PhysicalStorage
-from freezer.utils.streaming import Block, RichQueue
+from freezer.storage.housekeeping import OldVersions, Tidied
+from freezer.storage.manifested import Manifested
+from freezer.utils.blocks import Block
 from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
+    # Not at run time: inside Freezer 19 its own modules of these names are there.
     from freezer.storage._s3.bucket import Bucket
+    from freezer.storage._s3.claim import Claim
     from freezer.storage._s3.journal import Entry, Journal
+    from freezer.storage._s3.upload import Plan
+    from freezer.storage.base import StorageSettings
+    from freezer.storage.manifest import Manifest
+    from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
 
@@ -239,13 +253,27 @@ S3_OPTS = (
 )
 
 
-class S3Storage(PhysicalStorage):
+def _configured() -> S3Options:
+    """The options inside Freezer 19, which hands on none.
+
+    It reads its configuration files and OS_* variables, and so group ``s3`` in them.
+    """
+    cfg.CONF.register_opts(S3_OPTS, 's3')
+    return _options({option.dest: cfg.CONF.s3[option.dest] for option in S3_OPTS})
+
+
+def _options(values: Mapping[str, Any], **more: Any) -> S3Options:
+    return S3Options(**{**values, **more, 'tags': tuple(values['tags'])})
+
+
+class S3Storage(Manifested):
     """One bucket, below an optional prefix.
 
     :param endpoint: ``http(s)://host[:port]``
     :param container: ``bucket`` or ``bucket/prefix``
     :param max_segment_size: bytes of every part but the last; parts of less than 5 MiB
         are not possible on S3, so less counts as 5 MiB
+    :param options: without, those of group ``s3`` in oslo.config's global object
     :raises StorageConfigError: something is missing or malformed; nothing was tried
     """
 
@@ -276,7 +304,7 @@ class S3Storage(PhysicalStorage):
             )
         self.endpoint = endpoint
         self.container = container
-        self.options = options or S3Options()
+        self.options = options or _configured()
         self.options.check(
             endpoint,
             keys.bucket_of(container),
@@ -285,13 +313,15 @@ class S3Storage(PhysicalStorage):
         )
         self._access_key = access_key
         self._secret_key = secret_key
-        self._claims: dict[str, list[str]] = {}
+        self._claims: dict[str, Claim] = {}
+        self._manifests: dict[str, Manifest] = {}
         self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
+        self._opened_by = 0
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
-    def from_settings(cls, settings: StorageSettings) -> Self:
+    def from_settings(cls, settings: 'StorageSettings') -> Self:
         given = settings.options
         profile = given.get('s3_profile')
         missing = [
@@ -316,8 +346,7 @@ class S3Storage(PhysicalStorage):
             for name, value in given.items()
             if name.startswith('s3_')
         }
-        group['tags'] = tuple(group['tags'])
-        options = S3Options(insecure=settings.insecure, proxy=settings.proxy, **group)
+        options = _options(group, insecure=settings.insecure, proxy=settings.proxy)
         try:
             return cls(
                 given['access_key'],
@@ -342,8 +371,12 @@ class S3Storage(PhysicalStorage):
 
     @property
     def _bucket(self) -> 'Bucket':
-        """The wire, opened at its first use: botocore takes 0.3 s to import."""
-        if self._opened is None:
+        """The wire, opened at its first use: botocore takes 0.3 s to import.
+
+        Opened again in a child process, of which Freezer 19 forks two for a restore:
+        they must not talk over the same connections.
+        """
+        if self._opened is None or self._opened_by != os.getpid():
             from freezer.storage._s3.bucket import Bucket
             from freezer.storage._s3.client import (
                 COMPLETE_READ_TIMEOUT,
@@ -371,6 +404,7 @@ class S3Storage(PhysicalStorage):
                 parameters=Parameters(self.options),
                 list_version=self.options.list_version,
             )
+            self._opened_by = os.getpid()
         return self._opened
 
     def close(self) -> None:
@@ -412,29 +446,35 @@ class S3Storage(PhysicalStorage):
         backup = backup.copy(self)
         path = backup.data_prefix_path
         folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
+        self._claims[path] = claim.take(self._bucket, folder)
         place = Place(self.endpoint, self._bucket.name, folder, marker)
-        token = secrets.token_hex(16)
-        self._claims[path] = claim.take(self._bucket, folder, token)
         self._entries[path] = self._journal.begin(place)
 
-    def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:
-        from freezer.storage._s3.journal import Entry
-        from freezer.storage._s3.upload import Plan, StreamUpload
+    @property
+    def _plan(self) -> 'Plan':
+        from freezer.storage._s3.upload import Plan
 
-        backup = backup.copy(self)
-        path = backup.data_prefix_path
         part_size = self._part_size(self.max_segment_size)
         by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
         by_size = self.options.max_object_size // part_size
-        plan = Plan(
+        return Plan(
             part_size=part_size,
             parts_per_volume=max(1, min(by_count, by_size)),
             concurrency=self.options.concurrency,
         )
+
+    def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
+        from freezer.storage._s3.upload import StreamUpload
+
+        backup = backup.copy(self)
+        path = backup.data_prefix_path
+        if path not in self._claims:
+            # Freezer 19's engine claims nothing.
+            self.claim(backup)
         token = secrets.token_hex(16)
-        entry = self._entries.get(path) or Entry(None)
+        entry = self._entries[path]
         upload = StreamUpload(
-            self._bucket, keys.key_of(path), plan, token, opened=entry.add
+            self._bucket, keys.key_of(path), self._plan, token, opened=entry.add
         )
         try:
             written = upload.write(rich_queue.get_messages())
@@ -442,6 +482,7 @@ class S3Storage(PhysicalStorage):
             if upload.left_behind:
                 entry.keep()
         self._tokens[path] = token
+        self._manifests[path] = written
         LOG.info(
             'stored %s: %d bytes in %d volumes',
             self._bucket.url(keys.key_of(path)),
@@ -453,18 +494,47 @@ class S3Storage(PhysicalStorage):
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
         super().put_metadata(engine_metadata_path, freezer_metadata_path, backup)
-        path = backup.copy(self).data_prefix_path
+        backup = backup.copy(self)
+        path = backup.data_prefix_path
+        self._confirm(backup)
         self._close_entry(path)
-        claims = self._claims.pop(path, [])
+        claim = self._claims.pop(path, None)
+        if claim is None:
+            return
         try:
-            self._bucket.delete(claims)
+            self._bucket.delete(claim.keys)
         except StorageException as error:
             # The backup is committed; a claim left behind does it no harm.
             LOG.warning('a claim remains: %s', error.message)
 
+    def _confirm(self, backup: Backup) -> None:
+        """Read back what makes it a backup.
+
+        :raises Conflict: the agent was taken for dead
+        :raises IntegrityError: the store does not have what it confirmed
+        """
+        path = backup.data_prefix_path
+        written = self._manifests.pop(path, None)
+        if written is not None:
+            if self.manifest_of(backup) != written:
+                raise IntegrityError(
+                    f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
+                    f'manifest is not what was written'
+                )
+            self._bucket.confirm(keys.key_of(path), written)
+        # Last: whoever took the claim away before this looks for the marker after it.
+        claim = self._claims.get(path)
+        if claim is not None and not claim.stands(self._bucket):
+            raise Conflict(
+                f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: another '
+                f'machine took this backup for dead (s3-stale-after), and may have '
+                f'deleted some of it'
+            )
+
     def discard(self, backup: Backup) -> None:
         path = backup.copy(self).data_prefix_path
         self._claims.pop(path, None)
+        self._manifests.pop(path, None)
         with self._bucket.cleaning_up():
             super().discard(backup)
         # Not reached where something remains: the next run finds it in the journal.
@@ -487,13 +557,14 @@ class S3Storage(PhysicalStorage):
             return
         key = keys.key_of(backup.data_path)
         try:
-            yield from read_object(self._bucket, key, workers)
+            head = self._bucket.head(key)
         except NotFound as error:
             # Freezer 19 lists backups whose upload had failed.
             raise IntegrityError(
                 f'{error.message}; the backup is listed and has no data: its upload '
                 f'failed'
             ) from error
+        yield from read_object(self._bucket, key, head, workers)
 
     # Paths
 
@@ -528,23 +599,124 @@ class S3Storage(PhysicalStorage):
     def delete_files(self, paths: Sequence[str]) -> None:
         self._bucket.delete([keys.key_of(path) for path in paths])
 
-    def remove_older_than(
-        self,
-        engine: Named,
-        remove_older_timestamp: int,
-        hostname_backup_name: str,
-        keep: int | None = None,
-        dry_run: bool = False,
-    ) -> list[list[Backup]]:
-        if not dry_run:
-            self._journal.clean_up(self._bucket)
-        return super().remove_older_than(
-            engine, remove_older_timestamp, hostname_backup_name, keep, dry_run
-        )
-
     def rmtree(self, path: str) -> None:
         prefix = keys.tree_prefix(path)
         self._bucket.delete([item.key for item in self._bucket.list(prefix)])
+
+    # Housekeeping
+
+    @property
+    def tidies(self) -> bool:
+        return self.options.stale_after is not None or self.options.purge_versions
+
+    def tidy(self, dry_run: bool = False) -> Tidied:
+        from freezer.storage._s3 import leftovers
+
+        bucket = self._bucket
+        root = keys.tree_prefix(self.container)
+        found = self._journal.clean_up(bucket, dry_run=dry_run)
+        # What the journal named is not to be counted twice in a dry run.
+        live = self._journal.folders(bucket)
+        after = self.options.stale_after
+        after = STALE_AFTER if after is None else after
+        for folder, marker in leftovers.stale(bucket, root, live, after):
+            left = leftovers.clear(bucket, folder, marker, dry_run=dry_run)
+            if left:
+                found.append(left)
+        return Tidied(tuple(found), self._old_versions(root, dry_run))
+
+    def _old_versions(self, root: str, dry_run: bool) -> tuple[OldVersions, ...]:
+        from freezer.storage._s3 import leftovers
+
+        if not self._bucket.keeps_versions():
+            return ()
+        count = size = 0
+        for version in leftovers.old_versions(self._bucket, root):
+            count += 1
+            size += version.size
+        purge = self.options.purge_versions
+        if purge and not dry_run:
+            leftovers.purge(self._bucket, root)
+        if not count:
+            return ()
+        return (OldVersions(self._bucket.url(root), count, size, purge),)
+
+    # What Freezer 19's engines nova and glance and its mode cinder ask of its S3 driver
+
+    def get_storage_info(self) -> tuple[str, str]:
+        """Bucket and prefix."""
+        return keys.bucket_of(self.container), keys.key_of(self.container)
+
+    def get_bucket_name(self) -> str:
+        return self.get_storage_info()[0]
+
+    def get_object_prefix(self) -> str:
+        return self.get_storage_info()[1]
+
+    def _checked(self, bucket_name: str) -> 'Bucket':
+        if bucket_name != self._bucket.name:
+            raise StorageException(
+                f'{bucket_name}: this storage is in bucket {self._bucket.name}'
+            )
+        return self._bucket
+
+    def get_object(self, bucket_name: str, key: str) -> dict[str, Any]:
+        """An object of any size: its ``ContentLength`` in bytes, and its ``Body``, a
+        file to read from.
+
+        :raises NotFound: there is none
+        """
+        from freezer.storage._s3.download import as_file, read_object
+
+        bucket = self._checked(bucket_name)
+        head = bucket.head(key)
+        blocks = read_object(bucket, key, head, self.options.concurrency)
+        return {'Body': as_file(blocks), 'ContentLength': head.size}
+
+    def put_object(self, bucket_name: str, key: str, data: bytes | str) -> None:
+        """Write a small object. Atomic: whole or not at all."""
+        self._checked(bucket_name)
+        self.put_bytes(layout.join(bucket_name, key), six.ensure_binary(data))
+
+    def list_all_objects(self, bucket_name: str, prefix: str) -> list[dict[str, Any]]:
+        """``Key`` and ``Size`` of every object whose key starts with the prefix."""
+        return [
+            {'Key': item.key, 'Size': item.size}
+            for item in self._checked(bucket_name).list(prefix)
+        ]
+
+    def add_stream(
+        self,
+        stream: Iterable[Block | str],
+        package_name: str,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store an image as one object, and then its headers beside it, as JSON.
+
+        :param package_name: ``<volume id>/<timestamp>``; the image is
+            ``<volume id>/<timestamp>/<volume id>`` below the container
+        :raises StorageException: it is too long for one object
+        """
+        from freezer.storage._s3.journal import Place
+        from freezer.storage._s3.upload import ObjectUpload
+
+        path = layout.join(self.container, package_name)
+        folder = keys.key_of(path)
+        marker = layout.join(path, layout.METADATA)
+        image = layout.join(folder, package_name.rpartition('/')[0])
+        place = Place(self.endpoint, self._bucket.name, folder, keys.key_of(marker))
+        entry = self._journal.begin(place)
+        token = secrets.token_hex(16)
+        upload = ObjectUpload(self._bucket, image, self._plan, token, entry.add)
+        try:
+            upload.write_object(stream)
+            self.put_bytes(marker, json.dumps(headers).encode())
+        except BaseException:
+            # What was stored goes with the next run.
+            entry.keep()
+            raise
+        finally:
+            entry.close()
 
 
 def _how_to_give(missing: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
-from freezer.utils.streaming import Block
+from freezer.utils.blocks import Block
 
 NAMES = ('gzip', 'bzip2', 'xz', 'zstd', 'none')
 # How each begins; also how a wrong passphrase is told from the right one.

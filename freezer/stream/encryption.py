@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
-from freezer.utils.streaming import Block
+from freezer.utils.blocks import Block
 
 _MAGIC = b'Salted__'
 _SALT_BYTES = 8

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from freezer.utils.streaming import Block
+from freezer.utils.blocks import Block
 
 # Small enough that a slow stream flows instead of jumping.
 _STEPS_PER_SECOND = 10

@@ -114,6 +114,7 @@ class Process:
     With ``with``: it is killed at the end if it has not ended.
 
     :param runner: a command that runs the agent
+    :param program: another agent than that of this tree
     """
 
     def __init__(
@@ -121,8 +122,9 @@ class Process:
         *arguments: object,
         env: Mapping[str, str | None] | None = None,
         runner: Iterable[str] = (),
+        program: Iterable[str] = (),
     ) -> None:
-        self.argv = (*runner, *command(), *map(str, arguments))
+        self.argv = (*runner, *(program or command()), *map(str, arguments))
         self._process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
@@ -319,6 +321,7 @@ class Agent:
         )
         self.env = {**store.env, **(env or {})}
         self.runner: tuple[str, ...] = ()
+        self.program: tuple[str, ...] = ()
 
     def told(self, *options: object, **variables: str | None) -> 'Agent':
         """The same, with more options and environment variables."""
@@ -342,6 +345,7 @@ class Agent:
             *('--action', action, *self.options, *arguments),
             env=self.env,
             runner=self.runner,
+            program=self.program,
         )
 
     def run(self, action: str, *arguments: object) -> Result:

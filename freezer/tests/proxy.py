@@ -125,7 +125,7 @@ class Held:
 
     def _keep(self) -> None:
         self._arrived.set()
-        self.in_time = self._released.wait(30)
+        self.in_time = self._released.wait(240)
 
 
 class Proxy:

@@ -6,10 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import six
-
-#: a piece of a stream: any size, not changed once handed on
-Block = bytes | bytearray
+from freezer.utils.blocks import Block
 
 # How long a blocked put waits before it looks whether the consumer is still there.
 _POLL_SECONDS = 0.2
@@ -69,7 +66,7 @@ class RichQueue:
         self._put(_End(error))
 
     def get_messages(self) -> Iterator[Block]:
-        """The messages, as bytes.
+        """The messages.
 
         :raises: what the producer raised, after the messages before it
         """
@@ -81,10 +78,7 @@ class RichQueue:
                         raise message.error
                     self.drained = True
                     return
-                # Other producers of Freezer's put text for small documents.
-                yield (
-                    six.ensure_binary(message) if isinstance(message, str) else message
-                )
+                yield message
         finally:
             self.close()
 
@@ -106,23 +100,3 @@ class RichQueue:
 class _End:
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
-
-
-def cut(chunks: Iterable[Block], size: int) -> Iterator[bytearray]:
-    """The same bytes in blocks of exactly ``size``, the last one shorter.
-
-    Every block is a buffer of its own that nobody else holds. An empty stream gives
-    no block.
-    """
-    block = bytearray()
-    for chunk in chunks:
-        view = memoryview(chunk)
-        while len(block) + len(view) >= size:
-            room = size - len(block)
-            block += view[:room]
-            view = view[room:]
-            yield block
-            block = bytearray()
-        block += view
-    if block:
-        yield block

@@ -50,7 +50,7 @@ from freezer.engine.tar.units import (
     writable,
 )
 from freezer.exceptions import EngineError, UnsafeArchiveError
-from freezer.utils.streaming import Block
+from freezer.utils.blocks import Block
 
 _ALWAYS: Final = 1 << 62
 

@@ -32,7 +32,7 @@ from freezer.engine.tar.guard import TargetGuard
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import NotFound
-from freezer.utils.streaming import Block
+from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
 

@@ -1,9 +1,11 @@
 """The few verbs a backup needs of a bucket, translated, checked and retried."""
 
 import contextlib
+import email.utils
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +19,7 @@ from freezer.storage._s3.errors import translate
 from freezer.storage._s3.options import DEFAULT_REGION, S3Options
 from freezer.storage._s3.parameters import Kind, Parameters
 from freezer.storage._s3.retry import Retry
+from freezer.storage.manifest import Manifest
 
 LOG = logging.getLogger(__name__)
 T = TypeVar('T')
@@ -31,8 +34,11 @@ _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSEr
 
 
 class Listed(NamedTuple):
+    """An object; when it was written in epoch seconds of the store's clock."""
+
     key: str
     size: int
+    modified: float
 
 
 class Head(NamedTuple):
@@ -56,6 +62,30 @@ class Upload:
 
     key: str
     upload_id: str
+
+
+class Opened(NamedTuple):
+    """An open upload, and when it was begun, in epoch seconds of the store's clock."""
+
+    upload: Upload
+    initiated: float
+
+
+class Parts(NamedTuple):
+    """What an open upload holds: bytes, and when the last part came; 0 for never."""
+
+    size: int
+    modified: float
+
+
+class Version(NamedTuple):
+    """One version of an object; a delete marker has no size."""
+
+    key: str
+    version_id: str
+    size: int
+    is_latest: bool
+    is_marker: bool
 
 
 class UncertainComplete(e.StorageException):
@@ -172,6 +202,30 @@ class Bucket:
         found = answer.get('ObjectLockConfiguration', {})
         return bool(found.get('ObjectLockEnabled') == 'Enabled')
 
+    def keeps_versions(self) -> bool:
+        """Whether what is deleted or overwritten is kept as a version.
+
+        A store that has no versions, or does not say, keeps none.
+        """
+        try:
+            answer = self._run(
+                'versioning of', '', lambda: self._ask('get_bucket_versioning')
+            )
+        except (e.AccessDenied, e.NotFound, e.Rejected) as error:
+            LOG.info('whether versions are kept is not known: %s', error)
+            return False
+        return answer.get('Status') in ('Enabled', 'Suspended')
+
+    def store_time(self) -> float:
+        """The store's clock, epoch seconds; this machine's if it does not say."""
+        try:
+            answer = self._run('look at', '', lambda: self._ask('head_bucket'))
+            headers = answer.get('ResponseMetadata', {}).get('HTTPHeaders', {})
+            return email.utils.parsedate_to_datetime(headers['date']).timestamp()
+        except (e.AccessDenied, KeyError, TypeError, ValueError) as error:
+            LOG.info("the store's time is not known: %s", error)
+            return time.time()
+
     # Small objects
 
     def put(
@@ -248,6 +302,16 @@ class Bucket:
             )
 
         return self._run('look at', key, call)
+
+    def has(self, key: str) -> bool:
+        """Whether there is such an object."""
+        try:
+            self.head(key)
+        except e.BucketNotFound:
+            raise
+        except e.NotFound:
+            return False
+        return True
 
     # Ranges
 
@@ -337,7 +401,7 @@ class Bucket:
         """
         for page in self._pages(prefix, ''):
             for item in page.get('Contents', ()):
-                yield Listed(item['Key'], item['Size'])
+                yield Listed(item['Key'], item['Size'], _epoch(item, 'LastModified'))
 
     def list_children(self, prefix: str) -> Iterator[str]:
         """The names below a prefix that ends with ``/``, up to the next slash."""
@@ -403,14 +467,51 @@ class Bucket:
         # SeaweedFS and Ceph do not encode it, so a key with a plus would be another.
         return page, max(_listed(page), default=page.get('NextMarker'))
 
+    def list_versions(self, prefix: str) -> Iterator[Version]:
+        """Every version and delete marker of the keys that start with the prefix; those
+        of one key together."""
+        where: dict[str, Any] = {'Prefix': prefix}
+        while True:
+            page = self._run(
+                'list versions of',
+                prefix,
+                lambda: self._ask('list_object_versions', **where),
+            )
+            found = [
+                Version(
+                    item['Key'],
+                    item['VersionId'],
+                    item.get('Size', 0),
+                    item['IsLatest'],
+                    kind == 'DeleteMarkers',
+                )
+                for kind in ('Versions', 'DeleteMarkers')
+                for item in page.get(kind, ())
+            ]
+            yield from sorted(found, key=lambda version: version.key)
+            if not page.get('IsTruncated') or not page.get('NextKeyMarker'):
+                return
+            where['KeyMarker'] = page['NextKeyMarker']
+            where['VersionIdMarker'] = page.get('NextVersionIdMarker', '')
+
     def delete(self, keys: Sequence[str]) -> None:
         """Delete in this order; keys that are not there are no error.
 
         :raises PartialDelete: some are still there
         """
+        self._delete([{'Key': key} for key in keys])
+
+    def delete_versions(self, versions: Sequence[Version]) -> None:
+        """Delete for good, in this order.
+
+        :raises PartialDelete: some are still there
+        """
+        self._delete([{'Key': v.key, 'VersionId': v.version_id} for v in versions])
+
+    def _delete(self, objects: Sequence[dict[str, str]]) -> None:
         failed: dict[str, str] = {}
-        for start in range(0, len(keys), DELETE_BATCH):
-            batch = keys[start : start + DELETE_BATCH]
+        for start in range(0, len(objects), DELETE_BATCH):
+            batch = objects[start : start + DELETE_BATCH]
             if len(batch) == 1 or self._batches_refused:
                 failed |= self._delete_singly(batch)
                 continue
@@ -423,12 +524,12 @@ class Bucket:
         if failed:
             key, reason = next(iter(failed.items()))
             raise e.PartialDelete(
-                f'{len(failed)} of {len(keys)} objects could not be deleted from '
+                f'{len(failed)} of {len(objects)} objects could not be deleted from '
                 f'{self.url()} at {self.endpoint}, first {key}: {reason}'
             )
 
-    def _delete_batch(self, keys: Sequence[str]) -> dict[str, str]:
-        request = {'Objects': [{'Key': key} for key in keys], 'Quiet': False}
+    def _delete_batch(self, objects: Sequence[dict[str, str]]) -> dict[str, str]:
+        request = {'Objects': list(objects), 'Quiet': False}
 
         def call() -> dict[str, str]:
             answer = self._ask('delete_objects', Delete=request)
@@ -437,32 +538,32 @@ class Bucket:
                 for item in answer.get('Errors', ())
                 if item.get('Code') != 'NoSuchKey'
             }
-            if len(answer.get('Deleted', ())) + len(answer.get('Errors', ())) < len(
-                keys
-            ):
+            told = len(answer.get('Deleted', ())) + len(answer.get('Errors', ()))
+            if told < len(objects):
                 raise e.IncompleteAnswer(
                     f'deleting, {self.url()} at {self.endpoint}: the answer does not '
                     f'say what became of every object'
                 )
             return errors
 
-        return self._run('delete', f'{keys[0]} and {len(keys) - 1} more', call)
+        what = f'{objects[0]["Key"]} and {len(objects) - 1} more'
+        return self._run('delete', what, call)
 
-    def _delete_singly(self, keys: Sequence[str]) -> dict[str, str]:
+    def _delete_singly(self, objects: Sequence[dict[str, str]]) -> dict[str, str]:
         failed = {}
-        for key in keys:
+        for one in objects:
             try:
                 self._run(
                     'delete',
-                    key,
-                    lambda key=key: self._ask('delete_object', Key=key),  # type: ignore[misc]
+                    one['Key'],
+                    lambda one=one: self._ask('delete_object', **one),  # type: ignore[misc]
                 )
             except e.BucketNotFound:
                 raise
             except e.NotFound:
                 continue
             except e.AccessDenied as error:
-                failed[key] = error.message
+                failed[one['Key']] = error.message
         return failed
 
     # Multipart uploads
@@ -498,13 +599,13 @@ class Bucket:
     def _abort_others(self, ours: Upload) -> None:
         """Nobody else writes to our key, so its other uploads are our lost ones."""
         try:
-            for other in self.list_uploads(ours.key):
+            for other, _initiated in self.list_uploads(ours.key):
                 if other.key == ours.key and other != ours:
                     self.abort(other)
         except e.StorageException as error:
             LOG.warning('an upload whose id was lost may remain: %s', error)
 
-    def list_uploads(self, prefix: str) -> Iterator[Upload]:
+    def list_uploads(self, prefix: str) -> Iterator[Opened]:
         """Open uploads of keys that start with the prefix."""
         where: dict[str, Any] = {'Prefix': prefix}
         while True:
@@ -514,11 +615,31 @@ class Bucket:
                 lambda: self._ask('list_multipart_uploads', **where),
             )
             for item in page.get('Uploads', ()):
-                yield Upload(item['Key'], item['UploadId'])
+                yield Opened(
+                    Upload(item['Key'], item['UploadId']), _epoch(item, 'Initiated')
+                )
             if not page.get('IsTruncated') or not page.get('NextKeyMarker'):
                 return
             where['KeyMarker'] = page['NextKeyMarker']
             where['UploadIdMarker'] = page.get('NextUploadIdMarker', '')
+
+    def parts(self, upload: Upload) -> Parts:
+        """What an open upload holds.
+
+        :raises UploadNotFound: it is not open any more
+        """
+        where: dict[str, Any] = {'Key': upload.key, 'UploadId': upload.upload_id}
+        size, modified = 0, 0.0
+        while True:
+            page = self._run(
+                'list parts of', upload.key, lambda: self._ask('list_parts', **where)
+            )
+            for item in page.get('Parts', ()):
+                size += item['Size']
+                modified = max(modified, _epoch(item, 'LastModified'))
+            if not page.get('IsTruncated') or not page.get('NextPartNumberMarker'):
+                return Parts(size, modified)
+            where['PartNumberMarker'] = page['NextPartNumberMarker']
 
     def upload_part(
         self,
@@ -629,6 +750,33 @@ class Bucket:
             LOG.debug('%s is archived', self.url(key))
         return head.etag
 
+    def confirm(self, folder: str, written: Manifest) -> None:
+        """See that every volume is there, and is the one that was written.
+
+        :param folder: the key of the level's folder, without a slash at its end
+        :raises IntegrityError: names the volume that is not
+        """
+        for volume in written.volumes:
+            key = f'{folder}/{volume.name}'
+            try:
+                head = self.head(key)
+            except e.NotFound as error:
+                raise e.IntegrityError(
+                    f'{self.url(key)} at {self.endpoint} is missing: the store '
+                    f'confirmed it, and does not have it'
+                ) from error
+            # Some stores drop metadata of multipart uploads (GCS): then the ETag tells.
+            ours = (
+                head.token == written.token
+                if head.token is not None
+                else head.etag == volume.etag
+            )
+            if head.size != volume.size or not ours:
+                raise e.IntegrityError(
+                    f'{self.url(key)} at {self.endpoint} is not what was written: '
+                    f'{head.size} bytes, where {volume.size} were confirmed'
+                )
+
     def abort(self, upload: Upload) -> None:
         """Give up an upload and what it holds; one that is gone is no error."""
 
@@ -723,3 +871,9 @@ class Bucket:
 def _listed(page: Any) -> list[str]:
     keys = [item['Key'] for item in page.get('Contents', ())]
     return keys + [item['Prefix'] for item in page.get('CommonPrefixes', ())]
+
+
+def _epoch(item: Any, name: str) -> float:
+    """A date in an answer; one that is missing counts as now, so as nothing old."""
+    moment = item.get(name)
+    return float(moment.timestamp()) if moment is not None else time.time()

@@ -5,43 +5,92 @@ folder is claimed before the source is read: by a conditional put, which one of 
 loses; and on a store that ignores the condition (it is tried out) by a claim of a name
 of its own, and a listing: any other claim there means that neither may go on.
 
-The claim is also the write probe: keys that may not write fail here.
+The claim is also the write probe: keys that may not write fail here. It says which
+process holds it, and it is looked for again once the backup is committed: whoever took
+the agent for dead has removed it first (``leftovers.py``).
 """
 
+import json
 import logging
+import secrets
 import time
+from dataclasses import dataclass
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.bucket import Bucket
 from freezer.storage._s3.parameters import Kind
+from freezer.utils import process
 
 LOG = logging.getLogger(__name__)
 CLAIM = 'claim'
+_MAX_CLAIM = 4096
 _LISTING_DELAYS = (0, 0.5, 1, 2, 4)  # seconds
 
 
-def take(bucket: Bucket, folder: str, token: str) -> list[str]:
-    """Claim a folder; the keys to delete when it is no longer needed.
+@dataclass(frozen=True)
+class Claim:
+    """A folder that is taken.
+
+    :param key: of the object that says so
+    :param keys: to delete when it is no longer needed
+    """
+
+    key: str
+    content: bytes
+    keys: tuple[str, ...]
+
+    def stands(self, bucket: Bucket) -> bool:
+        """Whether nobody has taken it away."""
+        try:
+            return bucket.get(self.key) == self.content
+        except e.BucketNotFound:
+            raise
+        except e.NotFound:
+            return False
+
+
+def is_claim(key: str) -> bool:
+    name = key.rpartition('/')[2]
+    return name == CLAIM or name.startswith(f'{CLAIM}.')
+
+
+def held_here(bucket: Bucket, folder: str) -> bool:
+    """Whether a process that lives on this machine holds a claim in the folder."""
+    for item in bucket.list(f'{folder}/{CLAIM}'):
+        try:
+            owner = json.loads(bucket.get(item.key, _MAX_CLAIM))['process']
+            if process.is_alive(owner):
+                return True
+        except (e.NotFound, e.IntegrityError, ValueError, KeyError, TypeError):
+            # A probe, or a claim of an agent that said less.
+            continue
+    return False
+
+
+def take(bucket: Bucket, folder: str) -> Claim:
+    """Claim a folder.
 
     :param folder: the key of the level's folder, without a slash at its end
     :raises Conflict: somebody else is or was there
     """
     key = f'{folder}/{CLAIM}'
-    if _put_conditionally(bucket, key, token):
-        ours = [key]
+    token = secrets.token_hex(16)
+    content = json.dumps({'token': token, 'process': process.identity()}).encode()
+    if _put_conditionally(bucket, key, content):
+        ours = Claim(key, content, (key,))
     else:
         own = f'{key}.{token}'
-        bucket.put(own, token.encode(), Kind.PASSING)
-        ours = [own, key]
-    listed = _listing_with(bucket, folder, ours[0])
-    if ours[0] not in listed:
-        bucket.delete(ours)
+        bucket.put(own, content, Kind.PASSING)
+        ours = Claim(own, content, (own, key))
+    listed = _listing_with(bucket, folder, ours.key)
+    if ours.key not in listed:
+        bucket.delete(ours.keys)
         raise e.Rejected(
-            f'{bucket.url(ours[0])} at {bucket.endpoint} is written and not listed: '
+            f'{bucket.url(ours.key)} at {bucket.endpoint} is written and not listed: '
             f'the store does not keep this name as it is; choose another backup name'
         )
-    if listed - set(ours):
-        bucket.delete(ours[:1])
+    if listed.difference(ours.keys):
+        bucket.delete(ours.keys[:1])
         raise _taken(bucket, folder)
     return ours
 
@@ -60,10 +109,10 @@ def _listing_with(bucket: Bucket, folder: str, key: str) -> set[str]:
     return listed
 
 
-def _put_conditionally(bucket: Bucket, key: str, token: str) -> bool:
+def _put_conditionally(bucket: Bucket, key: str, content: bytes) -> bool:
     """Whether the store honours the condition, and so ours is the only claim."""
     try:
-        if not bucket.put_if_absent(key, token.encode(), Kind.PASSING):
+        if not bucket.put_if_absent(key, content, Kind.PASSING):
             raise _taken(bucket, key.rpartition('/')[0])
         # A second one, of another content, must be refused.
         return not bucket.put_if_absent(key, b'probe', Kind.PASSING)

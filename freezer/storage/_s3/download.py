@@ -7,16 +7,18 @@ Memory: ``concurrency`` pieces of at most 32 MiB, and the one being handed on.
 """
 
 import collections
+import io
 import logging
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
+from typing import IO, Any
 
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.bucket import Bucket, Head
 from freezer.storage.exceptions import Conflict, IntegrityError, NotFound
-from freezer.utils.streaming import Block
+from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
 
@@ -45,17 +47,49 @@ def read_stream(
         yield from _read_object(bucket, key, volume.etag, pieces, concurrency)
 
 
-def read_object(bucket: Bucket, key: str, concurrency: int) -> Iterator[Block]:
+def read_object(
+    bucket: Bucket, key: str, head: Head, concurrency: int
+) -> Iterator[Block]:
     """The bytes of an object nobody wrote a manifest for; only their number is known.
 
-    :raises NotFound: there is no such object
+    :raises Conflict: it is not the object of this ``head`` any more
     """
-    head = bucket.head(key)
     pieces = (
         manifest.Piece(start, end, None)
         for start, end in manifest.piece_ranges(head.size, manifest.MAX_PIECE)
     )
     yield from _read_object(bucket, key, head.etag, pieces, concurrency)
+
+
+def as_file(blocks: Iterator[Block]) -> IO[bytes]:
+    """A file to read the blocks from; closing it gives up the rest."""
+    return io.BufferedReader(_BlocksFile(blocks))
+
+
+class _BlocksFile(io.RawIOBase):
+    def __init__(self, blocks: Iterator[Block]) -> None:
+        super().__init__()
+        self._blocks = blocks
+        self._block = memoryview(b'')
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._block:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._block = memoryview(block)
+        size = min(len(buffer), len(self._block))
+        buffer[:size] = self._block[:size]
+        self._block = self._block[size:]
+        return size
+
+    def close(self) -> None:
+        self._block = memoryview(b'')
+        self._blocks = iter(())
+        super().close()
 
 
 def _read_object(

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from freezer.storage._s3 import leftovers
 from freezer.storage._s3.bucket import Bucket, Upload
-from freezer.storage.exceptions import NotFound, StorageException
+from freezer.storage.exceptions import StorageException
+from freezer.storage.housekeeping import Leftover
 
 LOG = logging.getLogger(__name__)
 
 _SUFFIX = '.json'
+_NOTHING = Leftover('', 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class Place:
     bucket: str
     folder: str
     marker: str
+
+    def is_in(self, bucket: Bucket) -> bool:
+        return (self.endpoint, self.bucket) == (bucket.endpoint, bucket.name)
 
 
 class Entry:
@@ -83,29 +89,45 @@ class Journal:
             return Entry(None)
         return Entry(stream)
 
-    def clean_up(self, bucket: Bucket) -> None:
-        """Undo what dead processes left in this bucket.
+    def clean_up(self, bucket: Bucket, *, dry_run: bool = False) -> list[Leftover]:
+        """Undo what dead processes left in this bucket; what it was.
 
         What cannot be undone now stays in the journal, and is said in the log.
         """
+        found = []
+        for path, stream in self._entries():
+            with stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    left = _undo(bucket, stream, dry_run)
+                    if left is not None and not dry_run:
+                        path.unlink(missing_ok=True)
+                    if left:
+                        found.append(left)
+                except BlockingIOError:
+                    LOG.debug('%s is of a process that lives', path)
+                except (OSError, StorageException) as error:
+                    LOG.warning('what a dead backup left (%s) stays: %s', path, error)
+        return found
+
+    def folders(self, bucket: Bucket) -> set[str]:
+        """The keys of the folders in this bucket that entries are about."""
+        found = set()
+        for _path, stream in self._entries():
+            with stream:
+                place, _uploads = _read(stream)
+                if place is not None and place.is_in(bucket):
+                    found.add(place.folder)
+        return found
+
+    def _entries(self) -> Iterator[tuple[Path, IO[str]]]:
         for path in sorted(self._folder.glob(f'*{_SUFFIX}')):
             try:
-                self._clean_up_one(path, bucket)
-            except BlockingIOError:
-                LOG.debug('%s is of a process that lives', path)
-            except (OSError, StorageException) as error:
-                LOG.warning('what a dead backup left (%s) stays: %s', path, error)
-
-    def _clean_up_one(self, path: Path, bucket: Bucket) -> None:
-        with path.open(encoding='utf-8') as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            place, uploads = _read(stream)
-            if place is not None:
-                if (place.endpoint, place.bucket) != (bucket.endpoint, bucket.name):
-                    return
-                with bucket.cleaning_up():
-                    _undo(bucket, place, uploads)
-            path.unlink(missing_ok=True)
+                yield path, path.open(encoding='utf-8')
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                LOG.warning('%s: %s', path, error.strerror)
 
 
 def _write(stream: IO[str], line: object) -> None:
@@ -117,17 +139,20 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _undo(bucket: Bucket, place: Place, uploads: list[Upload]) -> None:
-    for upload in uploads:
-        LOG.info('aborting the upload of %s, whose process died', upload.key)
-        bucket.abort(upload)
-    try:
-        bucket.head(place.marker)
-    except NotFound:
-        left = [item.key for item in bucket.list(f'{place.folder}/')]
-        if left:
-            LOG.info('%s was never committed: deleting it', place.folder)
-        bucket.delete(left)
+def _undo(bucket: Bucket, stream: IO[str], dry_run: bool) -> Leftover | None:
+    """What a dead process left, removed; None if it was not in this bucket."""
+    place, uploads = _read(stream)
+    if place is None:
+        return _NOTHING
+    if not place.is_in(bucket):
+        return None
+    with bucket.cleaning_up():
+        left = leftovers.clear(
+            bucket, place.folder, place.marker, uploads, dry_run=dry_run
+        )
+    if left and not dry_run:
+        LOG.info('removed what a process that died had left: %s', left)
+    return left
 
 
 def _read(stream: IO[str]) -> tuple[Place | None, list[Upload]]:

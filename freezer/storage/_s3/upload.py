@@ -21,7 +21,7 @@ from freezer.storage import layout, manifest
 from freezer.storage._s3.bucket import Bucket, Sent, UncertainComplete, Upload
 from freezer.storage._s3.parameters import Kind
 from freezer.storage.exceptions import StorageException
-from freezer.utils.streaming import Block, cut
+from freezer.utils.blocks import Block, cut
 
 LOG = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class StreamUpload:
         self._cancelled = threading.Event()
         self._manifest = manifest.ManifestBuilder(token)
 
-    def write(self, chunks: Iterable[Block]) -> manifest.Manifest:
+    def write(self, chunks: Iterable[Block | str]) -> manifest.Manifest:
         """Store the stream, then its manifest.
 
         Not atomic: on failure the open upload is aborted, and what was completed
@@ -205,3 +205,38 @@ class StreamUpload:
                 self._bucket.url(upload.key),
                 error.message,
             )
+
+
+class ObjectUpload(StreamUpload):
+    """Writes one stream as one object, for readers who know no manifest.
+
+    :param folder: the object's key
+    """
+
+    def write_object(self, chunks: Iterable[Block | str]) -> None:
+        """Store the stream.
+
+        Atomic but for a stream that is longer than an object may be: then the object
+        has been there for a moment.
+
+        :raises StorageException: the stream is too long for one object
+        :raises UncertainComplete: an upload was left as it is
+        """
+        blocks = _Blocks(cut(chunks, self._plan.part_size))
+        with ThreadPoolExecutor(self._plan.concurrency, 's3-upload') as pool:
+            more = self._write_volume(0, blocks, pool)
+        if more and blocks.take() is not None:
+            self._bucket.delete([self._folder])
+            raise StorageException(
+                f'{self._bucket.url(self._folder)}: is longer than '
+                f'{self._plan.parts_per_volume} parts of {self._plan.part_size} bytes, '
+                f'and has to be one object: raise --max-segment-size'
+            )
+
+    def _key(self, name: str) -> str:
+        return self._folder
+
+    def _finish(
+        self, number: int, etag: str, size: int, digests: Iterable[bytes]
+    ) -> None:
+        """No manifest."""

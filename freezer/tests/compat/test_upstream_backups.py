@@ -16,11 +16,11 @@ import pytest
 
 from freezer.tests import servers, trees
 from freezer.tests.agent import Agent, LocalStore, S3Store, Store, iso, missed
+from freezer.tests.compat.upstream import lost_by_upstream
 
 FIXTURE = Path(__file__).parent.parent / 'fixtures' / 'upstream-19.0.0.tar.xz'
 NAMES = ('tar-gzip', 'tar-bzip2', 'tar-xz', 'tar-gzip-enc')
 LEVELS = (0, 1, 2)
-NS = 10**9
 # As root the states have their owners, and so can be compared with all they have.
 YEARS = 20 * 365 * 24 * 3600
 EXTRACT = ('tar', '--extract', '--preserve-permissions')
@@ -71,23 +71,6 @@ def dates(store: Store, name: str) -> list[int]:
     """When each level of a name was made."""
     levels = (path.split('/')[4] for path in store.markers() if f'_{name}/' in path)
     return [int(level.partition('_')[2]) for level in sorted(levels)]
-
-
-def in_seconds(tree: Mapping[bytes, trees.Entry]) -> dict[bytes, trees.Entry]:
-    """A tree as Freezer 19 keeps it."""
-    return {
-        path: dataclasses.replace(
-            entry, mtime_ns=entry.mtime_ns // NS * NS, allocated=entry.size
-        )
-        for path, entry in tree.items()
-    }
-
-
-def lost_by_upstream(expected: Path, actual: Path) -> list[str]:
-    """In what a tree is not another, as far as Freezer 19 keeps it."""
-    return trees.differences(
-        in_seconds(trees.describe(expected)), in_seconds(trees.describe(actual))
-    )
 
 
 def test_the_states_differ(fixture: Path) -> None:

@@ -150,6 +150,10 @@ def test_sigkill_between_data_and_marker(
         process.send(signal.SIGKILL)
         process.wait()
     assert agent.run('info', '--metadata-out', '-').check().document['backups'] == []
+    agent.run('admin', '--remove-older-than', '1', '--dry-run').check()
+    assert set(proxied.sizes()) == before
+    agent.run('admin', '--remove-older-than', '1').check()
+    assert proxied.is_untouched()
 
 
 # The source

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket, Listed, Upload
+from freezer.storage._s3.bucket import Bucket, Listed, Opened, Parts, Upload
 from freezer.storage._s3.journal import Journal, Place
 from freezer.storage._s3.retry import Retry
 
@@ -29,10 +29,16 @@ class FakeBucket(Bucket):
             raise e.NotFound(key)
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        return (Listed(key, 1) for key in self.keys if key.startswith(prefix))
+        return (Listed(key, 1, 0.0) for key in self.keys if key.startswith(prefix))
 
     def delete(self, keys: Sequence[str]) -> None:
         self.keys = [key for key in self.keys if key not in keys]
+
+    def list_uploads(self, prefix: str) -> Iterator[Opened]:
+        return iter(())
+
+    def parts(self, upload: Upload) -> Parts:
+        return Parts(3, 0.0)
 
     def abort(self, upload: Upload) -> None:
         self.aborted.append(upload)

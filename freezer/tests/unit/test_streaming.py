@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from freezer.utils.streaming import ConsumerGone, RichQueue, cut
+from freezer.utils.streaming import ConsumerGone, RichQueue
 
 SECONDS = 10
 
@@ -33,54 +33,11 @@ def ended(thread: threading.Thread) -> bool:
     return not thread.is_alive()
 
 
-@given(st.lists(st.binary(max_size=50)), st.integers(1, 20))
-@example([], 1)
-@example([b''], 1)
-@example([b'', b'abc', b''], 3)
-def test_cut(chunks: list[bytes], size: int) -> None:
-    blocks = list(cut(chunks, size))
-    assert b''.join(blocks) == b''.join(chunks)
-    assert all(len(block) == size for block in blocks[:-1])
-    assert all(0 < len(block) <= size for block in blocks)
-
-
-def test_blocks_are_nobody_elses() -> None:
-    chunk = bytearray(b'abcdef')
-    blocks = list(cut([chunk], 3))
-    chunk[:] = b'xxxxxx'
-    assert blocks == [b'abc', b'def']
-    blocks[0][0] = 0
-    assert blocks[1] == b'def'
-
-
-def test_cut_takes_no_more_than_it_gives() -> None:
-    """A block is out before the next chunk is asked for."""
-    asked = 0
-
-    def chunks() -> Iterator[bytes]:
-        nonlocal asked
-        while True:
-            asked += 1
-            yield b'abcd'
-
-    blocks = cut(chunks(), 4)
-    for number in range(1, 4):
-        assert next(blocks) == b'abcd'
-        assert asked == number
-
-
 @given(st.lists(st.binary(max_size=50), max_size=10), st.integers(1, 3))
 def test_messages_arrive(messages: list[bytes], size: int) -> None:
     queue = RichQueue(size)
     thread, _ = in_thread(lambda: queue.put_messages(messages))
     assert list(queue.get_messages()) == messages
-    assert ended(thread)
-
-
-def test_text_arrives_as_bytes() -> None:
-    queue = RichQueue()
-    thread, _ = in_thread(lambda: queue.put_messages(['grün']))  # type: ignore[list-item]
-    assert list(queue.get_messages()) == ['grün'.encode()]
     assert ended(thread)
 
 

@@ -1,0 +1,204 @@
+"""What backups that ended badly left behind: found, measured, removed.
+
+A level's folder whose marker was never written is nobody's, once its agent is gone. Who
+is gone is known for sure of this machine's agents (the journal, and the process named
+in the claim); of others it is concluded from nothing having changed for long.
+
+Should such a conclusion be wrong, nothing is lost: the claim is removed first, and an
+agent that does not find its claim after it has written its marker takes the marker back
+and fails. One that finds it had written its marker before, and the marker is looked for
+after the claim is gone, and before any data is touched.
+"""
+
+import itertools
+import logging
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+
+from freezer.storage import layout
+from freezer.storage._s3 import claim
+from freezer.storage._s3.bucket import DELETE_BATCH, Bucket, Upload, Version
+from freezer.storage.exceptions import AccessDenied, NotFound, PartialDelete, Rejected
+from freezer.storage.housekeeping import Leftover
+from freezer.utils.text import NOTICES
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class _Suspect:
+    """A folder that may be left over. ``newest`` in seconds of the store's clock."""
+
+    marker: str
+    newest: float = 0.0
+
+
+def clear(
+    bucket: Bucket,
+    folder: str,
+    marker: str,
+    named: Iterable[Upload] = (),
+    *,
+    dry_run: bool = False,
+) -> Leftover:
+    """Remove what is left of a backup nobody works at any more.
+
+    Of one that was committed that is its claim and open uploads; else all of it.
+
+    :param folder: key of the level's folder, without a slash at its end
+    :param marker: key of the object that makes it a backup
+    :param named: uploads that are known to have been opened
+    :returns: what there was
+    """
+    uploads = _sizes_of_uploads(bucket, folder, named)
+    sizes = {item.key: item.size for item in bucket.list(f'{folder}/')}
+    claims = [key for key in sizes if claim.is_claim(key)]
+    if not dry_run:
+        bucket.delete(claims)
+    if bucket.has(marker):
+        sizes = {key: sizes[key] for key in claims}
+    if not dry_run:
+        for upload in uploads:
+            bucket.abort(upload)
+        bucket.delete([key for key in sizes if key not in claims])
+    return Leftover(
+        bucket.url(folder),
+        objects=len(sizes),
+        uploads=len(uploads),
+        size=sum(sizes.values()) + sum(uploads.values()),
+    )
+
+
+def stale(
+    bucket: Bucket, root: str, live: Container[str], stale_after: float
+) -> Iterator[tuple[str, str]]:
+    """Folders below the container in which nothing has changed for so long.
+
+    :param root: the prefix of all keys of the container, empty or ending with a slash
+    :param live: keys of folders that agents are known to write to
+    :param stale_after: seconds
+    :returns: key of the folder and of its marker
+    """
+    now = bucket.store_time()
+    for folder, suspect in _suspects(bucket, root).items():
+        if folder in live or max(0, now - suspect.newest) < stale_after:
+            continue
+        if max(0, now - _newest_part(bucket, folder)) < stale_after:
+            continue
+        if claim.held_here(bucket, folder):
+            continue
+        yield folder, suspect.marker
+
+
+def _suspects(bucket: Bucket, root: str) -> dict[str, _Suspect]:
+    """Every folder without a marker, or with what has no place beside one."""
+    committed = set()
+    for item in bucket.list(f'{root}{layout.METADATA}/'):
+        folder = _folder(root, item.key, layout.METADATA)
+        if folder is not None and item.key == f'{folder}/{layout.METADATA}':
+            committed.add(_beside(root, folder, layout.DATA))
+    suspects: dict[str, _Suspect] = {}
+
+    def suspect(key: str, when: float, whatever: bool) -> None:
+        folder = _folder(root, key, layout.DATA)
+        if folder is not None and (whatever or folder not in committed):
+            marker = f'{_beside(root, folder, layout.METADATA)}/{layout.METADATA}'
+            one = suspects.setdefault(folder, _Suspect(marker))
+            one.newest = max(one.newest, when)
+
+    for item in bucket.list(f'{root}{layout.DATA}/'):
+        suspect(item.key, item.modified, claim.is_claim(item.key))
+    try:
+        for upload, initiated in bucket.list_uploads(f'{root}{layout.DATA}/'):
+            suspect(upload.key, initiated, True)
+    except (AccessDenied, Rejected) as error:
+        # rclone serve s3 has no such list: then the journal is all there is.
+        NOTICES.warning('Open uploads cannot be listed: %s', error.message)
+    return suspects
+
+
+def _folder(root: str, key: str, kind: str) -> str | None:
+    """The level's folder a key is in; None for what is not of a backup."""
+    found = layout.parse(key[len(root) :])
+    if found is None or found.kind != kind:
+        return None
+    return key[: -len(found.name) - 1]
+
+
+def _beside(root: str, folder: str, kind: str) -> str:
+    """The folder of the same level among the data, or among the metadata."""
+    return root + kind + folder[folder.index('/', len(root)) :]
+
+
+def _uploads(bucket: Bucket, folder: str) -> list[Upload]:
+    """The open uploads below a folder, as far as the store tells."""
+    try:
+        return [upload for upload, _when in bucket.list_uploads(f'{folder}/')]
+    except (AccessDenied, Rejected) as error:
+        LOG.info('open uploads cannot be listed: %s', error)
+        return []
+
+
+def _sizes_of_uploads(
+    bucket: Bucket, folder: str, named: Iterable[Upload]
+) -> dict[Upload, int]:
+    """The bytes of each upload that is open."""
+    sizes = {}
+    for upload in {*_uploads(bucket, folder), *named}:
+        try:
+            sizes[upload] = bucket.parts(upload).size
+        except NotFound:
+            continue
+        except Rejected:
+            sizes[upload] = 0
+    return sizes
+
+
+def _newest_part(bucket: Bucket, folder: str) -> float:
+    newest = 0.0
+    for upload in _uploads(bucket, folder):
+        try:
+            newest = max(newest, bucket.parts(upload).modified)
+        except (NotFound, Rejected):
+            continue
+    return newest
+
+
+def old_versions(bucket: Bucket, root: str) -> Iterator[Version]:
+    """Versions of the container's keys that nobody sees any more."""
+    for version in bucket.list_versions(root):
+        ours = layout.parse(version.key[len(root) :]) is not None
+        if ours and not version.is_latest and not version.is_marker:
+            yield version
+
+
+def purge(bucket: Bucket, root: str) -> None:
+    """Delete old versions for good, then the delete markers with nothing below.
+
+    In this order: a key whose delete marker went first would be there again.
+    """
+    _in_batches(bucket, old_versions(bucket, root))
+    _in_batches(bucket, _bare_markers(bucket, root))
+
+
+def _bare_markers(bucket: Bucket, root: str) -> Iterator[Version]:
+    """The delete markers that hide nothing any more."""
+    versions = bucket.list_versions(root)
+    for key, group in itertools.groupby(versions, key=lambda version: version.key):
+        if layout.parse(key[len(root) :]) is None:
+            continue
+        same = list(group)
+        bare = all(version.is_marker for version in same)
+        yield from (v for v in same if v.is_marker and (bare or not v.is_latest))
+
+
+def _in_batches(bucket: Bucket, versions: Iterator[Version]) -> None:
+    """:raises PartialDelete: after all others were tried"""
+    failure: PartialDelete | None = None
+    while batch := list(itertools.islice(versions, DELETE_BATCH)):
+        try:
+            bucket.delete_versions(batch)
+        except PartialDelete as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure

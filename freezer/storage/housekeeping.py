@@ -1,0 +1,43 @@
+"""What a storage says of what it tidied up."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What was left of one backup that was never committed. Size in bytes.
+
+    :param what: where it is, for people
+    """
+
+    what: str
+    objects: int
+    uploads: int
+    size: int
+
+    def __bool__(self) -> bool:
+        return bool(self.objects or self.uploads)
+
+    def __str__(self) -> str:
+        return (
+            f'{self.what}: {self.objects} objects and {self.uploads} open uploads, '
+            f'{self.size} bytes'
+        )
+
+
+@dataclass(frozen=True)
+class OldVersions:
+    """Versions that were deleted or overwritten, and are kept. Size in bytes."""
+
+    where: str
+    count: int
+    size: int
+    purged: bool
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What was, or in a dry run would be, removed; and what is kept."""
+
+    leftovers: tuple[Leftover, ...] = ()
+    old_versions: tuple[OldVersions, ...] = ()

@@ -1,0 +1,77 @@
+"""The commit of a backup whose manifest and marker know each other by a token.
+
+It stands apart from :mod:`freezer.storage.physical` to work on Freezer 19's module of
+that name as well (``tools/install-into-freezer.sh``). So it builds on nothing but the
+verbs of a driver.
+"""
+
+from typing import Any
+
+from freezer.storage import layout, manifest
+from freezer.storage.base import Backup
+from freezer.storage.exceptions import ManifestError, NotFound
+from freezer.storage.physical import PhysicalStorage
+
+
+class Manifested(PhysicalStorage):
+    """Backups with a manifest, which the marker names.
+
+    A driver's ``write_backup`` stores the stream, its digests and the manifest, and
+    puts the manifest's token into ``_tokens``.
+    """
+
+    def __init__(
+        self, storage_path: str, max_segment_size: int, skip_prepare: bool = False
+    ) -> None:
+        # Level folder -> token of the manifest that write_backup left there.
+        self._tokens: dict[str, str] = {}
+        super().__init__(storage_path, max_segment_size, skip_prepare)
+
+    def put_metadata(
+        self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
+    ) -> None:
+        backup = backup.copy(self)
+        self.create_dirs(backup.data_prefix_path)
+        self.put_file(engine_metadata_path, backup.engine_metadata_path)
+        with open(freezer_metadata_path, 'rb') as marker_file:
+            marker = marker_file.read()
+        token = self._tokens.pop(backup.data_prefix_path, None)
+        if token is not None:
+            marker = manifest.add_token(marker, token)
+        self.put_bytes(backup.metadata_path, marker)
+
+    def manifest_of(self, backup: Backup) -> manifest.Manifest | None:
+        """A backup's manifest; None for one that Freezer 19 wrote, which has none.
+
+        :raises ManifestError: the backup must have one and it is missing or wrong
+        """
+        backup = backup.copy(self)
+        token = backup.metadata().get(manifest.MARKER_KEY)
+        if token is None:
+            return None
+        path = layout.join(backup.data_prefix_path, layout.MANIFEST)
+        try:
+            document = self.read_file(path, manifest.MAX_MANIFEST_BYTES)
+        except NotFound as error:
+            raise ManifestError(f'{path} is missing: the backup is damaged') from error
+        found = manifest.load(document, path)
+        if found.token != token:
+            raise ManifestError(f'{path} belongs to another backup')
+        return found
+
+    def discard(self, backup: Backup) -> None:
+        backup = backup.copy(self)
+        self.delete_files([backup.metadata_path])
+        self.rmtree(backup.data_prefix_path)
+        self._tokens.pop(backup.data_prefix_path, None)
+
+    def info(self) -> list[dict[str, Any]]:
+        """What the container holds, in Freezer 19's form; sizes in bytes."""
+        sizes = [size for _path, size in self.list_tree(self.storage_path)]
+        return [
+            {
+                'container_name': self.storage_path,
+                'size': sum(sizes),
+                'objects_count': len(sizes),
+            }
+        ]

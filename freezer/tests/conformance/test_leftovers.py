@@ -1,0 +1,324 @@
+"""What failed backups leave on S3 goes, and nothing else does."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freezer.storage import exceptions as e
+from freezer.storage._s3 import claim
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage.base import Backup, EngineName
+from freezer.storage.housekeeping import Leftover, Tidied
+from freezer.storage.s3 import S3Storage
+from freezer.tests import servers
+from freezer.tests.conformance.places import PART, S3Place, new_s3_place
+from freezer.utils import process
+from freezer.utils.streaming import RichQueue
+
+ZERO = 1_700_000_000
+DAY = 86400
+FOLDER = f'data/tar/host_name/{ZERO}/0_{ZERO}'
+MARKER = f'metadata/tar/host_name/{ZERO}/0_{ZERO}/metadata'
+
+
+@pytest.fixture
+def place(s3_server: servers.Server) -> Iterator[S3Place]:
+    place = new_s3_place(s3_server)
+    s3_server._client.create_bucket(Bucket=place.bucket)
+    yield place
+    place.remove()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """What is done in its calls, another machine does."""
+
+    def move() -> None:
+        monkeypatch.setenv('HOME', str(tmp_path / 'another home'))
+        monkeypatch.setattr(process, '_surroundings', lambda: {'boot': 'another'})
+
+    return move
+
+
+def backup(level: int = 0) -> Backup:
+    return Backup(EngineName('tar'), 'host_name', ZERO, ZERO + level, level)
+
+
+def write(storage: S3Storage, content: bytes, level: int = 0) -> None:
+    queue = RichQueue(4)
+    queue.put_messages([content])
+    storage.write_backup(queue, backup(level))
+
+
+def commit(storage: S3Storage, tmp_path: Path, level: int = 0) -> None:
+    (tmp_path / 'engine').write_bytes(b'state')
+    (tmp_path / 'marker').write_text(json.dumps({'engine_name': 'tar'}))
+    storage.put_metadata(
+        str(tmp_path / 'engine'), str(tmp_path / 'marker'), backup(level)
+    )
+
+
+def store(storage: S3Storage, tmp_path: Path, level: int = 0) -> bytes:
+    content = bytes([level]) * (PART + 1)
+    storage.claim(backup(level))
+    write(storage, content, level)
+    commit(storage, tmp_path, level)
+    return content
+
+
+def content_of(storage: S3Storage, level: int = 0) -> bytes:
+    return b''.join(storage.backup_blocks(backup(level)))
+
+
+def open_upload(place: S3Place, path: str, parts: int = 1) -> str:
+    client = place.server._client
+    where = {'Bucket': place.bucket, 'Key': f'{place.prefix}/{path}'}
+    made: str = client.create_multipart_upload(**where)['UploadId']
+    for number in range(1, parts + 1):
+        client.upload_part(**where, UploadId=made, PartNumber=number, Body=bytes(PART))
+    return made
+
+
+def tidy(place: S3Place, *, dry_run: bool = False, **options: Any) -> Tidied:
+    storage = place.storage(**options)
+    try:
+        return storage.tidy(dry_run)
+    finally:
+        storage.close()
+
+
+def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The store's clock goes ahead, and what is there becomes older."""
+    now = Bucket.store_time
+    monkeypatch.setattr(Bucket, 'store_time', lambda self: now(self) + seconds)
+
+
+def whole(place: S3Place, found: Tidied) -> tuple[int, int, int]:
+    (left,) = found.leftovers
+    assert left.what == f's3://{place.bucket}/{place.prefix}/{FOLDER}'
+    return left.objects, left.uploads, left.size
+
+
+def test_data_without_a_marker(place: S3Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write(f'{FOLDER}/data', b'12345')
+    place.write(f'{FOLDER}/segments/00000001', b'678')
+    open_upload(place, f'{FOLDER}/segments/00000002', 2)
+    files = place.files()
+    # Too young.
+    assert tidy(place) == Tidied()
+    later(monkeypatch, DAY - 600)
+    assert tidy(place) == Tidied()
+    later(monkeypatch, 1200)
+    found = tidy(place, dry_run=True)
+    assert whole(place, found) == (2, 1, 8 + 2 * PART)
+    assert place.files() == files
+    assert len(place.uploads()) == 1
+    assert tidy(place) == found
+    assert place.files() == {}
+    assert place.uploads() == []
+    assert tidy(place) == Tidied()
+
+
+def test_how_old_is_for_the_option_to_say(place: S3Place) -> None:
+    place.write(f'{FOLDER}/data', b'12345')
+    assert tidy(place, s3_stale_after=3600.0) == Tidied()
+    assert whole(place, tidy(place, s3_stale_after=0.0)) == (1, 0, 5)
+    assert place.files() == {}
+
+
+def test_an_upload_alone(place: S3Place) -> None:
+    open_upload(place, f'{FOLDER}/data')
+    assert whole(place, tidy(place, s3_stale_after=0.0)) == (0, 1, PART)
+    assert place.uploads() == []
+
+
+def test_what_is_not_a_backup_stays(place: S3Place) -> None:
+    others = [
+        'data/tar/host_name/notes.txt',
+        f'data/tar/host_name/{ZERO}/README',
+        'another/data/tar/h/1/0_1/data',
+        'freezer.conf',
+    ]
+    for path in others:
+        place.write(path, b'x')
+    beside = f'{place.prefix}2/{FOLDER}/data'
+    place.server.put(place.bucket, beside, b'x')
+    open_upload(place, 'something/else')
+    assert tidy(place, s3_stale_after=0.0) == Tidied()
+    assert sorted(place.files()) == sorted(others)
+    assert place.server.get(place.bucket, beside) == b'x'
+    assert len(place.uploads()) == 1
+
+
+def test_a_backup_stays_and_what_clings_to_it_goes(
+    place: S3Place, tmp_path: Path
+) -> None:
+    storage = place.storage()
+    content = store(storage, tmp_path)
+    files = place.files()
+    place.write(f'{FOLDER}/claim', b'{}')
+    open_upload(place, f'{FOLDER}/data')
+    assert whole(place, tidy(place, s3_stale_after=0.0)) == (1, 1, 2 + PART)
+    assert place.files() == files
+    assert place.uploads() == []
+    assert content_of(storage) == content
+
+
+def test_a_backup_under_way_is_left_alone(
+    place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of this machine, whatever its home: the claim says which process it is."""
+    storage = place.storage()
+    storage.claim(backup())
+    write(storage, b'content')
+    monkeypatch.setenv('HOME', str(tmp_path / 'another home'))
+    assert tidy(place, s3_stale_after=0.0) == Tidied()
+    commit(storage, tmp_path)
+    assert content_of(storage) == b'content'
+
+
+def test_the_journal_alone_protects_a_backup_under_way(
+    place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, whose processes cannot be seen from outside."""
+    monkeypatch.setattr(claim, 'held_here', lambda *_: False)
+    storage = place.storage()
+    storage.claim(backup())
+    write(storage, b'content')
+    assert tidy(place, s3_stale_after=0.0) == Tidied()
+    commit(storage, tmp_path)
+    assert content_of(storage) == b'content'
+
+
+def test_taken_for_dead_by_another_machine(
+    place: S3Place, tmp_path: Path, elsewhere: Any
+) -> None:
+    """It fails, and is not listed, rather than being listed with holes."""
+    storage = place.storage()
+    storage.claim(backup())
+    write(storage, bytes(PART * 4 + 1))
+    with pytest.MonkeyPatch.context():
+        elsewhere()
+        assert tidy(place, s3_stale_after=0.0).leftovers != ()
+    with pytest.raises(e.StorageException) as caught:
+        commit(storage, tmp_path)
+    assert isinstance(caught.value, e.Conflict | e.IntegrityError)
+    storage.discard(backup())
+    assert place.files() == {}
+
+
+def test_the_claim_alone_tells_that_it_was_taken_for_dead(
+    place: S3Place, tmp_path: Path
+) -> None:
+    storage = place.storage()
+    storage.claim(backup())
+    write(storage, b'content')
+    for path in place.files():
+        if '/claim' in path:
+            place.delete(path)
+    with pytest.raises(e.Conflict, match='took this backup for dead'):
+        commit(storage, tmp_path)
+
+
+def test_a_marker_that_comes_in_time_saves_the_data(
+    place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: Any
+) -> None:
+    """Committed between the look around and the removal."""
+    storage = place.storage()
+    storage.claim(backup())
+    write(storage, b'content')
+    delete = Bucket.delete
+
+    def commit_first(self: Bucket, keys: Any) -> None:
+        monkeypatch.setattr(Bucket, 'delete', delete)
+        place.write(MARKER, json.dumps({'engine_name': 'tar'}).encode())
+        delete(self, keys)
+
+    monkeypatch.setattr(Bucket, 'delete', commit_first)
+    elsewhere()
+    tidy(place, s3_stale_after=0.0)
+    assert place.read(f'{FOLDER}/data') == b'content'
+    assert f'{FOLDER}/manifest' in place.files()
+
+
+@pytest.mark.parametrize('change', ['size', 'other', 'gone', 'manifest'])
+def test_what_the_store_lost_before_the_end_is_noticed(
+    place: S3Place, tmp_path: Path, change: str
+) -> None:
+    """The marker is not the end: what it stands for is looked at once more."""
+    storage = place.storage()
+    storage.claim(backup())
+    content = bytes(PART * 3 + 5)
+    write(storage, content)
+    if change == 'gone':
+        place.delete(f'{FOLDER}/segments/00000001')
+    elif change == 'manifest':
+        place.write(f'{FOLDER}/manifest', place.read(f'{FOLDER}/manifest') + b' x')
+    else:
+        size = 5 if change == 'other' else 4
+        place.write(f'{FOLDER}/segments/00000001', b'x' * size)
+    with pytest.raises(e.IntegrityError):
+        commit(storage, tmp_path)
+
+
+# Versions
+
+
+@pytest.fixture
+def versioned(place: S3Place) -> S3Place:
+    place.server._client.put_bucket_versioning(
+        Bucket=place.bucket, VersioningConfiguration={'Status': 'Enabled'}
+    )
+    return place
+
+
+def versions(place: S3Place) -> list[str]:
+    page = place.server._client.list_object_versions(Bucket=place.bucket)
+    return [
+        item['Key']
+        for kind in ('Versions', 'DeleteMarkers')
+        for item in page.get(kind, ())
+    ]
+
+
+def test_old_versions_are_told_and_purged(versioned: S3Place, tmp_path: Path) -> None:
+    storage = versioned.storage()
+    content = store(storage, tmp_path)
+    store(storage, tmp_path, 1)
+    storage.discard(backup(1))
+    files = versioned.files()
+    versioned.server.put(versioned.bucket, 'elsewhere', b'1')
+    versioned.server.put(versioned.bucket, 'elsewhere', b'2')
+    (told,) = tidy(versioned).old_versions
+    assert told.where == f's3://{versioned.bucket}/{versioned.prefix}/'
+    assert told.size > PART
+    assert not told.purged
+    before = versions(versioned)
+    (would,) = tidy(versioned, s3_purge_versions=True, dry_run=True).old_versions
+    assert (would.count, would.size) == (told.count, told.size)
+    assert versions(versioned) == before
+    (purged,) = tidy(versioned, s3_purge_versions=True).old_versions
+    assert (purged.count, purged.size, purged.purged) == (told.count, told.size, True)
+    # Nothing but what is seen is left, and what is none of ours.
+    left = [key for key in versions(versioned) if key != 'elsewhere']
+    assert sorted(left) == sorted(f'{versioned.prefix}/{path}' for path in files)
+    assert versions(versioned).count('elsewhere') == 2
+    assert versioned.files() == files
+    assert content_of(storage) == content
+    assert tidy(versioned).old_versions == ()
+
+
+def test_a_bucket_without_versions_has_none(place: S3Place, tmp_path: Path) -> None:
+    storage = place.storage()
+    store(storage, tmp_path)
+    storage.discard(backup())
+    assert tidy(place, s3_purge_versions=True) == Tidied()
+
+
+def test_what_is_said() -> None:
+    left = Leftover('s3://b/f', 2, 1, 10)
+    assert str(left) == 's3://b/f: 2 objects and 1 open uploads, 10 bytes'
+    assert not Leftover('s3://b/f', 0, 0, 0)
