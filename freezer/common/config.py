@@ -235,7 +235,12 @@ def _plainly(text: str) -> str:
 
 
 def _option_name(match: re.Match[str]) -> str:
-    return match[1].replace('_', '-')
+    """As it is written on the command line: with its group."""
+    dest = match[1].removeprefix('--')
+    for group, options in declared_options().items():
+        if group and any(option.dest == dest for option in options):
+            dest = f'{group}-{dest}'
+    return f'--{dest.replace("_", "-")}'
 
 
 def _without_values(text: str) -> str:

@@ -94,7 +94,8 @@ S3_OPTS = (
         'addressing-style',
         default='path',
         choices=['auto', 'path', 'virtual'],
-        help='Whether the bucket is in the path or in the host name of a URL.',
+        help='Whether the bucket is in the path or (virtual) in the host name of a '
+        'URL. auto: in the host name at Amazon, in the path elsewhere.',
     ),
     cfg.StrOpt(
         'session-token',
@@ -207,7 +208,6 @@ S3_OPTS = (
     cfg.StrOpt(
         'object-lock-mode',
         choices=['GOVERNANCE', 'COMPLIANCE'],
-        ignore_case=True,
         help='Lock backups against deletion for object-lock-days. The bucket must '
         'have object lock; one that is made here has.',
     ),
@@ -309,7 +309,10 @@ class S3Storage(Manifested):
         self.container = container
         self.options = options or _configured()
         self.options.check(
-            endpoint, bool(access_key or secret_key), self._part_size(max_segment_size)
+            endpoint,
+            keys.bucket_of(container),
+            (access_key, secret_key),
+            self._part_size(max_segment_size),
         )
         self._access_key = access_key
         self._secret_key = secret_key
@@ -347,15 +350,20 @@ class S3Storage(Manifested):
             if name.startswith('s3_')
         }
         options = _options(group, insecure=settings.insecure, proxy=settings.proxy)
-        return cls(
-            given['access_key'],
-            given['secret_key'],
-            given['endpoint'],
-            settings.container,
-            settings.max_segment_size,
-            skip_prepare=True,
-            options=options,
-        )
+        try:
+            return cls(
+                given['access_key'],
+                given['secret_key'],
+                given['endpoint'],
+                settings.container,
+                settings.max_segment_size,
+                skip_prepare=True,
+                options=options,
+            )
+        except StorageConfigError as error:
+            if not settings.name:
+                raise
+            raise StorageConfigError(f'{settings.section}: {error.message}') from error
 
     @staticmethod
     def _part_size(max_segment_size: int) -> int:
@@ -412,17 +420,22 @@ class S3Storage(Manifested):
         """Make the bucket if it is not there; needs no list of all buckets."""
         if not self._bucket.exists():
             self._make_bucket()
+        elif self.options.locks and not self._bucket.locks_objects():
+            # Told here, because most stores tell it after the first volume.
+            raise StorageConfigError(
+                f'{self._bucket.url()} at {self.endpoint} has no object lock, which '
+                f's3-object-lock-mode and s3-legal-hold need; most stores have to be '
+                f'told when a bucket is made'
+            )
         self._journal.clean_up(self._bucket)
 
     def _make_bucket(self) -> None:
         if not self.options.create_bucket:
             raise BucketNotFound(
-                f'{self._bucket.url()} at {self.endpoint} does not exist, and is '
-                f'not to be made (s3-create-bucket)'
+                f'{self._bucket.url()} at {self.endpoint} does not exist, and is not '
+                f'to be made (s3-create-bucket is off)'
             )
-        self._bucket.create(
-            self.options.region, locks=bool(self.options.object_lock_mode)
-        )
+        self._bucket.create(locks=self.options.locks)
 
     @property
     def _journal(self) -> 'Journal':

@@ -6,6 +6,7 @@
     @pytest.mark.parametrize('s3_server', ['moto', 'seaweedfs'], indirect=True)
 """
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +53,17 @@ def _home(
     monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
     # An agent that is killed leaves its temporary directory.
     monkeypatch.setenv('TMPDIR', str(tmp_path_factory.mktemp('tmp')))
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """For tests that read a configuration: oslo.log replaces the root logger's
+    handlers, pytest's among them."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope='session')

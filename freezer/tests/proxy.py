@@ -8,6 +8,7 @@ import dataclasses
 import http.client
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Self
@@ -16,12 +17,27 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One request. ``query`` has the first value of each parameter."""
+    """One request. ``query`` has the first value of each parameter, and names of
+    ``headers`` are in lower case."""
 
     method: str
     path: str
     query: dict[str, str]
     connection: int
+    headers: dict[str, str] = dataclasses.field(repr=False)
+    body: bytes = dataclasses.field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """The object's, where the bucket is in the path; empty for the bucket."""
+        return self.path.lstrip('/').partition('/')[2]
+
+    @property
+    def operation(self) -> str:
+        """S3's name of it, where the bucket is in the path."""
+        marked = [name for name in _MARKS if name in self.query]
+        what = ('object' if self.key else 'bucket', self.method, *marked)
+        return _OPERATIONS.get(what, ' '.join(what))
 
     @property
     def part(self) -> int:
@@ -37,6 +53,33 @@ class Request:
     @property
     def completes(self) -> bool:
         return self.method == 'POST' and 'uploadId' in self.query
+
+
+# What tells operations of one method apart.
+_MARKS = (
+    *('uploads', 'uploadId', 'partNumber', 'delete', 'list-type'),
+    *('object-lock', 'retention', 'legal-hold', 'tagging'),
+)
+_OPERATIONS = {
+    ('object', 'POST', 'uploads'): 'CreateMultipartUpload',
+    ('object', 'PUT', 'uploadId', 'partNumber'): 'UploadPart',
+    ('object', 'POST', 'uploadId'): 'CompleteMultipartUpload',
+    ('object', 'DELETE', 'uploadId'): 'AbortMultipartUpload',
+    ('object', 'PUT'): 'PutObject',
+    ('object', 'GET'): 'GetObject',
+    ('object', 'HEAD'): 'HeadObject',
+    ('object', 'DELETE'): 'DeleteObject',
+    ('bucket', 'PUT'): 'CreateBucket',
+    ('bucket', 'HEAD'): 'HeadBucket',
+    ('bucket', 'GET', 'list-type'): 'ListObjectsV2',
+    ('bucket', 'GET'): 'ListObjects',
+    ('bucket', 'GET', 'uploads'): 'ListMultipartUploads',
+    ('bucket', 'POST', 'delete'): 'DeleteObjects',
+    ('bucket', 'GET', 'object-lock'): 'GetObjectLockConfiguration',
+    ('object', 'PUT', 'retention'): 'PutObjectRetention',
+    ('object', 'PUT', 'legal-hold'): 'PutObjectLegalHold',
+    ('object', 'PUT', 'tagging'): 'PutObjectTagging',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +151,14 @@ class Held:
 
 
 class Proxy:
-    """In front of the server at ``endpoint``; with ``with``."""
+    """In front of the server at ``endpoint``; with ``with``.
 
-    def __init__(self, endpoint: str) -> None:
+    It may be given as ``--proxy`` as well: whatever host is asked for, it goes there.
+
+    :param tls: to be spoken to by https
+    """
+
+    def __init__(self, endpoint: str, tls: ssl.SSLContext | None = None) -> None:
         self._target = urlsplit(endpoint).netloc
         self._rules: list[tuple[Matches, Answer | Held | Callable[[], None]]] = []
         self._changes: list[tuple[Matches, Change]] = []
@@ -118,7 +166,11 @@ class Proxy:
         self._lock = threading.Lock()
         self._connections = 0
         self._server = _Server(('127.0.0.1', 0), _handler(self))
-        self.endpoint = f'http://127.0.0.1:{self._server.server_address[1]}'
+        scheme = 'http'
+        if tls is not None:
+            scheme = 'https'
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.endpoint = f'{scheme}://127.0.0.1:{self._server.server_address[1]}'
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
@@ -167,13 +219,15 @@ class Proxy:
     ) -> None:
         parts = urlsplit(handler.path)
         query = parse_qs(parts.query, keep_blank_values=True)
+        body = handler.rfile.read(int(handler.headers.get('Content-Length') or 0))
         request = Request(
             handler.command,
             unquote(parts.path),
             {name: values[0] for name, values in query.items()},
             connection,
+            {name.lower(): value for name, value in handler.headers.items()},
+            body,
         )
-        body = handler.rfile.read(int(handler.headers.get('Content-Length') or 0))
         with self._lock:
             self.requests.append(request)
             rules = list(self._rules)
@@ -206,11 +260,13 @@ class Proxy:
         body: bytes,
     ) -> None:
         server = http.client.HTTPConnection(self._target, timeout=60)
+        # With scheme and host, where this is asked as a proxy.
+        target = urlsplit(handler.path)._replace(scheme='', netloc='').geturl()
         try:
             # Host as it was: it is part of what is signed.
             server.putrequest(
                 handler.command,
-                handler.path,
+                target,
                 skip_host=True,
                 skip_accept_encoding=True,
             )

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import email.utils
+import functools
 import logging
 import threading
 import time
@@ -157,17 +158,17 @@ class Bucket:
             LOG.info('%s may not be looked at; going on', self.url())
         return True
 
-    def create(self, region: str | None = None, *, locks: bool = False) -> None:
-        """Make it.
+    def create(self, *, locks: bool = False) -> None:
+        """Make it, in the region that requests are signed for.
 
-        :param region: where; None for wherever the endpoint makes buckets
         :param locks: with object lock, which cannot be had later everywhere
         """
         arguments: dict[str, Any] = {}
         if locks:
             arguments['ObjectLockEnabledForBucket'] = True
-        if region not in (None, '', DEFAULT_REGION):
-            arguments['CreateBucketConfiguration'] = {'LocationConstraint': region}
+        region, constraint = self._client.meta.region_name, 'CreateBucketConfiguration'
+        if region != DEFAULT_REGION:
+            arguments[constraint] = {'LocationConstraint': region}
 
         def call() -> None:
             try:
@@ -176,9 +177,9 @@ class Bucket:
                 # The region is what requests are signed for; whether the store knows
                 # a location of that name is another matter (Ceph's zone groups).
                 code = error.response.get('Error', {}).get('Code')
-                if code not in _NO_SUCH_LOCATION:
+                if code not in _NO_SUCH_LOCATION or constraint not in arguments:
                     raise
-                arguments.pop('CreateBucketConfiguration')
+                del arguments[constraint]
                 self._ask('create_bucket', **arguments)
 
         try:
@@ -187,6 +188,24 @@ class Bucket:
             if not self.exists():
                 raise
         LOG.info('created bucket %s at %s', self.name, self.endpoint)
+
+    def locks_objects(self) -> bool:
+        """Whether objects in it can be locked; if it may not be asked, they can."""
+
+        def call() -> Any:
+            return self._ask('get_object_lock_configuration')
+
+        try:
+            answer = self._run('look at object lock of', '', call)
+        except e.BucketNotFound:
+            raise
+        except e.NotFound:
+            return False
+        except (e.AccessDenied, e.Rejected) as error:
+            LOG.info('whether objects can be locked is not known: %s', error.message)
+            return True
+        found = answer.get('ObjectLockConfiguration', {})
+        return bool(found.get('ObjectLockEnabled') == 'Enabled')
 
     def keeps_versions(self) -> bool:
         """Whether what is deleted or overwritten is kept as a version.
@@ -231,7 +250,7 @@ class Bucket:
             )
             return self._etag(answer, 'put', key)
 
-        return self._run('put', key, call)
+        return self._run('put', key, call, kind=kind)
 
     def put_if_absent(self, key: str, body: bytes, kind: Kind) -> bool:
         """Write an object unless there is one; whether ours is there now.
@@ -251,7 +270,7 @@ class Bucket:
             return True
 
         try:
-            return self._run('put', key, call)
+            return self._run('put', key, call, kind=kind)
         except e.Conflict:
             # An attempt whose answer was lost may have written it.
             try:
@@ -449,8 +468,9 @@ class Bucket:
         self, where: Mapping[str, Any], after: str | None
     ) -> tuple[Any, str | None]:
         page = self._ask('list_objects', **where, Marker=after or '')
-        # Without a delimiter S3 leaves it out: the last key is meant.
-        return page, page.get('NextMarker') or max(_listed(page), default=None)
+        # Not NextMarker where it can be had from the page: botocore decodes it, and
+        # SeaweedFS and Ceph do not encode it, so a key with a plus would be another.
+        return page, max(_listed(page), default=page.get('NextMarker'))
 
     def list_versions(self, prefix: str) -> Iterator[Version]:
         """Every version and delete marker of the keys that start with the prefix; those
@@ -557,13 +577,14 @@ class Bucket:
         """Open a multipart upload. If the answer is lost and it is asked again, the
         upload nobody has the id of is aborted."""
         attempts = 0
+        kind = Kind.VOLUME
 
         def call() -> str:
             nonlocal attempts
             attempts += 1
             answer = self._ask(
                 'create_multipart_upload',
-                Kind.VOLUME,
+                kind,
                 Key=key,
                 Metadata={TOKEN_KEY: token},
                 **self._parameters.of_upload(),
@@ -575,7 +596,7 @@ class Bucket:
                 )
             return str(answer['UploadId'])
 
-        upload = Upload(key, self._run('open upload of', key, call))
+        upload = Upload(key, self._run('open upload of', key, call, kind=kind))
         if attempts > 1:
             self._abort_others(upload)
         return upload
@@ -705,6 +726,20 @@ class Bucket:
                 ) from error
             raise
 
+    def make_up_for(self, key: str) -> None:
+        """Lock and tag a completed upload, where the store has not done so.
+
+        Ceph 16.2 forgets what it was told when the upload was opened.
+        """
+        remedies = self._parameters.remedies()
+        if not remedies:
+            return
+        found = self._run('look at', key, lambda: self._ask('head_object', Key=key))
+        for member, value, operation, arguments in remedies:
+            if found.get(member) != value:
+                call = functools.partial(self._ask, operation, Key=key, **arguments)
+                self._run(operation.replace('_', ' '), key, call, kind=Kind.VOLUME)
+
     def _completed(self, key: str, size: int, token: str) -> str | None:
         """The ETag of our object if it is there and can be read."""
         try:
@@ -799,13 +834,27 @@ class Bucket:
             )
         return str(etag)
 
-    def _translate(self, error: Exception, doing: str, key: str) -> e.StorageException:
+    def _translate(
+        self, error: Exception, doing: str, key: str, kind: Kind | None = None
+    ) -> e.StorageException:
         translated = translate(error, f'{doing} {self.url(key)}', self.endpoint)
         message = translated.message
-        # Some stores repeat the access key, or what was signed.
-        for secret in filter(None, self._secrets()):
-            message = message.replace(secret, '***')
-        return type(translated)(message)
+        # Stores that do not know what was asked for often say no more than that.
+        refused = isinstance(translated, e.Rejected | e.ServerError | e.AccessDenied)
+        options = self._parameters.options(kind)
+        if refused and options and '--s3-' not in message:
+            message += f'; sent with {", ".join(options)}'
+        # Some stores repeat the access key, or what was signed. In the error itself as
+        # well: its text is in the log's traceback.
+        error.args = tuple(map(self._without_secrets, error.args))
+        return type(translated)(self._without_secrets(message))
+
+    def _without_secrets(self, text: Any) -> Any:
+        if isinstance(text, str):
+            # The longest first: one may be part of another.
+            for secret in sorted(filter(None, self._secrets()), key=len, reverse=True):
+                text = text.replace(secret, '***')
+        return text
 
     def _run(
         self,
@@ -813,12 +862,13 @@ class Bucket:
         key: str,
         call: Callable[[], T],
         cancelled: threading.Event | None = None,
+        kind: Kind | None = None,
     ) -> T:
         def translated() -> T:
             try:
                 return call()
             except _WIRE_ERRORS as error:
-                raise self._translate(error, doing, key) from error
+                raise self._translate(error, doing, key, kind) from error
 
         return self._retry.run(translated, cancelled)
 

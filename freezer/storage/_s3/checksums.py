@@ -40,11 +40,13 @@ def _digest(name: str) -> Callable[[Body], bytes]:
         return lambda body: zlib.crc32(body).to_bytes(4, 'big')
     try:
         from awscrt import checksums
-    except ImportError as error:
+
+        # Older ones have no crc64nvme.
+        checksum = getattr(checksums, name)
+    except (ImportError, AttributeError) as error:
         raise StorageConfigError(
-            f's3-checksum {name} needs awscrt: pip install "freezer[crt]", or choose '
-            f'crc32 or sha256'
+            f's3-checksum {name} needs awscrt 0.23 or newer: pip install '
+            f'"freezer[crt]", or choose crc32 or sha256'
         ) from error
-    if name == 'crc32c':
-        return lambda body: int(checksums.crc32c(body)).to_bytes(4, 'big')
-    return lambda body: int(checksums.crc64nvme(body)).to_bytes(8, 'big')
+    size = 4 if name == 'crc32c' else 8
+    return lambda body: int(checksum(body)).to_bytes(size, 'big')

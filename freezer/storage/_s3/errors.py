@@ -69,6 +69,16 @@ MEANINGS: dict[str, Meaning] = {
     'XAmzContentSHA256Mismatch': Meaning(e.IncompleteAnswer),
     'InvalidRange': Meaning(e.IntegrityError, 'the object is shorter than it was'),
     '416': Meaning(e.IntegrityError, 'the object is shorter than it was'),
+    'XAmzContentChecksumMismatch': Meaning(e.IncompleteAnswer),
+    # What options ask for.
+    'InvalidStorageClass': Meaning(
+        e.Rejected, 'the store has no such class: see --s3-storage-class'
+    ),
+    'InvalidTag': Meaning(e.Rejected, 'see --s3-tags'),
+    'AccessControlListNotSupported': Meaning(
+        e.Rejected, 'the bucket takes no access lists: leave --s3-acl out'
+    ),
+    'KMS.ThrottlingException': Meaning(e.Throttled),
     # Wrong place.
     'SecondLevelDomainForbidden': Meaning(
         e.Rejected, 'set --s3-addressing-style virtual'
@@ -142,6 +152,8 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     meta = answer.get('ResponseMetadata', {})
     code, status, meaning = _meaning(error)
     message = str(detail.get('Message') or '')
+    if not meaning.advice:
+        meaning = meaning._replace(advice=_advice(code, message))
     said = ' '.join(part for part in (code, message) if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
     line = f'{where}: {said or "failed"} (HTTP {status}, request {request})'
@@ -161,6 +173,25 @@ def _meaning(error: wire.ClientError) -> tuple[str, int, Meaning]:
     if status == 501:
         meaning = Meaning(e.Rejected, 'the store does not implement this')
     return code, status, meaning
+
+
+# How codes of many meanings begin, what the message has, and what to do.
+_OF_OPTIONS = (
+    ('KMS.', '', 'see --s3-sse-kms-key-id, and what the keys may do with it'),
+    ('', 'object lock', 'see --s3-object-lock-mode and --s3-legal-hold'),
+    ('', 'objectlock', 'see --s3-object-lock-mode and --s3-legal-hold'),
+    ('', 'server side encryption', 'see --s3-sse-customer-key-file and --s3-sse'),
+    ('', 'server-side encryption', 'see --s3-sse-customer-key-file and --s3-sse'),
+    ('', 'use aws4-hmac-sha256', 'set --s3-signature-version s3v4'),
+)
+
+
+def _advice(code: str, message: str) -> str:
+    """Which option a refusal is about, where the store says so in words only."""
+    for start, text, advice in _OF_OPTIONS:
+        if code.startswith(start) and text in message.lower():
+            return advice
+    return ''
 
 
 def _reason(error: Exception) -> str:

@@ -2,12 +2,14 @@
 
 import base64
 import binascii
-import os
+import ipaddress
+import math
 import re
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from freezer.storage._s3.checksums import Checksum
 from freezer.storage.exceptions import StorageConfigError
 
 #: a little below what most stores take; AWS alone takes more since 2025
@@ -19,6 +21,11 @@ DEFAULT_REGION = 'us-east-1'
 _MAX_TAGS = 10
 _MAX_TAG_KEY, _MAX_TAG_VALUE = 128, 256
 _ACCOUNT = re.compile(r'[0-9]{12}\Z')
+# What botocore signs for: a label of a host name.
+_REGION = re.compile(r'(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z')
+_AWS = ('.amazonaws.com', '.amazonaws.com.cn')
+# What botocore puts into a host name; it takes path style for any other bucket.
+_HOST_BUCKET = re.compile(r'[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z')
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class S3Options:
 
     region: str | None = None
     addressing_style: str = 'path'
-    session_token: str | None = None
+    session_token: str | None = field(default=None, repr=False)
     profile: str | None = None
     signature_version: str = 's3v4'
     ca_bundle: str | None = None
@@ -69,46 +76,80 @@ class S3Options:
     stale_after: float | None = None
     purge_versions: bool = False
     insecure: bool = False
-    proxy: str | None = None
+    # It may hold a password.
+    proxy: str | None = field(default=None, repr=False)
 
-    def check(self, endpoint: str, has_keys: bool, part_size: int) -> None:
+    def check(
+        self, endpoint: str, bucket: str, keys: tuple[str, str], part_size: int
+    ) -> None:
         """Refuse what is contradictory or half set, before anything is tried.
 
+        :param keys: access key and secret key; empty for none
+        :param part_size: bytes
         :raises StorageConfigError: names every problem
         """
+        url = urllib.parse.urlsplit(endpoint)
         problems = [
-            *self._credential_problems(has_keys),
-            *self._encryption_problems(endpoint),
+            *self._credential_problems(*keys),
+            *self._address_problems(url, bucket),
+            *self._encryption_problems(url),
             *self._object_problems(),
+            *self._size_problems(part_size),
         ]
-        if self.max_object_size < part_size:
-            problems.append('s3-max-object-size: less than one part')
         if problems:
             raise StorageConfigError('; '.join(problems))
 
-    def _credential_problems(self, has_keys: bool) -> Iterator[str]:
-        if self.profile and has_keys:
-            yield 's3-profile and access-key or secret-key: give one or the other'
+    def _credential_problems(self, access_key: str, secret_key: str) -> Iterator[str]:
+        if self.profile and (access_key or secret_key):
+            yield (
+                's3-profile and access-key or secret-key: give one or the other '
+                '(ACCESS_KEY and SECRET_KEY in the environment count)'
+            )
+        if not self.profile and not (access_key and secret_key):
+            yield 'access-key and secret-key: give both, or s3-profile'
         if self.profile and self.session_token:
             yield 's3-session-token: a profile brings its own'
-        if self.ca_bundle and not os.access(self.ca_bundle, os.R_OK):
-            yield f's3-ca-bundle {self.ca_bundle}: cannot be read'
-        if self.ca_bundle and self.insecure:
-            yield 's3-ca-bundle and insecure contradict each other'
         owner = self.expected_bucket_owner
         if owner and not _ACCOUNT.match(owner):
             yield f's3-expected-bucket-owner {owner!r}: an account has 12 digits'
 
-    def _encryption_problems(self, endpoint: str) -> Iterator[str]:
+    def _address_problems(
+        self, url: urllib.parse.SplitResult, bucket: str
+    ) -> Iterator[str]:
+        if self.region and not _REGION.match(self.region):
+            yield f's3-region {self.region!r}: letters, digits and hyphens'
+        if self.addressing_style == 'virtual':
+            if _is_address(url.hostname or ''):
+                yield 's3-addressing-style virtual: needs an endpoint with a host name'
+            dots = '.' in bucket and url.scheme == 'https'
+            if dots or not _HOST_BUCKET.match(bucket):
+                yield (
+                    f's3-addressing-style virtual: bucket {bucket} cannot be part of a '
+                    f'host name'
+                )
+        if self.ca_bundle:
+            # Not so for insecure: it is said once for all storages of a job.
+            if url.scheme == 'http':
+                yield 's3-ca-bundle: there is no certificate at an http endpoint'
+            if self.insecure:
+                yield 's3-ca-bundle and insecure contradict each other'
+            yield from _bundle_problems(self.ca_bundle)
+
+    def _encryption_problems(self, url: urllib.parse.SplitResult) -> Iterator[str]:
         if self.sse_kms_key_id and self.sse != 'aws:kms':
             yield 's3-sse-kms-key-id needs s3-sse aws:kms'
         if self.sse_customer_key_file:
             if self.sse:
                 yield 's3-sse and s3-sse-customer-key-file contradict each other'
-            if endpoint.startswith('http://'):
+            if url.scheme == 'http':
                 yield (
                     's3-sse-customer-key-file: the key would cross the network '
                     'readable; give an https endpoint'
+                )
+            if self.insecure:
+                yield (
+                    's3-sse-customer-key-file and insecure: the key would go to '
+                    'whoever answers; give s3-ca-bundle instead'
                 )
             try:
                 self.customer_key()
@@ -120,7 +161,7 @@ class S3Options:
             yield 's3-object-lock-mode and s3-object-lock-days: give both or none'
         if len(self.tags) > _MAX_TAGS:
             yield f's3-tags: an object has at most {_MAX_TAGS}'
-        names = [tag.partition('=')[0] for tag in self.tags]
+        names = [name for name, _value in self.tag_pairs()]
         if len(set(names)) != len(names):
             yield 's3-tags: a name is given twice'
         for tag in self.tags:
@@ -132,6 +173,32 @@ class S3Options:
                     f's3-tags {name!r}: a name has at most {_MAX_TAG_KEY} characters, '
                     f'a value {_MAX_TAG_VALUE}'
                 )
+
+        if self.checksum != 'none':
+            try:
+                Checksum(self.checksum)
+            except StorageConfigError as error:
+                yield error.message
+
+    def _size_problems(self, part_size: int) -> Iterator[str]:
+        for name in ('connect_timeout', 'read_timeout', 'retry_budget'):
+            # oslo.config's bounds let nan pass.
+            if not math.isfinite(getattr(self, name)):
+                yield f's3-{name.replace("_", "-")}: not a number of seconds'
+        if self.max_object_size < part_size:
+            yield 's3-max-object-size: less than one part (max-segment-size)'
+
+    def style(self, endpoint: str) -> str:
+        """``path`` or ``virtual``; botocore's own auto is path for every endpoint."""
+        if self.addressing_style != 'auto':
+            return self.addressing_style
+        host = urllib.parse.urlsplit(endpoint).hostname or ''
+        return 'virtual' if host.endswith(_AWS) else 'path'
+
+    @property
+    def locks(self) -> bool:
+        """Whether objects are made that cannot be deleted."""
+        return bool(self.object_lock_mode) or self.legal_hold
 
     def customer_key(self) -> bytes | None:
         """The 32 bytes of ``sse_customer_key_file``; None where none is set.
@@ -161,7 +228,31 @@ class S3Options:
             )
         return key
 
+    def tag_pairs(self) -> list[tuple[str, str]]:
+        """The tags as (name, value)."""
+        parted = (tag.partition('=') for tag in self.tags)
+        return [(name, value) for name, _, value in parted]
+
     def tagging(self) -> str:
         """The tags as a header takes them; empty for none."""
-        pairs = [tag.partition('=') for tag in self.tags]
-        return urllib.parse.urlencode([(name, value) for name, _, value in pairs])
+        # A plus would stay one: not every store takes it for a space (Ceph).
+        return urllib.parse.urlencode(self.tag_pairs(), quote_via=urllib.parse.quote)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _bundle_problems(path: str) -> Iterator[str]:
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        yield f's3-ca-bundle {path}: holds no certificates in PEM'
+    except OSError as error:
+        yield f's3-ca-bundle {path}: {error.strerror}'

@@ -5,7 +5,7 @@ import datetime
 import enum
 import hashlib
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, NamedTuple
 
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage._s3.options import S3Options
@@ -22,11 +22,36 @@ class Kind(enum.Enum):
     """A lease or a probe: has to be removable when it has served."""
 
 
+# What an argument comes from.
+_OPTIONS = {
+    'RequestPayer': 's3-requester-pays',
+    'ExpectedBucketOwner': 's3-expected-bucket-owner',
+    'SSECustomerKey': 's3-sse-customer-key-file',
+    'ServerSideEncryption': 's3-sse',
+    'SSEKMSKeyId': 's3-sse-kms-key-id',
+    'ACL': 's3-acl',
+    'Tagging': 's3-tags',
+    'StorageClass': 's3-storage-class',
+    'ObjectLockMode': 's3-object-lock-mode',
+    'ObjectLockLegalHoldStatus': 's3-legal-hold',
+}
+
+
+class Remedy(NamedTuple):
+    """What an object must have, and what gives it that.
+
+    :param member: of the answer to HeadObject
+    :param arguments: of the operation
+    """
+
+    member: str
+    value: Any
+    operation: str
+    arguments: dict[str, Any]
+
+
 class Parameters:
     """Arguments of botocore's operations.
-
-    An operation gets what its input shape knows: not every operation takes all of
-    them.
 
     :raises StorageConfigError: a checksum needs a library that is not there
     """
@@ -39,6 +64,7 @@ class Parameters:
         ),
     ) -> None:
         self._now = now
+        self._locked = options.locks
         self._lock_mode = options.object_lock_mode
         self._lock_days = options.object_lock_days
         self._legal_hold = options.legal_hold
@@ -56,6 +82,9 @@ class Parameters:
             'ACL': options.acl,
             'Tagging': options.tagging(),
         }
+        self._tags = [
+            {'Key': name, 'Value': value} for name, value in options.tag_pairs()
+        ]
         self._volumes = {'StorageClass': options.storage_class}
         self._checksum = (
             None if options.checksum == 'none' else Checksum(options.checksum)
@@ -67,30 +96,71 @@ class Parameters:
         :param members: of the operation's input shape
         :param kind: of the object the operation creates; None if it creates none
         """
-        wanted: dict[str, Any] = dict(self._always)
+        # Not every operation knows what is always wanted. Those that create an object
+        # know all of the rest: botocore refuses what it does not know, and nothing is
+        # left out.
+        return {
+            name: value
+            for name, value in self._wanted(kind).items()
+            if name in members or name not in self._always
+        }
+
+    def options(self, kind: Kind | None) -> list[str]:
+        """The options that :meth:`of` adds arguments for."""
+        names = [_OPTIONS[name] for name in self._wanted(kind) if name in _OPTIONS]
+        if kind is not None and self._checksum is not None:
+            names.append('s3-checksum')
+        return names
+
+    def _wanted(self, kind: Kind | None) -> dict[str, Any]:
+        wanted = dict(self._always)
         if kind is not None:
             wanted |= self._created
         if kind is Kind.VOLUME:
             wanted |= self._volumes
         if kind in (Kind.VOLUME, Kind.RECORD):
             wanted |= self._locks()
-        return {k: v for k, v in wanted.items() if v and k in members}
+        return {name: value for name, value in wanted.items() if value}
 
     def of_body(self, body: bytes | bytearray) -> dict[str, Any]:
         """The checksum to send along with a body, as arguments; empty for none."""
-        if self._checksum is not None:
-            return self._checksum.arguments(body)
-        if self._lock_mode or self._legal_hold:
-            # S3 insists on a digest in a header where objects are locked.
+        arguments = {} if self._checksum is None else self._checksum.arguments(body)
+        if self._locked:
+            # S3 insists on it where objects are locked, and not every store takes one
+            # of the newer checksums in its place.
             digest = hashlib.md5(body, usedforsecurity=False).digest()
-            return {'ContentMD5': base64.b64encode(digest).decode()}
-        return {}
+            arguments['ContentMD5'] = base64.b64encode(digest).decode()
+        return arguments
 
     def of_upload(self) -> dict[str, Any]:
         """What a multipart upload has to know of the checksums of its parts."""
         if self._checksum is None:
             return {}
         return {'ChecksumAlgorithm': self._checksum.algorithm}
+
+    def remedies(self) -> list[Remedy]:
+        """For a volume made by a multipart upload."""
+        locks = self._locks()
+        found = []
+        if mode := locks.get('ObjectLockMode'):
+            until = locks['ObjectLockRetainUntilDate']
+            retention = {'Retention': {'Mode': mode, 'RetainUntilDate': until}}
+            found.append(
+                Remedy('ObjectLockMode', mode, 'put_object_retention', retention)
+            )
+        if hold := locks.get('ObjectLockLegalHoldStatus'):
+            status = {'LegalHold': {'Status': hold}}
+            found.append(
+                Remedy(
+                    'ObjectLockLegalHoldStatus', hold, 'put_object_legal_hold', status
+                )
+            )
+        if self._tags:
+            tags = {'Tagging': {'TagSet': self._tags}}
+            found.append(
+                Remedy('TagCount', len(self._tags), 'put_object_tagging', tags)
+            )
+        return found
 
     def _locks(self) -> dict[str, Any]:
         locks: dict[str, Any] = {}

@@ -144,6 +144,7 @@ class StreamUpload:
         except BaseException:
             self._abort(upload)
             raise
+        self._bucket.make_up_for(key)
         self._finish(number, etag, size, itertools.chain(*(p.digests for p in parts)))
 
     def _send_parts(

@@ -1,13 +1,16 @@
 """Stores and sources that several modules use."""
 
 import os
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from freezer.tests import servers
 from freezer.tests.agent import PART, Agent, LocalStore, S3Store
+from freezer.tests.front import Front
 from freezer.tests.proxy import Proxy
 
 
@@ -53,3 +56,34 @@ def big(tmp_path: Path) -> Path:
     path.mkdir()
     (path / 'file').write_bytes(os.urandom(4 * PART + 1000))
     return path
+
+
+@pytest.fixture
+def front(moto: servers.Moto) -> Iterator[Front]:
+    with Proxy(moto.endpoint) as proxy:
+        front = Front(moto, proxy)
+        yield front
+        front.close()
+
+
+@pytest.fixture(scope='session')
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / 'ca.pem'
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+@pytest.fixture
+def secure(moto: servers.Moto, authority: trustme.CA) -> Iterator[Front]:
+    """By https, with a certificate of an authority nobody knows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert('127.0.0.1').configure_cert(context)
+    with Proxy(moto.endpoint, context) as proxy:
+        front = Front(moto, proxy)
+        yield front
+        front.close()

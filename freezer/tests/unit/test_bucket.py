@@ -54,7 +54,9 @@ class Client:
             operation_model=lambda _name: types.SimpleNamespace(input_shape=shape)
         )
         self.meta = types.SimpleNamespace(
-            service_model=model, method_to_api_mapping=collections.defaultdict(str)
+            service_model=model,
+            method_to_api_mapping=collections.defaultdict(str),
+            region_name='us-east-1',
         )
 
     def __getattr__(self, operation: str) -> Callable[..., Answer]:

@@ -3,7 +3,7 @@
 import datetime
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,7 @@ S3 = ('--storage', 's3', '--container', 'bucket/prefix')
 KEYS = ('--access-key', 'AK', '--secret-key', SECRET, '--endpoint', 'http://s3')
 
 
-@pytest.fixture(autouse=True)
-def _logging_stays_as_it_was() -> Iterator[None]:
-    """oslo.log replaces the root logger's handlers, pytest's among them."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures('kept_logging')
 
 
 @pytest.fixture

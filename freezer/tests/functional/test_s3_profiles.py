@@ -1,0 +1,285 @@
+"""Keys of a profile, and where no secret goes."""
+
+import base64
+import datetime
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from freezer.storage import exceptions as e
+from freezer.tests.agent import wrap_tar
+from freezer.tests.front import (
+    ACCESS_KEY,
+    CONTENT,
+    CUSTOMER_KEY,
+    DELETING,
+    EVERY,
+    OLD_BOTOCORE,
+    Front,
+    carriers,
+    make_backup,
+    restored,
+    shows,
+    signed,
+    values,
+    what,
+)
+from freezer.tests.proxy import error
+
+pytestmark = pytest.mark.usefixtures('kept_logging')
+
+
+# Profiles
+
+
+PROFILE_KEYS = """\
+[backups]
+aws_access_key_id = AKOFTHEPROFILE
+aws_secret_access_key = sk/of+the+profile
+aws_session_token = token/of+the+profile
+[default]
+aws_access_key_id = AKOFTHEDEFAULT
+aws_secret_access_key = sk/of+the+default
+"""
+# All but the region is for other programs.
+PROFILE_CONFIG = """\
+[profile backups]
+region = eu-north-1
+endpoint_url = http://127.0.0.1:9
+ca_bundle = /nowhere
+use_fips_endpoint = true
+max_attempts = 7
+s3 =
+  addressing_style = virtual
+  use_accelerate_endpoint = true
+  payload_signing_enabled = false
+[default]
+region = ap-east-1
+"""
+# What other programs are told, which must change nothing.
+AMBIENT = {
+    'AWS_ACCESS_KEY_ID': 'AKOFTHEENVIRONMENT',
+    'AWS_SECRET_ACCESS_KEY': 'sk/of+the+environment',
+    'AWS_SESSION_TOKEN': 'token/of+the+environment',
+    'AWS_REGION': 'sa-east-1',
+    'AWS_DEFAULT_REGION': 'sa-east-1',
+    'AWS_ENDPOINT_URL': 'http://127.0.0.1:9',
+    'AWS_ENDPOINT_URL_S3': 'http://127.0.0.1:9',
+    'AWS_CA_BUNDLE': '/nowhere',
+    'AWS_MAX_ATTEMPTS': '7',
+    'AWS_RETRY_MODE': 'nonsense',
+    'AWS_DEFAULTS_MODE': 'nonsense',
+    'AWS_USE_FIPS_ENDPOINT': 'true',
+    'AWS_USE_DUALSTACK_ENDPOINT': 'true',
+    'AWS_REQUEST_CHECKSUM_CALCULATION': 'when_supported',
+    'AWS_RESPONSE_CHECKSUM_VALIDATION': 'when_supported',
+}
+
+
+@pytest.fixture
+def ambient(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who has much to do with Amazon; where the user's files are."""
+    for name, value in AMBIENT.items():
+        monkeypatch.setenv(name, value)
+    folder = Path(os.environ['HOME']) / '.aws'
+    folder.mkdir()
+    (folder / 'credentials').write_text(PROFILE_KEYS)
+    (folder / 'config').write_text(PROFILE_CONFIG)
+    return folder
+
+
+@shows('profile')
+@pytest.mark.parametrize('where', ['home', 'variables'])
+def test_profile(
+    front: Front,
+    ambient: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    if where == 'variables':
+        for name, variable in (
+            ('credentials', 'AWS_SHARED_CREDENTIALS_FILE'),
+            ('config', 'AWS_CONFIG_FILE'),
+        ):
+            (ambient / name).rename(tmp_path / name)
+            monkeypatch.setenv(variable, str(tmp_path / name))
+    front.keys = ()
+    monkeypatch.setenv('AWS_PROFILE', 'default')
+    requests = front.life(front.driver('--s3-profile', 'backups'))
+    assert {what(request) for request in requests} == EVERY
+    assert signed(requests) == {('AKOFTHEPROFILE', 'eu-north-1')}
+    assert carriers(requests, 'x-amz-security-token') == EVERY
+    assert values(requests, 'x-amz-security-token') == {'token/of+the+profile'}
+    (made,) = [r for r in requests if r.operation == 'CreateBucket']
+    assert b'>eu-north-1<' in made.body
+    assert {r.path.split('/')[1] for r in requests} == {front.bucket}
+    assert carriers(requests, 'x-amz-checksum-crc32') <= DELETING
+
+
+def test_region_beside_a_profile(front: Front, ambient: Path) -> None:
+    front.keys = ()
+    front.driver('--s3-profile', 'backups', '--s3-region', 'eu-west-3').prepare()
+    assert signed(front.requests) == {('AKOFTHEPROFILE', 'eu-west-3')}
+
+
+def test_without_a_profile_nothing_else_counts(front: Front, ambient: Path) -> None:
+    requests = front.life(front.driver())
+    assert {what(request) for request in requests} == EVERY
+    assert signed(requests) == {(ACCESS_KEY, 'us-east-1')}
+    assert carriers(requests, 'x-amz-security-token') == set()
+    assert carriers(requests, 'x-amz-checksum-crc32') <= DELETING
+
+
+def of_program(folder: Path, script: str) -> None:
+    """A profile whose keys come from a program."""
+    program = folder / 'give keys'
+    program.write_text(f'#!/bin/sh\n{script}\n')
+    program.chmod(0o755)
+    (folder / 'config').write_text(
+        f'[profile program]\ncredential_process = "{program}"\n'
+    )
+
+
+def test_keys_of_a_profile_are_renewed(front: Front, ambient: Path) -> None:
+    # Soon over: so close to the end they are renewed each time they are used.
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)
+    answer = {
+        'Version': 1,
+        'AccessKeyId': 'AK$$',
+        'SecretAccessKey': 'sk$$',
+        'SessionToken': 'token$$',
+        'Expiration': end.isoformat(),
+    }
+    quoted = json.dumps(answer).replace('"', '\\"')
+    of_program(ambient, f'echo "{quoted}"')
+    front.keys = ()
+    driver = front.driver('--s3-profile', 'program')
+    driver.prepare()
+    assert restored(driver, make_backup(driver)) == CONTENT
+    numbers = {key.removeprefix('AK') for key, _region in signed(front.requests)}
+    assert len(numbers) > 5
+    assert {f'token{number}' for number in numbers} == values(
+        front.requests, 'x-amz-security-token'
+    )
+
+
+@pytest.mark.parametrize(
+    'config_text, program, says',
+    [
+        ('[profile other]\n', '', 'could not be found'),
+        ('[profile wanted]\nregion = x\n', '', 'gives no keys'),
+        ('[profile wanted]\naws_access_key_id = AK\n', '', 'Partial credentials'),
+        ('profile\n', '', 'Unable to parse config file'),
+        ('', 'echo no JSON', 'Expecting value'),
+        ('', 'echo {}', 'Unsupported version'),
+        ('', 'echo no luck >&2; exit 1', 'no luck'),
+        (
+            '[profile wanted]\ncredential_process = /nowhere/at-all\n',
+            '',
+            'No such file',
+        ),
+    ],
+)
+def test_profiles_that_do_not_do(
+    front: Front, ambient: Path, config_text: str, program: str, says: str
+) -> None:
+    of_program(ambient, program)
+    text = config_text or (ambient / 'config').read_text()
+    (ambient / 'config').write_text(text.replace('profile program', 'profile wanted'))
+    front.keys = ()
+    with pytest.raises(e.StorageConfigError) as caught:
+        front.driver('--s3-profile', 'wanted').prepare()
+    assert caught.value.message.startswith('s3-profile wanted: ')
+    assert says in caught.value.message
+    assert front.requests == []
+
+
+# Secrets
+
+
+def test_secrets_are_nowhere(
+    secure: Front, bundle: Path, source: Path, tmp_path: Path
+) -> None:
+    key, log, seen = tmp_path / 'key', tmp_path / 'log', tmp_path / 'seen'
+    key.write_bytes(CUSTOMER_KEY)
+    aws = tmp_path / 'credentials'
+    aws.write_text(PROFILE_KEYS)
+    tar = wrap_tar(
+        tmp_path / 'bin',
+        f'cat /proc/$$/cmdline /proc/$$/environ >> {seen}; exec $TAR "$@"',
+    )
+    common = ('--s3-ca-bundle', bundle, '--debug', '--log-file', log)
+    profile = {'AWS_SHARED_CREDENTIALS_FILE': str(aws)}
+    nobody = {'ACCESS_KEY': None, 'SECRET_KEY': None}
+    agents = [
+        secure.agent(*common, OS_S3__SESSION_TOKEN='token/in+a+variable', **tar),
+        secure.agent(*common, '--s3-sse-customer-key-file', key, **tar),
+        secure.agent(*common, '--s3-profile', 'backups', **profile, **nobody, **tar),
+    ]
+    secrets = [
+        'token/in+a+variable',
+        'sk/of+the+profile',
+        'token/of+the+profile',
+        base64.b64encode(CUSTOMER_KEY).decode(),
+        CUSTOMER_KEY.hex(),
+    ]
+    said = ''
+    for number, agent in enumerate(agents):
+        results = [agent.backup(source).check()]
+        results.append(agent.restore(tmp_path / f'target {number}').check())
+        # A store that repeats what it was sent.
+        secure.proxy.answer(
+            # An answer to HEAD has no body.
+            lambda request: request.method != 'HEAD',
+            error(400, 'Odd', f'{secrets} AKOFTHEPROFILE'),
+        )
+        results.append(agent.backup(source))
+        assert '***' in results[-1].error
+        secure.proxy.clear()
+        said = ''.join(result.out + result.err for result in results)
+        logged = log.read_text()
+        log.unlink()
+        assert 'DEBUG' in logged
+        children = seen.read_bytes()
+        assert b'--create' in children
+        # Of each agent its own: what is somebody else's is no secret to hide.
+        own = [secrets[:1], secrets[3:4], [*secrets[1:3], 'AKOFTHEPROFILE']][number]
+        for secret in own:
+            assert secret not in said
+            assert secret not in logged
+            assert secret.encode() not in children
+        assert CUSTOMER_KEY not in children
+
+
+@pytest.mark.skipif(OLD_BOTOCORE, reason='botocore cannot be told where STS is')
+def test_role_of_a_profile(
+    front: Front, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its keys come in an answer, which botocore would log."""
+    files = {
+        'AWS_SHARED_CREDENTIALS_FILE': PROFILE_KEYS,
+        'AWS_CONFIG_FILE': '[profile role]\nsource_profile = default\n'
+        'role_arn = arn:aws:iam::123456789012:role/backup\n',
+    }
+    for variable, content in files.items():
+        (tmp_path / variable).write_text(content)
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setenv('AWS_ENDPOINT_URL_STS', front.server.endpoint)
+    log = tmp_path / 'log'
+    front.keys = ()
+    driver = front.driver('--s3-profile', 'role', '--debug', '--log-file', log)
+    driver.prepare()
+    assert restored(driver, make_backup(driver)) == CONTENT
+    ((key, _region),) = signed(front.requests)
+    (token,) = values(front.requests, 'x-amz-security-token')
+    assert key != 'AKOFTHEDEFAULT'
+    keys = driver._bucket._secrets()
+    assert {key, token} < set(keys)
+    assert logging.getLogger('freezer').isEnabledFor(logging.DEBUG)
+    assert 'created bucket' in log.read_text()
+    for secret in keys:
+        assert secret not in log.read_text()
