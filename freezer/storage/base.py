@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from freezer.storage import layout, levels
 from freezer.storage.exceptions import IntegrityError, StorageException
+from freezer.utils.rate import UNLIMITED, Rate
 from freezer.utils.streaming import Block, RichQueue
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class StorageSettings:
         a group prefixed with it (``s3_region``); every declared option has a key
     :param section: how to call these settings in an error
     :param name: of a member of a multiple storage
+    :param sending: what all storages of this process together may send
+    :param receiving: what they may receive
     """
 
     container: str
@@ -57,6 +60,8 @@ class StorageSettings:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     section: str = 'the main settings'
     name: str = ''
+    sending: Rate = UNLIMITED
+    receiving: Rate = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,7 @@ class Storage(abc.ABC):
     * ``write_backup`` holds a bounded number of bytes in memory, and none on disk but
       where the backup itself lives.
     * ``backup_blocks`` yields no byte it has not checked, where a digest is known.
+    * Data is sent and received no faster than the settings' rates have it.
     """
 
     _type: ClassVar[str]
@@ -254,6 +260,12 @@ class Storage(abc.ABC):
 
         Not visible before :meth:`put_metadata`. Raises the producer's error if the
         queue ends with one. What was stored until then is for :meth:`discard`.
+        """
+
+    def cancel(self) -> None:
+        """Let a :meth:`write_backup` in another thread fail soon: it is not wanted.
+
+        Holds until the next :meth:`claim`.
         """
 
     @abc.abstractmethod

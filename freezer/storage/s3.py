@@ -8,6 +8,7 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.physical import PhysicalStorage
+from freezer.utils.rate import UNLIMITED, Rate
 from freezer.utils.streaming import Block, RichQueue
 
 if TYPE_CHECKING:
@@ -128,6 +130,8 @@ class S3Options:
     :param max_parts: parts an object may have
     :param insecure: do not check the server's certificate
     :param proxy: URL of an HTTP proxy
+    :param sending: what may be sent, with all others that have the same one
+    :param receiving: what may be received, likewise
     """
 
     region: str = 'us-east-1'
@@ -140,6 +144,8 @@ class S3Options:
     max_parts: int = 10000
     insecure: bool = False
     proxy: str | None = None
+    sending: Rate = UNLIMITED
+    receiving: Rate = UNLIMITED
 
 
 class S3Storage(PhysicalStorage):
@@ -188,6 +194,7 @@ class S3Storage(PhysicalStorage):
         self._claims: dict[str, list[str]] = {}
         self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
+        self._cancelled = threading.Event()
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
@@ -215,7 +222,13 @@ class S3Storage(PhysicalStorage):
             for name, value in given.items()
             if name.startswith('s3_')
         }
-        options = S3Options(insecure=settings.insecure, proxy=settings.proxy, **group)
+        options = S3Options(
+            insecure=settings.insecure,
+            proxy=settings.proxy,
+            sending=settings.sending,
+            receiving=settings.receiving,
+            **group,
+        )
         return cls(
             given['access_key'],
             given['secret_key'],
@@ -235,16 +248,24 @@ class S3Storage(PhysicalStorage):
         if self._opened is None:
             from freezer.storage._s3.bucket import Bucket
             from freezer.storage._s3.client import COMPLETE_READ_TIMEOUT, make_client
+            from freezer.storage._s3.clock import StoreClock
             from freezer.storage._s3.retry import Retry
+            from freezer.storage._s3.wire import Wire
+
+            wire = Wire(self.options.sending, self.options.receiving)
+            clock = StoreClock(self.endpoint)
 
             def client(read_timeout: float | None = None) -> Any:
-                return make_client(
+                made = make_client(
                     self._access_key,
                     self._secret_key,
                     self.endpoint,
                     self.options,
                     read_timeout,
                 )
+                wire.attach(made)
+                clock.attach(made)
+                return made
 
             patience = max(COMPLETE_READ_TIMEOUT, self.options.read_timeout)
             self._opened = Bucket(
@@ -252,8 +273,10 @@ class S3Storage(PhysicalStorage):
                 self.endpoint,
                 client(),
                 lambda: client(patience),
-                Retry(self.options.retry_budget),
+                Retry(self.options.retry_budget, wire.clock),
                 secrets=(self._access_key, self._secret_key),
+                wire=wire,
+                clock=clock,
             )
         return self._opened
 
@@ -280,6 +303,7 @@ class S3Storage(PhysicalStorage):
         from freezer.storage._s3 import claim
         from freezer.storage._s3.journal import Place
 
+        self._cancelled.clear()
         backup = backup.copy(self)
         path = backup.data_prefix_path
         folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
@@ -302,7 +326,12 @@ class S3Storage(PhysicalStorage):
         token = secrets.token_hex(16)
         entry = self._entries.get(path) or Entry(None)
         upload = StreamUpload(
-            self._bucket, keys.key_of(path), plan, token, opened=entry.add
+            self._bucket,
+            keys.key_of(path),
+            plan,
+            token,
+            opened=entry.add,
+            cancelled=self._cancelled,
         )
         try:
             written = upload.write(rich_queue.get_messages())
@@ -316,6 +345,9 @@ class S3Storage(PhysicalStorage):
             written.size,
             len(written.volumes),
         )
+
+    def cancel(self) -> None:
+        self._cancelled.set()
 
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup

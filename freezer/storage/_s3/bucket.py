@@ -12,8 +12,10 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
+from freezer.storage._s3.clock import StoreClock
 from freezer.storage._s3.errors import translate
 from freezer.storage._s3.retry import Retry
+from freezer.storage._s3.wire import Wire
 
 LOG = logging.getLogger(__name__)
 T = TypeVar('T')
@@ -22,7 +24,6 @@ DELETE_BATCH = 1000
 CLEAN_UP_SECONDS = 20.0
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
-_READ_BLOCK = 256 * 1024
 _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 
 
@@ -61,6 +62,8 @@ class Bucket:
     :param client: for all calls
     :param patient_client: makes a client that waits long enough for Complete
     :param secrets: what no error may repeat
+    :param wire: what the clients are attached to
+    :param clock: what the clients are attached to
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Bucket:
         patient_client: Callable[[], Any],
         retry: Retry,
         secrets: Sequence[str] = (),
+        wire: Wire | None = None,
+        clock: StoreClock | None = None,
     ) -> None:
         self.name = name
         self.endpoint = endpoint
@@ -78,6 +83,8 @@ class Bucket:
         self._make_patient = patient_client
         self._retry = retry
         self._secrets = [secret for secret in secrets if secret]
+        self._wire = wire or Wire()
+        self._clock = clock or StoreClock(endpoint)
         self._patient: Any = None
         self._patient_lock = threading.Lock()
         self._batches_refused = False
@@ -259,8 +266,9 @@ class Bucket:
         Counted here: older botocore ends a body that broke off without an error.
         """
         try:
-            while block := body.read(_READ_BLOCK):
+            while block := body.read(self._wire.read_size):
                 data += block
+                self._wire.received(len(block))
         finally:
             body.close()
         if len(data) != size:
@@ -478,11 +486,14 @@ class Bucket:
         def call() -> str:
             nonlocal uncertain
             try:
-                answer = self._patient_client().complete_multipart_upload(
-                    Bucket=self.name,
-                    Key=upload.key,
-                    UploadId=upload.upload_id,
-                    MultipartUpload={'Parts': parts},
+                client = self._patient_client()
+                answer = self._clock.run(
+                    lambda: client.complete_multipart_upload(
+                        Bucket=self.name,
+                        Key=upload.key,
+                        UploadId=upload.upload_id,
+                        MultipartUpload={'Parts': parts},
+                    )
                 )
                 if answer.get('ETag'):
                     return str(answer['ETag'])
@@ -560,7 +571,11 @@ class Bucket:
         # Some stores repeat the access key, or what was signed.
         for secret in self._secrets:
             message = message.replace(secret, '***')
-        return type(translated)(message)
+        if isinstance(translated, e.ClockSkew) and self._clock.offset:
+            message += '; the time that the store itself tells is refused as well'
+        made = type(translated)(message)
+        made.retry_after = translated.retry_after
+        return made
 
     def _run(
         self,
@@ -571,7 +586,8 @@ class Bucket:
     ) -> T:
         def translated() -> T:
             try:
-                return call()
+                with self._wire.cancelled_by(cancelled):
+                    return self._clock.run(call)
             except _WIRE_ERRORS as error:
                 raise self._translate(error, doing, key) from error
 
