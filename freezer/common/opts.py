@@ -176,13 +176,15 @@ AGENT_OPTS = (
         'upload-limit',
         type=Size(),
         default=-1,
-        help='Bytes per second a backup may send; 10M and the like. -1: no limit.',
+        help='Bytes per second that may be sent, to all storages together; 10M and '
+        'the like. -1: no limit.',
     ),
     cfg.Opt(
         'download-limit',
         type=Size(),
         default=-1,
-        help='Bytes per second a restore may read; 10M and the like. -1: no limit.',
+        help='Bytes per second that may be received, from all storages together; 10M '
+        'and the like. -1: no limit.',
     ),
     cfg.StrOpt(
         'config',

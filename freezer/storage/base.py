@@ -22,6 +22,7 @@ from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.housekeeping import Tidied
 from freezer.utils.blocks import Block
+from freezer.utils.rate import UNLIMITED, Rate
 from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class StorageSettings:
         a group prefixed with it (``s3_region``); every declared option has a key
     :param section: how to call these settings in an error
     :param name: of a member of a multiple storage
+    :param sending: what all storages of this process together may send
+    :param receiving: what they may receive
     """
 
     container: str
@@ -60,6 +63,8 @@ class StorageSettings:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     section: str = 'the main settings'
     name: str = ''
+    sending: Rate = UNLIMITED
+    receiving: Rate = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,7 @@ class Storage(abc.ABC):
     * ``write_backup`` holds a bounded number of bytes in memory, and none on disk but
       where the backup itself lives.
     * ``backup_blocks`` yields no byte it has not checked, where a digest is known.
+    * Data is sent and received no faster than the settings' rates have it.
     """
 
     _type: ClassVar[str]
@@ -257,6 +263,12 @@ class Storage(abc.ABC):
 
         Not visible before :meth:`put_metadata`. Raises the producer's error if the
         queue ends with one. What was stored until then is for :meth:`discard`.
+        """
+
+    def cancel(self) -> None:
+        """Let a :meth:`write_backup` in another thread fail soon: it is not wanted.
+
+        Holds until the next :meth:`claim`.
         """
 
     @abc.abstractmethod

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from freezer.tests.conformance.places import (
     S3Place,
     new_s3_place,
 )
+from freezer.utils.rate import Rate
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
 TAR = EngineName('tar')
@@ -869,6 +872,66 @@ class TestKeys:
         assert owned.files() == {}
 
 
+class Taken(Rate):
+    """Counts what is taken, and lets it through.
+
+    :param closed: nothing goes through, but to who is cancelled
+    """
+
+    def __init__(self, closed: bool = False) -> None:
+        super().__init__(10**6)
+        self.closed = closed
+        self.asked = threading.Event()
+        self.sizes: list[int] = []
+
+    def take(self, size: int, cancelled: threading.Event | None = None) -> float:
+        self.sizes.append(size)
+        if self.closed:
+            self.asked.set()
+            (cancelled or threading.Event()).wait(300)
+        return 0.0
+
+
+@on(*EVERY_STORAGE)
+class TestRates:
+    def test_all_data_is_taken_of_them(
+        self, place: Place, commit: Callable[[Storage, Backup], None]
+    ) -> None:
+        sending, receiving = Taken(), Taken()
+        storage = place.storage(sending=sending, receiving=receiving)
+        storage.prepare()
+        storage.claim(backup())
+        write(storage, backup(), chunks(NOISE))
+        commit(storage, backup())
+        # Not much more: manifest, digests and so on.
+        expected = len(NOISE) * len(place.members)
+        assert 0 <= sum(sending.sizes) - expected <= 10_000
+        assert sum(receiving.sizes) <= 10_000
+        assert restore(storage) == NOISE
+        assert 0 <= sum(receiving.sizes) - len(NOISE) <= 20_000
+        assert max(sending.sizes + receiving.sizes) <= sending.step
+
+    def test_cancelled(self, place: Place) -> None:
+        rate = Taken()
+        storage = place.storage(sending=rate)
+        storage.prepare()
+        storage.claim(backup())
+        rate.closed = True
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(write, storage, backup(), chunks(NOISE))
+            assert rate.asked.wait(60)
+            storage.cancel()
+            with pytest.raises(e.Cancelled):
+                future.result(60)
+        rate.closed = False
+        storage.discard(backup())
+        assert place.files() == {}
+        assert place.uploads() == []
+        # It holds for what was under way.
+        storage.claim(backup())
+        write(storage, backup(), chunks(NOISE))
+
+
 @on('multiple-local', 'multiple-mixed')
 class TestMultiple:
     @pytest.fixture
@@ -901,6 +964,65 @@ class TestMultiple:
         storage.discard(backup())
         assert place.files() == {}
         assert place.uploads() == []
+
+    def test_members_do_not_go_on_when_one_has_failed(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However slow they are: they have all they need."""
+        rate = Taken()
+        storage = place.storage(sending=rate)
+        storage.prepare()
+
+        def fails(*_args: object, **_kwargs: object) -> None:
+            assert rate.asked.wait(60)
+            raise e.ServerError('no more space')
+
+        monkeypatch.setattr(storage.storages['here'], 'write_backup', fails)  # type: ignore[attr-defined]
+        storage.claim(backup())
+        rate.closed = True
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(write, storage, backup(), [NOISE])
+            try:
+                with pytest.raises(e.ServerError, match=r'storage:here.*no more space'):
+                    future.result(60)
+            finally:
+                storage.cancel()  # or the pool would wait for it
+        rate.closed = False
+        storage.discard(backup())
+        assert place.files() == {}
+
+    def test_a_signal_while_members_finish(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They have, or have given up, when the signal is passed on."""
+
+        class Signal(BaseException):
+            pass
+
+        def handle(*_args: object) -> None:
+            raise Signal
+
+        cancelled, ended = threading.Event(), threading.Event()
+
+        def lingers(rich_queue: RichQueue, backup: Backup) -> None:
+            for _message in rich_queue.get_messages():
+                pass
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert cancelled.wait(60)
+            ended.set()
+
+        here = storage.storages['here']  # type: ignore[attr-defined]
+        monkeypatch.setattr(here, 'write_backup', lingers)
+        monkeypatch.setattr(here, 'cancel', cancelled.set)
+        storage.claim(backup())
+        before = signal.signal(signal.SIGUSR1, handle)
+        try:
+            with pytest.raises(Signal):
+                write(storage, backup(), [b'content'])
+            assert ended.is_set()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        storage.discard(backup())
 
     def test_a_member_that_cannot_be_read_is_passed_over(
         self, place: Place, storage: Storage, store: Store

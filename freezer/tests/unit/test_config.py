@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from freezer import main
 from freezer.common import config
 from freezer.exceptions import ConfigError
 from freezer.storage.exceptions import StorageConfigError
 from freezer.storage.local import LocalStorage
+from freezer.storage.multiple import MultipleStorage
 from freezer.storage.s3 import S3Storage
 from freezer.utils.types import Date, Size
 
@@ -493,6 +495,26 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
     assert second.options['s3_concurrency'] == 2
     assert second.options['s3_list_version'] == 2
     S3Storage.from_settings(second)
+
+
+def test_limits_are_for_all_storages_together(job: Job) -> None:
+    limits = ('--upload-limit', '1M', '--download-limit', '2000')
+    storage = main._storage(load(*job(MULTIPLE), *limits))
+    assert isinstance(storage, MultipleStorage)
+    one, two = storage.storages.values()
+    assert isinstance(one, LocalStorage)
+    assert isinstance(two, S3Storage)
+    assert one._sending is two.options.sending
+    assert one._receiving is two.options.receiving
+    assert one._sending.per_second == 1 << 20
+    assert one._receiving.per_second == 2000
+
+
+def test_no_limits() -> None:
+    storage = main._storage(load(*S3, *KEYS))
+    assert isinstance(storage, S3Storage)
+    assert storage.options.sending.per_second == 0
+    assert storage.options.receiving.per_second == 0
 
 
 @pytest.mark.parametrize(
