@@ -152,7 +152,9 @@ def test_nothing_is_added_unasked(front: Front) -> None:
         *('x-amz-trailer', 'x-amz-decoded-content-length', 'transfer-encoding'),
     ):
         assert carriers(requests, header) == set(), header
-    assert carriers(requests, 'content-md5') == DELETING
+    # Older botocore has it everywhere.
+    usual = BODIES if OLD_BOTOCORE else set()
+    assert carriers(requests, 'content-md5') == DELETING | usual
     names = {
         name
         for request in requests
