@@ -97,6 +97,8 @@ class _Agent:
                 'what was asked for was done, and standard output was closed before '
                 'the result was written'
             ) from error
+        for line in outcome.lines:
+            self.say(line)
         if outcome.failure is not None:
             raise outcome.failure
         return outcome.exit_code
@@ -144,6 +146,9 @@ def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
 
         shown = prettytable.PrettyTable(table.header)
         shown.align = 'l'
+        if table.width:
+            shown.max_width = table.width
+            shown.break_on_hyphens = False
         shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
         print(shown, flush=True)
 

@@ -17,6 +17,7 @@ HERE=$(cd "$(dirname "$0")/.." && pwd)
 FILES=(
     freezer/storage/s3.py
     freezer/storage/_s3/*.py
+    freezer/storage/check.py
     freezer/storage/exceptions.py
     freezer/storage/housekeeping.py
     freezer/storage/layout.py

@@ -8,10 +8,16 @@ from freezer.common import plugins
 from freezer.stream import compression
 from freezer.utils.types import Date, Size
 
-ACTIONS = ('backup', 'restore', 'info', 'admin', 'exec')
+ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'exec')
 
 AGENT_OPTS = (
-    cfg.StrOpt('action', choices=ACTIONS, default='backup', help='What to do.'),
+    cfg.StrOpt(
+        'action',
+        choices=ACTIONS,
+        default='backup',
+        help='What to do. check: try out whether backups can be made and restored '
+        'here.',
+    ),
     cfg.StrOpt(
         'mode',
         short='m',

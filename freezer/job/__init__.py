@@ -2,6 +2,7 @@
 
 from freezer.job.admin import AdminJob
 from freezer.job.backup import BackupJob
+from freezer.job.check import CheckJob
 from freezer.job.exec import ExecJob
 from freezer.job.info import InfoJob
 from freezer.job.job import Job
@@ -12,5 +13,6 @@ JOBS: dict[str, type[Job]] = {
     'restore': RestoreJob,
     'info': InfoJob,
     'admin': AdminJob,
+    'check': CheckJob,
     'exec': ExecJob,
 }

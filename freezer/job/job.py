@@ -25,10 +25,14 @@ SAID = 20
 
 @dataclasses.dataclass
 class Table:
-    """For people: a header and rows."""
+    """For people: a header and rows.
+
+    :param width: cells are wrapped to so many characters; None for one line each
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    width: int | None = None
 
 
 @dataclasses.dataclass
@@ -37,12 +41,14 @@ class Outcome:
 
     :param document: for programs, JSON; None where an action has nothing to tell
     :param failure: what went wrong after the document had become true
+    :param lines: for the person who watches, after the tables
     """
 
     document: Any = None
     tables: Sequence[Table] = ()
     exit_code: int = 0
     failure: FreezerError | StorageException | None = None
+    lines: Sequence[str] = ()
 
 
 class Job(abc.ABC):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
 
 from freezer.storage import layout, levels
+from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.housekeeping import Tidied
 from freezer.utils.blocks import Block
@@ -300,6 +301,21 @@ class Storage(abc.ABC):
         :param dry_run: remove nothing
         """
         return Tidied()
+
+    @abc.abstractmethod
+    def check(self) -> CheckReport:
+        """Try out all that a backup and a restore need, and what else there is.
+
+        With the same calls as a backup, below :data:`layout.CHECK` in a folder of its
+        own, of which nothing remains however the check ends; where something does, the
+        report, or a notice, says what. A container that is not there is made as
+        :meth:`prepare` makes it, and removed again.
+
+        A problem is something without which backups cannot be made or restored. What
+        was not answered is never reported as something that the storage cannot do.
+
+        :raises StorageException: it cannot be reached, or not be written to at all
+        """
 
     def close(self) -> None:
         """Give back connections and threads. May be called more than once."""

@@ -8,6 +8,7 @@
     P/data/E/H/Z/L_T/manifest           sizes and digests
     P/data/E/H/Z/L_T/engine_metadata    what the engine needs for the next increment
     P/metadata/E/H/Z/L_T/metadata       written last: the commit marker
+    P/check/<random>/                   what a storage check tries; it removes it again
 
 ``P`` is the container as typed, ``E`` the engine, ``H`` ``<hostname>_<backup name>``,
 ``Z`` the epoch second of the chain's level 0, ``L`` the level, ``T`` its epoch second.
@@ -23,6 +24,7 @@ MANIFEST = 'manifest'
 ENGINE_METADATA = 'engine_metadata'
 SEGMENTS = 'segments'
 DIGESTS = 'digests'
+CHECK = 'check'
 
 _LEVEL_NAME = re.compile(r'(0|[1-9][0-9]*)_([0-9]+)\Z')
 # An identity may have slashes: engine nova's is <host>_<name>/<server id>.

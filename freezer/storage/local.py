@@ -10,6 +10,7 @@ from typing import IO, Self
 
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup, StorageSettings
+from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import (
     Conflict,
     IntegrityError,
@@ -46,6 +47,11 @@ class LocalStorage(Manifested):
 
     def prepare(self) -> None:
         self.create_dirs(self.storage_path)
+
+    def check(self) -> CheckReport:
+        from freezer.storage import local_check
+
+        return local_check.check(self)
 
     def claim(self, backup: Backup) -> None:
         path = backup.copy(self).data_prefix_path

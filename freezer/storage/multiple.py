@@ -17,6 +17,7 @@ from freezer.storage.base import (
     StorageReport,
     StorageSettings,
 )
+from freezer.storage.check import CheckReport, CheckRow, Finding, Result
 from freezer.storage.exceptions import StorageConfigError, StorageException
 from freezer.storage.housekeeping import Tidied
 from freezer.utils.blocks import Block
@@ -228,6 +229,21 @@ class MultipleStorage(Storage):
             sum(report.objects for report in reports),
             tuple(chains),
         )
+
+    def check(self) -> CheckReport:
+        """A member that cannot be checked at all has one row, a problem."""
+        rows: list[CheckRow] = []
+        containers = []
+        for name, storage in self.storages.items():
+            try:
+                report = storage.check()
+            except StorageException as error:
+                finding = Finding(Result.PROBLEM, error.message)
+                rows.append(CheckRow('storage', finding, name))
+                continue
+            containers.append(report.container)
+            rows += (dataclasses.replace(row, storage=name) for row in report.rows)
+        return CheckReport(', '.join(containers), tuple(rows))
 
     def remove_older_than(
         self,

@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -29,6 +30,7 @@ from freezer.storage.exceptions import (
     NotFound,
     StorageConfigError,
     StorageException,
+    Unreachable,
 )
 from freezer.storage.housekeeping import OldVersions, Tidied
 from freezer.storage.manifested import Manifested
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from freezer.storage._s3.journal import Entry, Journal
     from freezer.storage._s3.upload import Plan
     from freezer.storage.base import StorageSettings
+    from freezer.storage.check import CheckReport
     from freezer.storage.manifest import Manifest
     from freezer.utils.streaming import RichQueue
 
@@ -377,35 +380,36 @@ class S3Storage(Manifested):
         they must not talk over the same connections.
         """
         if self._opened is None or self._opened_by != os.getpid():
-            from freezer.storage._s3.bucket import Bucket
-            from freezer.storage._s3.client import (
-                COMPLETE_READ_TIMEOUT,
-                Credentials,
-                make_client,
-            )
-            from freezer.storage._s3.parameters import Parameters
-            from freezer.storage._s3.retry import Retry
-
-            credentials = Credentials(self._access_key, self._secret_key, self.options)
-
-            def client(read_timeout: float | None = None) -> Any:
-                return make_client(
-                    credentials, self.endpoint, self.options, read_timeout
-                )
-
-            patience = max(COMPLETE_READ_TIMEOUT, self.options.read_timeout)
-            self._opened = Bucket(
-                keys.bucket_of(self.container),
-                self.endpoint,
-                client(),
-                lambda: client(patience),
-                Retry(self.options.retry_budget),
-                secrets=credentials.secrets,
-                parameters=Parameters(self.options),
-                list_version=self.options.list_version,
-            )
+            self._opened = self._open(self.options)
             self._opened_by = os.getpid()
         return self._opened
+
+    def _open(self, options: S3Options) -> 'Bucket':
+        from freezer.storage._s3.bucket import Bucket
+        from freezer.storage._s3.client import (
+            COMPLETE_READ_TIMEOUT,
+            Credentials,
+            make_client,
+        )
+        from freezer.storage._s3.parameters import Parameters
+        from freezer.storage._s3.retry import Retry
+
+        credentials = Credentials(self._access_key, self._secret_key, options)
+
+        def client(read_timeout: float | None = None) -> Any:
+            return make_client(credentials, self.endpoint, options, read_timeout)
+
+        patience = max(COMPLETE_READ_TIMEOUT, options.read_timeout)
+        return Bucket(
+            keys.bucket_of(self.container),
+            self.endpoint,
+            client(),
+            lambda: client(patience),
+            Retry(options.retry_budget),
+            secrets=credentials.secrets,
+            parameters=Parameters(options),
+            list_version=options.list_version,
+        )
 
     def close(self) -> None:
         if self._opened is not None:
@@ -414,28 +418,62 @@ class S3Storage(Manifested):
 
     def prepare(self) -> None:
         """Make the bucket if it is not there; needs no list of all buckets."""
-        if self._bucket.exists():
+        if not self._bucket.exists():
+            self._make_bucket()
+        elif self.options.locks and not self._bucket.locks_objects():
             # Told here, because most stores tell it after the first volume.
-            if self.options.locks and not self._bucket.locks_objects():
-                raise StorageConfigError(
-                    f'{self._bucket.url()} at {self.endpoint} has no object lock, '
-                    f'which s3-object-lock-mode and s3-legal-hold need; most stores '
-                    f'have to be told when a bucket is made'
-                )
-        elif not self.options.create_bucket:
+            raise StorageConfigError(
+                f'{self._bucket.url()} at {self.endpoint} has no object lock, which '
+                f's3-object-lock-mode and s3-legal-hold need; most stores have to be '
+                f'told when a bucket is made'
+            )
+        self._journal.clean_up(self._bucket)
+
+    def _make_bucket(self) -> None:
+        if not self.options.create_bucket:
             raise BucketNotFound(
                 f'{self._bucket.url()} at {self.endpoint} does not exist, and is not '
                 f'to be made (s3-create-bucket is off)'
             )
-        else:
-            self._bucket.create(locks=self.options.locks)
-        self._journal.clean_up(self._bucket)
+        self._bucket.create(locks=self.options.locks)
 
     @property
     def _journal(self) -> 'Journal':
         from freezer.storage._s3.journal import Journal
 
         return Journal(Path(JOURNAL).expanduser())
+
+    def check(self) -> 'CheckReport':
+        from freezer.storage._s3.check import check
+        from freezer.storage._s3.scratch import Scratch
+        from freezer.storage.check import CheckReport
+
+        folder = layout.join(self.container, layout.CHECK, secrets.token_hex(16))
+        scratch = Scratch(self._bucket, keys.key_of(folder), self._plan, self.options)
+        try:
+            rows = check(scratch, self._make_bucket)
+        except StorageException as error:
+            hint = self._hint(error)
+            if not hint:
+                raise
+            raise type(error)(f'{error.message}; {hint}') from error
+        return CheckReport(self.container, rows)
+
+    def _hint(self, error: StorageException) -> str:
+        """The addressing style to which the store answers, if that is the other one."""
+        from freezer.storage._s3.check import answers
+
+        style = 'virtual' if self.options.addressing_style == 'path' else 'path'
+        if style == 'virtual' and isinstance(error, Unreachable):
+            # A host name of its own for the bucket would not be found either.
+            return ''
+        other = self._open(replace(self.options, addressing_style=style))
+        try:
+            if not answers(self._bucket) and answers(other):
+                return f'it answers with --s3-addressing-style {style}'
+        finally:
+            other.close()
+        return ''
 
     # A backup
 

@@ -91,7 +91,29 @@ class Answer:
     content_type: str = 'application/xml'
 
 
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What the server answered. Names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def but(
+        self, status: int = 0, body: bytes | None = None, **headers: str
+    ) -> 'Reply':
+        """The same with changes; ``_`` in a header's name is a hyphen."""
+        changed = {name.replace('_', '-'): value for name, value in headers.items()}
+        return Reply(
+            status or self.status,
+            self.headers | changed,
+            self.body if body is None else body,
+        )
+
+
 Matches = Callable[[Request], bool]
+#: what the agent gets in place of the server's reply; None for nothing at all
+Change = Callable[[Reply], Reply | None]
 
 
 def error(status: int, code: str, message: str = 'so says the proxy') -> Answer:
@@ -139,6 +161,7 @@ class Proxy:
     def __init__(self, endpoint: str, tls: ssl.SSLContext | None = None) -> None:
         self._target = urlsplit(endpoint).netloc
         self._rules: list[tuple[Matches, Answer | Held | Callable[[], None]]] = []
+        self._changes: list[tuple[Matches, Change]] = []
         self.requests: list[Request] = []
         self._lock = threading.Lock()
         self._connections = 0
@@ -176,9 +199,14 @@ class Proxy:
         """From now on, do something before these requests are passed on."""
         self._rules.append((matches, act))
 
+    def change(self, matches: Matches, change: Change) -> None:
+        """From now on, change what the server answers to these requests."""
+        self._changes.append((matches, change))
+
     def clear(self) -> None:
         """No rules any more, and no requests recorded."""
         self._rules.clear()
+        self._changes.clear()
         self.requests.clear()
 
     def _new_connection(self) -> int:
@@ -213,7 +241,7 @@ class Proxy:
                 what._keep()
             else:
                 what()
-        self._pass_on(handler, body)
+        self._pass_on(handler, request, body)
 
     def _answer(
         self, handler: http.server.BaseHTTPRequestHandler, answer: Answer
@@ -226,7 +254,10 @@ class Proxy:
             handler.wfile.write(answer.body)
 
     def _pass_on(
-        self, handler: http.server.BaseHTTPRequestHandler, body: bytes
+        self,
+        handler: http.server.BaseHTTPRequestHandler,
+        request: Request,
+        body: bytes,
     ) -> None:
         server = http.client.HTTPConnection(self._target, timeout=60)
         # With scheme and host, where this is asked as a proxy.
@@ -251,14 +282,25 @@ class Proxy:
             return
         finally:
             server.close()
-        handler.send_response_only(response.status)
-        for name, value in response.getheaders():
-            if name.lower() not in ('transfer-encoding', 'connection'):
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        reply: Reply | None = Reply(response.status, headers, content)
+        with self._lock:
+            changes = [change for matches, change in self._changes if matches(request)]
+        for change in changes:
+            if reply is not None:
+                reply = change(reply)
+        if reply is None:
+            handler.close_connection = True
+            return
+        handler.send_response_only(reply.status)
+        if reply.body or 'content-length' not in reply.headers:
+            # Of the answer to a HEAD the length is that of what is not there.
+            reply.headers['content-length'] = str(len(reply.body))
+        for name, value in reply.headers.items():
+            if name not in ('transfer-encoding', 'connection'):
                 handler.send_header(name, value)
-        if response.getheader('Content-Length') is None:
-            handler.send_header('Content-Length', str(len(content)))
         handler.end_headers()
-        handler.wfile.write(content)
+        handler.wfile.write(reply.body)
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -1,6 +1,7 @@
 """The few verbs a backup needs of a bucket, translated, checked and retried."""
 
 import contextlib
+import copy
 import email.utils
 import functools
 import logging
@@ -15,7 +16,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.errors import translate
+from freezer.storage._s3.errors import Refusal, refusal, translate
 from freezer.storage._s3.options import DEFAULT_REGION, S3Options
 from freezer.storage._s3.parameters import Kind, Parameters
 from freezer.storage._s3.retry import Retry
@@ -138,7 +139,11 @@ class Bucket:
 
     def cleaning_up(self) -> contextlib.AbstractContextManager[None]:
         """A block whose calls give up soon: an error is waiting to be told."""
-        return self._retry.at_most(CLEAN_UP_SECONDS)
+        return self.at_most(CLEAN_UP_SECONDS)
+
+    def at_most(self, seconds: float) -> contextlib.AbstractContextManager[None]:
+        """A block whose calls have no more time than that, with all repetitions."""
+        return self._retry.at_most(seconds)
 
     # The bucket itself
 
@@ -868,6 +873,53 @@ class Bucket:
                 raise self._translate(error, doing, key, kind) from error
 
         return self._retry.run(translated, cancelled)
+
+    # For probes (check.py): what is no verb of a backup
+
+    def probe(
+        self,
+        operation: str,
+        key: str = '',
+        kind: Kind | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """The answer to any operation of the client; a :class:`Refusal` is one too.
+
+        Only what may be granted at another time is asked again.
+
+        :param kind: of the object it creates
+        """
+        members = self._members(operation)
+        if not all(name in members for name in arguments):
+            return Refusal('this botocore does not know it', 0)
+        where = {'Key': key} if key else {}
+
+        def call() -> Any:
+            try:
+                return self._ask(operation, kind, **where, **arguments)
+            except ClientError as error:
+                refused = refusal(error)
+                if refused is None:
+                    raise
+                return refused
+
+        return self._run(operation.replace('_', ' '), key, call)
+
+    def listing_with(self, version: int) -> 'Bucket':
+        """The same bucket, but for the version of ListObjects."""
+        other = copy.copy(self)
+        other._list_page = self._list_v1 if version == 1 else self._list_v2
+        return other
+
+    @contextlib.contextmanager
+    def hook(self, event: str, act: Callable[..., None]) -> Iterator[None]:
+        """A block in which botocore calls a function at one of its events."""
+        events = self._client.meta.events
+        events.register(event, act)
+        try:
+            yield
+        finally:
+            events.unregister(event, act)
 
 
 def _listed(page: Any) -> list[str]:

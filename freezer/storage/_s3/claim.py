@@ -24,7 +24,8 @@ from freezer.utils import process
 LOG = logging.getLogger(__name__)
 CLAIM = 'claim'
 _MAX_CLAIM = 4096
-_LISTING_DELAYS = (0, 0.5, 1, 2, 4)  # seconds
+#: seconds to wait before each look for what was just written
+LISTING_DELAYS = (0, 0.5, 1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _listing_with(bucket: Bucket, folder: str, key: str) -> set[str]:
     A store may list late (Swift), or never: SeaweedFS takes a backslash for a slash,
     and a backup that is not listed is none.
     """
-    for delay in _LISTING_DELAYS:
+    for delay in LISTING_DELAYS:
         time.sleep(delay)
         listed = {item.key for item in bucket.list(f'{folder}/')}
         if key in listed:

@@ -80,12 +80,42 @@ MEANINGS: dict[str, Meaning] = {
     ),
     'KMS.ThrottlingException': Meaning(e.Throttled),
     # Wrong place.
+    'SecondLevelDomainForbidden': Meaning(
+        e.Rejected, 'set --s3-addressing-style virtual'
+    ),
     'PermanentRedirect': Meaning(e.Rejected, _REGION),
     'AuthorizationHeaderMalformed': Meaning(e.Rejected, _REGION),
     'IllegalLocationConstraintException': Meaning(e.Rejected, _REGION),
     '301': Meaning(e.Rejected, _REGION),
     '307': Meaning(e.Rejected, _REGION),
 }
+
+_NOT_ARRIVED = frozenset({'RequestTimeout', 'IncompleteBody'})
+# Errors that come with status 200 or 500 as well: a Complete is answered before it is
+# done (Swift).
+_REFUSED_LATE = frozenset({'InvalidPart', 'InvalidPartOrder', 'EntityTooSmall'})
+
+
+class Refusal(NamedTuple):
+    """That a store will not do what it was asked, in its own words."""
+
+    code: str
+    status: int
+
+    def __str__(self) -> str:
+        return f'{self.code}, HTTP {self.status}' if self.status else self.code
+
+
+def refusal(error: wire.ClientError) -> Refusal | None:
+    """The refusal in a store's answer; None where the same may be granted at another
+    time, or to other keys."""
+    code, status, meaning = _meaning(error)
+    later = (e.Unreachable, e.Throttled, e.ServerError, e.BadCredentials, e.ClockSkew)
+    if code in _REFUSED_LATE:
+        return Refusal(code, status)
+    if code in _NOT_ARRIVED or status == 408 or issubclass(meaning.error, later):
+        return None
+    return Refusal(code or 'no reason given', status) if status >= 400 else None
 
 
 def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException:
@@ -120,13 +150,7 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     answer = error.response
     detail = answer.get('Error', {})
     meta = answer.get('ResponseMetadata', {})
-    code = str(detail.get('Code') or '')
-    status = int(meta.get('HTTPStatusCode') or 0)
-    meaning = MEANINGS.get(code) or MEANINGS.get(str(status))
-    if meaning is None:
-        meaning = Meaning(e.ServerError if status >= 500 else e.Rejected)
-    if status == 501:
-        meaning = Meaning(e.Rejected, 'the store does not implement this')
+    code, status, meaning = _meaning(error)
     message = str(detail.get('Message') or '')
     if not meaning.advice:
         meaning = meaning._replace(advice=_advice(code, message))
@@ -136,6 +160,19 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     if region := detail.get('Region'):
         line += f'; the bucket is in region {region}'
     return meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
+
+
+def _meaning(error: wire.ClientError) -> tuple[str, int, Meaning]:
+    """Error code, HTTP status, and what they mean."""
+    answer = error.response
+    code = str(answer.get('Error', {}).get('Code') or '')
+    status = int(answer.get('ResponseMetadata', {}).get('HTTPStatusCode') or 0)
+    meaning = MEANINGS.get(code) or MEANINGS.get(str(status))
+    if meaning is None:
+        meaning = Meaning(e.ServerError if status >= 500 else e.Rejected)
+    if status == 501:
+        meaning = Meaning(e.Rejected, 'the store does not implement this')
+    return code, status, meaning
 
 
 # How codes of many meanings begin, what the message has, and what to do.
@@ -159,7 +196,7 @@ def _advice(code: str, message: str) -> str:
 
 def _reason(error: Exception) -> str:
     """The innermost cause's text: botocore wraps urllib3 wraps the system."""
-    inner: BaseException = error
+    inner = error
     seen = {id(inner)}
     while True:
         following = inner.__cause__ or inner.__context__
@@ -168,7 +205,11 @@ def _reason(error: Exception) -> str:
         )
         if isinstance(wrapped, BaseException) and id(wrapped) not in seen:
             following = wrapped
-        if following is None or id(following) in seen:
+        if not isinstance(following, Exception) or id(following) in seen:
+            break
+        if isinstance(following, e.StorageException):
+            # What is being cleaned up after is not the reason of what happens then; nor
+            # is a signal, which is no Exception.
             break
         seen.add(id(following))
         inner = following

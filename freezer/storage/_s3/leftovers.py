@@ -12,6 +12,7 @@ after the claim is gone, and before any data is touched.
 
 import itertools
 import logging
+import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -25,18 +26,22 @@ from freezer.utils.text import NOTICES
 LOG = logging.getLogger(__name__)
 
 
+# What a check that was killed has left.
+_SCRATCH = re.compile(rf'{layout.CHECK}/[0-9a-f]{{32}}(?=/)')
+
+
 @dataclass
 class _Suspect:
     """A folder that may be left over. ``newest`` in seconds of the store's clock."""
 
-    marker: str
+    marker: str | None
     newest: float = 0.0
 
 
 def clear(
     bucket: Bucket,
     folder: str,
-    marker: str,
+    marker: str | None,
     named: Iterable[Upload] = (),
     *,
     dry_run: bool = False,
@@ -46,7 +51,7 @@ def clear(
     Of one that was committed that is its claim and open uploads; else all of it.
 
     :param folder: key of the level's folder, without a slash at its end
-    :param marker: key of the object that makes it a backup
+    :param marker: key of the object that makes it a backup; None if nothing does
     :param named: uploads that are known to have been opened
     :returns: what there was
     """
@@ -55,7 +60,7 @@ def clear(
     claims = [key for key in sizes if claim.is_claim(key)]
     if not dry_run:
         bucket.delete(claims)
-    if bucket.has(marker):
+    if marker is not None and bucket.has(marker):
         sizes = {key: sizes[key] for key in claims}
     if not dry_run:
         for upload in uploads:
@@ -71,13 +76,13 @@ def clear(
 
 def stale(
     bucket: Bucket, root: str, live: Container[str], stale_after: float
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, str | None]]:
     """Folders below the container in which nothing has changed for so long.
 
     :param root: the prefix of all keys of the container, empty or ending with a slash
     :param live: keys of folders that agents are known to write to
     :param stale_after: seconds
-    :returns: key of the folder and of its marker
+    :returns: key of the folder, and of the marker that would make it a backup
     """
     now = bucket.store_time()
     for folder, suspect in _suspects(bucket, root).items():
@@ -99,18 +104,24 @@ def _suspects(bucket: Bucket, root: str) -> dict[str, _Suspect]:
             committed.add(_beside(root, folder, layout.DATA))
     suspects: dict[str, _Suspect] = {}
 
-    def suspect(key: str, when: float, whatever: bool) -> None:
+    def suspect(key: str, when: float, whatever: bool = False) -> None:
+        if scratch := _SCRATCH.match(key, len(root)):
+            one = suspects.setdefault(root + scratch[0], _Suspect(None))
+            one.newest = max(one.newest, when)
+            return
         folder = _folder(root, key, layout.DATA)
         if folder is not None and (whatever or folder not in committed):
             marker = f'{_beside(root, folder, layout.METADATA)}/{layout.METADATA}'
             one = suspects.setdefault(folder, _Suspect(marker))
             one.newest = max(one.newest, when)
 
+    for item in bucket.list(f'{root}{layout.CHECK}/'):
+        suspect(item.key, item.modified)
     for item in bucket.list(f'{root}{layout.DATA}/'):
-        suspect(item.key, item.modified, claim.is_claim(item.key))
+        suspect(item.key, item.modified, whatever=claim.is_claim(item.key))
     try:
-        for upload, initiated in bucket.list_uploads(f'{root}{layout.DATA}/'):
-            suspect(upload.key, initiated, True)
+        for upload, initiated in bucket.list_uploads(root):
+            suspect(upload.key, initiated, whatever=True)
     except (AccessDenied, Rejected) as error:
         # rclone serve s3 has no such list: then the journal is all there is.
         NOTICES.warning('Open uploads cannot be listed: %s', error.message)

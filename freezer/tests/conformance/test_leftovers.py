@@ -135,6 +135,19 @@ def test_an_upload_alone(place: S3Place) -> None:
     assert place.uploads() == []
 
 
+def test_a_check_that_was_killed(place: S3Place) -> None:
+    scratch = f'check/{"0f" * 16}'
+    place.write(f'{scratch}/probe/x', b'12345')
+    place.write('check/list.txt', b'x')
+    open_upload(place, f'{scratch}/upload')
+    assert tidy(place) == Tidied()
+    (left,) = tidy(place, s3_stale_after=0.0).leftovers
+    assert left.what.endswith(f'/{scratch}')
+    assert (left.objects, left.uploads, left.size) == (1, 1, 5 + PART)
+    assert list(place.files()) == ['check/list.txt']
+    assert place.uploads() == []
+
+
 def test_what_is_not_a_backup_stays(place: S3Place) -> None:
     others = [
         'data/tar/host_name/notes.txt',

@@ -9,6 +9,7 @@ from botocore.parsers import ResponseParserError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.errors import MEANINGS, translate
+from freezer.utils.signals import Interrupted
 
 DOING = 'put s3://bucket/some/key'
 ENDPOINT = 'https://s3.example.com:8443'
@@ -110,6 +111,16 @@ def test_the_innermost_reason_is_told() -> None:
     reason = ConnectionRefusedError(111, 'Connection refused')
     error = wire.EndpointConnectionError(endpoint_url=ENDPOINT, error=reason)
     assert 'Connection refused' in translate(error, DOING, ENDPOINT).message
+
+
+@pytest.mark.parametrize('before', [Interrupted(15), e.Rejected('what failed first')])
+def test_what_went_before_is_not_the_reason(before: BaseException) -> None:
+    """A call that fails while it is cleaned up after something else."""
+    reason = ConnectionRefusedError(111, 'Connection refused')
+    reason.__context__ = before
+    error = wire.EndpointConnectionError(endpoint_url=ENDPOINT, error=reason)
+    told = translate(error, DOING, ENDPOINT).message
+    assert told.endswith('cannot be reached: Connection refused')
 
 
 @pytest.mark.parametrize('code', [c for c in MEANINGS if MEANINGS[c].advice])

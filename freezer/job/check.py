@@ -1,0 +1,77 @@
+"""Try out a storage."""
+
+from typing import Any
+
+from freezer.job.job import Job, Outcome, Table
+from freezer.storage.check import CheckReport, CheckRow
+from freezer.storage.exceptions import StorageException
+
+_WIDTH = 50
+
+
+class CheckJob(Job):
+    """Whether backups can be made and restored here, and what the storage can do."""
+
+    def execute(self) -> Outcome:
+        if self.config.dry_run:
+            self.say(
+                'Would write some objects below check/ in the container, look at '
+                'them, and delete them'
+            )
+            return Outcome()
+        report = self.storage.check()
+        problems = report.problems
+        summary = _summary(problems)
+        several = self.config.storage == 'multiple'
+        return Outcome(
+            _document(report, summary, several),
+            [_table(report, several)],
+            failure=StorageException(summary) if problems else None,
+            lines=[] if problems else [summary],
+        )
+
+
+def _summary(problems: list[CheckRow]) -> str:
+    if not problems:
+        return 'Backups can be made here'
+    first = problems[0]
+    where = f'[storage:{first.storage}], ' if first.storage else ''
+    line = f'Backups cannot be made here: {where}{first.name}: {first.finding.seen}'
+    if first.finding.mend:
+        line += f'; what helps: {first.finding.mend}'
+    more = len(problems) - 1
+    return f'{line} (and {more} more)' if more else line
+
+
+def _document(report: CheckReport, summary: str, several: bool) -> dict[str, Any]:
+    return {
+        'container': report.container,
+        'usable': not report.problems,
+        'summary': summary,
+        'checks': [
+            ({'storage': row.storage} if several else {})
+            | {
+                'name': row.name,
+                'result': row.finding.result.value,
+                'seen': row.finding.seen,
+                'value': row.finding.value,
+                'mend': row.finding.mend,
+            }
+            for row in report.rows
+        ],
+    }
+
+
+def _table(report: CheckReport, several: bool) -> Table:
+    rows = [
+        (
+            *((row.storage,) if several else ()),
+            row.name,
+            row.finding.result.value,
+            row.finding.seen,
+            row.finding.mend,
+        )
+        for row in report.rows
+    ]
+    header = ('Check', 'Result', 'Seen', 'What helps')
+    return Table((*(('Storage',) if several else ()), *header), rows, _WIDTH)

@@ -1,0 +1,54 @@
+"""Action check on S3: everything is tried out, and nothing of it remains."""
+
+from collections.abc import Callable
+
+from freezer.storage import exceptions as e
+from freezer.storage._s3 import probes
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.errors import Refusal
+from freezer.storage._s3.scratch import Scratch
+from freezer.storage.check import CheckRow, Result, try_out
+from freezer.utils.text import NOTICES
+
+# How long a probe may go on asking a store that fails, in seconds.
+PROBE_SECONDS = 15.0
+
+
+def check(scratch: Scratch, make_bucket: Callable[[], None]) -> tuple[CheckRow, ...]:
+    """Try everything out; the last row says what remains.
+
+    :param make_bucket: as for a backup
+    :raises StorageException: the bucket cannot be written to at all
+    """
+    bucket = scratch.bucket
+    event = 'before-parameter-build.s3'
+    try:
+        with (
+            bucket.at_most(PROBE_SECONDS),
+            bucket.hook(f'{event}.PutObject', scratch.lock_briefly),
+            bucket.hook(f'{event}.CreateMultipartUpload', scratch.lock_briefly),
+        ):
+            rows = [
+                CheckRow('connection', probes.connection(scratch)),
+                CheckRow('bucket', probes.bucket(scratch, make_bucket)),
+            ]
+            rows += try_out(probes.BEFORE_WRITING, scratch)
+            rows.append(CheckRow('write', probes.write(scratch)))
+            rows += try_out(probes.PROBES, scratch)
+        rows.append(CheckRow('clean-up', scratch.clean_up()))
+    except BaseException:
+        # Also of a signal, even one that came while it was cleaned up.
+        left = scratch.clean_up()
+        if left.result is not Result.OK:
+            NOTICES.warning('%s', left.seen)
+        raise
+    return tuple(rows)
+
+
+def answers(bucket: Bucket) -> bool:
+    """Whether the store shows this bucket; asked once."""
+    try:
+        with bucket.at_most(0):
+            return not isinstance(bucket.probe('head_bucket'), Refusal)
+    except e.StorageException:
+        return False

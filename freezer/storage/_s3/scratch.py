@@ -1,0 +1,196 @@
+"""The folder in which a check tries things out, and how all of it is undone."""
+
+import base64
+import datetime
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from freezer.storage import exceptions as e
+from freezer.storage import manifest
+from freezer.storage._s3.bucket import Bucket, Upload
+from freezer.storage._s3.claim import LISTING_DELAYS
+from freezer.storage._s3.errors import Refusal
+from freezer.storage._s3.options import S3Options
+from freezer.storage._s3.parameters import Kind
+from freezer.storage._s3.upload import Plan
+from freezer.storage.check import Finding, Result, note, ok, problem
+
+LOG = logging.getLogger(__name__)
+
+# After so many seconds of cleaning up no further call is begun.
+CLEAN_UP_SECONDS = 120.0
+# How long objects are locked, where they have to be.
+LOCKED_SECONDS = 5
+
+
+@dataclass
+class Scratch:
+    """What there is, and what is known about the store so far.
+
+    :param folder: its key, without a slash at its end
+    :param plan: of a backup
+    """
+
+    bucket: Bucket
+    folder: str
+    plan: Plan
+    options: S3Options
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    made_bucket: bool = False
+    wrote: bool = False
+    uploads: list[Upload] = field(default_factory=list)
+    """Those that may be open."""
+    stream: manifest.Manifest | None = None
+    """What was uploaded to measure throughput."""
+    versioned: bool = False
+    locks: bool = False
+    """Whether the bucket locks what is written to it by itself."""
+    locked_until: float = 0.0
+    """Monotonic time."""
+    listed_late: float = 0.0
+    """Seconds until the store listed what was written."""
+    clock_offset: float = 0.0
+    """Seconds that the store's clock is ahead of this machine's."""
+    crc32_checked: bool = False
+
+    def key(self, name: str) -> str:
+        return f'{self.folder}/{name}'
+
+    # The verbs of a backup
+
+    def put(self, name: str, body: bytes) -> str:
+        return self.bucket.put(self.key(name), body, Kind.PASSING)
+
+    def get(self, name: str) -> bytes:
+        return self.bucket.get(self.key(name))
+
+    def has(self, name: str) -> bool:
+        return self.bucket.has(self.key(name))
+
+    def listed(self, name: str) -> list[str]:
+        """The keys that begin with this one's."""
+        return [item.key for item in self.bucket.list(self.key(name))]
+
+    def open_upload(self, name: str) -> Upload:
+        upload = self.bucket.create_upload(self.key(name), self.token)
+        self.uploads.append(upload)
+        return upload
+
+    def abort(self, upload: Upload) -> None:
+        self.bucket.abort(upload)
+        self.uploads.remove(upload)
+
+    # Anything else: the answer, or a Refusal
+
+    def probe(self, operation: str, name: str = '', **arguments: Any) -> Any:
+        key = self.key(name) if name else ''
+        return self.bucket.probe(operation, key, **arguments)
+
+    def probe_put(self, name: str, body: bytes, **headers: str) -> Any:
+        if self.locks:
+            # S3 insists on it where objects are locked.
+            digest = hashlib.md5(body, usedforsecurity=False).digest()
+            headers.setdefault('ContentMD5', base64.b64encode(digest).decode())
+        return self.bucket.probe(
+            'put_object', self.key(name), Kind.PASSING, Body=body, **headers
+        )
+
+    def lock_briefly(self, params: dict[str, Any], **_event: Any) -> None:
+        """Let no lock outlive the check: neither the options' nor the bucket's own.
+
+        :param params: of an operation that makes an object
+        """
+        params.pop('ObjectLockLegalHoldStatus', None)
+        if self.locks or 'ObjectLockMode' in params:
+            seconds = self.clock_offset + LOCKED_SECONDS
+            until = datetime.datetime.now(datetime.UTC)
+            until += datetime.timedelta(seconds=seconds)
+            params['ObjectLockMode'] = 'GOVERNANCE'
+            params['ObjectLockRetainUntilDate'] = until
+            # A second more: clocks and dates are not exact.
+            self.locked_until = time.monotonic() + LOCKED_SECONDS + 1
+
+    # Undoing it
+
+    def clean_up(self) -> Finding:
+        """Remove everything; may be called again. Raises no StorageException.
+
+        :returns: a problem where objects or uploads may remain: backups could not be
+            removed either
+        """
+        deadline = time.monotonic() + CLEAN_UP_SECONDS
+        steps: list[tuple[Callable[[], None], Callable[[str], Finding]]] = []
+        if self.wrote:
+            time.sleep(max(0.0, self.locked_until - time.monotonic()))
+            steps += [
+                (self._abort_all, problem),
+                (self._delete_all, problem),
+                (self._delete_versions, note),
+            ]
+        if self.made_bucket:
+            steps.append((self._remove_bucket, note))
+        findings = []
+        with self.bucket.cleaning_up():
+            for step, finding in steps:
+                try:
+                    if time.monotonic() > deadline:
+                        raise e.Unreachable('there was no more time')
+                    step()
+                except e.StorageException as error:
+                    LOG.error('cleaning up after a check: %s', error)
+                    where = self.bucket.url(self.key(''))
+                    findings.append(
+                        finding(f'something may remain below {where}: {error.message}')
+                    )
+                    if isinstance(error, e.Unreachable):
+                        break
+        # A problem, if there is one, before notes.
+        findings.sort(key=lambda finding: finding.result is Result.NOTE)
+        return findings[0] if findings else ok('nothing remains')
+
+    def _abort_all(self) -> None:
+        for upload in list(self.uploads):
+            self.abort(upload)
+        try:
+            for upload, _initiated in list(self.bucket.list_uploads(self.key(''))):
+                self.bucket.abort(upload)
+        except (e.AccessDenied, e.Rejected) as error:
+            # Those that are known were aborted by their ids.
+            LOG.info('%s', error)
+
+    def _delete_all(self) -> None:
+        # What is listed late would be missed.
+        time.sleep(self.listed_late)
+        for delay in LISTING_DELAYS:
+            time.sleep(delay)
+            keys = self.listed('')
+            if not keys:
+                return
+            self.bucket.delete(keys)
+        raise e.StorageException(
+            f'{len(keys)} objects are still listed, first {keys[0]}'
+        )
+
+    def _delete_versions(self) -> None:
+        """Also the markers of what was deleted."""
+        try:
+            for _ in range(2):
+                versions = list(self.bucket.list_versions(self.key('')))
+                if not versions:
+                    return
+                self.bucket.delete_versions(versions)
+        except (e.AccessDenied, e.Rejected):
+            if self.versioned:
+                raise
+            return
+        raise e.StorageException(f'{len(versions)} versions are still listed')
+
+    def _remove_bucket(self) -> None:
+        answer = self.probe('delete_bucket')
+        if isinstance(answer, Refusal) and answer.status != 404:
+            raise e.StorageException(f'the bucket, which was made: {answer}')

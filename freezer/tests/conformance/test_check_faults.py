@@ -1,0 +1,606 @@
+"""The check of an S3 storage that errs: each fault has its row, and is not another's.
+
+moto answers, through a proxy that meddles.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from freezer.storage import exceptions as e
+from freezer.storage import layout
+from freezer.storage._s3 import probes, scratch
+from freezer.storage.check import CheckReport, Finding, Probe, Result
+from freezer.tests import servers
+from freezer.tests.conformance.checks import buckets, check, names, row
+from freezer.tests.conformance.places import S3Place, new_s3_place
+from freezer.tests.proxy import (
+    BROKEN,
+    DENIED,
+    Answer,
+    Change,
+    Proxy,
+    Reply,
+    Request,
+    error,
+)
+from freezer.utils.signals import Interrupted
+
+OK, NOTE, PROBLEM = Result.OK, Result.NOTE, Result.PROBLEM
+
+
+@pytest.fixture
+def moto_place(moto: servers.Moto) -> Iterator[S3Place]:
+    place = new_s3_place(moto)
+    moto.client().create_bucket(Bucket=place.bucket)
+    yield place
+    place.remove()
+
+
+@pytest.fixture
+def proxy(moto: servers.Moto) -> Iterator[Proxy]:
+    with Proxy(moto.endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for a listing that will not come."""
+    for module in (probes, scratch):
+        monkeypatch.setattr(module, 'LISTING_DELAYS', (0, 0.01))
+
+
+TryOnly = Callable[..., CheckReport]
+
+
+@pytest.fixture
+def try_only(
+    monkeypatch: pytest.MonkeyPatch, moto_place: S3Place, proxy: Proxy, quick: None
+) -> TryOnly:
+    """A check with no other probes than those named."""
+
+    def try_only(*names: str, **options: Any) -> CheckReport:
+        some = [probe for probe in probes.PROBES if probe.name in names]
+        assert len(some) == len(names)
+        monkeypatch.setattr(probes, 'PROBES', some)
+        given = {'endpoint': proxy.endpoint, 's3_retry_budget': 1.0} | options
+        return check(moto_place, **given)
+
+    return try_only
+
+
+Matches = Callable[[Request], bool]
+
+
+def on(method: str, end: str) -> Matches:
+    """Requests for keys that end so."""
+    return lambda request: request.method == method and request.path.endswith(end)
+
+
+def lists(version: int, end: str) -> Matches:
+    """Listings of prefixes that end so."""
+
+    def matches(request: Request) -> bool:
+        return (
+            request.method == 'GET'
+            and request.query.get('prefix', '').endswith(end)
+            and not {'uploads', 'versions'} & request.query.keys()
+            and (request.query.get('list-type') == '2') == (version == 2)
+        )
+
+    return matches
+
+
+def lists_uploads(request: Request) -> bool:
+    return request.method == 'GET' and 'uploads' in request.query
+
+
+def multi_deletes(request: Request) -> bool:
+    return request.method == 'POST' and 'delete' in request.query
+
+
+def aborts(request: Request) -> bool:
+    return request.method == 'DELETE' and 'uploadId' in request.query
+
+
+def nothing(_reply: Reply) -> None:
+    """The connection breaks before the answer."""
+
+
+def other_byte(reply: Reply) -> Reply:
+    return reply.but(body=bytes([reply.body[0] ^ 1]) + reply.body[1:])
+
+
+def lost_byte(reply: Reply) -> Reply:
+    return reply.but(body=reply.body[1:])
+
+
+def one_byte(_reply: Reply) -> Reply:
+    return Reply(200, {'etag': '"e"'}, b'x')
+
+
+def shorter(reply: Reply) -> Reply:
+    return reply.but(content_length='53')
+
+
+def no_metadata(reply: Reply) -> Reply:
+    kept = {k: v for k, v in reply.headers.items() if 'x-amz-meta' not in k}
+    return Reply(reply.status, kept, reply.body)
+
+
+def range_ignored(reply: Reply) -> Reply:
+    kept = {k: v for k, v in reply.headers.items() if k != 'content-range'}
+    return Reply(200, kept, probes._RANGED)
+
+
+def other_range(reply: Reply) -> Reply:
+    return reply.but(content_range='bytes 7-7/2048')
+
+
+def without(name: bytes) -> Change:
+    """The answer, but for an element."""
+
+    def change(reply: Reply) -> Reply:
+        start, _, rest = reply.body.partition(b'<' + name + b'>')
+        return reply.but(body=start + rest.rpartition(b'</' + name + b'>')[2])
+
+    return change
+
+
+def ends_early(reply: Reply) -> Reply:
+    true, false = b'<IsTruncated>true<', b'<IsTruncated>false<'
+    return reply.but(body=reply.body.replace(true, false))
+
+
+NOT_KNOWN = error(501, 'NotImplemented')
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One way in which a store errs, and what the check has to say of it.
+
+    :param act: what is answered, or what becomes of an answer
+    :param said: part of what was seen, or of what helps
+    """
+
+    probe: str
+    at: Matches
+    act: Answer | Change
+    result: Result
+    said: str
+
+
+FAULTS = {
+    'a byte is lost': Fault(
+        'read', on('GET', '/small'), lost_byte, PROBLEM, '53 bytes, not 54'
+    ),
+    'a byte changes': Fault(
+        'read', on('GET', '/small'), other_byte, PROBLEM, 'from byte 0 on'
+    ),
+    'an empty object is not empty': Fault(
+        'empty object', on('GET', '/empty'), one_byte, PROBLEM, 'has bytes'
+    ),
+    'metadata is lost': Fault(
+        'metadata', on('HEAD', '/small'), no_metadata, NOTE, 'lost'
+    ),
+    'another size': Fault(
+        'metadata', on('HEAD', '/small'), shorter, PROBLEM, 'told is 53'
+    ),
+    'not listed': Fault(
+        'list', lists(2, '/small'), without(b'Contents'), PROBLEM, 'not listed'
+    ),
+    'a listing is cut off': Fault(
+        'list versions 1, 2',
+        lists(2, '/paged/'),
+        without(b'NextContinuationToken'),
+        PROBLEM,
+        '--s3-list-version 1',
+    ),
+    'a listing ends early': Fault(
+        'list versions 1, 2',
+        lists(2, '/paged/'),
+        ends_early,
+        PROBLEM,
+        '--s3-list-version 1',
+    ),
+    'no version 1': Fault(
+        'list versions 1, 2', lists(1, '/paged/'), NOT_KNOWN, NOTE, 'version 1: '
+    ),
+    'another range': Fault(
+        'range', on('GET', '/ranged'), other_range, PROBLEM, 'sent bytes 7-7'
+    ),
+    'a range is ignored': Fault(
+        'range', on('GET', '/ranged'), range_ignored, PROBLEM, 'something else'
+    ),
+    'a byte of a range changes': Fault(
+        'range', on('GET', '/ranged'), other_byte, PROBLEM, 'bytes 0 to 0 came wrong'
+    ),
+    'If-Match is ignored': Fault(
+        'conditional read', on('GET', '/small'), one_byte, NOTE, 'is ignored'
+    ),
+    'If-None-Match is ignored': Fault(
+        'conditional write', on('PUT', '/condition'), Answer(200), NOTE, 'is ignored'
+    ),
+    'If-None-Match is not known': Fault(
+        'conditional write', on('PUT', '/condition'), NOT_KNOWN, NOTE, 'is not known'
+    ),
+    'If-None-Match is always refused': Fault(
+        'conditional write',
+        on('PUT', '/condition'),
+        error(412, 'PreconditionFailed'),
+        PROBLEM,
+        'refused where there was nothing',
+    ),
+    'not deleted': Fault(
+        'delete', on('DELETE', '/deleted'), Answer(204), PROBLEM, 'still there'
+    ),
+    'no multi-delete': Fault(
+        'multi-delete', multi_deletes, NOT_KNOWN, NOTE, 'one by one'
+    ),
+    'an upload of other bytes': Fault(
+        'two-part upload', on('GET', '/two parts'), other_byte, PROBLEM, 'from byte 0'
+    ),
+    'metadata of an upload is lost': Fault(
+        'two-part upload', on('HEAD', '/two parts'), no_metadata, NOTE, 'metadata lost'
+    ),
+    'an upload is archived': Fault(
+        'two-part upload',
+        on('GET', '/two parts'),
+        error(403, 'InvalidObjectState'),
+        NOTE,
+        'is an archive',
+    ),
+    'uploads are not listed': Fault(
+        'open uploads', lists_uploads, without(b'Upload'), NOTE, 'lifecycle'
+    ),
+    'a CRC32 is refused': Fault(
+        'checksum CRC32',
+        on('PUT', '/right ChecksumCRC32'),
+        error(400, 'InvalidRequest'),
+        NOTE,
+        '--s3-checksum none',
+    ),
+    'a digest is checked': Fault(
+        'checksum SHA-256',
+        on('PUT', '/wrong payload'),
+        error(400, 'XAmzContentSHA256Mismatch'),
+        OK,
+        'XAmzContentSHA256Mismatch',
+    ),
+    'names are refused': Fault(
+        'odd names', on('PUT', '/a+b'), error(400, 'InvalidURI'), NOTE, 'not kept: +'
+    ),
+}
+
+
+@pytest.mark.parametrize('name', FAULTS)
+def test_a_store_that_errs(name: str, try_only: TryOnly, proxy: Proxy) -> None:
+    fault = FAULTS[name]
+    if isinstance(fault.act, Answer):
+        proxy.answer(fault.at, fault.act)
+    else:
+        proxy.change(fault.at, fault.act)
+    report = try_only(fault.probe)
+    found = row(report, fault.probe)
+    assert found.result is fault.result, found
+    assert fault.said in f'{found.seen}; {found.mend}'
+    assert bool(found.value) == (found.result is OK)
+    assert row(report, 'clean-up').result is OK
+
+
+def test_a_byte_changed_on_the_way(try_only: TryOnly, proxy: Proxy) -> None:
+    """What is stored is not what was signed: moto takes it."""
+    stored = []
+
+    def note_etag(reply: Reply) -> Reply:
+        stored.append(reply.headers['etag'])
+        return reply
+
+    proxy.change(on('PUT', '/wrong payload'), note_etag)
+    found = row(try_only('checksum SHA-256'), 'checksum SHA-256')
+    assert (found.result, found.mend) == (NOTE, '')
+    assert 'is stored' in found.seen
+    (etag,) = stored
+    assert etag != f'"{hashlib.md5(probes._SMALL).hexdigest()}"'
+
+
+def test_what_helps_against_changed_bytes(try_only: TryOnly, proxy: Proxy) -> None:
+    refusal = error(400, 'BadDigest')
+    proxy.answer(on('PUT', '/wrong ChecksumCRC32'), refusal)
+    report = try_only('checksum CRC32', 'checksum SHA-256')
+    assert row(report, 'checksum CRC32').result is OK
+    assert row(report, 'checksum SHA-256').mend == '--s3-checksum crc32'
+
+
+def test_uploads_of_equal_parts_only(try_only: TryOnly, proxy: Proxy) -> None:
+    def completes(request: Request) -> bool:
+        return request.completes and request.path.endswith('/unequal parts')
+
+    proxy.answer(completes, error(400, 'InvalidPart'))
+    found = row(try_only('part sizes'), 'part sizes')
+    assert (found.result, found.value) == (NOTE, False)
+    assert 'of one size' in found.seen
+
+
+def test_that_parts_are_unequal_is_said_late(try_only: TryOnly, proxy: Proxy) -> None:
+    """With status 200: the store began to answer before it was done (Swift)."""
+
+    def completes(request: Request) -> bool:
+        return request.completes and request.path.endswith('/unequal parts')
+
+    proxy.answer(completes, error(200, 'InvalidPart'))
+    found = row(try_only('part sizes'), 'part sizes')
+    assert (found.result, found.value) == (NOTE, False)
+    assert 'of one size' in found.seen
+
+
+@pytest.mark.parametrize('limit, found', [(1000, 1000), (4999, 1000), (50, None)])
+def test_fewer_parts(
+    limit: int, found: int | None, try_only: TryOnly, proxy: Proxy
+) -> None:
+    refusal = error(400, 'InvalidArgument')
+    proxy.answer(lambda request: request.part > limit, refusal)
+    seen = row(try_only('part numbers', s3_max_parts=10000), 'part numbers')
+    assert (seen.result, seen.value) == (PROBLEM, found)
+    assert seen.mend == f'--s3-max-parts {found or ""}'.strip()
+    seen = row(try_only('part numbers', s3_max_parts=50), 'part numbers')
+    assert (seen.result, seen.value) == (OK, 50)
+
+
+def test_uploads_that_cannot_be_aborted(
+    try_only: TryOnly, proxy: Proxy, moto_place: S3Place, moto: servers.Moto
+) -> None:
+    proxy.answer(aborts, DENIED)
+    report = try_only('abort')
+    assert row(report, 'abort').result is PROBLEM
+    left = row(report, 'clean-up')
+    assert left.result is PROBLEM
+    assert f's3://{moto_place.bucket}/{moto_place.prefix}/check/' in left.seen
+    assert moto_place.files() == {}
+    ((key, upload_id),) = moto.uploads(moto_place.bucket)
+    what = {'Bucket': moto_place.bucket, 'Key': key, 'UploadId': upload_id}
+    moto.client().abort_multipart_upload(**what)
+
+
+def test_a_deletion_that_is_only_said_to_be_done(
+    try_only: TryOnly, proxy: Proxy
+) -> None:
+    """The first answer to a multi-delete is a lie; that of the cleaning up is not."""
+    first = iter([True])
+    proxy.answer(
+        lambda request: multi_deletes(request) and next(first, False),
+        Answer(200, b'<DeleteResult></DeleteResult>'),
+    )
+    report = try_only('multi-delete')
+    assert row(report, 'multi-delete').result is PROBLEM
+    assert row(report, 'clean-up').result is OK
+
+
+def test_a_listing_that_is_late(try_only: TryOnly, proxy: Proxy) -> None:
+    first = iter([True])
+    proxy.change(
+        lambda request: lists(2, '/small')(request) and next(first, False),
+        without(b'Contents'),
+    )
+    found = row(try_only('list'), 'list')
+    assert (found.result, found.seen) == (
+        NOTE,
+        'what was written is listed after 0.01 s',
+    )
+
+
+@pytest.mark.parametrize(
+    'minutes, result, said',
+    [(20, NOTE, '1200 s ahead of'), (-20, NOTE, '1200 s behind'), (0, OK, 'that of')],
+)
+def test_clock(
+    minutes: int, result: Result, said: str, try_only: TryOnly, proxy: Proxy
+) -> None:
+    def shift(reply: Reply) -> Reply:
+        now = datetime.datetime.now(datetime.UTC)
+        there = now + datetime.timedelta(minutes=minutes)
+        return reply.but(date=format_datetime(there, usegmt=True))
+
+    proxy.change(lambda request: request.method == 'HEAD', shift)
+    found = row(try_only(), 'clock')
+    assert found.result is result
+    assert found.seen.startswith(said)
+    assert isinstance(found.value, float)
+    assert abs(found.value - 60 * minutes) < 3
+
+
+def test_a_store_that_is_far_away(
+    try_only: TryOnly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, '_SLOW_SECONDS', 0.0)
+    found = row(try_only('round trip'), 'round trip')
+    assert found.result is NOTE
+    assert '--s3-concurrency' in found.mend
+
+
+def test_round_trip(try_only: TryOnly, proxy: Proxy) -> None:
+    proxy.before(on('HEAD', '/small'), lambda: time.sleep(0.05))
+    found = row(try_only('round trip'), 'round trip')
+    assert found.result is OK
+    assert isinstance(found.value, float)
+    assert 0.05 < found.value < 0.5
+
+
+def test_throughput_of_wrong_bytes(try_only: TryOnly, proxy: Proxy) -> None:
+    proxy.change(on('GET', '/stream/data'), other_byte)
+    report = try_only('upload speed', 'download speed')
+    assert row(report, 'upload speed').result is OK
+    assert row(report, 'download speed').result is PROBLEM
+
+
+def test_encryption_of_the_bucket(
+    try_only: TryOnly, moto_place: S3Place, moto: servers.Moto
+) -> None:
+    assert row(try_only('encryption'), 'encryption').value == 'none'
+    rule = {'ApplyServerSideEncryptionByDefault': {'SSEAlgorithm': 'AES256'}}
+    moto.client().put_bucket_encryption(
+        Bucket=moto_place.bucket, ServerSideEncryptionConfiguration={'Rules': [rule]}
+    )
+    assert row(try_only('encryption'), 'encryption').value == 'AES256'
+
+
+# No answer is no refusal
+
+
+@pytest.mark.parametrize(
+    'name, at',
+    [
+        ('conditional write', on('PUT', '/condition')),
+        ('conditional read', on('GET', '/small')),
+        ('multi-delete', multi_deletes),
+        ('checksum MD5', on('PUT', '/wrong ContentMD5')),
+        ('checksum SHA-256', on('PUT', '/wrong payload')),
+        ('part numbers', on('PUT', '/part numbers')),
+        ('odd names', on('PUT', '/a b')),
+    ],
+)
+def test_no_answer(name: str, at: Matches, try_only: TryOnly, proxy: Proxy) -> None:
+    """As if the network broke: it is not the store that cannot do it."""
+    calls = iter(range(1000))
+    gone = lambda request: at(request) and next(calls) < 20  # noqa: E731
+    proxy.change(gone, nothing)
+    found = row(try_only(name, 'encryption'), name)
+    assert found.result is PROBLEM
+    assert found.value is None
+    assert 'cannot be reached' in found.seen
+    assert 'no more was tried' in found.seen
+
+
+@pytest.mark.parametrize(
+    'name, at',
+    [
+        ('conditional write', on('PUT', '/condition')),
+        ('conditional read', on('GET', '/small')),
+        ('checksum SHA-256', on('PUT', '/wrong payload')),
+        ('encryption', lambda request: 'encryption' in request.query),
+    ],
+)
+def test_a_store_in_trouble(
+    name: str, at: Matches, try_only: TryOnly, proxy: Proxy
+) -> None:
+    """It says so itself: whether it can do it is not known, and not needed."""
+    proxy.answer(at, BROKEN)
+    report = try_only(name, 'round trip')
+    found = row(report, name)
+    assert (found.result, found.value) == (NOTE, None)
+    assert 'InternalError' in found.seen
+    assert names(report)[-2:] == ['round trip', 'clean-up']
+
+
+def test_answers_that_were_lost(try_only: TryOnly, proxy: Proxy) -> None:
+    """What was asked again finds what it did itself."""
+
+    def first(matches: Matches) -> Matches:
+        calls = iter([True])
+        return lambda request: matches(request) and next(calls, False)
+
+    def completes(request: Request) -> bool:
+        return request.completes and request.path.endswith('/unequal parts')
+
+    proxy.change(first(on('PUT', '/condition')), nothing)
+    lost = first(completes)
+    proxy.answer(
+        lambda request: completes(request) and not lost(request),
+        error(404, 'NoSuchUpload'),
+    )
+    proxy.change(first(completes), nothing)
+    report = try_only('conditional write', 'part sizes')
+    assert row(report, 'conditional write').result is OK
+    assert row(report, 'part sizes').result is OK
+
+
+def test_an_answer_that_was_lost_for_good(try_only: TryOnly, proxy: Proxy) -> None:
+    def completes(request: Request) -> bool:
+        return request.completes and request.path.endswith('/unequal parts')
+
+    proxy.answer(completes, error(404, 'NoSuchUpload'))
+    found = row(try_only('part sizes'), 'part sizes')
+    assert (found.result, found.value) == (NOTE, None)
+
+
+# Who asks, and where
+
+
+def test_a_store_that_refuses_at_once(
+    try_only: TryOnly, proxy: Proxy, moto_place: S3Place
+) -> None:
+    proxy.answer(on('PUT', '/small'), DENIED)
+    with pytest.raises(e.AccessDenied, match=moto_place.bucket):
+        try_only()
+    after = [r for r in proxy.requests if r.method == 'DELETE' or lists_uploads(r)]
+    assert after == []
+
+
+def test_the_other_addressing_style(
+    moto_place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = moto_place.server.endpoint.rpartition(':')[2]
+    find = socket.getaddrinfo
+
+    def getaddrinfo(host: str, *arguments: Any, **named: Any) -> Any:
+        if str(host).startswith(moto_place.bucket):
+            raise socket.gaierror(socket.EAI_NONAME, 'no such host')
+        return find('127.0.0.1', *arguments, **named)
+
+    monkeypatch.setattr(socket, 'getaddrinfo', getaddrinfo)
+    with pytest.raises(e.Unreachable, match='answers with --s3-addressing-style path'):
+        check(
+            moto_place,
+            endpoint=f'http://localhost:{port}',
+            s3_addressing_style='virtual',
+            s3_retry_budget=0.0,
+        )
+
+
+# However it ends
+
+
+@pytest.mark.parametrize('failure', [RuntimeError, Interrupted])
+def test_nothing_remains_of_a_check_that_breaks_off(
+    failure: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+    moto: servers.Moto,
+) -> None:
+    place = new_s3_place(moto)
+
+    def break_off(scratch: scratch.Scratch) -> Finding:
+        upload = scratch.open_upload('left')
+        scratch.bucket.upload_part(upload, 1, b'x')
+        assert place.files()
+        assert place.uploads()
+        raise failure(15)
+
+    broken = [Probe('odd names', break_off)]
+    monkeypatch.setattr(probes, 'PROBES', [*probes.PROBES[:3], *broken])
+    with pytest.raises(failure):
+        check(place)
+    assert place.bucket not in buckets(moto)
+
+
+def test_what_remains_is_said(
+    try_only: TryOnly,
+    proxy: Proxy,
+    moto_place: S3Place,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    proxy.answer(lambda request: request.method == 'DELETE', DENIED)
+    proxy.answer(multi_deletes, DENIED)
+    report = try_only('read')
+    found = row(report, 'clean-up')
+    assert found.result is PROBLEM
+    assert found.seen.startswith(
+        f'something may remain below s3://{moto_place.bucket}/{moto_place.prefix}/check'
+    )
+    assert next(iter(moto_place.files())).startswith(f'{layout.CHECK}/')
