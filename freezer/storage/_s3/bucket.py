@@ -505,7 +505,9 @@ class Bucket:
             yield from sorted(found, key=lambda version: version.key)
             if not page.get('IsTruncated') or not page.get('NextKeyMarker'):
                 return
-            where['KeyMarker'] = page['NextKeyMarker']
+            # For the same reason as in _list_v1.
+            last = max((version.key for version in found), default=None)
+            where['KeyMarker'] = last or page['NextKeyMarker']
             where['VersionIdMarker'] = page.get('NextVersionIdMarker', '')
 
     def delete(self, keys: Sequence[str]) -> None:

@@ -195,10 +195,12 @@ def _add_content_md5(params: dict[str, Any], **_kwargs: Any) -> None:
 
 
 def _sign_the_path_that_is_sent(request: Any, **_kwargs: Any) -> None:
-    """Version 2 of signatures, path style: botocore signs /bucket/ and sends /bucket.
+    """Version 2 of signatures, path style: botocore signs /bucket/ and sends /bucket;
+    older ones sign a part of the query twice.
 
-    Stores refuse that; version 4 does not look at ``auth_path``.
+    Stores refuse that. Version 4 does not look at ``auth_path``.
     """
-    sent = urllib.parse.urlsplit(request.url).path
-    if request.auth_path == f'{sent}/':
-        request.auth_path = sent
+    if request.auth_path is not None:
+        sent = urllib.parse.urlsplit(request.url).path
+        signed = request.auth_path.partition('?')[0]
+        request.auth_path = sent if signed == f'{sent}/' else signed

@@ -74,8 +74,13 @@ class Parameters:
         }
         key = options.customer_key()
         if key is not None:
-            # botocore makes the base64 and the digest that go with it.
-            self._always |= {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': key}
+            # Encoded here: older botocore does not do it for every operation, and
+            # repeats the key where it refuses it.
+            self._always |= {
+                'SSECustomerAlgorithm': 'AES256',
+                'SSECustomerKey': base64.b64encode(key).decode(),
+                'SSECustomerKeyMD5': _md5(key),
+            }
         self._created = {
             'ServerSideEncryption': options.sse,
             'SSEKMSKeyId': options.sse_kms_key_id,
@@ -128,8 +133,7 @@ class Parameters:
         if self._locked:
             # S3 insists on it where objects are locked, and not every store takes one
             # of the newer checksums in its place.
-            digest = hashlib.md5(body, usedforsecurity=False).digest()
-            arguments['ContentMD5'] = base64.b64encode(digest).decode()
+            arguments['ContentMD5'] = _md5(body)
         return arguments
 
     def of_upload(self) -> dict[str, Any]:
@@ -172,3 +176,9 @@ class Parameters:
         if self._legal_hold:
             locks['ObjectLockLegalHoldStatus'] = 'ON'
         return locks
+
+
+def _md5(content: bytes | bytearray) -> str:
+    """As headers have it."""
+    digest = hashlib.md5(content, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()

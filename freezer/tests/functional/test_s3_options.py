@@ -15,7 +15,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,9 @@ def test_nothing_is_added_unasked(front: Front) -> None:
         *('x-amz-trailer', 'x-amz-decoded-content-length', 'transfer-encoding'),
     ):
         assert carriers(requests, header) == set(), header
-    assert carriers(requests, 'content-md5') == DELETING
+    # Older botocore has it everywhere.
+    usual = BODIES if OLD_BOTOCORE else set()
+    assert carriers(requests, 'content-md5') == DELETING | usual
     names = {
         name
         for request in requests
@@ -612,22 +613,31 @@ def test_list_version_1(front: Front) -> None:
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
-def test_pages_of_list_version_1(s3_server: servers.Server) -> None:
-    """More keys than a page has, and more folders; with names that look encoded."""
-    names = [f'{number:04d}ü{"+%2B "[number % 4 :]}x' for number in range(1020)]
+@pytest.mark.parametrize('version', [1, 2])
+def test_pages(s3_server: servers.Server, version: int) -> None:
+    """With names that look as if they were encoded, on pages of five keys."""
+    names = [f'{number:02d}ü{"+%2B%41 "[number % 4 :]}x' for number in range(12)]
     with Proxy(s3_server.endpoint) as proxy:
         front = Front(s3_server, proxy)
-        s3_server.client().create_bucket(Bucket=front.bucket)
-        with ThreadPoolExecutor(8) as pool:
-            for name in names:
-                pool.submit(s3_server.put, front.bucket, f'a/prefix/{name}/x', b'')
-        driver = front.driver('--s3-list-version', '1')
+        client = s3_server.client()
+        client.create_bucket(Bucket=front.bucket)
+        client.put_bucket_versioning(
+            Bucket=front.bucket, VersioningConfiguration={'Status': 'Enabled'}
+        )
+        for name in names * 2:
+            s3_server.put(front.bucket, f'a/prefix/{name}/x', b'')
+        driver = front.driver('--s3-list-version', version)
+        driver._bucket._client.meta.events.register(
+            'before-parameter-build.s3', lambda params, **_: params.update(MaxKeys=5)
+        )
         root = f'{front.bucket}/a/prefix'
         found = sorted(path for path, _size in driver.list_tree(root))
         assert found == [f'{name}/x' for name in names]
         assert driver.listdir(root) == names
-        assert [request.operation for request in front.requests] == ['ListObjects'] * 4
-        driver.rmtree(root)
+        operation = {1: 'ListObjects', 2: 'ListObjectsV2'}[version]
+        assert [request.operation for request in front.requests] == [operation] * 6
+        versions = list(driver._bucket.list_versions('a/prefix/'))
+        assert len({(v.key, v.version_id) for v in versions}) == len(versions) == 24
         front.close()
 
 
