@@ -23,6 +23,7 @@ FILES=(
     freezer/storage/layout.py
     freezer/storage/manifest.py
     freezer/storage/manifested.py
+    freezer/storage/verify.py
     freezer/utils/blocks.py
     freezer/utils/process.py
     freezer/utils/rate.py

@@ -8,7 +8,7 @@ from freezer.common import plugins
 from freezer.stream import compression
 from freezer.utils.types import Date, Size
 
-ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'exec')
+ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'verify', 'exec')
 
 AGENT_OPTS = (
     cfg.StrOpt(
@@ -149,6 +149,11 @@ AGENT_OPTS = (
         'consistency-checksum',
         help='After a restore, compare with this checksum, which a backup with '
         '--consistency-check gave.',
+    ),
+    cfg.BoolOpt(
+        'verify-data',
+        default=False,
+        help='With action verify: read every byte, and check it.',
     ),
     cfg.BoolOpt(
         'dry-run',

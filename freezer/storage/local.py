@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -22,6 +22,7 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.manifested import Manifested
+from freezer.storage.verify import Stat
 from freezer.utils.blocks import Block, cut
 from freezer.utils.rate import UNLIMITED, Rate
 from freezer.utils.streaming import RichQueue
@@ -137,22 +138,41 @@ class LocalStorage(Manifested):
         for volume in found.volumes:
             path = layout.join(folder, volume.name)
             lines = self.read_file(layout.join(folder, volume.digests))
-            with _errors(path), open(path, 'rb') as stream:
-                if os.fstat(stream.fileno()).st_size != volume.size:
-                    raise IntegrityError(
-                        f'{path}: has {os.fstat(stream.fileno()).st_size} bytes, and '
-                        f'{volume.size} were written: the backup is damaged'
-                    )
-                for piece in volume.pieces(lines):
-                    data = self._read(stream, piece.end - piece.start)
-                    if not manifest.check_piece(data, piece):
-                        raise manifest.damaged(path, piece)
-                    yield data
+            size = self.stat(path).size
+            if size != volume.size:
+                raise IntegrityError(
+                    f'{path}: has {size} bytes, and {volume.size} were written: the '
+                    f'backup is damaged'
+                )
+            yield from manifest.unwrap(
+                self.read_pieces(path, None, volume.pieces(lines))
+            )
 
     def _unchecked_blocks(self, path: str) -> Iterator[Block]:
+        pieces = manifest.plain_pieces(self.stat(path).size)
+        yield from manifest.unwrap(self.read_pieces(path, None, pieces))
+
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
         with _errors(path), open(path, 'rb') as stream:
-            while block := self._read(stream, 1024 * 1024):
-                yield block
+            for piece in pieces:
+                yield manifest.Read(piece, self._read_piece(path, stream, piece))
+
+    def _read_piece(
+        self, path: str, stream: IO[bytes], piece: manifest.Piece
+    ) -> Block | StorageException:
+        try:
+            with _errors(path):
+                stream.seek(piece.start)
+                data = self._read(stream, piece.end - piece.start)
+        except StorageException as error:
+            where = f'bytes {piece.start} to {piece.end - 1} of'
+            failed = type(error)(f'{where} {error.message}')
+            failed.__cause__ = error
+            return failed
+        right = manifest.check_piece(data, piece)
+        return data if right else manifest.damaged(path, piece)
 
     def _read(self, stream: IO[bytes], size: int) -> Block:
         """So many bytes, or as many as there are."""
@@ -208,6 +228,10 @@ class LocalStorage(Manifested):
         if limit is not None and len(content) > limit:
             raise IntegrityError(f'{path}: larger than {limit} bytes')
         return content
+
+    def stat(self, path: str) -> Stat:
+        with _errors(path):
+            return Stat(os.stat(path).st_size, None)
 
     def delete_files(self, paths: Sequence[str]) -> None:
         failed = []

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import six
 from oslo_config import cfg
 
-from freezer.storage import layout
+from freezer.storage import layout, manifest
 from freezer.storage._s3 import keys
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
 from freezer.storage.base import Backup
@@ -35,6 +35,7 @@ from freezer.storage.exceptions import (
 )
 from freezer.storage.housekeeping import OldVersions, Tidied
 from freezer.storage.manifested import Manifested
+from freezer.storage.verify import Stat
 from freezer.utils.blocks import Block
 from freezer.utils.types import Duration, Size
 
@@ -630,7 +631,19 @@ class S3Storage(Manifested):
             ) from error
         yield from read_object(self._bucket, key, head, workers)
 
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
+        from freezer.storage._s3.download import read_pieces
+
+        workers = self.options.concurrency
+        return read_pieces(self._bucket, keys.key_of(path), etag, pieces, workers)
+
     # Paths
+
+    def stat(self, path: str) -> Stat:
+        head = self._bucket.head(keys.key_of(path))
+        return Stat(head.size, head.etag or None)
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         prefix = keys.tree_prefix(path)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,26 +17,25 @@ from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
 from freezer.storage.levels import BrokenChain, LevelPolicy
 from freezer.storage.manifested import Manifested
 from freezer.tests import servers
-from freezer.tests.conformance.places import (
-    PART,
-    PARTS_PER_VOLUME,
-    LocalPlace,
-    MultiplePlace,
-    Place,
-    S3Place,
-    new_s3_place,
+from freezer.tests.conformance.backups import (
+    DAY,
+    HOST,
+    MARKER,
+    NOISE,
+    STATE,
+    TAR,
+    ZERO,
+    Store,
+    backup,
+    chunks,
+    flip,
+    folder,
+    marker,
+    write,
 )
+from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place, S3Place
 from freezer.utils.rate import Rate
-from freezer.utils.streaming import ConsumerGone, RichQueue
-
-TAR = EngineName('tar')
-HOST = 'host_name'
-ZERO = 1_700_000_000
-DAY = 86400
-MARKER = {'engine_name': 'tar', 'compression': 'gzip', 'encryption': False}
-STATE = b'what the engine left\0\xff'
-RANDOM = random.Random(20)
-NOISE = RANDOM.randbytes(PARTS_PER_VOLUME * 2 * PART + PART + 1)
+from freezer.utils.streaming import RichQueue
 
 # (driver, server): a storage without a server has None.
 EVERY_STORAGE = {
@@ -60,104 +58,9 @@ def on(*names: str) -> Any:
     )
 
 
-@pytest.fixture(scope='session')
-def s3_server(request: pytest.FixtureRequest) -> servers.Server | None:
-    if request.param is None:
-        return None
-    server: servers.Server = request.getfixturevalue(request.param)
-    return server
-
-
-@pytest.fixture
-def place(
-    driver: str, s3_server: servers.Server | None, tmp_path: Path
-) -> Iterator[Place]:
-    local = LocalPlace(tmp_path / 'some where' / 'ü')
-    other: Place = LocalPlace(tmp_path / 'elsewhere')
-    if s3_server is not None:
-        other = new_s3_place(s3_server)
-    yield {
-        'local': local,
-        's3': other,
-        'multiple': MultiplePlace({'here': local, 'there': other}),
-    }[driver]
-    if isinstance(other, S3Place):
-        other.remove()
-
-
-@pytest.fixture
-def storage(place: Place) -> Iterator[Storage]:
-    storage = place.storage()
-    storage.prepare()
-    yield storage
-    storage.close()
-
-
-def backup(
-    identity: str = HOST, zero: int = ZERO, timestamp: int | None = None, level: int = 0
-) -> Backup:
-    return Backup(TAR, identity, zero, timestamp or zero + level, level)
-
-
-def chunks(content: bytes, longest: int = 2 * 1024 * 1024) -> Iterator[bytes]:
-    """The content in pieces of random sizes."""
-    position = 0
-    while position < len(content):
-        size = RANDOM.randint(1, longest)
-        yield content[position : position + size]
-        position += size
-
-
 def then_fail(messages: Iterable[bytes], error: Exception) -> Iterator[bytes]:
     yield from messages
     raise error
-
-
-def write(storage: Storage, backup: Backup, messages: Iterable[bytes]) -> None:
-    """As the engine does: the stream is made in a thread of its own."""
-    queue = RichQueue(2)
-
-    def produce() -> None:
-        with contextlib.suppress(ConsumerGone):
-            queue.put_messages(messages)
-
-    producer = threading.Thread(target=produce, daemon=True)
-    producer.start()
-    try:
-        storage.write_backup(rich_queue=queue, backup=backup)
-    finally:
-        queue.close()
-        producer.join(60)
-        assert not producer.is_alive()
-
-
-@pytest.fixture
-def commit(tmp_path: Path) -> Callable[[Storage, Backup], None]:
-    """Write the metadata, which is in files, as an engine has it."""
-    state, marker = tmp_path / 'state', tmp_path / 'marker'
-    state.write_bytes(STATE)
-    marker.write_text(json.dumps(MARKER))
-
-    def commit(storage: Storage, backup: Backup) -> None:
-        storage.put_metadata(str(state), str(marker), backup)
-
-    return commit
-
-
-Store = Callable[..., Backup]
-
-
-@pytest.fixture
-def store(storage: Storage, commit: Callable[[Storage, Backup], None]) -> Store:
-    """Make a whole backup."""
-
-    def store(backup: Backup, content: bytes = b'content') -> Backup:
-        storage.claim(backup)
-        write(storage, backup, chunks(content))
-        commit(storage, backup)
-        return backup
-
-    return store
 
 
 def restore(storage: Storage, date: int | None = None, identity: str = HOST) -> bytes:
@@ -186,26 +89,6 @@ def listed(storage: Storage, identity: str = HOST) -> dict[int, list[tuple[int, 
         zero: [(found.level, found.timestamp) for found in chain]
         for zero, chain in chains.items()
     }
-
-
-def folder(backup: Backup) -> str:
-    """Where a level's data is, below the container."""
-    return (
-        f'data/tar/{backup.hostname_backup_name}/{backup.level_zero_timestamp}/'
-        f'{backup.level}_{backup.timestamp}'
-    )
-
-
-def marker(backup: Backup) -> str:
-    return folder(backup).replace('data/', 'metadata/', 1) + '/metadata'
-
-
-def flip(place: Place, path: str, position: int) -> None:
-    """Change one byte, everywhere."""
-    for member in place.members:
-        content = bytearray(member.read(path))
-        content[position] ^= 0x55
-        member.write(path, bytes(content))
 
 
 SIZES = {
