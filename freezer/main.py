@@ -116,20 +116,26 @@ class _Agent:
 
 def _storage(settings: 'AgentConfig') -> 'Storage | None':
     """Driver objects that have talked to nobody yet."""
+    import dataclasses
+
     from freezer.storage.base import Storage
+    from freezer.utils.rate import Rate
 
     if not settings.storages:
         return None
+    # One of each, whatever the number of storages: it is the machine's line.
+    sending, receiving = Rate(settings.upload_limit), Rate(settings.download_limit)
+    members: dict[str, Storage] = {
+        options.name: driver.from_settings(
+            dataclasses.replace(options, sending=sending, receiving=receiving)
+        )
+        for driver, options in settings.storages
+    }
     if settings.storage != 'multiple':
-        driver, options = settings.storages[0]
-        single: Storage = driver.from_settings(options)
+        (single,) = members.values()
         return single
     from freezer.storage.multiple import MultipleStorage
 
-    members: dict[str, Storage] = {
-        options.name: driver.from_settings(options)
-        for driver, options in settings.storages
-    }
     return MultipleStorage(members)
 
 

@@ -23,8 +23,10 @@ FILES=(
     freezer/storage/layout.py
     freezer/storage/manifest.py
     freezer/storage/manifested.py
+    freezer/storage/verify.py
     freezer/utils/blocks.py
     freezer/utils/process.py
+    freezer/utils/rate.py
     freezer/utils/text.py
     freezer/utils/types.py
 )

@@ -8,7 +8,7 @@ from freezer.common import plugins
 from freezer.stream import compression
 from freezer.utils.types import Date, Size
 
-ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'exec')
+ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'verify', 'exec')
 
 AGENT_OPTS = (
     cfg.StrOpt(
@@ -151,6 +151,11 @@ AGENT_OPTS = (
         '--consistency-check gave.',
     ),
     cfg.BoolOpt(
+        'verify-data',
+        default=False,
+        help='With action verify: read every byte, and check it.',
+    ),
+    cfg.BoolOpt(
         'dry-run',
         default=False,
         help='Write and remove nothing, and say what would be done.',
@@ -176,13 +181,15 @@ AGENT_OPTS = (
         'upload-limit',
         type=Size(),
         default=-1,
-        help='Bytes per second a backup may send; 10M and the like. -1: no limit.',
+        help='Bytes per second that may be sent, to all storages together; 10M and '
+        'the like. -1: no limit.',
     ),
     cfg.Opt(
         'download-limit',
         type=Size(),
         default=-1,
-        help='Bytes per second a restore may read; 10M and the like. -1: no limit.',
+        help='Bytes per second that may be received, from all storages together; 10M '
+        'and the like. -1: no limit.',
     ),
     cfg.StrOpt(
         'config',

@@ -21,7 +21,6 @@ from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.stream import compression, encryption
-from freezer.stream.limit import limit
 from freezer.utils.blocks import Block
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
@@ -42,16 +41,12 @@ class EngineSettings:
 
     :param compression: a name of :data:`freezer.stream.compression.NAMES`
     :param encrypt_pass_file: path, or None for no encryption
-    :param upload_limit: bytes per second; 0 and less is no limit
-    :param download_limit: bytes per second; 0 and less is no limit
     """
 
     compression: str = 'gzip'
     encrypt_pass_file: str | None = None
     dereference_symlink: str = 'none'
     exclude: tuple[str, ...] = ()
-    upload_limit: int = -1
-    download_limit: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +247,6 @@ class BackupEngine(abc.ABC):
         stream = compression.compress(self.settings.compression, archive)
         if self._passphrase is not None:
             stream = encryption.encrypt(self._passphrase, stream)
-        stream = limit(stream, self.settings.upload_limit)
         queue = RichQueue(_QUEUE_BLOCKS)
 
         def produce() -> None:
@@ -332,7 +326,6 @@ class BackupEngine(abc.ABC):
         assert backup.storage is not None
         name = self._compression_of(metadata)
         stream = backup.storage.backup_blocks(backup)
-        stream = limit(stream, self.settings.download_limit)
         # Freezer 19 decrypts when a passphrase is given and the marker says nothing.
         encrypted = metadata.get('encryption', self._passphrase is not None)
         if encrypted and self._passphrase is not None:

@@ -7,6 +7,7 @@ from freezer.job.exec import ExecJob
 from freezer.job.info import InfoJob
 from freezer.job.job import Job
 from freezer.job.restore import RestoreJob
+from freezer.job.verify import VerifyJob
 
 JOBS: dict[str, type[Job]] = {
     'backup': BackupJob,
@@ -15,4 +16,5 @@ JOBS: dict[str, type[Job]] = {
     'admin': AdminJob,
     'check': CheckJob,
     'exec': ExecJob,
+    'verify': VerifyJob,
 }

@@ -100,8 +100,6 @@ class Job(abc.ABC):
             encrypt_pass_file=config.encrypt_pass_file,
             dereference_symlink=config.dereference_symlink,
             exclude=config.exclude,
-            upload_limit=config.upload_limit,
-            download_limit=config.download_limit,
         )
         made: BackupEngine = engine(self.storage, settings)
         return made

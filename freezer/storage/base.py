@@ -21,7 +21,9 @@ from freezer.storage import layout, levels
 from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.housekeeping import Tidied
+from freezer.storage.verify import Verification
 from freezer.utils.blocks import Block
+from freezer.utils.rate import UNLIMITED, Rate
 from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ class StorageSettings:
         a group prefixed with it (``s3_region``); every declared option has a key
     :param section: how to call these settings in an error
     :param name: of a member of a multiple storage
+    :param sending: what all storages of this process together may send
+    :param receiving: what they may receive
     """
 
     container: str
@@ -60,6 +64,8 @@ class StorageSettings:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     section: str = 'the main settings'
     name: str = ''
+    sending: Rate = UNLIMITED
+    receiving: Rate = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,7 @@ class Storage(abc.ABC):
     * ``write_backup`` holds a bounded number of bytes in memory, and none on disk but
       where the backup itself lives.
     * ``backup_blocks`` yields no byte it has not checked, where a digest is known.
+    * Data is sent and received no faster than the settings' rates have it.
     """
 
     _type: ClassVar[str]
@@ -259,6 +266,12 @@ class Storage(abc.ABC):
         queue ends with one. What was stored until then is for :meth:`discard`.
         """
 
+    def cancel(self) -> None:
+        """Let a :meth:`write_backup` in another thread fail soon: it is not wanted.
+
+        Holds until the next :meth:`claim`.
+        """
+
     @abc.abstractmethod
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
@@ -285,6 +298,32 @@ class Storage(abc.ABC):
         self, engine: Named, hostname_backup_name: str
     ) -> dict[int, list[Backup]]:
         """Every committed backup of a name: level-0 timestamp -> its backups."""
+
+    @abc.abstractmethod
+    def backups(self) -> list[Backup]:
+        """Every committed backup in the container, of any engine and name.
+
+        By engine, name, chain, level and time; each on the storage that has it.
+        """
+
+    @abc.abstractmethod
+    def verify(self, backup: Backup, data: bool) -> Verification | None:
+        """Whether a backup is there as it was written, and the levels below it.
+
+        Obligations: nothing is written. Every problem is found, not the first one
+        only; an object that cannot be read is one. Memory is bounded as for
+        :meth:`backup_blocks`.
+
+        :param backup: on the storage that has it
+        :param data: read every byte, and check it where a digest is known
+        :returns: None if the backup is not committed any more, which is no problem:
+            somebody removes it
+        :raises StorageException: the storage itself is not to be reached or listed
+        """
+
+    def member_name(self, backup: Backup) -> str:
+        """In a multiple storage, the name of the member that a backup is on."""
+        return ''
 
     @abc.abstractmethod
     def report(self) -> StorageReport:

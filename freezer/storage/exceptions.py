@@ -10,9 +10,13 @@ it for S3 is one table in ``_s3/errors.py``.
 
 
 class StorageException(Exception):
-    """A storage could not do what it was asked; ``message`` is a line for the user."""
+    """A storage could not do what it was asked; ``message`` is a line for the user.
+
+    :ivar retry_after: seconds in which the store asks not to be called again
+    """
 
     temporary = False
+    retry_after: float | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -93,6 +97,10 @@ class IntegrityError(StorageException):
 
 class ManifestError(IntegrityError):
     """A manifest or its digests are missing, damaged, or of an unknown version."""
+
+
+class Cancelled(StorageException):
+    """It was given up, because what it was for had failed or was interrupted."""
 
 
 class PartialDelete(StorageException):

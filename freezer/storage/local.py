@@ -4,7 +4,8 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -12,6 +13,7 @@ from freezer.storage import layout, manifest
 from freezer.storage.base import Backup, StorageSettings
 from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import (
+    Cancelled,
     Conflict,
     IntegrityError,
     NotFound,
@@ -20,7 +22,9 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.manifested import Manifested
+from freezer.storage.verify import Stat
 from freezer.utils.blocks import Block, cut
+from freezer.utils.rate import UNLIMITED, Rate
 from freezer.utils.streaming import RichQueue
 
 # What a file is called until it is whole.
@@ -31,9 +35,26 @@ class LocalStorage(Manifested):
     """A directory of this machine, or one mounted on it.
 
     Files appear under their name when they are whole and on disk (fsync, rename).
+
+    :param sending: what the data of backups may be written with
+    :param receiving: what it may be read with
     """
 
     _type = 'local'
+
+    def __init__(
+        self,
+        storage_path: str,
+        max_segment_size: int,
+        skip_prepare: bool = False,
+        *,
+        sending: Rate = UNLIMITED,
+        receiving: Rate = UNLIMITED,
+    ) -> None:
+        self._sending = sending
+        self._receiving = receiving
+        self._cancelled = threading.Event()
+        super().__init__(storage_path, max_segment_size, skip_prepare)
 
     @classmethod
     def from_settings(cls, settings: StorageSettings) -> Self:
@@ -43,7 +64,13 @@ class LocalStorage(Manifested):
                 f'that holds the backups'
             )
         path = os.path.abspath(os.path.expanduser(settings.container))
-        return cls(path, settings.max_segment_size, skip_prepare=True)
+        return cls(
+            path,
+            settings.max_segment_size,
+            skip_prepare=True,
+            sending=settings.sending,
+            receiving=settings.receiving,
+        )
 
     def prepare(self) -> None:
         self.create_dirs(self.storage_path)
@@ -54,6 +81,7 @@ class LocalStorage(Manifested):
         return local_check.check(self)
 
     def claim(self, backup: Backup) -> None:
+        self._cancelled.clear()
         path = backup.copy(self).data_prefix_path
         with _errors(path):
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -72,7 +100,7 @@ class LocalStorage(Manifested):
                 for block in cut(messages, manifest.MAX_PIECE):
                     digests += manifest.digest_part(block)
                     size += len(block)
-                    stream.write(block)
+                    self._write(block, stream)
         except _ProducerFailed as failed:
             raise failed.error from None
         name = layout.digests_name(0)
@@ -81,6 +109,19 @@ class LocalStorage(Manifested):
         builder.add(layout.DATA, size, manifest.MAX_PIECE, name, lines)
         self.put_bytes(layout.join(folder, layout.MANIFEST), builder.finish().dump())
         self._tokens[folder] = builder.token
+
+    def _write(self, block: Block, stream: IO[bytes]) -> None:
+        view = memoryview(block)
+        step = self._sending.step
+        for start in range(0, len(view), step):
+            part = view[start : start + step]
+            self._sending.take(len(part), self._cancelled)
+            if self._cancelled.is_set():
+                raise Cancelled('given up, because something else failed')
+            stream.write(part)
+
+    def cancel(self) -> None:
+        self._cancelled.set()
 
     def backup_blocks(self, backup: Backup) -> Iterator[Block]:
         backup = backup.copy(self)
@@ -93,26 +134,53 @@ class LocalStorage(Manifested):
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
 
-    def _checked_blocks(self, folder: str, found: manifest.Manifest) -> Iterator[bytes]:
+    def _checked_blocks(self, folder: str, found: manifest.Manifest) -> Iterator[Block]:
         for volume in found.volumes:
             path = layout.join(folder, volume.name)
             lines = self.read_file(layout.join(folder, volume.digests))
-            with _errors(path), open(path, 'rb') as stream:
-                if os.fstat(stream.fileno()).st_size != volume.size:
-                    raise IntegrityError(
-                        f'{path}: has {os.fstat(stream.fileno()).st_size} bytes, and '
-                        f'{volume.size} were written: the backup is damaged'
-                    )
-                for piece in volume.pieces(lines):
-                    data = stream.read(piece.end - piece.start)
-                    if not manifest.check_piece(data, piece):
-                        raise manifest.damaged(path, piece)
-                    yield data
+            size = self.stat(path).size
+            if size != volume.size:
+                raise IntegrityError(
+                    f'{path}: has {size} bytes, and {volume.size} were written: the '
+                    f'backup is damaged'
+                )
+            yield from manifest.unwrap(
+                self.read_pieces(path, None, volume.pieces(lines))
+            )
 
-    def _unchecked_blocks(self, path: str) -> Iterator[bytes]:
+    def _unchecked_blocks(self, path: str) -> Iterator[Block]:
+        pieces = manifest.plain_pieces(self.stat(path).size)
+        yield from manifest.unwrap(self.read_pieces(path, None, pieces))
+
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
         with _errors(path), open(path, 'rb') as stream:
-            while block := stream.read(1024 * 1024):
-                yield block
+            for piece in pieces:
+                yield manifest.Read(piece, self._read_piece(path, stream, piece))
+
+    def _read_piece(
+        self, path: str, stream: IO[bytes], piece: manifest.Piece
+    ) -> Block | StorageException:
+        try:
+            with _errors(path):
+                stream.seek(piece.start)
+                data = self._read(stream, piece.end - piece.start)
+        except StorageException as error:
+            where = f'bytes {piece.start} to {piece.end - 1} of'
+            failed = type(error)(f'{where} {error.message}')
+            failed.__cause__ = error
+            return failed
+        right = manifest.check_piece(data, piece)
+        return data if right else manifest.damaged(path, piece)
+
+    def _read(self, stream: IO[bytes], size: int) -> Block:
+        """So many bytes, or as many as there are."""
+        data = bytearray()
+        while block := stream.read(min(self._receiving.step, size - len(data))):
+            data += block
+            self._receiving.take(len(block))
+        return data
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         def failed(error: OSError) -> None:
@@ -160,6 +228,10 @@ class LocalStorage(Manifested):
         if limit is not None and len(content) > limit:
             raise IntegrityError(f'{path}: larger than {limit} bytes')
         return content
+
+    def stat(self, path: str) -> Stat:
+        with _errors(path):
+            return Stat(os.stat(path).st_size, None)
 
     def delete_files(self, paths: Sequence[str]) -> None:
         failed = []

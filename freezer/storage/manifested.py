@@ -5,12 +5,15 @@ that name as well (``tools/install-into-freezer.sh``). So it builds on nothing b
 verbs of a driver.
 """
 
+import abc
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup
 from freezer.storage.exceptions import ManifestError, NotFound
 from freezer.storage.physical import PhysicalStorage
+from freezer.storage.verify import Stat, Verification, examine
 
 
 class Manifested(PhysicalStorage):
@@ -27,6 +30,25 @@ class Manifested(PhysicalStorage):
         self._tokens: dict[str, str] = {}
         super().__init__(storage_path, max_segment_size, skip_prepare)
 
+    @abc.abstractmethod
+    def stat(self, path: str) -> Stat:
+        """A file's size and ETag.
+
+        :raises NotFound: there is none
+        """
+
+    @abc.abstractmethod
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
+        """Pieces of a file, in order, each checked; one that is wrong ends nothing.
+
+        Holds a bounded number of pieces in memory.
+
+        :param etag: of the file to be read, where there are such; None for whichever
+            is there
+        """
+
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
@@ -40,13 +62,17 @@ class Manifested(PhysicalStorage):
             marker = manifest.add_token(marker, token)
         self.put_bytes(backup.metadata_path, marker)
 
-    def manifest_of(self, backup: Backup) -> manifest.Manifest | None:
+    def manifest_of(
+        self, backup: Backup, marker: Mapping[str, Any] | None = None
+    ) -> manifest.Manifest | None:
         """A backup's manifest; None for one that Freezer 19 wrote, which has none.
 
+        :param marker: what is in the backup's marker, where that is known
         :raises ManifestError: the backup must have one and it is missing or wrong
         """
         backup = backup.copy(self)
-        token = backup.metadata().get(manifest.MARKER_KEY)
+        marker = backup.metadata() if marker is None else marker
+        token = marker.get(manifest.MARKER_KEY)
         if token is None:
             return None
         path = layout.join(backup.data_prefix_path, layout.MANIFEST)
@@ -58,6 +84,9 @@ class Manifested(PhysicalStorage):
         if found.token != token:
             raise ManifestError(f'{path} belongs to another backup')
         return found
+
+    def verify(self, backup: Backup, data: bool) -> Verification | None:
+        return examine(self, backup.copy(self), data)
 
     def discard(self, backup: Backup) -> None:
         backup = backup.copy(self)

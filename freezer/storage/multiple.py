@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import logging
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Self
 
 from freezer.storage import levels
@@ -20,6 +20,7 @@ from freezer.storage.base import (
 from freezer.storage.check import CheckReport, CheckRow, Finding, Result
 from freezer.storage.exceptions import StorageConfigError, StorageException
 from freezer.storage.housekeeping import Tidied
+from freezer.storage.verify import Verification
 from freezer.utils.blocks import Block
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
@@ -81,36 +82,46 @@ class MultipleStorage(Storage):
                     )
             except BaseException as error:  # noqa: BLE001 - raised below
                 errors[name] = error
+                self.cancel()
             finally:
                 queues[name].close()
 
-        threads = [
-            threading.Thread(target=write, args=(name,), name=f'store-{name}')
-            for name in self.storages
-        ]
-        for thread in threads:
-            thread.start()
         failure: BaseException | None = None
-        try:
-            for message in rich_queue.get_messages():
+        with ThreadPoolExecutor(len(queues), 'store') as pool:
+            # Futures: a thread whose join() was interrupted counts as ended, in Python
+            # before 3.13, while it goes on.
+            members = [pool.submit(write, name) for name in queues]
+
+            def end() -> None:
                 for queue in queues.values():
-                    queue.put(message)
-        except ConsumerGone:
-            failure = _MemberFailed('another member of the multiple storage failed')
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            for queue in queues.values():
-                with contextlib.suppress(ConsumerGone):
-                    queue.end(failure)
-            for thread in threads:
-                thread.join()
+                    with contextlib.suppress(ConsumerGone):
+                        queue.end(failure)
+                wait(members)
+
+            try:
+                try:
+                    for message in rich_queue.get_messages():
+                        for queue in queues.values():
+                            queue.put(message)
+                except ConsumerGone:
+                    failure = _MemberFailed('another member of the storage failed')
+                end()
+            except BaseException as error:
+                # It may have come while the members were waited for. Nobody may write
+                # any more when this is discarded.
+                failure = error
+                self.cancel()
+                end()
+                raise
         first = [e for e in errors.values() if not isinstance(e, _MemberFailed)]
         if first:
             raise first[0]
         if failure is not None:
             raise StorageException('a member stopped reading before the end')
+
+    def cancel(self) -> None:
+        for storage in self.storages.values():
+            storage.cancel()
 
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
@@ -162,6 +173,22 @@ class MultipleStorage(Storage):
                 if zero not in best or _newest(chain) > _newest(best[zero]):
                     best[zero] = chain
         return dict(sorted(best.items()))
+
+    def backups(self) -> list[Backup]:
+        """What every member has, one member after the other."""
+        found = []
+        for name, storage in self.storages.items():
+            with _named(name):
+                found += storage.backups()
+        return found
+
+    def verify(self, backup: Backup, data: bool) -> Verification | None:
+        with _named(self.member_name(backup)):
+            return self._member_of(backup).verify(backup, data)
+
+    def member_name(self, backup: Backup) -> str:
+        member = self._member_of(backup)
+        return next(name for name, one in self.storages.items() if one is member)
 
     def plan(
         self,

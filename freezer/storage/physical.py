@@ -10,7 +10,14 @@ import abc
 from collections.abc import Iterator, Sequence
 
 from freezer.storage import layout
-from freezer.storage.base import Backup, ChainReport, Named, Storage, StorageReport
+from freezer.storage.base import (
+    Backup,
+    ChainReport,
+    EngineName,
+    Named,
+    Storage,
+    StorageReport,
+)
 
 
 class PhysicalStorage(Storage):
@@ -97,6 +104,22 @@ class PhysicalStorage(Storage):
             zero: sorted(chain, key=lambda b: (b.level, b.timestamp))
             for zero, chain in sorted(chains.items())
         }
+
+    def backups(self) -> list[Backup]:
+        root = layout.join(self.storage_path, layout.METADATA)
+        paths = (layout.join(layout.METADATA, path) for path, _ in self.list_tree(root))
+        return [
+            Backup(
+                EngineName(found.engine),
+                found.identity,
+                found.level_zero,
+                found.timestamp,
+                found.level,
+                self,
+            )
+            for found in sorted(filter(None, map(layout.parse, paths)))
+            if found.name == layout.METADATA
+        ]
 
     def report(self) -> StorageReport:
         objects = 0

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import six
 from oslo_config import cfg
 
-from freezer.storage import layout
+from freezer.storage import layout, manifest
 from freezer.storage._s3 import keys
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
 from freezer.storage.base import Backup
@@ -34,6 +35,7 @@ from freezer.storage.exceptions import (
 )
 from freezer.storage.housekeeping import OldVersions, Tidied
 from freezer.storage.manifested import Manifested
+from freezer.storage.verify import Stat
 from freezer.utils.blocks import Block
 from freezer.utils.types import Duration, Size
 
@@ -321,6 +323,7 @@ class S3Storage(Manifested):
         self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
         self._opened_by = 0
+        self._cancelled = threading.Event()
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
@@ -349,7 +352,13 @@ class S3Storage(Manifested):
             for name, value in given.items()
             if name.startswith('s3_')
         }
-        options = _options(group, insecure=settings.insecure, proxy=settings.proxy)
+        options = _options(
+            group,
+            insecure=settings.insecure,
+            proxy=settings.proxy,
+            sending=settings.sending,
+            receiving=settings.receiving,
+        )
         try:
             return cls(
                 given['access_key'],
@@ -391,13 +400,20 @@ class S3Storage(Manifested):
             Credentials,
             make_client,
         )
+        from freezer.storage._s3.clock import StoreClock
         from freezer.storage._s3.parameters import Parameters
         from freezer.storage._s3.retry import Retry
+        from freezer.storage._s3.wire import Wire
 
         credentials = Credentials(self._access_key, self._secret_key, options)
+        wire = Wire(options.sending, options.receiving)
+        clock = StoreClock(self.endpoint)
 
         def client(read_timeout: float | None = None) -> Any:
-            return make_client(credentials, self.endpoint, options, read_timeout)
+            made = make_client(credentials, self.endpoint, options, read_timeout)
+            wire.attach(made)
+            clock.attach(made)
+            return made
 
         patience = max(COMPLETE_READ_TIMEOUT, options.read_timeout)
         return Bucket(
@@ -405,10 +421,12 @@ class S3Storage(Manifested):
             self.endpoint,
             client(),
             lambda: client(patience),
-            Retry(options.retry_budget),
+            Retry(options.retry_budget, wire.clock),
             secrets=credentials.secrets,
             parameters=Parameters(options),
             list_version=options.list_version,
+            wire=wire,
+            clock=clock,
         )
 
     def close(self) -> None:
@@ -481,6 +499,7 @@ class S3Storage(Manifested):
         from freezer.storage._s3 import claim
         from freezer.storage._s3.journal import Place
 
+        self._cancelled.clear()
         backup = backup.copy(self)
         path = backup.data_prefix_path
         folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
@@ -512,7 +531,12 @@ class S3Storage(Manifested):
         token = secrets.token_hex(16)
         entry = self._entries[path]
         upload = StreamUpload(
-            self._bucket, keys.key_of(path), self._plan, token, opened=entry.add
+            self._bucket,
+            keys.key_of(path),
+            self._plan,
+            token,
+            opened=entry.add,
+            cancelled=self._cancelled,
         )
         try:
             written = upload.write(rich_queue.get_messages())
@@ -527,6 +551,9 @@ class S3Storage(Manifested):
             written.size,
             len(written.volumes),
         )
+
+    def cancel(self) -> None:
+        self._cancelled.set()
 
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
@@ -604,7 +631,19 @@ class S3Storage(Manifested):
             ) from error
         yield from read_object(self._bucket, key, head, workers)
 
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
+        from freezer.storage._s3.download import read_pieces
+
+        workers = self.options.concurrency
+        return read_pieces(self._bucket, keys.key_of(path), etag, pieces, workers)
+
     # Paths
+
+    def stat(self, path: str) -> Stat:
+        head = self._bucket.head(keys.key_of(path))
+        return Stat(head.size, head.etag or None)
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         prefix = keys.tree_prefix(path)

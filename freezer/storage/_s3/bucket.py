@@ -16,10 +16,12 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
+from freezer.storage._s3.clock import StoreClock
 from freezer.storage._s3.errors import Refusal, refusal, translate
 from freezer.storage._s3.options import DEFAULT_REGION, S3Options
 from freezer.storage._s3.parameters import Kind, Parameters
 from freezer.storage._s3.retry import Retry
+from freezer.storage._s3.wire import Wire
 from freezer.storage.manifest import Manifest
 
 LOG = logging.getLogger(__name__)
@@ -29,7 +31,6 @@ DELETE_BATCH = 1000
 CLEAN_UP_SECONDS = 20.0
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
-_READ_BLOCK = 256 * 1024
 _NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintException')
 _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 
@@ -104,6 +105,8 @@ class Bucket:
     :param patient_client: makes a client that waits long enough for Complete
     :param secrets: tells what no error may repeat
     :param parameters: what the options add to requests
+    :param wire: what the clients are attached to
+    :param clock: what the clients are attached to
     """
 
     def __init__(
@@ -116,6 +119,8 @@ class Bucket:
         secrets: Callable[[], Sequence[str]] = tuple,
         parameters: Parameters | None = None,
         list_version: int = 2,
+        wire: Wire | None = None,
+        clock: StoreClock | None = None,
     ) -> None:
         self.name = name
         self.endpoint = endpoint
@@ -125,6 +130,8 @@ class Bucket:
         self._secrets = secrets
         self._parameters = parameters or Parameters(S3Options())
         self._list_page = self._list_v1 if list_version == 1 else self._list_v2
+        self._wire = wire or Wire()
+        self._clock = clock or StoreClock(endpoint)
         self._patient: Any = None
         self._patient_lock = threading.Lock()
         self._batches_refused = False
@@ -239,6 +246,7 @@ class Bucket:
         body: bytes | bytearray,
         kind: Kind,
         token: str | None = None,
+        cancelled: threading.Event | None = None,
     ) -> str:
         """Write an object; its ETag. Atomic: whole or not at all."""
         metadata = {TOKEN_KEY: token} if token else {}
@@ -250,7 +258,7 @@ class Bucket:
             )
             return self._etag(answer, 'put', key)
 
-        return self._run('put', key, call, kind=kind)
+        return self._run('put', key, call, cancelled, kind)
 
     def put_if_absent(self, key: str, body: bytes, kind: Kind) -> bool:
         """Write an object unless there is one; whether ours is there now.
@@ -384,8 +392,9 @@ class Bucket:
         Counted here: older botocore ends a body that broke off without an error.
         """
         try:
-            while block := body.read(_READ_BLOCK):
+            while block := body.read(self._wire.read_size):
                 data += block
+                self._wire.received(len(block))
         finally:
             body.close()
         if len(data) != size:
@@ -692,12 +701,15 @@ class Bucket:
         def call() -> str:
             nonlocal uncertain
             try:
-                answer = self._ask(
-                    'complete_multipart_upload',
-                    client=self._patient_client(),
-                    Key=upload.key,
-                    UploadId=upload.upload_id,
-                    MultipartUpload={'Parts': parts},
+                client = self._patient_client()
+                answer = self._clock.run(
+                    lambda: self._ask(
+                        'complete_multipart_upload',
+                        client=client,
+                        Key=upload.key,
+                        UploadId=upload.upload_id,
+                        MultipartUpload={'Parts': parts},
+                    )
                 )
                 if answer.get('ETag'):
                     return str(answer['ETag'])
@@ -851,7 +863,11 @@ class Bucket:
         # Some stores repeat the access key, or what was signed. In the error itself as
         # well: its text is in the log's traceback.
         error.args = tuple(map(self._without_secrets, error.args))
-        return type(translated)(self._without_secrets(message))
+        if isinstance(translated, e.ClockSkew) and self._clock.offset:
+            message += '; the time that the store itself tells is refused as well'
+        made = type(translated)(self._without_secrets(message))
+        made.retry_after = translated.retry_after
+        return made
 
     def _without_secrets(self, text: Any) -> Any:
         if isinstance(text, str):
@@ -870,7 +886,8 @@ class Bucket:
     ) -> T:
         def translated() -> T:
             try:
-                return call()
+                with self._wire.cancelled_by(cancelled):
+                    return self._clock.run(call)
             except _WIRE_ERRORS as error:
                 raise self._translate(error, doing, key, kind) from error
 

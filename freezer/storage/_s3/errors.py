@@ -1,10 +1,13 @@
 """What stores and botocore say -> :mod:`freezer.storage.exceptions`. One table."""
 
+import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from botocore import exceptions as wire
 
 from freezer.storage import exceptions as e
+from freezer.storage._s3.clock import epoch
 
 
 class Meaning(NamedTuple):
@@ -64,6 +67,7 @@ MEANINGS: dict[str, Meaning] = {
     'ServiceUnavailable': Meaning(e.ServerError),
     # The bytes did not arrive as they were sent.
     'RequestTimeout': Meaning(e.IncompleteAnswer),
+    '408': Meaning(e.IncompleteAnswer),
     'IncompleteBody': Meaning(e.IncompleteAnswer),
     'BadDigest': Meaning(e.IncompleteAnswer),
     'XAmzContentSHA256Mismatch': Meaning(e.IncompleteAnswer),
@@ -137,6 +141,9 @@ def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException
         return e.Unreachable(f'{where}: no answer in time')
     if isinstance(error, wire.ResponseStreamingError | wire.IncompleteReadError):
         return e.IncompleteAnswer(f'{where}: the answer ended early')
+    given_up = getattr(error, 'kwargs', {}).get('error')
+    if isinstance(given_up, e.Cancelled):
+        return e.Cancelled(f'{where}: {given_up.message}')
     if isinstance(error, wire.HTTPClientError | wire.ConnectionError):
         return e.Unreachable(f'{where}: cannot be reached: {_reason(error)}')
     if type(error).__name__ == 'ResponseParserError':
@@ -159,7 +166,22 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     line = f'{where}: {said or "failed"} (HTTP {status}, request {request})'
     if region := detail.get('Region'):
         line += f'; the bucket is in region {region}'
-    return meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
+    made = meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
+    made.retry_after = _retry_after(meta.get('HTTPHeaders', {}))
+    return made
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; None where the store asks for nothing, or for nothing we can read."""
+    asked = headers.get('retry-after', '').strip()
+    if asked.isdecimal():
+        return float(asked)
+    moment = epoch(asked)
+    if moment is None:
+        return None
+    # By the store's clock, where it tells its time.
+    now = epoch(headers.get('date', ''))
+    return max(0.0, moment - (time.time() if now is None else now))
 
 
 def _meaning(error: wire.ClientError) -> tuple[str, int, Meaning]:
@@ -172,6 +194,9 @@ def _meaning(error: wire.ClientError) -> tuple[str, int, Meaning]:
         meaning = Meaning(e.ServerError if status >= 500 else e.Rejected)
     if status == 501:
         meaning = Meaning(e.Rejected, 'the store does not implement this')
+    elif status >= 500 and not meaning.error.temporary:
+        # Whatever it calls it: it says that the fault is its own.
+        meaning = Meaning(e.ServerError)
     return code, status, meaning
 
 

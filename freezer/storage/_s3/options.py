@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage.exceptions import StorageConfigError
+from freezer.utils.rate import UNLIMITED, Rate
 
 #: a little below what most stores take; AWS alone takes more since 2025
 MAX_OBJECT_SIZE = 49 * 2**40 // 10
@@ -45,6 +46,8 @@ class S3Options:
     :param stale_after: seconds; None where none is given, and a day counts
     :param insecure: do not check the server's certificate
     :param proxy: URL of an HTTP proxy
+    :param sending: what may be sent, with all others that have the same one
+    :param receiving: what may be received, likewise
     """
 
     region: str | None = None
@@ -78,6 +81,8 @@ class S3Options:
     insecure: bool = False
     # It may hold a password.
     proxy: str | None = field(default=None, repr=False)
+    sending: Rate = UNLIMITED
+    receiving: Rate = UNLIMITED
 
     def check(
         self, endpoint: str, bucket: str, keys: tuple[str, str], part_size: int

@@ -3,7 +3,8 @@
 botocore's own is off: its five attempts are over in 7.5 s, it does not repeat 429, 409
 or ``BadDigest``, and its quota makes a client give up for good after a bad minute. Here
 an operation has a budget of time. What may be repeated is said by the error's class
-(``temporary``), in :mod:`freezer.storage.exceptions`.
+(``temporary``), in :mod:`freezer.storage.exceptions`; how long the store wants to be
+left alone (Retry-After), by its ``retry_after``.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ class Retry:
     Safe to share between threads.
 
     :param budget: seconds an operation may take with all its attempts
+    :param clock: seconds that count
     """
 
     def __init__(
@@ -100,6 +102,9 @@ class Retry:
             # Full jitter: clients that were refused together come back apart.
             delay = self._jitter() * min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
             elapsed = self._clock() - start
+            if failure.retry_after is not None:
+                # One that asks for more time than there is gets what there is.
+                delay = max(delay, min(failure.retry_after, allowed - elapsed))
             if elapsed + delay > allowed:
                 raise type(failure)(
                     f'{failure.message}; gave up after {attempt} '

@@ -69,6 +69,7 @@ class StreamUpload:
     :param folder: the folder's key, without a slash at its end
     :param token: random, marks what this upload wrote
     :param opened: told of every multipart upload before a part of it is sent
+    :param cancelled: ends what is being sent; is set, too, when something fails
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class StreamUpload:
         plan: Plan,
         token: str,
         opened: Callable[[Upload], None],
+        cancelled: threading.Event | None = None,
     ) -> None:
         self._bucket = bucket
         self._folder = folder
@@ -86,7 +88,7 @@ class StreamUpload:
         self._opened = opened
         self.left_behind = False
         """Whether an upload may still be open, or become an object yet."""
-        self._cancelled = threading.Event()
+        self._cancelled = cancelled or threading.Event()
         self._manifest = manifest.ManifestBuilder(token)
 
     def write(self, chunks: Iterable[Block | str]) -> manifest.Manifest:
@@ -123,7 +125,9 @@ class StreamUpload:
             return True
         if first is not None or number == 0:
             body = first if first is not None else bytearray()
-            etag = self._bucket.put(key, body, Kind.VOLUME, self._token)
+            etag = self._bucket.put(
+                key, body, Kind.VOLUME, self._token, self._cancelled
+            )
             self._finish(number, etag, len(body), manifest.digest_part(body))
         return False
 

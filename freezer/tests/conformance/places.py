@@ -31,8 +31,11 @@ class Place(abc.ABC):
         return [self]
 
     @abc.abstractmethod
-    def storage(self) -> Storage:
-        """Another driver object, as another agent would have it."""
+    def storage(self, **rates: Any) -> Storage:
+        """Another driver object, as another agent would have it.
+
+        :param rates: ``sending`` and ``receiving``
+        """
 
     @abc.abstractmethod
     def files(self) -> dict[str, int]:
@@ -56,8 +59,10 @@ class LocalPlace(Place):
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def storage(self) -> LocalStorage:
-        return LocalStorage.from_settings(StorageSettings(str(self.root), PART))
+    def storage(self, **rates: Any) -> LocalStorage:
+        return LocalStorage.from_settings(
+            StorageSettings(str(self.root), PART, **rates)
+        )
 
     def files(self) -> dict[str, int]:
         return {
@@ -92,9 +97,10 @@ class S3Place(Place):
             # What should be final must not take minutes to show that it is not.
             's3_retry_budget': 5.0,
         }
+        rates = {n: options.pop(n) for n in ('sending', 'receiving') if n in options}
         return S3Storage.from_settings(
             StorageSettings(
-                f'{self.bucket}/{self.prefix}', PART, options=given | options
+                f'{self.bucket}/{self.prefix}', PART, options=given | options, **rates
             )
         )
 
@@ -134,9 +140,9 @@ class MultiplePlace(Place):
     def members(self) -> Sequence[Place]:
         return list(self.places.values())
 
-    def storage(self) -> MultipleStorage:
+    def storage(self, **rates: Any) -> MultipleStorage:
         return MultipleStorage(
-            {name: place.storage() for name, place in self.places.items()}
+            {name: place.storage(**rates) for name, place in self.places.items()}
         )
 
     def files(self) -> dict[str, int]:

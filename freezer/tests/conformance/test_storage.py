@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-import random
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,25 +17,25 @@ from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
 from freezer.storage.levels import BrokenChain, LevelPolicy
 from freezer.storage.manifested import Manifested
 from freezer.tests import servers
-from freezer.tests.conformance.places import (
-    PART,
-    PARTS_PER_VOLUME,
-    LocalPlace,
-    MultiplePlace,
-    Place,
-    S3Place,
-    new_s3_place,
+from freezer.tests.conformance.backups import (
+    DAY,
+    HOST,
+    MARKER,
+    NOISE,
+    STATE,
+    TAR,
+    ZERO,
+    Store,
+    backup,
+    chunks,
+    flip,
+    folder,
+    marker,
+    write,
 )
-from freezer.utils.streaming import ConsumerGone, RichQueue
-
-TAR = EngineName('tar')
-HOST = 'host_name'
-ZERO = 1_700_000_000
-DAY = 86400
-MARKER = {'engine_name': 'tar', 'compression': 'gzip', 'encryption': False}
-STATE = b'what the engine left\0\xff'
-RANDOM = random.Random(20)
-NOISE = RANDOM.randbytes(PARTS_PER_VOLUME * 2 * PART + PART + 1)
+from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place, S3Place
+from freezer.utils.rate import Rate
+from freezer.utils.streaming import RichQueue
 
 # (driver, server): a storage without a server has None.
 EVERY_STORAGE = {
@@ -57,104 +58,9 @@ def on(*names: str) -> Any:
     )
 
 
-@pytest.fixture(scope='session')
-def s3_server(request: pytest.FixtureRequest) -> servers.Server | None:
-    if request.param is None:
-        return None
-    server: servers.Server = request.getfixturevalue(request.param)
-    return server
-
-
-@pytest.fixture
-def place(
-    driver: str, s3_server: servers.Server | None, tmp_path: Path
-) -> Iterator[Place]:
-    local = LocalPlace(tmp_path / 'some where' / 'ü')
-    other: Place = LocalPlace(tmp_path / 'elsewhere')
-    if s3_server is not None:
-        other = new_s3_place(s3_server)
-    yield {
-        'local': local,
-        's3': other,
-        'multiple': MultiplePlace({'here': local, 'there': other}),
-    }[driver]
-    if isinstance(other, S3Place):
-        other.remove()
-
-
-@pytest.fixture
-def storage(place: Place) -> Iterator[Storage]:
-    storage = place.storage()
-    storage.prepare()
-    yield storage
-    storage.close()
-
-
-def backup(
-    identity: str = HOST, zero: int = ZERO, timestamp: int | None = None, level: int = 0
-) -> Backup:
-    return Backup(TAR, identity, zero, timestamp or zero + level, level)
-
-
-def chunks(content: bytes, longest: int = 2 * 1024 * 1024) -> Iterator[bytes]:
-    """The content in pieces of random sizes."""
-    position = 0
-    while position < len(content):
-        size = RANDOM.randint(1, longest)
-        yield content[position : position + size]
-        position += size
-
-
 def then_fail(messages: Iterable[bytes], error: Exception) -> Iterator[bytes]:
     yield from messages
     raise error
-
-
-def write(storage: Storage, backup: Backup, messages: Iterable[bytes]) -> None:
-    """As the engine does: the stream is made in a thread of its own."""
-    queue = RichQueue(2)
-
-    def produce() -> None:
-        with contextlib.suppress(ConsumerGone):
-            queue.put_messages(messages)
-
-    producer = threading.Thread(target=produce, daemon=True)
-    producer.start()
-    try:
-        storage.write_backup(rich_queue=queue, backup=backup)
-    finally:
-        queue.close()
-        producer.join(60)
-        assert not producer.is_alive()
-
-
-@pytest.fixture
-def commit(tmp_path: Path) -> Callable[[Storage, Backup], None]:
-    """Write the metadata, which is in files, as an engine has it."""
-    state, marker = tmp_path / 'state', tmp_path / 'marker'
-    state.write_bytes(STATE)
-    marker.write_text(json.dumps(MARKER))
-
-    def commit(storage: Storage, backup: Backup) -> None:
-        storage.put_metadata(str(state), str(marker), backup)
-
-    return commit
-
-
-Store = Callable[..., Backup]
-
-
-@pytest.fixture
-def store(storage: Storage, commit: Callable[[Storage, Backup], None]) -> Store:
-    """Make a whole backup."""
-
-    def store(backup: Backup, content: bytes = b'content') -> Backup:
-        storage.claim(backup)
-        write(storage, backup, chunks(content))
-        commit(storage, backup)
-        return backup
-
-    return store
 
 
 def restore(storage: Storage, date: int | None = None, identity: str = HOST) -> bytes:
@@ -183,26 +89,6 @@ def listed(storage: Storage, identity: str = HOST) -> dict[int, list[tuple[int, 
         zero: [(found.level, found.timestamp) for found in chain]
         for zero, chain in chains.items()
     }
-
-
-def folder(backup: Backup) -> str:
-    """Where a level's data is, below the container."""
-    return (
-        f'data/tar/{backup.hostname_backup_name}/{backup.level_zero_timestamp}/'
-        f'{backup.level}_{backup.timestamp}'
-    )
-
-
-def marker(backup: Backup) -> str:
-    return folder(backup).replace('data/', 'metadata/', 1) + '/metadata'
-
-
-def flip(place: Place, path: str, position: int) -> None:
-    """Change one byte, everywhere."""
-    for member in place.members:
-        content = bytearray(member.read(path))
-        content[position] ^= 0x55
-        member.write(path, bytes(content))
 
 
 SIZES = {
@@ -869,6 +755,66 @@ class TestKeys:
         assert owned.files() == {}
 
 
+class Taken(Rate):
+    """Counts what is taken, and lets it through.
+
+    :param closed: nothing goes through, but to who is cancelled
+    """
+
+    def __init__(self, closed: bool = False) -> None:
+        super().__init__(10**6)
+        self.closed = closed
+        self.asked = threading.Event()
+        self.sizes: list[int] = []
+
+    def take(self, size: int, cancelled: threading.Event | None = None) -> float:
+        self.sizes.append(size)
+        if self.closed:
+            self.asked.set()
+            (cancelled or threading.Event()).wait(300)
+        return 0.0
+
+
+@on(*EVERY_STORAGE)
+class TestRates:
+    def test_all_data_is_taken_of_them(
+        self, place: Place, commit: Callable[[Storage, Backup], None]
+    ) -> None:
+        sending, receiving = Taken(), Taken()
+        storage = place.storage(sending=sending, receiving=receiving)
+        storage.prepare()
+        storage.claim(backup())
+        write(storage, backup(), chunks(NOISE))
+        commit(storage, backup())
+        # Not much more: manifest, digests and so on.
+        expected = len(NOISE) * len(place.members)
+        assert 0 <= sum(sending.sizes) - expected <= 10_000
+        assert sum(receiving.sizes) <= 10_000
+        assert restore(storage) == NOISE
+        assert 0 <= sum(receiving.sizes) - len(NOISE) <= 20_000
+        assert max(sending.sizes + receiving.sizes) <= sending.step
+
+    def test_cancelled(self, place: Place) -> None:
+        rate = Taken()
+        storage = place.storage(sending=rate)
+        storage.prepare()
+        storage.claim(backup())
+        rate.closed = True
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(write, storage, backup(), chunks(NOISE))
+            assert rate.asked.wait(60)
+            storage.cancel()
+            with pytest.raises(e.Cancelled):
+                future.result(60)
+        rate.closed = False
+        storage.discard(backup())
+        assert place.files() == {}
+        assert place.uploads() == []
+        # It holds for what was under way.
+        storage.claim(backup())
+        write(storage, backup(), chunks(NOISE))
+
+
 @on('multiple-local', 'multiple-mixed')
 class TestMultiple:
     @pytest.fixture
@@ -901,6 +847,65 @@ class TestMultiple:
         storage.discard(backup())
         assert place.files() == {}
         assert place.uploads() == []
+
+    def test_members_do_not_go_on_when_one_has_failed(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However slow they are: they have all they need."""
+        rate = Taken()
+        storage = place.storage(sending=rate)
+        storage.prepare()
+
+        def fails(*_args: object, **_kwargs: object) -> None:
+            assert rate.asked.wait(60)
+            raise e.ServerError('no more space')
+
+        monkeypatch.setattr(storage.storages['here'], 'write_backup', fails)  # type: ignore[attr-defined]
+        storage.claim(backup())
+        rate.closed = True
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(write, storage, backup(), [NOISE])
+            try:
+                with pytest.raises(e.ServerError, match=r'storage:here.*no more space'):
+                    future.result(60)
+            finally:
+                storage.cancel()  # or the pool would wait for it
+        rate.closed = False
+        storage.discard(backup())
+        assert place.files() == {}
+
+    def test_a_signal_while_members_finish(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """They have, or have given up, when the signal is passed on."""
+
+        class Signal(BaseException):
+            pass
+
+        def handle(*_args: object) -> None:
+            raise Signal
+
+        cancelled, ended = threading.Event(), threading.Event()
+
+        def lingers(rich_queue: RichQueue, backup: Backup) -> None:
+            for _message in rich_queue.get_messages():
+                pass
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert cancelled.wait(60)
+            ended.set()
+
+        here = storage.storages['here']  # type: ignore[attr-defined]
+        monkeypatch.setattr(here, 'write_backup', lingers)
+        monkeypatch.setattr(here, 'cancel', cancelled.set)
+        storage.claim(backup())
+        before = signal.signal(signal.SIGUSR1, handle)
+        try:
+            with pytest.raises(Signal):
+                write(storage, backup(), [b'content'])
+            assert ended.is_set()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        storage.discard(backup())
 
     def test_a_member_that_cannot_be_read_is_passed_over(
         self, place: Place, storage: Storage, store: Store

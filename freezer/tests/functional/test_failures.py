@@ -111,6 +111,49 @@ def test_signal_during_an_upload(
     assert proxied.is_untouched()
 
 
+# At this rate a part takes hours.
+CRAWL = '500'
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_signal_while_an_upload_is_held_back(
+    store: S3Store, big: Path, tmp_path: Path, several: bool
+) -> None:
+    """It does not wait until what is under way has been sent."""
+    local = LocalStore(tmp_path / 'local')
+    options = store.options
+    if several:
+        cloud: dict[str, object] = {k.lower(): v for k, v in store.env.items()}
+        cloud |= {'storage': 's3', 'container': store.container}
+        disk: dict[str, object] = {'storage': 'local', 'container': local.directory}
+        sections = {'storage:disk': disk, 'storage:cloud': cloud}
+        options = ('--config', str(job_file(tmp_path / 'job', sections)))
+    with Process(
+        *(*options, '--path-to-backup', big, '--upload-limit', CRAWL),
+        *('--compression', 'none', '--max-segment-size', PART),
+        env=store.env,
+    ) as process:
+        until(store.open_uploads, process)
+        process.send(signal.SIGTERM)
+        result = process.wait()
+    assert result.code == -signal.SIGTERM, result
+    assert store.is_untouched()
+    assert local.is_untouched()
+
+
+def test_signal_while_a_download_is_held_back(
+    proxied: S3Store, proxy: Proxy, big: Path, tmp_path: Path
+) -> None:
+    agent = in_parts(Agent(proxied))
+    agent.backup(big).check()
+    proxy.clear()
+    target = ('--restore-abs-path', tmp_path / 'target')
+    with agent.start('restore', *target, '--download-limit', CRAWL) as process:
+        until(lambda: [r for r in proxy.requests if r.path.endswith('/data')], process)
+        process.send(signal.SIGTERM)
+        assert process.wait().code == -signal.SIGTERM
+
+
 def test_sigkill_during_an_upload(
     proxied: S3Store, proxy: Proxy, big: Path, tmp_path: Path
 ) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from freezer import main
 from freezer.common import config
 from freezer.exceptions import ConfigError
 from freezer.storage.exceptions import StorageConfigError
 from freezer.storage.local import LocalStorage
+from freezer.storage.multiple import MultipleStorage
 from freezer.storage.s3 import S3Storage
 from freezer.utils.types import Date, Size
 
@@ -495,6 +497,26 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
     S3Storage.from_settings(second)
 
 
+def test_limits_are_for_all_storages_together(job: Job) -> None:
+    limits = ('--upload-limit', '1M', '--download-limit', '2000')
+    storage = main._storage(load(*job(MULTIPLE), *limits))
+    assert isinstance(storage, MultipleStorage)
+    one, two = storage.storages.values()
+    assert isinstance(one, LocalStorage)
+    assert isinstance(two, S3Storage)
+    assert one._sending is two.options.sending
+    assert one._receiving is two.options.receiving
+    assert one._sending.per_second == 1 << 20
+    assert one._receiving.per_second == 2000
+
+
+def test_no_limits() -> None:
+    storage = main._storage(load(*S3, *KEYS))
+    assert isinstance(storage, S3Storage)
+    assert storage.options.sending.per_second == 0
+    assert storage.options.receiving.per_second == 0
+
+
 @pytest.mark.parametrize(
     'old, new, named',
     [
@@ -601,3 +623,22 @@ def test_no_secret_in_the_log(tmp_path: Path) -> None:
 
 def test_the_log_is_in_the_home_directory() -> None:
     assert load(*LOCAL).log_file == os.path.expanduser('~/.freezer/freezer.log')
+
+
+def test_what_was_given(job: Job, oslo: Job, environ: Environ) -> None:
+    """To verify all there is, or what a name or a host has: not by their defaults."""
+
+    def given(*argv: str) -> set[str]:
+        return set(load(*LOCAL, *argv).given)
+
+    both = {'backup_name', 'hostname'}
+    assert given() == set()
+    assert given('--hostname', '', '--metadata-out', '-') == set()
+    assert given('--backup-name', 'bk') == {'backup_name'}
+    assert given('--backup-name', 'bk', '--hostname', 'h') == both
+    # Its default, and given all the same.
+    assert given('-N', 'freezer_{mode}_{resource_id}') == {'backup_name'}
+    assert given(*job('[a]\nhostname = h\nbackup_name = False')) == {'hostname'}
+    assert given(*oslo('[DEFAULT]\nbackup_name = bk')) == {'backup_name'}
+    environ(OS_DEFAULT__HOSTNAME='h')
+    assert given() == {'hostname'}

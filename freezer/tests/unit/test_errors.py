@@ -1,6 +1,9 @@
 """What a store says -> which error, and what its message says."""
 
+import email.utils
+import re
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from botocore.parsers import ResponseParserError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.errors import MEANINGS, translate
+from freezer.tests.agent import ROOT
 from freezer.utils.signals import Interrupted
 
 DOING = 'put s3://bucket/some/key'
@@ -60,6 +64,13 @@ ANSWERS = [
     ('PermanentRedirect', 301, e.Rejected),
     ('AuthorizationHeaderMalformed', 400, e.Rejected),
     ('', 418, e.Rejected),
+    ('408', 408, e.IncompleteAnswer),
+    ('', 429, e.Throttled),
+    # Whatever a store calls it, it says that the fault is its own.
+    ('AccessDenied', 503, e.ServerError),
+    ('NoSuchKey', 500, e.ServerError),
+    ('SlowDown', 500, e.Throttled),
+    ('SlowDown', 501, e.Rejected),
 ]
 
 
@@ -105,6 +116,49 @@ def test_what_never_became_an_answer(
     assert type(translated) is expected
     assert DOING in translated.message
     assert ENDPOINT in translated.message
+
+
+def test_what_was_given_up_on_the_way() -> None:
+    error = wire.HTTPClientError(error=e.Cancelled('given up'))
+    translated = translate(error, DOING, ENDPOINT)
+    assert type(translated) is e.Cancelled
+    for part in (DOING, ENDPOINT, 'given up'):
+        assert part in translated.message
+
+
+NOW = 1_700_000_000
+DATES = {
+    seconds: email.utils.formatdate(NOW + seconds, usegmt=True)
+    for seconds in (-60, 0, 60, 10**6)
+}
+
+
+@pytest.mark.parametrize(
+    'headers, seconds',
+    [
+        ({'retry-after': '0'}, 0),
+        ({'retry-after': ' 120 '}, 120),
+        ({'retry-after': DATES[60], 'date': DATES[0]}, 60),
+        ({'retry-after': DATES[60], 'date': DATES[-60]}, 120),
+        ({'retry-after': DATES[10**6], 'date': 'today'}, 10**6),
+        ({'retry-after': DATES[60]}, 60),
+        ({'retry-after': DATES[-60]}, 0),
+        ({'retry-after': 'soon'}, None),
+        ({'retry-after': '-1'}, None),
+        ({'retry-after': ''}, None),
+        ({'retry-after': 'Mon, 32 Foo 2023 25:00:00 GMT'}, None),
+        ({}, None),
+    ],
+    ids=repr,
+)
+def test_retry_after(
+    headers: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds or a date, which is by the store's clock where that is told."""
+    monkeypatch.setattr(time, 'time', lambda: NOW)
+    error = answer('SlowDown', 503)
+    error.response['ResponseMetadata']['HTTPHeaders'] = headers
+    assert translate(error, DOING, ENDPOINT).retry_after == seconds
 
 
 def test_the_innermost_reason_is_told() -> None:
@@ -205,9 +259,27 @@ def test_no_message_has_the_secret() -> None:
         (e.Rejected, False),
         (e.IntegrityError, False),
         (e.PartialDelete, False),
+        (e.Cancelled, False),
     ],
 )
 def test_what_may_be_tried_again(
     kind: type[e.StorageException], temporary: bool
 ) -> None:
     assert kind('x').temporary is temporary
+
+
+def written() -> dict[str, str]:
+    """code -> again, final or once, as the documentation has it."""
+    page = (ROOT / 'doc/source/reference/s3-errors.rst').read_text()
+    rows = re.findall(r'^   \* - ((?:.+\n)+?)     - (again|final|once)$', page, re.M)
+    return {
+        code: kind for codes, kind in rows for code in re.findall('``(.+?)``', codes)
+    }
+
+
+def test_the_documentation_says_what_is_final() -> None:
+    kinds: dict[Any, str] = {e.ClockSkew: 'once'}
+    assert written() == {
+        code: kinds.get(error, 'again' if error.temporary else 'final')
+        for code, (error, _advice) in MEANINGS.items()
+    }

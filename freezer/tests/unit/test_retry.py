@@ -22,6 +22,7 @@ FINAL = (
     e.IntegrityError,
     e.PartialDelete,
     e.StorageConfigError,
+    e.Cancelled,
 )
 TEMPORARY = (e.Unreachable, e.Throttled, e.ServerError, e.IncompleteAnswer)
 
@@ -155,6 +156,45 @@ def test_waits_grow_to_a_limit_and_are_random(clock: FakeClock) -> None:
     call = Script(clock, *(e.Throttled('x') for _ in range(12)))
     run(answered(clock, jitter=0.0), call, clock)
     assert set(clock.sleeps) == {0.0}
+
+
+def told_to_wait(seconds: float) -> e.StorageException:
+    error = e.Throttled('not now')
+    error.retry_after = seconds
+    return error
+
+
+def test_the_store_says_when(clock: FakeClock) -> None:
+    call = Script(clock, told_to_wait(40), told_to_wait(0), told_to_wait(0))
+    assert run(answered(clock), call, clock) == 'done'
+    # Never sooner than it says; later, where we are more patient than it is.
+    assert clock.sleeps[0] == 40
+    assert 0 < clock.sleeps[1] < clock.sleeps[2] < 30
+
+
+def test_a_store_that_says_never_gets_what_there_is(clock: FakeClock) -> None:
+    """One more attempt, when the time is up."""
+    call = Script(clock, told_to_wait(10**6), told_to_wait(10**6), takes=1)
+    start = clock.now
+    with pytest.raises(e.Throttled, match='gave up after 2 attempts'):
+        run(answered(clock, 900), call, clock)
+    assert call.calls == 2
+    assert clock.now - start == 901
+
+
+def test_a_store_that_never_said_anything_else(clock: FakeClock) -> None:
+    """It has answered: it is there."""
+    call = Script(clock, told_to_wait(300))
+    assert run(Retry(900, clock, lambda: 1.0), call, clock) == 'done'
+    assert clock.sleeps == [300]
+
+
+def test_cleaning_up_does_not_wait_as_long_as_the_store_says(clock: FakeClock) -> None:
+    retry = answered(clock)
+    start = clock.now
+    with retry.at_most(20), pytest.raises(e.Throttled):
+        run(retry, Script(clock, *[told_to_wait(300)] * 9), clock)
+    assert clock.now - start <= 20.5
 
 
 def test_cancelled_means_no_more_attempts(clock: FakeClock) -> None:

@@ -18,6 +18,7 @@ from freezer.storage._s3.options import S3Options
 from freezer.storage.exceptions import StorageConfigError
 from freezer.storage.s3 import S3_OPTS, S3Storage
 from freezer.tests.agent import job_file
+from freezer.utils.rate import UNLIMITED
 
 pytestmark = pytest.mark.usefixtures('kept_logging')
 
@@ -268,7 +269,9 @@ def test_taken(
 
 def test_defaults_are_those_of_the_options() -> None:
     fields = {field.name: field.default for field in dataclasses.fields(S3Options)}
-    assert (fields.pop('insecure'), fields.pop('proxy')) == (False, None)
+    for_every_storage: dict[str, Any] = {'insecure': False, 'proxy': None}
+    for_every_storage |= {'sending': UNLIMITED, 'receiving': UNLIMITED}
+    assert {name: fields.pop(name) for name in for_every_storage} == for_every_storage
     declared = {option.dest: option.default for option in S3_OPTS}
     assert fields == declared | {'tags': tuple(declared['tags'])}
 
