@@ -743,14 +743,16 @@ class Bucket:
     def make_up_for(self, key: str) -> None:
         """Lock and tag a completed upload, where the store has not done so.
 
-        Ceph 16.2 forgets what it was told when the upload was opened.
+        Ceph 16.2 forgets what it was told when the upload was opened, and gives the
+        object the bucket's own retention, if it has one. And an upload may have been
+        open for long.
         """
         remedies = self._parameters.remedies()
         if not remedies:
             return
         found = self._run('look at', key, lambda: self._ask('head_object', Key=key))
-        for member, value, operation, arguments in remedies:
-            if found.get(member) != value:
+        for is_there, operation, arguments in remedies:
+            if not is_there(found):
                 call = functools.partial(self._ask, operation, Key=key, **arguments)
                 self._run(operation.replace('_', ' '), key, call, kind=Kind.VOLUME)
 

@@ -3,8 +3,9 @@
 import base64
 import datetime
 import enum
+import functools
 import hashlib
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 from freezer.storage._s3.checksums import Checksum
@@ -38,14 +39,13 @@ _OPTIONS = {
 
 
 class Remedy(NamedTuple):
-    """What an object must have, and what gives it that.
+    """What gives an object what it was to have from the beginning.
 
-    :param member: of the answer to HeadObject
+    :param is_there: whether it has it, by the answer to HeadObject
     :param arguments: of the operation
     """
 
-    member: str
-    value: Any
+    is_there: Callable[[Mapping[str, Any]], bool]
     operation: str
     arguments: dict[str, Any]
 
@@ -148,21 +148,29 @@ class Parameters:
         found = []
         if mode := locks.get('ObjectLockMode'):
             until = locks['ObjectLockRetainUntilDate']
-            retention = {'Retention': {'Mode': mode, 'RetainUntilDate': until}}
-            found.append(
-                Remedy('ObjectLockMode', mode, 'put_object_retention', retention)
-            )
-        if hold := locks.get('ObjectLockLegalHoldStatus'):
-            status = {'LegalHold': {'Status': hold}}
+            retention = {'Mode': mode, 'RetainUntilDate': until}
             found.append(
                 Remedy(
-                    'ObjectLockLegalHoldStatus', hold, 'put_object_legal_hold', status
+                    functools.partial(_is_retained, mode, until),
+                    'put_object_retention',
+                    {'Retention': retention},
+                )
+            )
+        if hold := locks.get('ObjectLockLegalHoldStatus'):
+            found.append(
+                Remedy(
+                    lambda head: head.get('ObjectLockLegalHoldStatus') == hold,
+                    'put_object_legal_hold',
+                    {'LegalHold': {'Status': hold}},
                 )
             )
         if self._tags:
-            tags = {'Tagging': {'TagSet': self._tags}}
             found.append(
-                Remedy('TagCount', len(self._tags), 'put_object_tagging', tags)
+                Remedy(
+                    lambda head: head.get('TagCount') == len(self._tags),
+                    'put_object_tagging',
+                    {'Tagging': {'TagSet': self._tags}},
+                )
             )
         return found
 
@@ -176,6 +184,16 @@ class Parameters:
         if self._legal_hold:
             locks['ObjectLockLegalHoldStatus'] = 'ON'
         return locks
+
+
+def _is_retained(mode: str, until: datetime.datetime, head: Mapping[str, Any]) -> bool:
+    """Not so by a default of the bucket that ends earlier."""
+    found = head.get('ObjectLockRetainUntilDate')
+    return (
+        head.get('ObjectLockMode') in (mode, 'COMPLIANCE')
+        and found is not None
+        and found >= until - datetime.timedelta(minutes=1)
+    )
 
 
 def _md5(content: bytes | bytearray) -> str:

@@ -104,6 +104,27 @@ def test_what_is_locked_stays(real: Front) -> None:
 
 
 @REAL
+def test_lock_longer_than_that_of_the_bucket(real: Front) -> None:
+    driver = real.driver(
+        *('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '3')
+    )
+    driver.prepare()
+    client = real.server.client()
+    rule = {'DefaultRetention': {'Mode': 'GOVERNANCE', 'Days': 1}}
+    client.put_object_lock_configuration(
+        Bucket=real.bucket,
+        ObjectLockConfiguration={'ObjectLockEnabled': 'Enabled', 'Rule': rule},
+    )
+    make_backup(driver)
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
+    keys = [key for key in real.server.keys(real.bucket) if '/claim' not in key]
+    assert len(keys) == 7
+    for key in keys:
+        head = client.head_object(Bucket=real.bucket, Key=key)
+        assert head['ObjectLockRetainUntilDate'] > soon, key
+
+
+@REAL
 @pytest.mark.parametrize('option', [LOCK, ['--s3-legal-hold']], ids=['mode', 'hold'])
 def test_bucket_that_cannot_lock(real: Front, option: Sequence[str]) -> None:
     real.driver().prepare()

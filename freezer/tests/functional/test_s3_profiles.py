@@ -27,7 +27,7 @@ from freezer.tests.front import (
     values,
     what,
 )
-from freezer.tests.proxy import error
+from freezer.tests.proxy import Answer, error
 
 pytestmark = pytest.mark.usefixtures('kept_logging')
 
@@ -196,6 +196,33 @@ def test_profiles_that_do_not_do(
     assert caught.value.message.startswith('s3-profile wanted: ')
     assert says in caught.value.message
     assert front.requests == []
+
+
+def test_profile_without_keys_gets_none_of_the_machine(
+    front: Front, ambient: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {
+        'AccessKeyId': 'AKOFTHEMACHINE',
+        'SecretAccessKey': 'sk/of+the+machine',
+        'Token': 'token/of+the+machine',
+        'Expiration': '2100-01-01T00:00:00Z',
+    }
+    answer = Answer(200, json.dumps(keys).encode(), 'application/json')
+    front.proxy.answer(lambda request: request.path == '/keys', answer)
+    monkeypatch.setenv('AWS_CONTAINER_CREDENTIALS_FULL_URI', f'{front.endpoint}/keys')
+    (ambient / 'config').write_text('[profile wanted]\nregion = eu-west-3\n')
+    front.keys = ()
+    with pytest.raises(e.StorageConfigError, match='gives no keys'):
+        front.driver('--s3-profile', 'wanted').prepare()
+    assert front.requests == []
+    # One that says so gets them.
+    (ambient / 'config').write_text(
+        '[profile wanted]\nrole_arn = arn:aws:iam::123456789012:role/backup\n'
+        'credential_source = EcsContainer\n'
+    )
+    with pytest.raises(e.StorageException):
+        front.driver('--s3-profile', 'wanted', '--s3-retry-budget', '0').prepare()
+    assert [request.path for request in front.requests] == ['/keys']
 
 
 # Secrets

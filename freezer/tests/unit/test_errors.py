@@ -184,6 +184,42 @@ def test_advice_is_in_the_message(code: str) -> None:
     assert MEANINGS[code].advice in message
 
 
+@pytest.mark.parametrize(
+    'code, message, option',
+    [
+        ('KMS.NotFoundException', 'no such key', '--s3-sse-kms-key-id'),
+        (
+            'InvalidRequest',
+            'Bucket is missing Object Lock Configuration',
+            '--s3-object-lock-mode',
+        ),
+        (
+            'InvalidRequest',
+            'Bucket is missing ObjectLockConfiguration',
+            '--s3-legal-hold',
+        ),
+        (
+            'InvalidRequest',
+            'The object was stored using a form of Server Side Encryption. The correct '
+            'parameters must be provided to retrieve the object.',
+            '--s3-sse-customer-key-file',
+        ),
+        (
+            'InvalidRequest',
+            'The authorization mechanism you have provided is not supported. Please '
+            'use AWS4-HMAC-SHA256.',
+            '--s3-signature-version',
+        ),
+        ('InvalidRequest', 'Something else', ''),
+    ],
+)
+def test_the_option_a_refusal_is_about(code: str, message: str, option: str) -> None:
+    error = translate(answer(code, Message=message), DOING, ENDPOINT)
+    assert type(error) is e.Rejected
+    assert option in error.message
+    assert bool(option) == ('--s3-' in error.message)
+
+
 def test_the_region_a_store_names_is_told() -> None:
     error = answer('AuthorizationHeaderMalformed', Region='eu-west-9')
     assert 'eu-west-9' in translate(error, DOING, ENDPOINT).message
