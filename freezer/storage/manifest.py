@@ -12,14 +12,19 @@ a backup with ``dd``, ``sha256sum`` and ``cat``, and neither writer nor reader e
 holds more than the digests of one volume.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from freezer.storage.exceptions import IntegrityError, ManifestError
+from freezer.storage.exceptions import (
+    IntegrityError,
+    ManifestError,
+    StorageException,
+)
 
 VERSION = 1
 ALGORITHM = 'sha256'
@@ -41,6 +46,13 @@ class Piece(NamedTuple):
     digest: bytes | None
 
 
+class Read(NamedTuple):
+    """A piece as it was read: its bytes, or why they are not to be had."""
+
+    piece: Piece
+    data: bytes | bytearray | StorageException
+
+
 @dataclass(frozen=True)
 class Volume:
     """One object or file of a stream. Sizes in bytes.
@@ -56,6 +68,15 @@ class Volume:
     digests: str
     digest: str
     etag: str | None = None
+
+    @property
+    def digests_size(self) -> int:
+        """Bytes of its digests object: a line is 65."""
+        return 65 * piece_count(self.size, self.part_size)
+
+    def part_at(self, position: int) -> int:
+        """The number, from 1, of the part that holds a byte."""
+        return position // self.part_size + 1
 
     def pieces(self, digests: bytes) -> Iterator[Piece]:
         """The pieces in order, each with its digest.
@@ -162,6 +183,26 @@ def piece_ranges(size: int, part_size: int) -> Iterator[tuple[int, int]]:
         part_end = min(part_start + part_size, size)
         for start in range(part_start, part_end, MAX_PIECE):
             yield start, min(start + MAX_PIECE, part_end)
+
+
+def plain_pieces(size: int) -> Iterator[Piece]:
+    """The pieces of an object that nobody wrote digests for."""
+    for start, end in piece_ranges(size, MAX_PIECE):
+        yield Piece(start, end, None)
+
+
+def unwrap(reads: Generator[Read, None, None]) -> Iterator[bytes | bytearray]:
+    """The bytes of pieces that were read, up to the first that could not be.
+
+    :raises StorageException: why it could not
+    """
+    with contextlib.closing(reads):
+        for _piece, data in reads:
+            if isinstance(data, StorageException):
+                raise data
+            yield data
+            # Not kept while the next piece comes.
+            del data
 
 
 def check_piece(data: bytes | bytearray | memoryview, piece: Piece) -> bool:

@@ -9,13 +9,18 @@ Memory: ``concurrency`` pieces of at most 32 MiB, and the one being handed on.
 import collections
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 
 from freezer.storage import manifest
 from freezer.storage._s3.bucket import Bucket
-from freezer.storage.exceptions import Conflict, IntegrityError, NotFound
+from freezer.storage.exceptions import (
+    Conflict,
+    IntegrityError,
+    NotFound,
+    StorageException,
+)
 from freezer.utils.streaming import Block
 
 LOG = logging.getLogger(__name__)
@@ -35,14 +40,14 @@ def read_stream(
     for volume in found.volumes:
         key = f'{folder}/{volume.name}'
         digests = f'{folder}/{volume.digests}'
-        # A line is 65 bytes.
-        limit = 65 * manifest.piece_count(volume.size, volume.part_size)
         try:
-            lines = bucket.get(digests, limit)
+            lines = bucket.get(digests, volume.digests_size)
         except NotFound as error:
             raise _missing(bucket, digests) from error
         pieces = volume.pieces(lines)
-        yield from _read_object(bucket, key, volume.etag, pieces, concurrency)
+        yield from manifest.unwrap(
+            read_pieces(bucket, key, volume.etag, pieces, concurrency)
+        )
 
 
 def read_object(bucket: Bucket, key: str, concurrency: int) -> Iterator[Block]:
@@ -51,22 +56,24 @@ def read_object(bucket: Bucket, key: str, concurrency: int) -> Iterator[Block]:
     :raises NotFound: there is no such object
     """
     head = bucket.head(key)
-    pieces = (
-        manifest.Piece(start, end, None)
-        for start, end in manifest.piece_ranges(head.size, manifest.MAX_PIECE)
-    )
-    yield from _read_object(bucket, key, head.etag, pieces, concurrency)
+    pieces = manifest.plain_pieces(head.size)
+    yield from manifest.unwrap(read_pieces(bucket, key, head.etag, pieces, concurrency))
 
 
-def _read_object(
+def read_pieces(
     bucket: Bucket,
     key: str,
     etag: str | None,
     pieces: Iterable[manifest.Piece],
     concurrency: int,
-) -> Iterator[Block]:
+) -> Generator[manifest.Read, None, None]:
+    """Pieces of an object, in order, each checked; one that is wrong ends nothing.
+
+    :param etag: of the object to be read; None for whichever is there
+    """
     cancelled = threading.Event()
-    waiting: collections.deque[Future[bytearray]] = collections.deque()
+    waiting: collections.deque[tuple[manifest.Piece, Future[bytearray]]]
+    waiting = collections.deque()
     remaining = iter(pieces)
 
     def fetch(piece: manifest.Piece) -> bytearray:
@@ -75,18 +82,23 @@ def _read_object(
     with ThreadPoolExecutor(concurrency, 's3-download') as pool:
         try:
             for piece in islice(remaining, concurrency):
-                waiting.append(pool.submit(fetch, piece))
+                waiting.append((piece, pool.submit(fetch, piece)))
             while waiting:
-                data = waiting.popleft().result()
-                for piece in islice(remaining, 1):
-                    waiting.append(pool.submit(fetch, piece))
-                yield data
-                del data
+                piece, future = waiting.popleft()
+                data: bytearray | StorageException
+                try:
+                    data = future.result()
+                except StorageException as error:
+                    data = error
+                for following in islice(remaining, 1):
+                    waiting.append((following, pool.submit(fetch, following)))
+                yield manifest.Read(piece, data)
+                del data, future
         finally:
             cancelled.set()
-            for future in waiting:
+            for _piece, future in waiting:
                 future.cancel()
-            wait(waiting)
+            wait([future for _piece, future in waiting])
 
 
 def _fetch(
