@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from freezer.storage import layout, levels
 from freezer.storage.exceptions import IntegrityError, StorageException
+from freezer.storage.verify import Verification
 from freezer.utils.streaming import Block, RichQueue
 
 LOG = logging.getLogger(__name__)
@@ -282,6 +283,32 @@ class Storage(abc.ABC):
         self, engine: Named, hostname_backup_name: str
     ) -> dict[int, list[Backup]]:
         """Every committed backup of a name: level-0 timestamp -> its backups."""
+
+    @abc.abstractmethod
+    def backups(self) -> list[Backup]:
+        """Every committed backup in the container, of any engine and name.
+
+        By engine, name, chain, level and time; each on the storage that has it.
+        """
+
+    @abc.abstractmethod
+    def verify(self, backup: Backup, data: bool) -> Verification | None:
+        """Whether a backup is there as it was written, and the levels below it.
+
+        Obligations: nothing is written. Every problem is found, not the first one
+        only; an object that cannot be read is one. Memory is bounded as for
+        :meth:`backup_blocks`.
+
+        :param backup: on the storage that has it
+        :param data: read every byte, and check it where a digest is known
+        :returns: None if the backup is not committed any more, which is no problem:
+            somebody removes it
+        :raises StorageException: the storage itself is not to be reached or listed
+        """
+
+    def member_name(self, backup: Backup) -> str:
+        """In a multiple storage, the name of the member that a backup is on."""
+        return ''
 
     @abc.abstractmethod
     def report(self) -> StorageReport:

@@ -6,7 +6,7 @@ level resolve to the newest, not to whichever the listing names last; and a chai
 gap is refused before anything is extracted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -50,9 +50,7 @@ def resolve(backups: Iterable[L]) -> dict[int, L]:
 
     :raises BrokenChain: a level below the highest is missing
     """
-    by_level: dict[int, list[L]] = {}
-    for backup in backups:
-        by_level.setdefault(backup.level, []).append(backup)
+    by_level = _by_level(backups)
     chain: dict[int, L] = {}
     if not by_level:
         return chain
@@ -67,10 +65,37 @@ def resolve(backups: Iterable[L]) -> dict[int, L]:
                 f'level {level} of the chain is missing, and level {max(by_level)} '
                 f'(timestamp {newest}) cannot be restored without it'
             )
-        older = [b for b in same if above is None or b.timestamp <= above.timestamp]
-        above = max(older or same, key=lambda b: b.timestamp)
+        above = _newest_below(above, same)
         chain[level] = above
     return dict(sorted(chain.items()))
+
+
+def needed(backup: L, backups: Iterable[L]) -> list[L]:
+    """Of each level below a backup that is there, the one it is restored with.
+
+    :param backups: of its chain
+    """
+    by_level = _by_level(backups)
+    found: list[L] = []
+    above = backup
+    for level in range(backup.level - 1, -1, -1):
+        if same := by_level.get(level):
+            above = _newest_below(above, same)
+            found.append(above)
+    return found
+
+
+def _by_level(backups: Iterable[L]) -> dict[int, list[L]]:
+    by_level: dict[int, list[L]] = {}
+    for backup in backups:
+        by_level.setdefault(backup.level, []).append(backup)
+    return by_level
+
+
+def _newest_below(above: L | None, same: Sequence[L]) -> L:
+    """Of several backups of one level, the one that a level above builds on."""
+    older = [b for b in same if above is None or b.timestamp <= above.timestamp]
+    return max(older or same, key=lambda b: b.timestamp)
 
 
 def base_for_next(chain: Mapping[int, L], policy: LevelPolicy, now: float) -> L | None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -19,6 +19,7 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.physical import PhysicalStorage
+from freezer.storage.verify import Stat
 from freezer.utils.streaming import Block, RichQueue, cut
 
 # What a file is called until it is whole.
@@ -86,26 +87,30 @@ class LocalStorage(PhysicalStorage):
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
 
-    def _checked_blocks(self, folder: str, found: manifest.Manifest) -> Iterator[bytes]:
+    def _checked_blocks(self, folder: str, found: manifest.Manifest) -> Iterator[Block]:
         for volume in found.volumes:
             path = layout.join(folder, volume.name)
             lines = self.read_file(layout.join(folder, volume.digests))
-            with _errors(path), open(path, 'rb') as stream:
-                if os.fstat(stream.fileno()).st_size != volume.size:
-                    raise IntegrityError(
-                        f'{path}: has {os.fstat(stream.fileno()).st_size} bytes, and '
-                        f'{volume.size} were written: the backup is damaged'
-                    )
-                for piece in volume.pieces(lines):
-                    data = stream.read(piece.end - piece.start)
-                    if not manifest.check_piece(data, piece):
-                        raise manifest.damaged(path, piece)
-                    yield data
+            size = self.stat(path).size
+            if size != volume.size:
+                raise IntegrityError(
+                    f'{path}: has {size} bytes, and {volume.size} were written: the '
+                    f'backup is damaged'
+                )
+            yield from manifest.unwrap(
+                self.read_pieces(path, None, volume.pieces(lines))
+            )
 
-    def _unchecked_blocks(self, path: str) -> Iterator[bytes]:
+    def _unchecked_blocks(self, path: str) -> Iterator[Block]:
+        pieces = manifest.plain_pieces(self.stat(path).size)
+        yield from manifest.unwrap(self.read_pieces(path, None, pieces))
+
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
         with _errors(path), open(path, 'rb') as stream:
-            while block := stream.read(1024 * 1024):
-                yield block
+            for piece in pieces:
+                yield manifest.Read(piece, _read_piece(path, stream, piece))
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         def failed(error: OSError) -> None:
@@ -154,6 +159,10 @@ class LocalStorage(PhysicalStorage):
             raise IntegrityError(f'{path}: larger than {limit} bytes')
         return content
 
+    def stat(self, path: str) -> Stat:
+        with _errors(path):
+            return Stat(os.stat(path).st_size, None)
+
     def delete_files(self, paths: Sequence[str]) -> None:
         failed = []
         for path in paths:
@@ -182,6 +191,21 @@ class LocalStorage(PhysicalStorage):
             while folder.startswith(self.storage_path + os.sep):
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
+
+
+def _read_piece(
+    path: str, stream: IO[bytes], piece: manifest.Piece
+) -> bytes | StorageException:
+    try:
+        with _errors(path):
+            stream.seek(piece.start)
+            data = stream.read(piece.end - piece.start)
+    except StorageException as error:
+        where = f'bytes {piece.start} to {piece.end - 1} of'
+        failed = type(error)(f'{where} {error.message}')
+        failed.__cause__ = error
+        return failed
+    return data if manifest.check_piece(data, piece) else manifest.damaged(path, piece)
 
 
 class _ProducerFailed(Exception):

@@ -18,6 +18,7 @@ from freezer.storage.base import (
     StorageSettings,
 )
 from freezer.storage.exceptions import StorageConfigError, StorageException
+from freezer.storage.verify import Verification
 from freezer.utils.streaming import Block, ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
@@ -159,6 +160,22 @@ class MultipleStorage(Storage):
                 if zero not in best or _newest(chain) > _newest(best[zero]):
                     best[zero] = chain
         return dict(sorted(best.items()))
+
+    def backups(self) -> list[Backup]:
+        """What every member has, one member after the other."""
+        found = []
+        for name, storage in self.storages.items():
+            with _named(name):
+                found += storage.backups()
+        return found
+
+    def verify(self, backup: Backup, data: bool) -> Verification | None:
+        with _named(self.member_name(backup)):
+            return self._member_of(backup).verify(backup, data)
+
+    def member_name(self, backup: Backup) -> str:
+        member = self._member_of(backup)
+        return next(name for name, one in self.storages.items() if one is member)
 
     def plan(
         self,

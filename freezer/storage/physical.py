@@ -6,11 +6,20 @@ provides a few verbs on paths. Paths are ``storage_path`` joined with a path of
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from freezer.storage import layout, manifest
-from freezer.storage.base import Backup, ChainReport, Named, Storage, StorageReport
+from freezer.storage.base import (
+    Backup,
+    ChainReport,
+    EngineName,
+    Named,
+    Storage,
+    StorageReport,
+)
 from freezer.storage.exceptions import ManifestError, NotFound
+from freezer.storage.verify import Stat, Verification, examine
 
 
 class PhysicalStorage(Storage):
@@ -61,6 +70,25 @@ class PhysicalStorage(Storage):
         """
 
     @abc.abstractmethod
+    def stat(self, path: str) -> Stat:
+        """A file's size and ETag.
+
+        :raises NotFound: there is none
+        """
+
+    @abc.abstractmethod
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
+        """Pieces of a file, in order, each checked; one that is wrong ends nothing.
+
+        Holds a bounded number of pieces in memory.
+
+        :param etag: of the file to be read, where there are such; None for whichever
+            is there
+        """
+
+    @abc.abstractmethod
     def delete_files(self, paths: Sequence[str]) -> None:
         """Delete in this order; one that is not there is no error.
 
@@ -100,6 +128,22 @@ class PhysicalStorage(Storage):
             for zero, chain in sorted(chains.items())
         }
 
+    def backups(self) -> list[Backup]:
+        root = layout.join(self.storage_path, layout.METADATA)
+        paths = (layout.join(layout.METADATA, path) for path, _ in self.list_tree(root))
+        return [
+            Backup(
+                EngineName(found.engine),
+                found.identity,
+                found.level_zero,
+                found.timestamp,
+                found.level,
+                self,
+            )
+            for found in sorted(filter(None, map(layout.parse, paths)))
+            if found.name == layout.METADATA
+        ]
+
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
@@ -113,13 +157,17 @@ class PhysicalStorage(Storage):
             marker = manifest.add_token(marker, token)
         self.put_bytes(backup.metadata_path, marker)
 
-    def manifest_of(self, backup: Backup) -> manifest.Manifest | None:
+    def manifest_of(
+        self, backup: Backup, marker: Mapping[str, Any] | None = None
+    ) -> manifest.Manifest | None:
         """A backup's manifest; None for one that Freezer 19 wrote, which has none.
 
+        :param marker: what is in the backup's marker, where that is known
         :raises ManifestError: the backup must have one and it is missing or wrong
         """
         backup = backup.copy(self)
-        token = backup.metadata().get(manifest.MARKER_KEY)
+        marker = backup.metadata() if marker is None else marker
+        token = marker.get(manifest.MARKER_KEY)
         if token is None:
             return None
         path = layout.join(backup.data_prefix_path, layout.MANIFEST)
@@ -131,6 +179,9 @@ class PhysicalStorage(Storage):
         if found.token != token:
             raise ManifestError(f'{path} belongs to another backup')
         return found
+
+    def verify(self, backup: Backup, data: bool) -> Verification | None:
+        return examine(self, backup.copy(self), data)
 
     def discard(self, backup: Backup) -> None:
         backup = backup.copy(self)

@@ -8,13 +8,14 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from oslo_config import cfg
 
+from freezer.storage import manifest
 from freezer.storage._s3 import keys
 from freezer.storage.base import Backup, Named, StorageSettings
 from freezer.storage.exceptions import (
@@ -24,6 +25,7 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.physical import PhysicalStorage
+from freezer.storage.verify import Stat
 from freezer.utils.streaming import Block, RichQueue
 
 if TYPE_CHECKING:
@@ -363,7 +365,19 @@ class S3Storage(PhysicalStorage):
                 f'failed'
             ) from error
 
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]:
+        from freezer.storage._s3.download import read_pieces
+
+        workers = self.options.concurrency
+        return read_pieces(self._bucket, keys.key_of(path), etag, pieces, workers)
+
     # Paths
+
+    def stat(self, path: str) -> Stat:
+        head = self._bucket.head(keys.key_of(path))
+        return Stat(head.size, head.etag or None)
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         prefix = keys.tree_prefix(path)

@@ -9,6 +9,7 @@ from freezer.storage.levels import (
     BrokenChain,
     LevelPolicy,
     base_for_next,
+    needed,
     resolve,
 )
 
@@ -103,3 +104,18 @@ def test_resolve(levels: list[tuple[int, int]], timestamps: list[int]) -> None:
 def test_a_gap_is_named(levels: list[int], missing: int) -> None:
     with pytest.raises(BrokenChain, match=f'level {missing} of the chain is missing'):
         resolve(Level(level, ZERO + level) for level in levels)
+
+
+@pytest.mark.parametrize('levels, timestamps', RESOLVED.values(), ids=RESOLVED)
+def test_what_a_backup_needs_is_what_it_is_restored_with(
+    levels: list[tuple[int, int]], timestamps: list[int]
+) -> None:
+    backups = [Level(*level) for level in levels]
+    for backup in backups:
+        state = resolve([*(b for b in backups if b.level < backup.level), backup])
+        assert [backup, *needed(backup, backups)] == [*reversed(state.values())]
+
+
+def test_what_is_below_a_gap_is_needed_too() -> None:
+    backups = [Level(level, ZERO + level) for level in (0, 2, 3)]
+    assert needed(backups[2], backups) == [backups[1], backups[0]]

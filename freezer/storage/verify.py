@@ -1,0 +1,352 @@
+"""Whether a backup is there as it was written. Nothing is written to find out.
+
+It stands on a few verbs of a storage with paths, so it is the same for all of them.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from freezer.storage import layout, manifest
+from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
+
+if TYPE_CHECKING:
+    from freezer.storage.base import Backup
+
+T = TypeVar('T')
+
+# So many problems of a backup are listed; all are counted.
+LISTED = 20
+# A piece that the store does not give has used up the time of a request: so many one
+# after the other, and the rest of the volume is not waited for.
+_FAILED_IN_A_ROW = 3
+
+
+class Stat(NamedTuple):
+    """Size in bytes, and the ETag as the store gives it; None where there is none."""
+
+    size: int
+    etag: str | None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and where.
+
+    :param what: a line for people; names the path
+    :param volume: its name below the level's folder; None if it is about none
+    :param part: number of the part in the volume, from 1
+    :param start: the first wrong byte of the volume, from 0
+    :param end: the last wrong byte
+    :param fatal: whether the backup cannot be restored for it
+    """
+
+    what: str
+    volume: str | None = None
+    part: int | None = None
+    start: int | None = None
+    end: int | None = None
+    fatal: bool = True
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found of one backup.
+
+    :param size: bytes of its stream, as far as is known
+    :param digests: whether it has any; Freezer 19 wrote none
+    :param problems: the first ones; ``count`` is of all
+    :param restorable: whether no problem keeps its own data from being restored
+    :param missing: the levels of its chain below it that are not there
+    :param warnings: what is odd, and harms nothing
+    :param marker: the content of its marker, empty if it could not be read
+    """
+
+    backup: 'Backup'
+    size: int
+    digests: bool
+    problems: tuple[Problem, ...]
+    count: int
+    restorable: bool
+    missing: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+    marker: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Readable(Protocol):
+    """A storage, as far as it is needed here."""
+
+    def list_tree(self, path: str) -> Iterator[tuple[str, int]]: ...
+
+    def read_file(self, path: str, limit: int | None = None) -> bytes: ...
+
+    def stat(self, path: str) -> Stat: ...
+
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]: ...
+
+    def manifest_of(
+        self, backup: 'Backup', marker: Mapping[str, Any] | None = None
+    ) -> manifest.Manifest | None: ...
+
+
+def examine(storage: Readable, backup: 'Backup', data: bool) -> Verification | None:
+    """Look at all that a backup is made of; with ``data``, read every byte.
+
+    Whatever cannot be read is a problem of the backup, as long as the storage can be
+    listed.
+
+    :returns: None if it is not committed any more: somebody removes it
+    :raises StorageException: the storage cannot be listed
+    """
+    try:
+        return _Examination(storage, backup, data).run()
+    except _Removed:
+        return None
+
+
+class _Removed(Exception):
+    pass
+
+
+_ANYWHERE = Problem('')
+
+
+class _Examination:
+    def __init__(self, storage: Readable, backup: 'Backup', data: bool) -> None:
+        self._storage = storage
+        self._backup = backup
+        self._data = data
+        self._folder = backup.data_prefix_path
+        self._size = 0
+        self._problems: list[Problem] = []
+        self._count = 0
+        self._restorable = True
+        self._warnings: list[str] = []
+
+    def run(self) -> Verification:
+        backup = self._backup
+        found: manifest.Manifest | None = None
+        marker = self._attempt(backup.metadata_path, backup.metadata)
+        if marker is not None:
+            self._check_engine(marker)
+            found = self._attempt(
+                self._path(layout.MANIFEST),
+                lambda: self._storage.manifest_of(backup, marker),
+            )
+            if found is not None:
+                self._check_volumes(found)
+            elif manifest.MARKER_KEY not in marker:
+                self._check_plain()
+        self._check_engine_metadata()
+        # Last, so that what was removed meanwhile is told by that.
+        present = self._committed()
+        levels = {level for level, _timestamp in present}
+        return Verification(
+            backup,
+            self._size,
+            manifest.MARKER_KEY in (marker or {}),
+            tuple(self._problems),
+            self._count,
+            self._restorable,
+            tuple(level for level in range(backup.level) if level not in levels),
+            tuple(self._warnings),
+            marker or {},
+        )
+
+    def _path(self, name: str) -> str:
+        return layout.join(self._folder, name)
+
+    def _committed(self) -> set[tuple[int, int]]:
+        """Level and timestamp of each backup of the chain.
+
+        :raises _Removed: this one is not among them
+        """
+        present = set()
+        for path, _size in self._storage.list_tree(
+            self._backup.increments_metadata_path
+        ):
+            name, _, rest = path.partition('/')
+            level = layout.parse_level_name(name)
+            if level is not None and rest == layout.METADATA:
+                present.add(level)
+        if (self._backup.level, self._backup.timestamp) not in present:
+            raise _Removed
+        return present
+
+    # Problems
+
+    def _report(self, problem: Problem, error: StorageException | None = None) -> None:
+        # What somebody removes is not damaged, nor is all of a store that is down: it
+        # has used up the time of a request, and the listing will say so.
+        if not self._count or (error is not None and error.temporary):
+            self._committed()
+        self._count += 1
+        self._restorable = self._restorable and not problem.fatal
+        if len(self._problems) < LISTED:
+            self._problems.append(problem)
+
+    def _attempt(
+        self, path: str, call: Callable[[], T], where: Problem = _ANYWHERE
+    ) -> T | None:
+        """What the call returns; None, and a problem, if it fails."""
+        try:
+            return call()
+        except StorageException as error:
+            missing = isinstance(error, NotFound)
+            what = f'{path} is missing' if missing else error.message
+            self._report(replace(where, what=what), error)
+            return None
+
+    # What a backup is made of
+
+    def _check_engine(self, marker: Mapping[str, Any]) -> None:
+        engine = marker.get('engine_name', self._backup.engine.name)
+        if engine != self._backup.engine.name:
+            self._report(
+                Problem(f'{self._backup.metadata_path} is of another engine: {engine}')
+            )
+
+    def _check_volumes(self, found: manifest.Manifest) -> None:
+        self._size = found.size
+        stream = hashlib.sha256()
+        whole = True
+        for volume in found.volumes:
+            lines = self._digests(volume)
+            self._check_volume(volume, lines)
+            whole = whole and lines is not None
+            stream.update(lines or b'')
+        if whole and stream.hexdigest() != found.digest:
+            self._report(
+                Problem(
+                    f'{self._path(layout.MANIFEST)}: the digest of the stream is not '
+                    f'the one of its digests',
+                    fatal=False,
+                )
+            )
+
+    def _digests(self, volume: manifest.Volume) -> bytes | None:
+        """The digests object's bytes, if they are right."""
+        path = self._path(volume.digests)
+
+        def read() -> bytes:
+            lines = self._storage.read_file(path, volume.digests_size)
+            try:
+                for _piece in volume.pieces(lines):
+                    pass
+            except IntegrityError as error:
+                raise IntegrityError(f'{path}: {error.message}') from error
+            return lines
+
+        return self._attempt(path, read, Problem('', volume.name))
+
+    def _check_volume(self, volume: manifest.Volume, lines: bytes | None) -> None:
+        path = self._path(volume.name)
+        where = Problem('', volume.name)
+        if volume.size:
+            where = replace(where, start=0, end=volume.size - 1)
+        stat = self._attempt(path, lambda: self._storage.stat(path), where)
+        if stat is None:
+            return
+        same = not (stat.etag and volume.etag) or stat.etag == volume.etag
+        if stat.size != volume.size:
+            first, after = sorted((stat.size, volume.size))
+            odd = 'missing' if first == stat.size else 'too many'
+            self._report(
+                Problem(
+                    f'{path}: has {stat.size} bytes, and {volume.size} were written: '
+                    f'bytes {first} to {after - 1} are {odd}',
+                    volume.name,
+                    volume.part_at(first),
+                    first,
+                    after - 1,
+                )
+            )
+        elif not same and not self._data:
+            self._warnings.append(
+                f'{path}: its ETag is {stat.etag}, and was {volume.etag}: it was '
+                f'copied, or written again'
+            )
+        if self._data and lines is not None:
+            # Digests decide where the ETag is another: a copied bucket has others.
+            etag = volume.etag if same else None
+            pieces = (p for p in volume.pieces(lines) if p.end <= stat.size)
+            where = Problem('', volume.name)
+            self._read(path, etag, pieces, where, volume)
+
+    def _check_plain(self) -> None:
+        """The data of a backup by Freezer 19, of which only the size is known."""
+        path = self._path(layout.MANIFEST)
+        if self._attempt(path, lambda: self._exists(path)):
+            self._report(
+                Problem(
+                    f'{self._backup.metadata_path} does not name the manifest, and '
+                    f'there is one: {path}'
+                )
+            )
+        path = self._backup.data_path
+        where = Problem('', layout.DATA)
+        stat = self._attempt(path, lambda: self._storage.stat(path), where)
+        if stat is None:
+            return
+        self._size = stat.size
+        if not stat.size:
+            what = f'{path} is empty: its upload failed'
+            self._report(replace(where, what=what))
+        elif self._data:
+            pieces = manifest.plain_pieces(stat.size)
+            self._read(path, stat.etag, pieces, where)
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self._storage.stat(path)
+        except NotFound:
+            return False
+        return True
+
+    def _check_engine_metadata(self) -> None:
+        """It has no digest; a restore does not need it."""
+        path = self._backup.engine_metadata_path
+        where = Problem('', fatal=False)
+        stat = self._attempt(path, lambda: self._storage.stat(path), where)
+        if stat is not None and self._data:
+            self._read(path, stat.etag, manifest.plain_pieces(stat.size), where)
+
+    def _read(
+        self,
+        path: str,
+        etag: str | None,
+        pieces: Iterable[manifest.Piece],
+        where: Problem,
+        volume: manifest.Volume | None = None,
+    ) -> None:
+        """Every piece, also after a wrong one.
+
+        :param volume: whose pieces they are, where it has parts
+        """
+        reads = self._storage.read_pieces(path, etag, pieces)
+        failed = 0
+        with contextlib.closing(reads):
+            while read := self._attempt(path, lambda: next(reads, None), where):
+                piece, data = read
+                if isinstance(data, StorageException):
+                    problem = replace(
+                        where,
+                        what=data.message,
+                        part=volume.part_at(piece.start) if volume else None,
+                        start=piece.start,
+                        end=piece.end - 1,
+                    )
+                    self._report(problem, data)
+                    failed = failed + 1 if data.temporary else 0
+                    if failed == _FAILED_IN_A_ROW:
+                        what = f'{path}: what follows byte {piece.end - 1} was not read'
+                        self._report(replace(where, what=what))
+                        break
+                else:
+                    failed = 0
+                # Not kept while the next piece comes.
+                del read, data
