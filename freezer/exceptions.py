@@ -26,5 +26,9 @@ class UnsafeArchiveError(EngineError):
     """An archive tries to reach outside the directory it is restored into."""
 
 
+class VerifyError(FreezerError):
+    """Backups are damaged, or lack what they build on."""
+
+
 class RestoreError(FreezerError):
     """There is nothing to restore, or it may not be restored there."""

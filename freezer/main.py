@@ -97,6 +97,8 @@ class _Agent:
                 'what was asked for was done, and standard output was closed before '
                 'the result was written'
             ) from error
+        for line in outcome.lines:
+            self.say(line)
         if outcome.failure is not None:
             raise outcome.failure
         return outcome.exit_code

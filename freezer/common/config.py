@@ -70,6 +70,7 @@ class AgentConfig:
     max_segment_size: int
     consistency_check: bool
     consistency_checksum: str | None
+    verify_data: bool
     dry_run: bool
     sync: bool
     metadata_out: str | None
@@ -82,6 +83,8 @@ class AgentConfig:
     command: str | None
     log_file: str
     storages: tuple[tuple[Any, StorageSettings], ...]
+    #: of backup_name and hostname, those that were not left to their defaults
+    given: frozenset[str]
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -349,6 +352,11 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
         )
     values['remove_before_date'] = values['remove_before_date'] or old_date
     values['exclude'] = tuple(values['exclude'])
+    values['given'] = frozenset(
+        name
+        for name in ('backup_name', 'hostname')
+        if values[name] and _source(conf, name) is not cfg.Locations.opt_default
+    )
     values['hostname'] = values['hostname'] or socket.gethostname()
     for name in ('max_level', 'always_level', 'restart_always_level'):
         values[name] = values[name] or 0

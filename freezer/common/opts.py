@@ -8,7 +8,7 @@ from freezer.common import plugins
 from freezer.common.types import Date, Size
 from freezer.stream import compression
 
-ACTIONS = ('backup', 'restore', 'info', 'admin', 'exec')
+ACTIONS = ('backup', 'restore', 'info', 'admin', 'exec', 'verify')
 
 AGENT_OPTS = (
     cfg.StrOpt('action', choices=ACTIONS, default='backup', help='What to do.'),
@@ -143,6 +143,11 @@ AGENT_OPTS = (
         'consistency-checksum',
         help='After a restore, compare with this checksum, which a backup with '
         '--consistency-check gave.',
+    ),
+    cfg.BoolOpt(
+        'verify-data',
+        default=False,
+        help='With action verify: read every byte, and check it.',
     ),
     cfg.BoolOpt(
         'dry-run',

@@ -6,6 +6,7 @@ from freezer.job.exec import ExecJob
 from freezer.job.info import InfoJob
 from freezer.job.job import Job
 from freezer.job.restore import RestoreJob
+from freezer.job.verify import VerifyJob
 
 JOBS: dict[str, type[Job]] = {
     'backup': BackupJob,
@@ -13,4 +14,5 @@ JOBS: dict[str, type[Job]] = {
     'info': InfoJob,
     'admin': AdminJob,
     'exec': ExecJob,
+    'verify': VerifyJob,
 }

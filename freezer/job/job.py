@@ -37,12 +37,14 @@ class Outcome:
 
     :param document: for programs, JSON; None where an action has nothing to tell
     :param failure: what went wrong after the document had become true
+    :param lines: for the person who watches, after the tables
     """
 
     document: Any = None
     tables: Sequence[Table] = ()
     exit_code: int = 0
     failure: FreezerError | StorageException | None = None
+    lines: Sequence[str] = ()
 
 
 class Job(abc.ABC):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import Agent, LocalStore, S3Store, Store, iso, missed
+from freezer.tests.agent import Agent, LocalStore, S3Store, Store, iso, missed, run
 
 FIXTURE = Path(__file__).parent.parent / 'fixtures' / 'upstream-19.0.0.tar.xz'
 NAMES = ('tar-gzip', 'tar-bzip2', 'tar-xz', 'tar-gzip-enc')
@@ -137,6 +137,19 @@ def test_info_lists_them(on_s3: S3Store) -> None:
     for backup in found['backups']:
         assert backup['hostname'] == 'fixture'
         assert [level['level'] for level in backup['levels']] == list(LEVELS)
+
+
+@pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
+def test_verify_says_that_they_have_no_digests(on_s3: S3Store) -> None:
+    everything = ('--action', 'verify', *on_s3.options, '--verify-data')
+    found = run(*everything, '--metadata-out', '-', env=on_s3.env).check()
+    backups = len(NAMES) * len(LEVELS)
+    assert f'; {backups} by Freezer 19, which have no digests' in found.err
+    sizes = on_s3.sizes()
+    data = sum(size for path, size in sizes.items() if path.endswith('/data'))
+    assert found.document['size'] == data
+    assert [b['digests'] for b in found.document['backups']] == [False] * backups
+    assert run(*everything, env=on_s3.env).out.count('| ok, no digests |') == backups
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs'], indirect=True)

@@ -526,6 +526,32 @@ def test_restore_when_a_member_is_gone(
     assert_restores(Agent(unreachable), source, tmp_path / 'without s3')
 
 
+@REAL
+def test_verify_names_the_member(store: S3Store, source: Path, tmp_path: Path) -> None:
+    local = LocalStore(tmp_path / 'local')
+    both = Agent(Several(tmp_path / 'job', local, store))
+    both.increment(source).check()
+    both.increment(source).check()
+    whole = both.run('verify', '--verify-data', '--metadata-out', '-').check()
+    assert [(b['storage'], b['level'], b['ok']) for b in whole.document['backups']] == [
+        (name, level, True) for name in ('l0', 's1') for level in (0, 1)
+    ]
+    (path,) = (path for path in store.files() if '/1_' in path and '/digests/' in path)
+    store.delete(path)
+    found = both.run('verify')
+    assert '1 of 4 backups' in found.error
+    (problem,) = (line for line in found.err.splitlines() if 'Problem' in line)
+    assert problem.startswith(f'Problem: [storage:s1] {both.identity}, level 1 of ')
+    assert f'{path} is missing' in problem
+    # A member that has nothing is not whole either, nor is one that is gone.
+    for path in local.files():
+        local.delete(path)
+    local.directory.mkdir()
+    assert '[storage:l0]: No matching backup name' in both.run('verify').only_error
+    local.directory.rmdir()
+    assert '[storage:l0]: ' in both.run('verify').only_error
+
+
 # exec
 
 

@@ -69,6 +69,8 @@ def test_memory_is_bounded(
     _fill(source / 'big', mib)
     container = seaweedfs.make_bucket('memory')
     assert _peak(seaweedfs, container, f'--path-to-backup={source}') < BOUND + NOISE
+    verify = ('--action=verify', '--verify-data')
+    assert _peak(seaweedfs, container, *verify) < BOUND + NOISE
     target = tmp_path / 'target'
     restore = ('--action=restore', f'--restore-abs-path={target}')
     assert _peak(seaweedfs, container, *restore) < BOUND + NOISE

@@ -608,3 +608,22 @@ def test_no_secret_in_the_log(tmp_path: Path) -> None:
 
 def test_the_log_is_in_the_home_directory() -> None:
     assert load(*LOCAL).log_file == os.path.expanduser('~/.freezer/freezer.log')
+
+
+def test_what_was_given(job: Job, oslo: Job, environ: Environ) -> None:
+    """To verify all there is, or what a name or a host has: not by their defaults."""
+
+    def given(*argv: str) -> set[str]:
+        return set(load(*LOCAL, *argv).given)
+
+    both = {'backup_name', 'hostname'}
+    assert given() == set()
+    assert given('--hostname', '', '--metadata-out', '-') == set()
+    assert given('--backup-name', 'bk') == {'backup_name'}
+    assert given('--backup-name', 'bk', '--hostname', 'h') == both
+    # Its default, and given all the same.
+    assert given('-N', 'freezer_{mode}_{resource_id}') == {'backup_name'}
+    assert given(*job('[a]\nhostname = h\nbackup_name = False')) == {'hostname'}
+    assert given(*oslo('[DEFAULT]\nbackup_name = bk')) == {'backup_name'}
+    environ(OS_DEFAULT__HOSTNAME='h')
+    assert given() == {'hostname'}
