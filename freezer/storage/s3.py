@@ -421,7 +421,7 @@ class S3Storage(Manifested):
             self.endpoint,
             client(),
             lambda: client(patience),
-            Retry(options.retry_budget, wire.clock),
+            Retry(options.retry_budget, wire.now),
             secrets=credentials.secrets,
             parameters=Parameters(options),
             list_version=options.list_version,
