@@ -4,12 +4,12 @@
 first test asks for it. ``s3_server`` is each of them in turn; a test that needs fewer
 says so::
 
-    @pytest.mark.parametrize('s3_server', ['moto', 'seaweedfs'], indirect=True)
+    @on_servers(lambda kind: kind.properties.checks_keys)
 """
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -110,6 +110,14 @@ def swift() -> Iterator[servers.SwiftS3]:
 def s3_server(request: pytest.FixtureRequest) -> servers.Server:
     server: servers.Server = request.getfixturevalue(request.param)
     return server
+
+
+def on_servers(
+    wanted: Callable[[type[servers.Server]], object] = bool,
+) -> pytest.MarkDecorator:
+    """Run tests on every server, or on those that are so."""
+    names = [name for name, kind in servers.KINDS.items() if wanted(kind)]
+    return pytest.mark.parametrize('s3_server', names, indirect=True)
 
 
 @pytest.hookimpl(wrapper=True)

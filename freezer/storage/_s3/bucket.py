@@ -648,7 +648,7 @@ class Bucket:
     def parts(self, upload: Upload) -> Parts:
         """What an open upload holds.
 
-        :raises UploadNotFound: it is not open any more
+        :raises NotFound: it is not open any more (NoSuchUpload; NoSuchKey on Ceph)
         """
         where: dict[str, Any] = {'Key': upload.key, 'UploadId': upload.upload_id}
         size, modified = 0, 0.0

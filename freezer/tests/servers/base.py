@@ -67,17 +67,23 @@ class Properties:
     :param checks_keys: refuses requests that are signed with other keys
     :param unknown_key: the error code for an access key that nobody has
     :param conditional_put: PutObject with If-None-Match loses to an object
-    :param part_limit: the highest number of a part that it takes
+    :param part_limit: the highest number of a part that it takes; None if any
     :param page: objects of one listing, at most
     :param keeps_backslash: it does not take it for a slash
+    :param versions: a bucket may keep old versions of its objects
+    :param object_lock: a bucket may be made so that it keeps objects from deletion
+    :param virtual_hosts: takes a bucket from a host below ``DOMAIN`` as well
     """
 
     checks_keys: bool = True
     unknown_key: str = 'InvalidAccessKeyId'
     conditional_put: bool = True
-    part_limit: int = 10000
+    part_limit: int | None = 10000
     page: int = 1000
     keeps_backslash: bool = True
+    versions: bool = True
+    object_lock: bool = True
+    virtual_hosts: bool = True
 
 
 class Server(abc.ABC):
@@ -111,11 +117,6 @@ class Server(abc.ABC):
     @abc.abstractmethod
     def version(cls) -> str:
         """Return the number of the version that is installed."""
-
-    @property
-    def virtual_endpoint(self) -> str:
-        """Where hosts below ``DOMAIN`` are served, each of which is a bucket."""
-        return self.endpoint
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -423,11 +424,12 @@ def free_ports(count: int) -> list[int]:
     """
     # SystemRandom: test workers often share a seed, and would choose the same ports.
     candidates = random.SystemRandom().sample(range(11000, 22000), 1000)
-    usable = (p for p in candidates if _is_free(p) and _is_free(p + 10000))
+    usable = (p for p in candidates if is_free(p) and is_free(p + 10000))
     return list(itertools.islice(usable, count))
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens there."""
     with socket.socket() as probe:
         # As servers do: what remains of closed connections does not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

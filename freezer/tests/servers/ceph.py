@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 
-from freezer.tests.servers.base import DOMAIN, ProcessServer, free_ports
+from freezer.tests.servers.base import DOMAIN, ProcessServer, Properties, free_ports
 
 
 class CephRGW(ProcessServer):
@@ -16,6 +16,7 @@ class CephRGW(ProcessServer):
 
     name = 'ceph'
     title = 'Ceph RGW'
+    properties = Properties(part_limit=None)
     source = 'Debian: ceph-mon ceph-osd radosgw ceph-common'
     programs = (
         'ceph',

@@ -18,7 +18,7 @@ class Moto(Server):
     name = 'moto'
     title = 'moto'
     source = 'pip install moto[s3,server]'
-    properties = Properties(checks_keys=False)
+    properties = Properties(checks_keys=False, object_lock=False)
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import urllib.parse
+import urllib.request
 
 from freezer.tests.servers.base import (
     DOMAIN,
@@ -10,6 +12,7 @@ from freezer.tests.servers.base import (
     Properties,
     StartError,
     free_ports,
+    is_free,
 )
 
 # Not ours: Swift is a package of the system.
@@ -31,6 +34,7 @@ class SwiftS3(ProcessServer):
         unknown_key='SignatureDoesNotMatch',
         conditional_put=False,
         part_limit=1000,
+        object_lock=False,
         # Less than the 1,000 it has: it takes 20 ms for each object that is written.
         page=100,
     )
@@ -94,6 +98,23 @@ class SwiftS3(ProcessServer):
             self._spawn(server, program)
         self._fresh = False
 
+    def _answers(self) -> bool:
+        # The proxy says 503 when one of the others does not listen yet.
+        ports = (self._ports[server] for server in _STORES)
+        return not any(map(is_free, ports)) and super()._answers()
+
+    def used(self, container: str) -> int:
+        """Return the bytes in a container, as Swift knows it: not only in buckets."""
+        keys = {'X-Auth-User': self.access_key, 'X-Auth-Key': self.secret_key}
+        login = urllib.request.Request(f'{self.endpoint}/auth/v1.0', headers=keys)
+        with urllib.request.urlopen(login, timeout=60) as answer:
+            account = answer.headers['X-Storage-Url']
+            token = answer.headers['X-Auth-Token']
+        url = f'{account}/{urllib.parse.quote(container)}'
+        head = urllib.request.Request(url, None, {'X-Auth-Token': token}, method='HEAD')
+        with urllib.request.urlopen(head, timeout=60) as answer:
+            return int(answer.headers['X-Container-Bytes-Used'])
+
 
 # One process: swift-ring-builder is started nine times for it, and takes 7 s.
 _RINGS = """
@@ -145,6 +166,10 @@ pipeline = catch_errors gatekeeper cache listing_formats s3api tempauth slo dlo 
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+# On a busy machine a server that is slow would not be asked for a minute.
+conn_timeout = 10
+node_timeout = 60
+error_suppression_limit = 1000000
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:gatekeeper]
