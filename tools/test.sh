@@ -3,14 +3,18 @@
 # and GNU tar. Arguments go to pytest: tools/test.sh -k upload
 #
 #   PYTHON   the Python to make .venv with (python3)
-#   CI=true  a skipped test is a failure; on Debian, as root, Ceph is installed first
+#   CI=true  a skipped test is a failure; on Debian, as root, what they need of the
+#            system is installed first
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
-# What tests are skipped without: Ceph's S3 gateway, extended attributes and ACLs.
-CEPH_PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin)
-PACKAGES=(ceph-mon ceph-osd radosgw ceph-common attr acl)
+# What tests are skipped without: Ceph's and Swift's S3, extended attributes and ACLs.
+PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
+    swift-account-server swift-container-server swift-object-server swift-proxy-server
+    memcached getfattr setfacl)
+PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
+    swift-account swift-container swift-object swift-proxy memcached attr acl)
 
 STEP=setup
 trap 'code=$?; [ $code -eq 0 ] || echo "tools/test.sh: FAILED: $STEP" >&2' EXIT
@@ -18,7 +22,7 @@ step() { STEP=$1; shift; say "$STEP"; "$@"; }
 
 missing() {  # the programs that are not there
     local program
-    for program in "${CEPH_PROGRAMS[@]}" getfattr setfacl; do
+    for program in "${PROGRAMS[@]}"; do
         command -v "$program" >/dev/null || printf '%s ' "$program"
     done
 }

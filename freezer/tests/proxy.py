@@ -4,6 +4,7 @@ The agent is given the proxy's address as its endpoint. Rules decide on each req
 that they match: answer it in the server's place, or hold it until the test says so.
 """
 
+import contextlib
 import dataclasses
 import http.client
 import http.server
@@ -26,6 +27,11 @@ class Request:
     connection: int
     headers: dict[str, str] = dataclasses.field(repr=False)
     body: bytes = dataclasses.field(repr=False)
+
+    @property
+    def host(self) -> str:
+        """What it is for: a host, perhaps with a port."""
+        return self.path if self.method == 'CONNECT' else self.headers['host']
 
     @property
     def key(self) -> str:
@@ -153,7 +159,8 @@ class Held:
 class Proxy:
     """In front of the server at ``endpoint``; with ``with``.
 
-    It may be given as ``--proxy`` as well: whatever host is asked for, it goes there.
+    It may be given as ``--proxy`` as well: whatever host is asked for, it goes there;
+    https in a tunnel, of which there is no more to see than the request for it.
 
     :param tls: to be spoken to by https
     """
@@ -169,7 +176,10 @@ class Proxy:
         scheme = 'http'
         if tls is not None:
             scheme = 'https'
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            # Hands are shaken in the thread of the connection.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.endpoint = f'{scheme}://127.0.0.1:{self._server.server_address[1]}'
 
     def __enter__(self) -> Self:
@@ -217,12 +227,12 @@ class Proxy:
     def _handle(
         self, handler: http.server.BaseHTTPRequestHandler, connection: int
     ) -> None:
-        parts = urlsplit(handler.path)
-        query = parse_qs(parts.query, keep_blank_values=True)
+        path, _, parameters = _local(handler.path).partition('?')
+        query = parse_qs(parameters, keep_blank_values=True)
         body = handler.rfile.read(int(handler.headers.get('Content-Length') or 0))
         request = Request(
             handler.command,
-            unquote(parts.path),
+            unquote(path),
             {name: values[0] for name, values in query.items()},
             connection,
             {name.lower(): value for name, value in handler.headers.items()},
@@ -241,7 +251,22 @@ class Proxy:
                 what._keep()
             else:
                 what()
-        self._pass_on(handler, request, body)
+        if request.method == 'CONNECT':
+            self._tunnel(handler)
+        else:
+            self._pass_on(handler, request, body)
+
+    def _tunnel(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        host, port = self._target.split(':')
+        with socket.create_connection((host, int(port)), timeout=60) as server:
+            handler.send_response_only(200)
+            handler.end_headers()
+            ends = handler.connection, server
+            back = threading.Thread(target=_pump, args=ends)
+            back.start()
+            _pump(*reversed(ends))
+            back.join()
 
     def _answer(
         self, handler: http.server.BaseHTTPRequestHandler, answer: Answer
@@ -260,13 +285,11 @@ class Proxy:
         body: bytes,
     ) -> None:
         server = http.client.HTTPConnection(self._target, timeout=60)
-        # With scheme and host, where this is asked as a proxy.
-        target = urlsplit(handler.path)._replace(scheme='', netloc='').geturl()
         try:
             # Host as it was: it is part of what is signed.
             server.putrequest(
                 handler.command,
-                target,
+                _local(handler.path),
                 skip_host=True,
                 skip_accept_encoding=True,
             )
@@ -303,6 +326,23 @@ class Proxy:
         handler.wfile.write(reply.body)
 
 
+def _local(target: str) -> str:
+    """Path and query; scheme and host come first where a proxy is asked."""
+    if target.startswith('http://'):
+        return target[target.find('/', len('http://')) :]
+    return target
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    """Copy until one of them closes, and then close both."""
+    with contextlib.suppress(OSError):
+        while block := source.recv(65536):
+            target.sendall(block)
+    for each in (source, target):
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
@@ -326,5 +366,6 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
             proxy._handle(self, self.number)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
+        do_CONNECT = handle_any  # noqa: N815
 
     return Handler

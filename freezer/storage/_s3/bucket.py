@@ -31,6 +31,8 @@ DELETE_BATCH = 1000
 CLEAN_UP_SECONDS = 20.0
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
+# No store is known that allows fewer; Swift and Scaleway allow that many.
+_FEWEST_PARTS = 1000
 _NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintException')
 _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 
@@ -625,11 +627,15 @@ class Bucket:
         """Open uploads of keys that start with the prefix."""
         where: dict[str, Any] = {'Prefix': prefix}
         while True:
-            page = self._run(
-                'list uploads of',
-                prefix,
-                lambda: self._ask('list_multipart_uploads', **where),
-            )
+            try:
+                page = self._run(
+                    'list uploads of',
+                    prefix,
+                    lambda: self._ask('list_multipart_uploads', **where),
+                )
+            except e.UploadNotFound:
+                # rclone serve s3, of a bucket that has none.
+                return
             for item in page.get('Uploads', ()):
                 yield Opened(
                     Upload(item['Key'], item['UploadId']), _epoch(item, 'Initiated')
@@ -642,7 +648,7 @@ class Bucket:
     def parts(self, upload: Upload) -> Parts:
         """What an open upload holds.
 
-        :raises UploadNotFound: it is not open any more
+        :raises NotFound: it is not open any more (NoSuchUpload; NoSuchKey on Ceph)
         """
         where: dict[str, Any] = {'Key': upload.key, 'UploadId': upload.upload_id}
         size, modified = 0, 0.0
@@ -680,7 +686,15 @@ class Bucket:
             checksum.pop('ContentMD5', None)
             return Sent(etag, checksum)
 
-        return self._run(f'upload part {number} of', upload.key, call, cancelled)
+        try:
+            return self._run(f'upload part {number} of', upload.key, call, cancelled)
+        except e.Rejected as error:
+            if number <= _FEWEST_PARTS:
+                raise
+            raise e.Rejected(
+                f'{error.message}; if this store takes no more than {number - 1} parts '
+                f'of an object, set --s3-max-parts to that'
+            ) from error
 
     def complete(
         self, upload: Upload, sent: Sequence[Sent], size: int, token: str
@@ -688,7 +702,8 @@ class Bucket:
         """Make the parts an object of ``size`` bytes; its ETag.
 
         An answer that is lost, odd or has no ETag is not believed either way: the
-        object itself is looked at, and is ours only with our token and size.
+        object itself is looked at, and is ours only with our token and size. Its ETag
+        comes from there in any case.
 
         :raises UncertainComplete: it may have become an object, or become one later
         """
@@ -712,7 +727,10 @@ class Bucket:
                     )
                 )
                 if answer.get('ETag'):
-                    return str(answer['ETag'])
+                    # An Abort would be one after a Complete.
+                    uncertain = True
+                    # As a restore will see it: rclone serve s3 says another here.
+                    return self.head(upload.key).etag
                 error: e.StorageException = e.IncompleteAnswer(
                     f'complete {self.url(upload.key)} at {self.endpoint}: the answer '
                     f'has no ETag'
@@ -808,7 +826,8 @@ class Bucket:
 
         try:
             self._run('abort upload of', upload.key, call)
-        except e.UploadNotFound:
+        except e.NotFound:
+            # NoSuchUpload; Swift says NoSuchKey of one that was completed.
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)
 
     # The way to the store

@@ -132,10 +132,10 @@ def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException
     where = f'{doing} at {endpoint}'
     if isinstance(error, wire.ClientError):
         return _from_answer(error, where)
-    if isinstance(error, wire.SSLError) and 'CERTIFICATE' in str(error).upper():
+    if isinstance(error, wire.SSLError) and (advice := _of_certificate(error)):
         return e.CertificateError(
-            f"{where}: the server's certificate is not trusted: {_reason(error)}; give "
-            f'its authority with --s3-ca-bundle'
+            f"{where}: the server's certificate is not trusted: {_reason(error)}; "
+            f'{advice}'
         )
     if isinstance(error, wire.ReadTimeoutError | wire.ConnectTimeoutError):
         return e.Unreachable(f'{where}: no answer in time')
@@ -219,8 +219,29 @@ def _advice(code: str, message: str) -> str:
     return ''
 
 
+def _of_certificate(error: wire.SSLError) -> str:
+    """What to do about a certificate; empty where TLS failed for another reason."""
+    said = f'{error} {_reason(error)}'
+    # urllib3 compares names by itself.
+    if type(_innermost(error)).__name__ == 'CertificateError' or 'mismatch' in said:
+        return 'it is for another host: check --endpoint'
+    if 'CERTIFICATE' not in said.upper():
+        return ''
+    if 'expired' in said:
+        return "it has to be renewed there, unless it is this machine's clock"
+    return 'give its authority with --s3-ca-bundle'
+
+
 def _reason(error: Exception) -> str:
-    """The innermost cause's text: botocore wraps urllib3 wraps the system."""
+    """The innermost cause's text."""
+    inner = _innermost(error)
+    if isinstance(inner, OSError) and inner.strerror:
+        return inner.strerror
+    return str(inner) or type(inner).__name__
+
+
+def _innermost(error: Exception) -> Exception:
+    """Where it began: botocore wraps urllib3 wraps the system."""
     inner = error
     seen = {id(inner)}
     while True:
@@ -238,6 +259,4 @@ def _reason(error: Exception) -> str:
             break
         seen.add(id(following))
         inner = following
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return str(inner) or type(inner).__name__
+    return inner

@@ -15,6 +15,7 @@ from freezer.storage.local import LocalStorage
 from freezer.storage.multiple import MultipleStorage
 from freezer.storage.s3 import MIN_PART_SIZE, S3Storage
 from freezer.tests import servers
+from freezer.tests.conformance.variants import Way
 
 PART = MIN_PART_SIZE
 # Of max_parts nine tenths are used: three parts a volume.
@@ -54,6 +55,11 @@ class Place(abc.ABC):
         """Keys of multipart uploads that are open."""
         return []
 
+    @property
+    def keeps_backslash(self) -> bool:
+        """Whether a backslash in a name stays one."""
+        return True
+
 
 class LocalPlace(Place):
     def __init__(self, root: Path) -> None:
@@ -84,15 +90,22 @@ class LocalPlace(Place):
 
 @dataclass
 class S3Place(Place):
+    """A bucket, to which the driver and we may come in different ways."""
+
     server: servers.Server
     bucket: str
     prefix: str
+    way: Way
+
+    @property
+    def keeps_backslash(self) -> bool:
+        return self.server.properties.keeps_backslash
 
     def storage(self, **options: Any) -> S3Storage:
         given = default_options(S3Storage) | {
             'access_key': self.server.access_key,
             'secret_key': self.server.secret_key,
-            'endpoint': self.server.endpoint,
+            'endpoint': self.way.endpoint,
             's3_max_parts': MAX_PARTS,
             # What should be final must not take minutes to show that it is not.
             's3_retry_budget': 5.0,
@@ -100,7 +113,11 @@ class S3Place(Place):
         rates = {n: options.pop(n) for n in ('sending', 'receiving') if n in options}
         return S3Storage.from_settings(
             StorageSettings(
-                f'{self.bucket}/{self.prefix}', PART, options=given | options, **rates
+                f'{self.bucket}/{self.prefix}',
+                PART,
+                proxy=self.way.proxy,
+                options={**given, **self.way.options, **options},
+                **rates,
             )
         )
 
@@ -167,6 +184,10 @@ class MultiplePlace(Place):
     def uploads(self) -> list[str]:
         return [key for place in self.members for key in place.uploads()]
 
+    @property
+    def keeps_backslash(self) -> bool:
+        return all(place.keeps_backslash for place in self.members)
+
 
 def default_options(driver: type[Storage]) -> dict[str, Any]:
     """What a driver gets when nothing is set."""
@@ -177,5 +198,6 @@ def default_options(driver: type[Storage]) -> dict[str, Any]:
     }
 
 
-def new_s3_place(server: servers.Server) -> S3Place:
-    return S3Place(server, f'conformance-{uuid.uuid4().hex[:12]}', 'a prefix/ü')
+def new_s3_place(server: servers.Server, way: Way | None = None) -> S3Place:
+    bucket = f'conformance-{uuid.uuid4().hex[:12]}'
+    return S3Place(server, bucket, 'a prefix/ü', way or Way(server.endpoint))

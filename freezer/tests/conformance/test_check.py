@@ -27,13 +27,12 @@ from freezer.tests.conformance.places import (
     S3Place,
     new_s3_place,
 )
-from freezer.tests.conftest import SERVERS
+from freezer.tests.conftest import on_servers
 from freezer.utils.signals import Interrupted
 
 OK, NOTE, PROBLEM = Result.OK, Result.NOTE, Result.PROBLEM
-ON_EACH = pytest.mark.parametrize('s3_server', SERVERS, indirect=True)
-# They have versions and locks.
-WITH_LOCKS = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
+ON_EACH = on_servers()
+WITH_LOCKS = on_servers(lambda kind: kind.properties.object_lock)
 
 
 # S3
@@ -170,7 +169,7 @@ EXPERIMENTS = {
 }
 
 
-@pytest.mark.parametrize('s3_server', ['moto', 'seaweedfs', 'ceph'], indirect=True)
+@on_servers(lambda kind: kind.properties.versions)
 def test_nothing_remains_in_a_bucket_with_versions(
     place: S3Place, s3_server: servers.Server
 ) -> None:

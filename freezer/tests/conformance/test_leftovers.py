@@ -15,6 +15,7 @@ from freezer.storage.housekeeping import Leftover, Tidied
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.places import PART, S3Place, new_s3_place
+from freezer.tests.conftest import on_servers
 from freezer.utils import process
 from freezer.utils.streaming import RichQueue
 
@@ -297,6 +298,7 @@ def versions(place: S3Place) -> list[str]:
     ]
 
 
+@on_servers(lambda kind: kind.properties.versions)
 def test_old_versions_are_told_and_purged(versioned: S3Place, tmp_path: Path) -> None:
     storage = versioned.storage()
     content = store(storage, tmp_path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import threading
@@ -34,22 +35,23 @@ from freezer.tests.conformance.backups import (
     write,
 )
 from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place, S3Place
+from freezer.tests.conformance.variants import Way, combinations
+from freezer.tests.conftest import on_servers
 from freezer.utils.rate import Rate
 from freezer.utils.streaming import RichQueue
 
 # (driver, server): a storage without a server has None.
+EVERY_S3 = {f's3-{server}': ('s3', server) for server in servers.KINDS}
 EVERY_STORAGE = {
     'local': ('local', None),
     'multiple-local': ('multiple', None),
     'multiple-mixed': ('multiple', 'moto'),
-    's3-moto': ('s3', 'moto'),
-    's3-seaweedfs': ('s3', 'seaweedfs'),
-    's3-ceph': ('s3', 'ceph'),
+    **EVERY_S3,
 }
 
 
 def on(*names: str) -> Any:
-    """Run tests on some storages. The parameter's name is what marks those on Ceph."""
+    """Run tests on some storages. A parameter's name is what marks those on Ceph."""
     return pytest.mark.parametrize(
         'driver, s3_server',
         [EVERY_STORAGE[name] for name in names],
@@ -222,7 +224,6 @@ class TestEveryStorage:
     # Names
 
     def test_any_name(self, place: Place, storage: Storage, store: Store) -> None:
-        # SeaweedFS takes a backslash for a slash.
         for identity in (
             'host_a b',
             'host_Grüße €😀',
@@ -231,6 +232,7 @@ class TestEveryStorage:
             'host_\'"<>|*$(x)',
             'a',
             '1700000000',
+            *(['host_\\n\\'] if place.keeps_backslash else []),
         ):
             store(backup(identity), identity.encode())
             assert listed(storage, identity) == {ZERO: [(0, ZERO)]}
@@ -609,12 +611,24 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     _after_each_verb(monkeypatch, count)
 
 
-@on('s3-moto', 's3-seaweedfs', 's3-ceph')
+@on(*EVERY_S3)
 class TestS3:
     @pytest.fixture
     def s3(self, place: Place) -> S3Place:
         assert isinstance(place, S3Place)
         return place
+
+    def test_a_restore_has_nothing_to_complain_of(
+        self,
+        storage: Storage,
+        store: Store,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        store(backup(), NOISE)
+        caplog.clear()
+        assert restore(storage) == NOISE
+        levels = [r.levelname for r in caplog.records if r.levelno >= logging.WARNING]
+        assert levels == [], caplog.text
 
     def test_a_missing_bucket_is_not_no_backups(self, s3: S3Place) -> None:
         calls: Sequence[Callable[[Storage], object]] = (
@@ -705,26 +719,28 @@ class TestS3:
         assert threading.active_count() < threads
 
 
-@on('s3-moto', 's3-seaweedfs')
 class TestPages:
-    def test_more_objects_than_a_page(self, place: Place, storage: Storage) -> None:
-        count = 1100
+    @pytest.fixture
+    def place(self, s3: S3Place) -> Place:
+        return s3
+
+    def test_more_objects_than_a_page(self, s3: S3Place, storage: Storage) -> None:
+        count = s3.server.properties.page + 100
         many = [backup(level=level) for level in range(count)]
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda b: place.write(marker(b), b'{}'), many))
+            list(pool.map(lambda b: s3.write(marker(b), b'{}'), many))
         assert listed(storage) == {ZERO: [(b.level, b.timestamp) for b in many]}
         assert storage.report().objects == count
         storage.remove_older_than(TAR, ZERO + count, HOST)
-        assert place.files() == {}
+        assert s3.files() == {}
 
 
-# moto takes any keys.
-@pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 class TestKeys:
     @pytest.fixture
-    def owned(self, s3_server: servers.Server) -> S3Place:
-        return S3Place(s3_server, s3_server.make_bucket(), 'prefix')
+    def owned(self, s3_server: servers.Server, way: Way) -> S3Place:
+        return S3Place(s3_server, s3_server.make_bucket(), 'prefix', way)
 
+    @on_servers(lambda kind: kind.properties.checks_keys)
     @pytest.mark.parametrize(
         'wrong', [{'secret_key': 'sk/wrong'}, {'access_key': 'AKWRONG'}], ids=str
     )
@@ -742,6 +758,7 @@ class TestKeys:
             assert owned.bucket in caught.value.message
         assert owned.files() == {}
 
+    @on_servers(lambda kind: kind.readonly_access_key)
     def test_keys_that_only_read(self, owned: S3Place) -> None:
         server = owned.server
         storage = owned.storage(
@@ -813,6 +830,34 @@ class TestRates:
         # It holds for what was under way.
         storage.claim(backup())
         write(storage, backup(), chunks(NOISE))
+
+
+class TestVariants:
+    """They make no difference; ``tools/matrix.sh`` runs the whole suite in each."""
+
+    @pytest.fixture
+    def place(self, s3: S3Place) -> Place:
+        return s3
+
+    @pytest.mark.parametrize(
+        's3_server, variant',
+        [each for each in combinations() if each[1] != 'plain'],
+        indirect=True,
+    )
+    def test_a_chain(self, s3: S3Place, storage: Storage, store: Store) -> None:
+        contents = [NOISE, b'', NOISE[: PART + 1]]
+        for level, content in enumerate(contents):
+            store(backup('host_Grüße / 1', level=level), content)
+        assert restore(storage, identity='host_Grüße / 1') == b''.join(contents)
+        assert storage.report().size == sum(s3.files().values())
+        storage.remove_older_than(TAR, ZERO + 9, 'host_Grüße / 1')
+        assert s3.files() == {}
+        assert s3.uploads() == []
+
+
+@pytest.mark.parametrize('variant', ['list-v1'], indirect=True)
+class TestVariantsOfPages(TestPages):
+    """Pages are what the two versions of listings differ in."""
 
 
 @on('multiple-local', 'multiple-mixed')

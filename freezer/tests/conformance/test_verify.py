@@ -32,7 +32,8 @@ from freezer.tests.conformance.places import (
     Place,
     S3Place,
 )
-from freezer.tests.conformance.test_storage import EVERY_STORAGE, on
+from freezer.tests.conformance.test_storage import EVERY_S3, EVERY_STORAGE, on
+from freezer.tests.conformance.variants import Way
 
 CONTENT = NOISE[: 2 * PART + 17]
 VOLUME = PARTS_PER_VOLUME * PART
@@ -476,7 +477,7 @@ def refuse(
         monkeypatch.setattr(driver, verb, call)
 
 
-@on('s3-moto', 's3-seaweedfs', 's3-ceph')
+@on(*EVERY_S3)
 class TestS3:
     """Several volumes; and the store's own ways to be gone."""
 
@@ -562,7 +563,8 @@ class TestS3:
 class TestKeys:
     @pytest.fixture
     def place(self, s3_server: servers.Server) -> S3Place:
-        return S3Place(s3_server, s3_server.make_bucket(), 'prefix')
+        bucket = s3_server.make_bucket()
+        return S3Place(s3_server, bucket, 'prefix', Way(s3_server.endpoint))
 
     @both
     def test_keys_that_only_read_will_do(

@@ -1,6 +1,7 @@
 """The S3 servers themselves: what the other tests take for granted about them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import botocore.exceptions
 import pytest
 
 from freezer.tests import servers
+from freezer.tests.conftest import HEAVY, on_servers
 
-REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
+CHECKS_KEYS = on_servers(lambda kind: kind.properties.checks_keys)
+KNOWS_PERMISSIONS = on_servers(lambda kind: kind.readonly_access_key)
 
 
 def error_code(excinfo: pytest.ExceptionInfo[BaseException]) -> str:
@@ -67,17 +70,17 @@ def test_multipart(s3_server: servers.Server) -> None:
     assert s3_server.get(bucket, 'big') == b''.join(content)
 
 
-@REAL
+@CHECKS_KEYS
 def test_wrong_keys_are_refused(s3_server: servers.Server) -> None:
     with pytest.raises(botocore.exceptions.ClientError) as excinfo:
         s3_server.client(secret_key='wrong').list_buckets()
     assert error_code(excinfo) == 'SignatureDoesNotMatch'
     with pytest.raises(botocore.exceptions.ClientError) as excinfo:
         s3_server.client(access_key='wrong').list_buckets()
-    assert error_code(excinfo) == 'InvalidAccessKeyId'
+    assert error_code(excinfo) == s3_server.properties.unknown_key
 
 
-@REAL
+@KNOWS_PERMISSIONS
 def test_readonly_user_reads_and_does_not_write(s3_server: servers.Server) -> None:
     bucket = s3_server.make_bucket()
     s3_server.put(bucket, 'key', b'content')
@@ -98,7 +101,6 @@ def test_readonly_user_reads_and_does_not_write(s3_server: servers.Server) -> No
     assert s3_server.get(bucket, 'key') == b'content'
 
 
-@REAL
 def test_no_bucket_appears_or_vanishes_by_itself(s3_server: servers.Server) -> None:
     with pytest.raises(botocore.exceptions.ClientError) as excinfo:
         s3_server.put('no-such-bucket', 'key', b'content')
@@ -143,14 +145,23 @@ def test_two_side_by_side_and_nothing_left(seaweedfs: servers.SeaweedFS) -> None
         assert other.client().list_buckets()['Buckets'] == []
 
 
-def test_ceph_restart_and_nothing_left(ceph: servers.CephRGW, tmp_path: Path) -> None:
-    with servers.CephRGW(tmp_path) as other:
-        assert other.endpoint != ceph.endpoint
+@pytest.mark.parametrize(
+    's3_server, processes',
+    [('ceph', 3), ('rclone', 1), ('swift', 5)],
+    indirect=['s3_server'],
+)
+def test_restart_and_nothing_left(
+    s3_server: servers.Server, processes: int, tmp_path: Path
+) -> None:
+    kind = type(s3_server)
+    assert issubclass(kind, servers.ProcessServer)
+    with kind(tmp_path) as other:
+        assert other.endpoint != s3_server.endpoint
         bucket = other.make_bucket()
         other.put(bucket, 'key', b'content')
-        pids, directory = other.pids, other.directory
-        assert len(pids) == 3
-        assert directory.parent == tmp_path
+        pids = other.pids
+        assert len(pids) == processes
+        assert other.directory.parent == tmp_path
         other.restart()
         assert not any(map(is_alive, pids))
         assert other.get(bucket, 'key') == b'content'
@@ -159,12 +170,19 @@ def test_ceph_restart_and_nothing_left(ceph: servers.CephRGW, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tests_on_ceph_share_a_worker(request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize('name', HEAVY)
+def test_tests_on_a_heavy_server_share_a_worker(
+    request: pytest.FixtureRequest, name: str
+) -> None:
     ids = [
-        item.nodeid for item in request.session.items if item.get_closest_marker('ceph')
+        item.nodeid for item in request.session.items if item.get_closest_marker(name)
     ]
     if getattr(request.config.option, 'loadgroup', False):
-        assert all(name.endswith('@ceph') for name in ids)
+        assert all(each.endswith(f'@{name}') for each in ids)
+
+
+def test_version(s3_server: servers.Server) -> None:
+    assert re.fullmatch(r'\d+(\.\d+)+', s3_server.version())
 
 
 class Dying(servers.ProcessServer):

