@@ -421,7 +421,7 @@ class S3Storage(Manifested):
             self.endpoint,
             client(),
             lambda: client(patience),
-            Retry(options.retry_budget, wire.clock),
+            Retry(options.retry_budget, wire.now),
             secrets=credentials.secrets,
             parameters=Parameters(options),
             list_version=options.list_version,
@@ -435,6 +435,10 @@ class S3Storage(Manifested):
             self._opened = None
 
     def prepare(self) -> None:
+        self._make_ready()
+        self._journal.clean_up(self._bucket)
+
+    def _make_ready(self) -> None:
         """Make the bucket if it is not there; needs no list of all buckets."""
         if not self._bucket.exists():
             self._make_bucket()
@@ -445,7 +449,6 @@ class S3Storage(Manifested):
                 f's3-object-lock-mode and s3-legal-hold need; most stores have to be '
                 f'told when a bucket is made'
             )
-        self._journal.clean_up(self._bucket)
 
     def _make_bucket(self) -> None:
         if not self.options.create_bucket:
@@ -467,14 +470,25 @@ class S3Storage(Manifested):
         from freezer.storage.check import CheckReport
 
         folder = layout.join(self.container, layout.CHECK, secrets.token_hex(16))
-        scratch = Scratch(self._bucket, keys.key_of(folder), self._plan, self.options)
+        # Locks are tried out apart: what else is written must be removable.
+        bucket = self._open(
+            replace(
+                self.options,
+                object_lock_mode=None,
+                object_lock_days=None,
+                legal_hold=False,
+            )
+        )
+        scratch = Scratch(bucket, keys.key_of(folder), self._plan, self.options)
         try:
-            rows = check(scratch, self._make_bucket)
+            rows = check(scratch, self._make_ready)
         except StorageException as error:
             hint = self._hint(error)
             if not hint:
                 raise
             raise type(error)(f'{error.message}; {hint}') from error
+        finally:
+            bucket.close()
         return CheckReport(self.container, rows)
 
     def _hint(self, error: StorageException) -> str:

@@ -14,10 +14,10 @@ from freezer.utils.text import NOTICES
 PROBE_SECONDS = 15.0
 
 
-def check(scratch: Scratch, make_bucket: Callable[[], None]) -> tuple[CheckRow, ...]:
+def check(scratch: Scratch, make_ready: Callable[[], None]) -> tuple[CheckRow, ...]:
     """Try everything out; the last row says what remains.
 
-    :param make_bucket: as for a backup
+    :param make_ready: makes the bucket if it is not there, as for a backup
     :raises StorageException: the bucket cannot be written to at all
     """
     bucket = scratch.bucket
@@ -25,12 +25,12 @@ def check(scratch: Scratch, make_bucket: Callable[[], None]) -> tuple[CheckRow, 
     try:
         with (
             bucket.at_most(PROBE_SECONDS),
-            bucket.hook(f'{event}.PutObject', scratch.lock_briefly),
-            bucket.hook(f'{event}.CreateMultipartUpload', scratch.lock_briefly),
+            bucket.hook(f'{event}.PutObject', scratch.unlock_soon),
+            bucket.hook(f'{event}.CreateMultipartUpload', scratch.unlock_soon),
         ):
             rows = [
                 CheckRow('connection', probes.connection(scratch)),
-                CheckRow('bucket', probes.bucket(scratch, make_bucket)),
+                CheckRow('bucket', probes.bucket(scratch, make_ready)),
             ]
             rows += try_out(probes.BEFORE_WRITING, scratch)
             rows.append(CheckRow('write', probes.write(scratch)))

@@ -57,12 +57,12 @@ def connection(scratch: Scratch) -> Finding:
     return ok('https, certificate checked')
 
 
-def bucket(scratch: Scratch, make: Callable[[], None]) -> Finding:
-    if scratch.bucket.exists():
+def bucket(scratch: Scratch, make_ready: Callable[[], None]) -> Finding:
+    # Known before it is made: who is interrupted now removes it too.
+    scratch.made_bucket = not scratch.bucket.exists()
+    make_ready()
+    if not scratch.made_bucket:
         return ok('there')
-    # Before it is made: who is interrupted now removes it too.
-    scratch.made_bucket = True
-    make()
     return ok('was not there: made, as a backup makes it, and removed again')
 
 
@@ -360,22 +360,60 @@ def _two_parts(scratch: Scratch) -> Finding:
 
 
 def _locked(scratch: Scratch) -> Finding | None:
-    """Ceph 16.2 locks what is put, and takes no notice of the lock of an upload."""
+    """Whether what is asked for with an object or an upload becomes a lock."""
     if not scratch.options.object_lock_mode:
         return None
-    for what, name in (('objects', 'small'), ('uploads', 'two parts')):
-        answer = scratch.probe('get_object_retention', name)
-        if not isinstance(answer, Refusal):
-            continue
-        if name == 'two parts' and scratch.locks:
-            return ok('objects are locked, uploads by the bucket')
-        if answer.status in (403, 501):
-            return note(f'not told: {answer}', value=None)
-        return problem(
-            f'{what} are not locked, although --s3-object-lock-mode is given',
-            'a default retention of the bucket',
-        )
-    return ok('objects and uploads are locked')
+    lock = scratch.brief_lock()
+    answer = scratch.probe_put('locked', _SMALL, **lock)
+    if isinstance(answer, Refusal):
+        return problem(f'refused: {answer}')
+    if not _is_locked(scratch, 'locked'):
+        return problem('objects are not locked, although it is asked for')
+    if scratch.locks:
+        return ok('objects are locked; uploads, by the bucket')
+    answer = _upload_locked(scratch, lock)
+    if isinstance(answer, Refusal):
+        return problem(f'refused for uploads: {answer}')
+    if _is_locked(scratch, 'locked upload'):
+        return ok('objects and uploads are locked')
+    # Ceph 16.2 locks what is put, and forgets the lock of an upload: the agent puts it
+    # on what came of the upload.
+    retention = {
+        'Mode': lock['ObjectLockMode'],
+        'RetainUntilDate': lock['ObjectLockRetainUntilDate'],
+    }
+    scratch.probe('put_object_retention', 'locked upload', Retention=retention)
+    if _is_locked(scratch, 'locked upload'):
+        return ok('objects are locked, and uploads once they are completed')
+    return problem(
+        'uploads are not locked, although it is asked for',
+        'a default retention of the bucket',
+    )
+
+
+def _upload_locked(scratch: Scratch, lock: dict[str, Any]) -> Any:
+    name = 'locked upload'
+    answer = scratch.probe('create_multipart_upload', name, **lock)
+    if isinstance(answer, Refusal):
+        return answer
+    upload = Upload(scratch.key(name), answer['UploadId'])
+    scratch.uploads.append(upload)
+    sent = scratch.bucket.upload_part(upload, 1, _SMALL)
+    part = {'PartNumber': 1, 'ETag': sent.etag, **sent.checksum}
+    answer = scratch.probe(
+        'complete_multipart_upload',
+        name,
+        UploadId=upload.upload_id,
+        MultipartUpload={'Parts': [part]},
+    )
+    if not isinstance(answer, Refusal):
+        scratch.uploads.remove(upload)
+    return answer
+
+
+def _is_locked(scratch: Scratch, name: str) -> bool:
+    answer = scratch.probe('head_object', name)
+    return not isinstance(answer, Refusal) and bool(answer.get('ObjectLockMode'))
 
 
 def _unequal_parts(scratch: Scratch) -> Finding:

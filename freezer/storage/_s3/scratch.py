@@ -33,7 +33,9 @@ class Scratch:
     """What there is, and what is known about the store so far.
 
     :param folder: its key, without a slash at its end
+    :param bucket: one that locks nothing
     :param plan: of a backup
+    :param options: of a backup
     """
 
     bucket: Bucket
@@ -91,29 +93,35 @@ class Scratch:
         key = self.key(name) if name else ''
         return self.bucket.probe(operation, key, **arguments)
 
-    def probe_put(self, name: str, body: bytes, **headers: str) -> Any:
-        if self.locks:
+    def probe_put(self, name: str, body: bytes, **arguments: Any) -> Any:
+        if self.locks or 'ObjectLockMode' in arguments:
             # S3 insists on it where objects are locked.
-            digest = hashlib.md5(body, usedforsecurity=False).digest()
-            headers.setdefault('ContentMD5', base64.b64encode(digest).decode())
+            arguments.setdefault('ContentMD5', _md5(body))
         return self.bucket.probe(
-            'put_object', self.key(name), Kind.PASSING, Body=body, **headers
+            'put_object', self.key(name), Kind.PASSING, Body=body, **arguments
         )
 
-    def lock_briefly(self, params: dict[str, Any], **_event: Any) -> None:
-        """Let no lock outlive the check: neither the options' nor the bucket's own.
+    # Locks
+
+    def brief_lock(self) -> dict[str, Any]:
+        """Arguments that lock an object for a moment; :meth:`clean_up` waits for it."""
+        until = datetime.datetime.now(datetime.UTC)
+        until += datetime.timedelta(seconds=self.clock_offset + LOCKED_SECONDS)
+        # A second more: clocks and dates are not exact.
+        self.locked_until = time.monotonic() + LOCKED_SECONDS + 1
+        return {'ObjectLockMode': 'GOVERNANCE', 'ObjectLockRetainUntilDate': until}
+
+    def unlock_soon(self, params: dict[str, Any], **_event: Any) -> None:
+        """Let the lock of a bucket that locks by itself not outlive the check.
 
         :param params: of an operation that makes an object
         """
-        params.pop('ObjectLockLegalHoldStatus', None)
-        if self.locks or 'ObjectLockMode' in params:
-            seconds = self.clock_offset + LOCKED_SECONDS
-            until = datetime.datetime.now(datetime.UTC)
-            until += datetime.timedelta(seconds=seconds)
-            params['ObjectLockMode'] = 'GOVERNANCE'
-            params['ObjectLockRetainUntilDate'] = until
-            # A second more: clocks and dates are not exact.
-            self.locked_until = time.monotonic() + LOCKED_SECONDS + 1
+        if not self.locks or 'ObjectLockMode' in params:
+            return
+        params.update(self.brief_lock())
+        if self.options.locks and 'Body' in params:
+            # As a backup does that asks for locks.
+            params.setdefault('ContentMD5', _md5(params['Body']))
 
     # Undoing it
 
@@ -194,3 +202,8 @@ class Scratch:
         answer = self.probe('delete_bucket')
         if isinstance(answer, Refusal) and answer.status != 404:
             raise e.StorageException(f'the bucket, which was made: {answer}')
+
+
+def _md5(body: bytes) -> str:
+    digest = hashlib.md5(body, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()

@@ -53,7 +53,7 @@ class Wire:
         finally:
             self._thread.event = before
 
-    def clock(self) -> float:
+    def now(self) -> float:
         """Seconds. Those in which this thread was held back by a rate do not count:
         a limit must not use up the time there is for another attempt."""
         return self._clock() - self._held

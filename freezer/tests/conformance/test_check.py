@@ -213,15 +213,17 @@ def test_nothing_remains_in_a_bucket_that_locks(s3_server: servers.Server) -> No
     assert place.uploads() == []
 
 
+LOCKS = {'s3_object_lock_mode': 'COMPLIANCE', 's3_object_lock_days': 3}
+
+
 @WITH_LOCKS
 def test_locks_that_are_asked_for(s3_server: servers.Server) -> None:
     place = new_s3_place(s3_server)
-    lock = {'s3_object_lock_mode': 'COMPLIANCE', 's3_object_lock_days': 3}
-    report = check(place, **lock)
+    report = check(place, **LOCKS, s3_legal_hold=True)
+    assert problems(report) == []
     found = row(report, 'locked')
-    upload_is_locked = _locks_uploads(s3_server)
-    assert found.value is upload_is_locked
-    assert found.result is (OK if upload_is_locked else PROBLEM)
+    later = ', and uploads once they are completed'
+    assert found.seen.endswith(later) is not _locks_uploads(s3_server)
     assert row(report, 'clean-up').result is OK
     assert place.bucket not in buckets(s3_server)
 
@@ -239,6 +241,15 @@ def _locks_uploads(server: servers.Server) -> bool:
     parts = {'Parts': [{'PartNumber': 1, 'ETag': etag}]}
     client.complete_multipart_upload(**upload, MultipartUpload=parts)
     return status(client.get_object_retention, **where) == 200
+
+
+@WITH_LOCKS
+def test_a_bucket_that_cannot_lock(s3_server: servers.Server) -> None:
+    place = new_s3_place(s3_server)
+    s3_server.client().create_bucket(Bucket=place.bucket)
+    with pytest.raises(e.StorageConfigError, match='has no object lock'):
+        check(place, **LOCKS)
+    assert place.files() == {}
 
 
 # Directories

@@ -451,6 +451,47 @@ def test_encryption_of_the_bucket(
     assert row(try_only('encryption'), 'encryption').value == 'AES256'
 
 
+# Locks
+
+
+def not_locked(reply: Reply) -> Reply:
+    kept = {k: v for k, v in reply.headers.items() if 'object-lock' not in k}
+    return Reply(reply.status, kept, reply.body)
+
+
+@pytest.mark.parametrize(
+    'at, act, said',
+    [
+        (on('HEAD', '/locked'), not_locked, 'objects are not locked'),
+        (on('HEAD', '/locked upload'), not_locked, 'uploads are not locked'),
+        (on('PUT', '/locked'), NOT_KNOWN, 'refused: NotImplemented'),
+        (on('POST', '/locked upload'), NOT_KNOWN, 'refused for uploads'),
+    ],
+)
+def test_locks_that_do_not_come_about(
+    at: Matches,
+    act: Answer | Change,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    moto: servers.Moto,
+    proxy: Proxy,
+) -> None:
+    place = new_s3_place(moto)
+    some = [probe for probe in probes.PROBES if probe.name == 'locked']
+    monkeypatch.setattr(probes, 'PROBES', some)
+    if isinstance(act, Answer):
+        proxy.answer(at, act)
+    else:
+        proxy.change(at, act)
+    lock = {'s3_object_lock_mode': 'GOVERNANCE', 's3_object_lock_days': 1}
+    report = check(place, endpoint=proxy.endpoint, **lock)
+    found = row(report, 'locked')
+    assert found.result is PROBLEM
+    assert found.seen.startswith(said)
+    assert row(report, 'clean-up').result is OK
+    assert place.bucket not in buckets(moto)
+
+
 # No answer is no refusal
 
 

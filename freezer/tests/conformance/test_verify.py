@@ -9,7 +9,7 @@ import pytest
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
 from freezer.storage.base import Backup, Storage
-from freezer.storage.physical import PhysicalStorage
+from freezer.storage.manifested import Manifested
 from freezer.storage.verify import Problem, Verification
 from freezer.tests import servers
 from freezer.tests.conformance.backups import (
@@ -407,7 +407,7 @@ class TestEveryStorage:
         def fails(*_args: Any) -> Any:
             raise e.Unreachable('the network is down')
 
-        for driver in PhysicalStorage.__subclasses__():
+        for driver in Manifested.__subclasses__():
             for verb in ('list_tree', 'read_file', 'stat', 'read_pieces'):
                 monkeypatch.setattr(driver, verb, fails)
         with pytest.raises(e.Unreachable, match='the network is down'):
@@ -448,7 +448,7 @@ def before_each(
     monkeypatch: pytest.MonkeyPatch, verb: str, do: Callable[[], None]
 ) -> None:
     """Do something before each call of a verb, on every driver."""
-    for driver in PhysicalStorage.__subclasses__():
+    for driver in Manifested.__subclasses__():
         original = getattr(driver, verb)
 
         def call(self: Any, *args: Any, original: Any = original) -> Any:
@@ -465,7 +465,7 @@ def refuse(
     kind: type[e.StorageException],
 ) -> None:
     """From now on a verb fails on some paths, on every driver."""
-    for driver in PhysicalStorage.__subclasses__():
+    for driver in Manifested.__subclasses__():
         original = getattr(driver, verb)
 
         def call(self: Any, path: str, *args: Any, original: Any = original) -> Any:

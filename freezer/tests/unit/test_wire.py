@@ -133,7 +133,7 @@ def test_time_held_back_is_no_time_of_the_retries() -> None:
             raise e.ServerError('down')
         return 'done'
 
-    retry = Retry(60, wire.clock, lambda: 1.0)
+    retry = Retry(60, wire.now, lambda: 1.0)
     assert retry.run(call, FakeEvent(pace.clock)) == 'done'
     assert attempts == 4
     assert pace.passed > 400
