@@ -41,10 +41,8 @@ class Credentials:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.session = botocore.session.Session(session_vars=_NOTHING_AMBIENT)
         self.region = options.region or DEFAULT_REGION
-        customer_key = options.customer_key()
-        self._secrets = {secret_key, options.session_token}
-        if customer_key:
-            self._secrets.add(base64.b64encode(customer_key).decode())
+        customer_key = options.customer_key() or b''
+        self._secrets = {base64.b64encode(customer_key).decode()}
         if not options.profile:
             self.session.set_credentials(access_key, secret_key, options.session_token)
             return

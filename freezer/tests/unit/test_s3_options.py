@@ -351,3 +351,19 @@ def test_checksums_that_need_a_library(
     with pytest.raises(StorageConfigError, match=r'pip install "freezer\[crt\]"'):
         driver('command line', tmp_path, s3_checksum=name)
     assert driver('command line', tmp_path, s3_checksum='crc32')
+
+
+def test_checksum_that_botocore_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As 1.29 does not know crc64nvme."""
+
+    class Future(Checksum):
+        def __init__(self, name: str) -> None:
+            super().__init__(name)
+            self.argument = 'ChecksumOFTHEFUTURE'
+
+    monkeypatch.setattr('freezer.storage._s3.client.Checksum', Future)
+    storage = driver('command line', tmp_path, s3_checksum='crc32')
+    with pytest.raises(StorageConfigError, match=r's3-checksum crc32: botocore .*know'):
+        storage.prepare()
