@@ -4,39 +4,64 @@
 say() { printf '\n==> %s\n' "$*"; }
 die() { printf 'tools/%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
-# .venv, made if it is not there, with what is asked for; first in PATH afterwards.
+# What of the system tests are skipped without: Ceph's and Swift's S3, extended
+# attributes and ACLs.
+PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
+    swift-account-server swift-container-server swift-object-server swift-proxy-server
+    memcached getfattr setfacl)
+PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
+    swift-account swift-container swift-object swift-proxy memcached attr acl)
+
+missing() {  # the programs that are not there
+    local program
+    for program in "${PROGRAMS[@]}"; do
+        command -v "$program" >/dev/null || printf '%s ' "$program"
+    done
+}
+
+# A virtual environment, made if it is not there; first in PATH afterwards.
 #
-#   virtual_environment tests   the agent, its extras and all that tests need
-#   virtual_environment agent   the agent and its extras
+#   virtual_environment tests    .venv: the agent, its extras and all that tests need
+#   virtual_environment agent    .venv: the agent and its extras
+#   virtual_environment oldest   .venv-oldest: as for tests, with the oldest botocore
 #
 # pip runs when something has changed since it last did.
 virtual_environment() {
-    local python=${PYTHON:-python3} wanted=$1 tests=.venv/requirements.sha256
-    local stamp=$tests now packages=(-e '.[zstd,encryption,crt,quickstart]')
-    if [ ! -x .venv/bin/python ]; then
+    local python=${PYTHON:-python3} wanted=$1 where=.venv oldest
+    local stamp now packages=(-e '.[zstd,encryption,crt,quickstart]')
+    case $wanted in
+        tests) packages=(-r test-requirements.txt "${packages[@]}") ;;
+        oldest)
+            where=.venv-oldest
+            oldest=$(sed -n 's/^botocore>=\([0-9.]*\).*/\1/p' requirements.txt)
+            # With the urllib3 that Debian 12 has beside it.
+            packages=(-r test-requirements.txt "${packages[@]}"
+                "botocore==$oldest" 'urllib3==1.26.12')
+            ;;
+    esac
+    if [ ! -x $where/bin/python ]; then
         command -v "$python" >/dev/null || die "no $python; set PYTHON to a Python 3.11+"
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
             die "$("$python" --version) is too old: 3.11 is needed; set PYTHON"
-        # Where ensurepip is missing, a .venv without pip is left.
-        "$python" -m venv .venv ||
-            { rm -rf .venv; die "$python cannot make a venv (Debian: python3-venv)"; }
+        # Where ensurepip is missing, one without pip is left.
+        "$python" -m venv $where ||
+            { rm -rf $where; die "$python cannot make a venv (Debian: python3-venv)"; }
     fi
-    .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        die ".venv has $(.venv/bin/python --version), 3.11 is needed: remove .venv"
+    $where/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "$where has $($where/bin/python --version), 3.11 is needed: remove $where"
     # The directory too: the editable installation points at it.
     now=$({ pwd; cat requirements.txt test-requirements.txt pyproject.toml setup.*; } |
         sha256sum)
-    case $wanted in
-        tests) packages=(-r test-requirements.txt "${packages[@]}") ;;
-        agent) stamp=.venv/agent.sha256 ;;
-    esac
     # The tests have all that the agent needs.
-    if [ "$(cat "$tests" 2>/dev/null)" != "$now" ] &&
-        [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then
-        say 'pip install'
-        .venv/bin/python -m pip install -q --disable-pip-version-check "${packages[@]}"
-        echo "$now" >"$stamp"
+    stamp=$where/requirements.sha256
+    if [ "$wanted" = agent ] && [ "$(cat $stamp 2>/dev/null)" != "$now" ]; then
+        stamp=$where/agent.sha256
+    fi
+    if [ "$(cat $stamp 2>/dev/null)" != "$now" ]; then
+        say "pip install ($where)"
+        $where/bin/python -m pip install -q --disable-pip-version-check "${packages[@]}"
+        echo "$now" >$stamp
     fi
     # Absolute, so that what changes directory finds the same programs.
-    PATH=$PWD/.venv/bin:$PATH
+    PATH=$PWD/$where/bin:$PATH
 }

@@ -9,23 +9,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
 
-# What tests are skipped without: Ceph's and Swift's S3, extended attributes and ACLs.
-PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
-    swift-account-server swift-container-server swift-object-server swift-proxy-server
-    memcached getfattr setfacl)
-PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
-    swift-account swift-container swift-object swift-proxy memcached attr acl)
-
 STEP=setup
 trap 'code=$?; [ $code -eq 0 ] || echo "tools/test.sh: FAILED: $STEP" >&2' EXIT
 step() { STEP=$1; shift; say "$STEP"; "$@"; }
-
-missing() {  # the programs that are not there
-    local program
-    for program in "${PROGRAMS[@]}"; do
-        command -v "$program" >/dev/null || printf '%s ' "$program"
-    done
-}
 
 system_packages() {
     local absent

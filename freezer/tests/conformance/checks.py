@@ -30,3 +30,9 @@ def check(place: S3Place, **options: Any) -> CheckReport:
 
 def buckets(server: servers.Server) -> list[str]:
     return [bucket['Name'] for bucket in server.client().list_buckets()['Buckets']]
+
+
+def asks_conditional_writes(client: Any) -> bool:
+    """Whether this botocore can: since 1.35."""
+    model = client.meta.service_model.operation_model('PutObject')
+    return 'IfNoneMatch' in model.input_shape.members

@@ -1,5 +1,6 @@
 """A server, a way to it, a place on it, and what fills that."""
 
+import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -20,6 +21,13 @@ from freezer.tests.conformance.places import (
 )
 from freezer.tests.conformance.variants import VARIANTS, Variant, Way
 from freezer.tests.conftest import SERVERS
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _versions(record_testsuite_property: Callable[[str, object], None]) -> None:
+    """Into the report, for ``tools/matrix.sh``."""
+    for package in ('botocore', 'urllib3'):
+        record_testsuite_property(package, importlib.metadata.version(package))
 
 
 @pytest.fixture(scope='session', params=SERVERS)

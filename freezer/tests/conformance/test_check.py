@@ -20,13 +20,21 @@ from freezer.storage.check import Finding, Probe, Result
 from freezer.storage.local import LocalStorage
 from freezer.storage.multiple import MultipleStorage
 from freezer.tests import servers
-from freezer.tests.conformance.checks import buckets, check, names, problems, row
+from freezer.tests.conformance.checks import (
+    asks_conditional_writes,
+    buckets,
+    check,
+    names,
+    problems,
+    row,
+)
 from freezer.tests.conformance.places import (
     PART,
     LocalPlace,
     S3Place,
     new_s3_place,
 )
+from freezer.tests.conformance.variants import Way
 from freezer.tests.conftest import on_servers
 from freezer.utils.signals import Interrupted
 
@@ -39,9 +47,9 @@ WITH_LOCKS = on_servers(lambda kind: kind.properties.object_lock)
 
 
 @pytest.fixture
-def place(s3_server: servers.Server) -> Iterator[S3Place]:
+def place(s3_server: servers.Server, way: Way) -> Iterator[S3Place]:
     """One whose bucket is there."""
-    place = new_s3_place(s3_server)
+    place = new_s3_place(s3_server, way)
     s3_server.client().create_bucket(Bucket=place.bucket)
     yield place
     place.remove()
@@ -123,6 +131,8 @@ def _checks(header: str, digest: Callable[[bytes], bytes]) -> Any:
 
 
 def _knows_if_none_match(client: Any, bucket: str) -> bool:
+    if not asks_conditional_writes(client):
+        return False
     what = {'Bucket': bucket, 'Key': 'condition', 'Body': b'x'}
     client.put_object(**what)
     return status(client.put_object, **what, IfNoneMatch='*') == 412

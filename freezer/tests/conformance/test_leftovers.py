@@ -15,6 +15,7 @@ from freezer.storage.housekeeping import Leftover, Tidied
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.places import PART, S3Place, new_s3_place
+from freezer.tests.conformance.variants import Way
 from freezer.tests.conftest import on_servers
 from freezer.utils import process
 from freezer.utils.streaming import RichQueue
@@ -26,8 +27,8 @@ MARKER = f'metadata/tar/host_name/{ZERO}/0_{ZERO}/metadata'
 
 
 @pytest.fixture
-def place(s3_server: servers.Server) -> Iterator[S3Place]:
-    place = new_s3_place(s3_server)
+def place(s3_server: servers.Server, way: Way) -> Iterator[S3Place]:
+    place = new_s3_place(s3_server, way)
     s3_server._client.create_bucket(Bucket=place.bucket)
     yield place
     place.remove()

@@ -7,6 +7,7 @@ import pytest
 from freezer.storage import exceptions as e
 from freezer.storage._s3 import claim
 from freezer.storage._s3.bucket import Bucket, Upload
+from freezer.tests.conformance.checks import asks_conditional_writes
 from freezer.tests.conformance.places import PART, S3Place
 from freezer.tests.conftest import on_servers
 
@@ -23,10 +24,8 @@ def test_a_claim(s3: S3Place, bucket: Bucket) -> None:
     """One object where only one agent can write it, and else one of each agent."""
     folder = f'{s3.prefix}/folder'
     taken = claim.take(bucket, folder)
-    model = s3.server.client().meta.service_model.operation_model('PutObject')
-    # botocore before 1.35 has no such thing.
-    known = 'IfNoneMatch' in model.input_shape.members
-    honoured = known and s3.server.properties.conditional_put
+    asked = asks_conditional_writes(s3.server.client())
+    honoured = asked and s3.server.properties.conditional_put
     assert (taken.key == f'{folder}/claim') is honoured
     assert taken.stands(bucket)
     with pytest.raises(e.Conflict):
