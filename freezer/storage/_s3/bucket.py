@@ -481,7 +481,11 @@ class Bucket:
         page = self._ask('list_objects', **where, Marker=after or '')
         # Not NextMarker where it can be had from the page: botocore decodes it, and
         # SeaweedFS and Ceph do not encode it, so a key with a plus would be another.
-        return page, max(_listed(page), default=page.get('NextMarker'))
+        if page.get('CommonPrefixes'):
+            return page, max(_listed(page))
+        # The last one, not the highest: SeaweedFS lists directory by directory.
+        contents = page.get('Contents')
+        return page, contents[-1]['Key'] if contents else page.get('NextMarker')
 
     def list_versions(self, prefix: str) -> Iterator[Version]:
         """Every version and delete marker of the keys that start with the prefix; those
