@@ -11,12 +11,11 @@ from freezer.storage import exceptions as e
 from freezer.storage._s3 import claim
 from freezer.storage._s3.bucket import Bucket
 from freezer.storage.base import Backup, EngineName
-from freezer.storage.housekeeping import Leftover, Tidied
+from freezer.storage.housekeeping import Tidied
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.places import PART, S3Place, new_s3_place
 from freezer.tests.conformance.variants import Way
-from freezer.tests.conftest import on_servers
 from freezer.utils import process
 from freezer.utils.streaming import RichQueue
 
@@ -24,6 +23,11 @@ ZERO = 1_700_000_000
 DAY = 86400
 FOLDER = f'data/tar/host_name/{ZERO}/0_{ZERO}'
 MARKER = f'metadata/tar/host_name/{ZERO}/0_{ZERO}/metadata'
+
+# What is asked of a store here are verbs that the suite tries on all of them.
+pytestmark = pytest.mark.parametrize(
+    's3_server', ['moto', 'seaweedfs', 'ceph'], indirect=True
+)
 
 
 @pytest.fixture
@@ -299,7 +303,6 @@ def versions(place: S3Place) -> list[str]:
     ]
 
 
-@on_servers(lambda kind: kind.properties.versions)
 def test_old_versions_are_told_and_purged(versioned: S3Place, tmp_path: Path) -> None:
     storage = versioned.storage()
     content = store(storage, tmp_path)
@@ -332,9 +335,3 @@ def test_a_bucket_without_versions_has_none(place: S3Place, tmp_path: Path) -> N
     store(storage, tmp_path)
     storage.discard(backup())
     assert tidy(place, s3_purge_versions=True) == Tidied()
-
-
-def test_what_is_said() -> None:
-    left = Leftover('s3://b/f', 2, 1, 10)
-    assert str(left) == 's3://b/f: 2 objects and 1 open uploads, 10 bytes'
-    assert not Leftover('s3://b/f', 0, 0, 0)
