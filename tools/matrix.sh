@@ -48,7 +48,7 @@ conform() {  # one run of the suite, in the background
     local environment=$1 server=$2 variant=$3 name=$1-$2-$3
     local python=.venv/bin/python
     [ "$environment" = newest ] || python=.venv-oldest/bin/python
-    FREEZER_TEST_VARIANT=$variant FREEZER_TEST_DISALLOW_SKIP=1 \
+    FREEZER_TEST_VARIANT=$variant FREEZER_TEST_DISALLOW_SKIP=1 FREEZER_TEST_THOROUGH=1 \
         "$python" -m pytest -q -p no:cacheprovider -p no:xdist \
         --junitxml "$SCRATCH/$name.xml" -m "$server" -k 'not Variants' \
         --ignore freezer/tests/conformance/test_check_faults.py freezer/tests/conformance \

@@ -229,7 +229,12 @@ class Proxy:
     ) -> None:
         path, _, parameters = _local(handler.path).partition('?')
         query = parse_qs(parameters, keep_blank_values=True)
-        body = handler.rfile.read(int(handler.headers.get('Content-Length') or 0))
+        size = int(handler.headers.get('Content-Length') or 0)
+        body = handler.rfile.read(size)
+        if len(body) < size:
+            # The agent gave it up while it was sent: no request.
+            handler.close_connection = True
+            return
         request = Request(
             handler.command,
             unquote(path),

@@ -30,6 +30,27 @@ def _versions(record_testsuite_property: Callable[[str, object], None]) -> None:
         record_testsuite_property(package, importlib.metadata.version(package))
 
 
+# What is not about S3 takes minutes on each of these, and is the same on the others.
+# tools/matrix.sh runs it on them as well.
+SLOW = {'rclone', 'swift'}
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if os.environ.get('FREEZER_TEST_THOROUGH'):
+        return
+    left_out = [
+        item
+        for item in items
+        if item.nodeid.split('[')[0].find('test_storage.py::TestEveryStorage') >= 0
+        and any(f's3-{server}' in item.nodeid for server in SLOW)
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope='session', params=SERVERS)
 def s3_server(request: pytest.FixtureRequest) -> servers.Server | None:
     """Each server in turn, or None for a storage that has none."""

@@ -39,7 +39,7 @@ CONTENT = NOISE[: 2 * PART + 17]
 VOLUME = PARTS_PER_VOLUME * PART
 
 # What a verification asks of a store are verbs that the suite tries on all of them.
-STORES = ('s3-moto', 's3-seaweedfs', 's3-ceph')
+STORES = ('s3-seaweedfs', 's3-ceph')
 
 both = pytest.mark.parametrize('data', [False, True], ids=['listed', 'read'])
 
@@ -91,7 +91,7 @@ def where(problem: Problem) -> tuple[str | None, int | None, int | None, int | N
     return problem.volume, problem.part, problem.start, problem.end
 
 
-@on('local', 'multiple-local', 'multiple-mixed', *STORES)
+@on('local', 'multiple-mixed', *STORES)
 class TestEveryStorage:
     @both
     @pytest.mark.parametrize('size', [0, 1, len(CONTENT)])
