@@ -83,6 +83,10 @@ class CountingClient:
         self.memory.append(pages * resource.getpagesize())
         return {'ETag': '"object"'}
 
+    def head_object(self, *, Key: str, **_rest: Any) -> Any:  # noqa: N803
+        _count, size = self.objects[Key]
+        return {'ContentLength': size, 'ETag': '"object"'}
+
     def put_object(self, *, Key: str, Body: Any, **_rest: Any) -> Any:  # noqa: N803
         self.objects[Key] = (1, len(Body))
         return {'ETag': '"put"'}
