@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import email.utils
 import functools
 import logging
 import threading
@@ -16,7 +15,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.clock import StoreClock
+from freezer.storage._s3.clock import StoreClock, epoch
 from freezer.storage._s3.errors import Refusal, refusal, translate
 from freezer.storage._s3.options import DEFAULT_REGION, S3Options
 from freezer.storage._s3.parameters import Kind, Parameters
@@ -234,11 +233,12 @@ class Bucket:
         """The store's clock, epoch seconds; this machine's if it does not say."""
         try:
             answer = self._run('look at', '', lambda: self._ask('head_bucket'))
-            headers = answer.get('ResponseMetadata', {}).get('HTTPHeaders', {})
-            return email.utils.parsedate_to_datetime(headers['date']).timestamp()
-        except (e.AccessDenied, KeyError, TypeError, ValueError) as error:
+        except e.AccessDenied as error:
             LOG.info("the store's time is not known: %s", error)
             return time.time()
+        headers = answer.get('ResponseMetadata', {}).get('HTTPHeaders', {})
+        told = epoch(headers.get('date', ''))
+        return time.time() if told is None else told
 
     # Small objects
 
