@@ -7,7 +7,6 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 It runs inside Freezer 19.0.0 as well (``tools/install-into-freezer.sh``).
 """
 
-import json
 import logging
 import os
 import secrets
@@ -31,7 +30,6 @@ from freezer.storage.exceptions import (
     NotFound,
     StorageConfigError,
     StorageException,
-    Unreachable,
 )
 from freezer.storage.housekeeping import OldVersions, Tidied
 from freezer.storage.manifested import Manifested
@@ -465,7 +463,7 @@ class S3Storage(Manifested):
         return Journal(Path(JOURNAL).expanduser())
 
     def check(self) -> 'CheckReport':
-        from freezer.storage._s3.check import check
+        from freezer.storage._s3.check import check, hint
         from freezer.storage._s3.scratch import Scratch
         from freezer.storage.check import CheckReport
 
@@ -483,29 +481,18 @@ class S3Storage(Manifested):
         try:
             rows = check(scratch, self._make_ready)
         except StorageException as error:
-            hint = self._hint(error)
-            if not hint:
+            advice = hint(
+                error,
+                self._bucket,
+                self.options.addressing_style,
+                lambda style: self._open(replace(self.options, addressing_style=style)),
+            )
+            if not advice:
                 raise
-            raise type(error)(f'{error.message}; {hint}') from error
+            raise type(error)(f'{error.message}; {advice}') from error
         finally:
             bucket.close()
         return CheckReport(self.container, rows)
-
-    def _hint(self, error: StorageException) -> str:
-        """The addressing style to which the store answers, if that is the other one."""
-        from freezer.storage._s3.check import answers
-
-        style = 'virtual' if self.options.addressing_style == 'path' else 'path'
-        if style == 'virtual' and isinstance(error, Unreachable):
-            # A host name of its own for the bucket would not be found either.
-            return ''
-        other = self._open(replace(self.options, addressing_style=style))
-        try:
-            if not answers(self._bucket) and answers(other):
-                return f'it answers with --s3-addressing-style {style}'
-        finally:
-            other.close()
-        return ''
 
     # A backup
 
@@ -592,6 +579,8 @@ class S3Storage(Manifested):
         :raises Conflict: the agent was taken for dead
         :raises IntegrityError: the store does not have what it confirmed
         """
+        from freezer.storage._s3.upload import confirm
+
         path = backup.data_prefix_path
         written = self._manifests.pop(path, None)
         if written is not None:
@@ -600,7 +589,7 @@ class S3Storage(Manifested):
                     f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
                     f'manifest is not what was written'
                 )
-            self._bucket.confirm(keys.key_of(path), written)
+            confirm(self._bucket, keys.key_of(path), written)
         # Last: whoever took the claim away before this looks for the marker after it.
         claim = self._claims.get(path)
         if claim is not None and not claim.stands(self._bucket):
@@ -710,10 +699,7 @@ class S3Storage(Manifested):
         live = self._journal.folders(bucket)
         after = self.options.stale_after
         after = STALE_AFTER if after is None else after
-        for folder, marker in leftovers.stale(bucket, root, live, after):
-            left = leftovers.clear(bucket, folder, marker, dry_run=dry_run)
-            if left:
-                found.append(left)
+        found += leftovers.clear_stale(bucket, root, live, after, dry_run=dry_run)
         return Tidied(tuple(found), self._old_versions(root, dry_run))
 
     def _old_versions(self, root: str, dry_run: bool) -> tuple[OldVersions, ...]:
@@ -788,26 +774,21 @@ class S3Storage(Manifested):
             ``<volume id>/<timestamp>/<volume id>`` below the container
         :raises StorageException: it is too long for one object
         """
+        from freezer.storage._s3.images import store_image
         from freezer.storage._s3.journal import Place
-        from freezer.storage._s3.upload import ObjectUpload
 
         path = layout.join(self.container, package_name)
         folder = keys.key_of(path)
-        marker = layout.join(path, layout.METADATA)
-        image = layout.join(folder, package_name.rpartition('/')[0])
-        place = Place(self.endpoint, self._bucket.name, folder, keys.key_of(marker))
-        entry = self._journal.begin(place)
-        token = secrets.token_hex(16)
-        upload = ObjectUpload(self._bucket, image, self._plan, token, entry.add)
-        try:
-            upload.write_object(stream)
-            self.put_bytes(marker, json.dumps(headers).encode())
-        except BaseException:
-            # What was stored goes with the next run.
-            entry.keep()
-            raise
-        finally:
-            entry.close()
+        marker = layout.join(folder, layout.METADATA)
+        place = Place(self.endpoint, self._bucket.name, folder, marker)
+        store_image(
+            self._bucket,
+            stream,
+            layout.join(folder, package_name.rpartition('/')[0]),
+            headers,
+            self._plan,
+            self._journal.begin(place),
+        )
 
 
 def _how_to_give(missing: Sequence[str]) -> str:

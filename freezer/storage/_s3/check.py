@@ -45,7 +45,32 @@ def check(scratch: Scratch, make_ready: Callable[[], None]) -> tuple[CheckRow, .
     return tuple(rows)
 
 
-def answers(bucket: Bucket) -> bool:
+def hint(
+    error: e.StorageException,
+    bucket: Bucket,
+    style: str,
+    open_other: Callable[[str], Bucket],
+) -> str:
+    """Names the addressing style to which the store answers, if it is the other one.
+
+    :param error: what came of the check
+    :param style: the one that ``bucket`` is addressed by
+    :param open_other: the same bucket, addressed by another style; closed here
+    """
+    other_style = 'virtual' if style == 'path' else 'path'
+    if other_style == 'virtual' and isinstance(error, e.Unreachable):
+        # A host name of its own for the bucket would not be found either.
+        return ''
+    other = open_other(other_style)
+    try:
+        if not _answers(bucket) and _answers(other):
+            return f'it answers with --s3-addressing-style {other_style}'
+    finally:
+        other.close()
+    return ''
+
+
+def _answers(bucket: Bucket) -> bool:
     """Whether the store shows this bucket; asked once."""
     try:
         with bucket.at_most(0):

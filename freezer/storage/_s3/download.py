@@ -16,7 +16,8 @@ from itertools import islice
 from typing import IO, Any
 
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket, Head
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.objects import Head
 from freezer.storage.exceptions import (
     Conflict,
     IntegrityError,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from freezer.storage._s3 import leftovers
-from freezer.storage._s3.bucket import Bucket, Upload
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import Upload
 from freezer.storage.exceptions import StorageException
 from freezer.storage.housekeeping import Leftover
 

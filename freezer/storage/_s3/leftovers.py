@@ -13,12 +13,13 @@ after the claim is gone, and before any data is touched.
 import itertools
 import logging
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from freezer.storage import layout
 from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import DELETE_BATCH, Bucket, Upload, Version
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import DELETE_BATCH, Parts, Upload, Version
 from freezer.storage.exceptions import AccessDenied, NotFound, PartialDelete, Rejected
 from freezer.storage.housekeeping import Leftover
 from freezer.utils.text import NOTICES
@@ -55,7 +56,16 @@ def clear(
     :param named: uploads that are known to have been opened
     :returns: what there was
     """
-    uploads = _sizes_of_uploads(bucket, folder, named)
+    return _clear(bucket, folder, marker, _open_uploads(bucket, folder, named), dry_run)
+
+
+def _clear(
+    bucket: Bucket,
+    folder: str,
+    marker: str | None,
+    uploads: Mapping[Upload, Parts],
+    dry_run: bool,
+) -> Leftover:
     sizes = {item.key: item.size for item in bucket.list(f'{folder}/')}
     claims = [key for key in sizes if claim.is_claim(key)]
     if not dry_run:
@@ -70,29 +80,36 @@ def clear(
         bucket.url(folder),
         objects=len(sizes),
         uploads=len(uploads),
-        size=sum(sizes.values()) + sum(uploads.values()),
+        size=sum(sizes.values()) + sum(held.size for held in uploads.values()),
     )
 
 
-def stale(
-    bucket: Bucket, root: str, live: Container[str], stale_after: float
-) -> Iterator[tuple[str, str | None]]:
-    """Folders below the container in which nothing has changed for so long.
+def clear_stale(
+    bucket: Bucket,
+    root: str,
+    live: Container[str],
+    stale_after: float,
+    *,
+    dry_run: bool = False,
+) -> Iterator[Leftover]:
+    """Remove what is left below the container, where nothing has changed for so long.
 
     :param root: the prefix of all keys of the container, empty or ending with a slash
     :param live: keys of folders that agents are known to write to
     :param stale_after: seconds
-    :returns: key of the folder, and of the marker that would make it a backup
+    :returns: what there was, folder by folder
     """
     now = bucket.store_time()
     for folder, suspect in _suspects(bucket, root).items():
         if folder in live or max(0, now - suspect.newest) < stale_after:
             continue
-        if max(0, now - _newest_part(bucket, folder)) < stale_after:
+        uploads = _open_uploads(bucket, folder)
+        newest = max((held.modified for held in uploads.values()), default=0.0)
+        if max(0, now - newest) < stale_after or claim.held_here(bucket, folder):
             continue
-        if claim.held_here(bucket, folder):
-            continue
-        yield folder, suspect.marker
+        left = _clear(bucket, folder, suspect.marker, uploads, dry_run)
+        if left:
+            yield left
 
 
 def _suspects(bucket: Bucket, root: str) -> dict[str, _Suspect]:
@@ -141,38 +158,24 @@ def _beside(root: str, folder: str, kind: str) -> str:
     return root + kind + folder[folder.index('/', len(root)) :]
 
 
-def _uploads(bucket: Bucket, folder: str) -> list[Upload]:
-    """The open uploads below a folder, as far as the store tells."""
+def _open_uploads(
+    bucket: Bucket, folder: str, named: Iterable[Upload] = ()
+) -> dict[Upload, Parts]:
+    """The uploads below a folder that are open, as far as the store tells."""
+    uploads = set(named)
     try:
-        return [upload for upload, _when in bucket.list_uploads(f'{folder}/')]
+        uploads |= {upload for upload, _when in bucket.list_uploads(f'{folder}/')}
     except (AccessDenied, Rejected) as error:
         LOG.info('open uploads cannot be listed: %s', error)
-        return []
-
-
-def _sizes_of_uploads(
-    bucket: Bucket, folder: str, named: Iterable[Upload]
-) -> dict[Upload, int]:
-    """The bytes of each upload that is open."""
-    sizes = {}
-    for upload in {*_uploads(bucket, folder), *named}:
+    found = {}
+    for upload in uploads:
         try:
-            sizes[upload] = bucket.parts(upload).size
+            found[upload] = bucket.parts(upload)
         except NotFound:
             continue
         except Rejected:
-            sizes[upload] = 0
-    return sizes
-
-
-def _newest_part(bucket: Bucket, folder: str) -> float:
-    newest = 0.0
-    for upload in _uploads(bucket, folder):
-        try:
-            newest = max(newest, bucket.parts(upload).modified)
-        except (NotFound, Rejected):
-            continue
-    return newest
+            found[upload] = Parts(0, 0.0)
+    return found
 
 
 def old_versions(bucket: Bucket, root: str) -> Iterator[Version]:

@@ -17,10 +17,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Head, Upload
 from freezer.storage._s3.claim import LISTING_DELAYS
 from freezer.storage._s3.download import read_stream
 from freezer.storage._s3.errors import Refusal
+from freezer.storage._s3.listings import Upload
+from freezer.storage._s3.objects import Head
 from freezer.storage._s3.parameters import Kind
 from freezer.storage._s3.scratch import Scratch
 from freezer.storage._s3.upload import Plan, StreamUpload

@@ -12,9 +12,10 @@ from typing import Any
 
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket, Upload
+from freezer.storage._s3.bucket import Bucket
 from freezer.storage._s3.claim import LISTING_DELAYS
 from freezer.storage._s3.errors import Refusal
+from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.parameters import Kind
 from freezer.storage._s3.upload import Plan

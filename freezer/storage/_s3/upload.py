@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from freezer.storage import layout, manifest
-from freezer.storage._s3.bucket import Bucket, Sent, UncertainComplete, Upload
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import Upload
+from freezer.storage._s3.multipart import Sent, UncertainComplete
 from freezer.storage._s3.parameters import Kind
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.utils.blocks import Block, cut
 
 LOG = logging.getLogger(__name__)
@@ -244,3 +246,31 @@ class ObjectUpload(StreamUpload):
         self, number: int, etag: str, size: int, digests: Iterable[bytes]
     ) -> None:
         """No manifest."""
+
+
+def confirm(bucket: Bucket, folder: str, written: manifest.Manifest) -> None:
+    """See that every volume is there, and is the one that was written.
+
+    :param folder: the key of the level's folder, without a slash at its end
+    :raises IntegrityError: names the volume that is not
+    """
+    for volume in written.volumes:
+        key = f'{folder}/{volume.name}'
+        where = f'{bucket.url(key)} at {bucket.endpoint}'
+        try:
+            head = bucket.head(key)
+        except NotFound as error:
+            raise IntegrityError(
+                f'{where} is missing: the store confirmed it, and does not have it'
+            ) from error
+        # Some stores drop metadata of multipart uploads (GCS): then the ETag tells.
+        ours = (
+            head.token == written.token
+            if head.token is not None
+            else head.etag == volume.etag
+        )
+        if head.size != volume.size or not ours:
+            raise IntegrityError(
+                f'{where} is not what was written: {head.size} bytes, where '
+                f'{volume.size} were confirmed'
+            )

@@ -15,8 +15,9 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket, Upload
+from freezer.storage._s3.bucket import Bucket
 from freezer.storage._s3.keys import check_container
+from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.parameters import Kind
 from freezer.storage.exceptions import StorageConfigError
 from freezer.tests import servers

@@ -6,7 +6,8 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket, Upload
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import Upload
 from freezer.tests.conformance.checks import asks_conditional_writes
 from freezer.tests.conformance.places import PART, S3Place
 from freezer.tests.conftest import on_servers

@@ -10,13 +10,10 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import (
-    TOKEN_KEY,
-    Bucket,
-    Sent,
-    UncertainComplete,
-    Upload,
-)
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import Upload
+from freezer.storage._s3.multipart import Sent, UncertainComplete
+from freezer.storage._s3.objects import TOKEN_KEY
 from freezer.storage._s3.parameters import Kind
 from freezer.storage._s3.retry import Retry
 from freezer.tests.unit.clock import FakeClock
@@ -223,7 +220,7 @@ def test_the_upload_whose_id_was_lost_is_aborted() -> None:
     bucket, client = make(
         create_multipart_upload=[LOST, {'UploadId': 'ours'}],
         list_multipart_uploads=[
-            {'Uploads': [{'Key': k, 'UploadId': u} for k, u in uploads]}
+            {'Bucket': 'b', 'Uploads': [{'Key': k, 'UploadId': u} for k, u in uploads]}
         ],
         abort_multipart_upload=[{}],
     )
@@ -257,7 +254,7 @@ def test_abort_of_what_is_gone(code: str) -> None:
 
 @pytest.mark.parametrize('code', ['NoSuchUpload', None])
 def test_no_uploads(code: str | None) -> None:
-    answer: Answer = refusal(code, 404) if code else {}
+    answer: Answer = refusal(code, 404) if code else {'Bucket': 'b'}
     bucket, _client = make(list_multipart_uploads=[answer])
     assert list(bucket.list_uploads('some/')) == []
 
@@ -292,39 +289,78 @@ def test_pages() -> None:
     assert tokens == [None, 't1', 't2']
 
 
+# What each kind of listing asks, what names its keys, and what is after them.
+LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] = {
+    'list_objects_v2': (
+        lambda bucket: list(bucket.list('p/')),
+        'Contents',
+        {'NextContinuationToken': 't'},
+    ),
+    'list_objects': (
+        lambda bucket: list(bucket.listing_with(1).list('p/')),
+        'Contents',
+        {'NextMarker': 'p/1'},
+    ),
+    'list_object_versions': (
+        lambda bucket: list(bucket.list_versions('p/')),
+        'DeleteMarkers',
+        {'NextKeyMarker': 'p/1', 'NextVersionIdMarker': 'v'},
+    ),
+    'list_multipart_uploads': (
+        lambda bucket: list(bucket.list_uploads('p/')),
+        'Uploads',
+        {'NextKeyMarker': 'p/1', 'NextUploadIdMarker': 'u'},
+    ),
+    'list_parts': (
+        lambda bucket: [bucket.parts(UPLOAD)],
+        'Parts',
+        {'NextPartNumberMarker': 3},
+    ),
+}
+
+
+@pytest.mark.parametrize('operation', LISTINGS)
 @pytest.mark.parametrize(
     'answer, reason',
     [
-        (page('p/1', IsTruncated=True), 'cut off'),
+        ({'Bucket': 'b', 'IsTruncated': True}, 'cut off'),
         ({}, 'not a listing'),
         ({'ResponseMetadata': {'HTTPStatusCode': 200}}, 'not a listing'),
     ],
+    ids=['cut off', 'empty', 'none'],
 )
-def test_what_is_no_listing_is_not_an_empty_one(answer: Answer, reason: str) -> None:
-    bucket, client = make(list_objects_v2=[answer])
+def test_what_is_no_listing_is_not_an_empty_one(
+    operation: str, answer: Answer, reason: str
+) -> None:
+    ask, _, _ = LISTINGS[operation]
+    bucket, client = make(**{operation: [answer]})
     with pytest.raises(e.IncompleteAnswer, match=reason):
-        list(bucket.list('p/'))
+        ask(bucket)
     # A proxy in trouble may have said it: that passes.
     assert len(client.calls) > 1
-    bucket, client = make(list_objects_v2=[answer, page('p/1')])
-    assert [item.key for item in bucket.list('p/')] == ['p/1']
+    bucket, client = make(**{operation: [answer, {'Bucket': 'b'}]})
+    ask(bucket)
 
 
-@pytest.mark.parametrize(
-    'answer', [page('q/1'), page(CommonPrefixes=[{'Prefix': 'q/'}])], ids=str
-)
-def test_keys_that_were_not_asked_for(answer: Answer) -> None:
-    bucket, client = make(list_objects_v2=[answer])
+@pytest.mark.parametrize('operation', sorted(LISTINGS.keys() - {'list_parts'}))
+@pytest.mark.parametrize('common', [False, True])
+def test_keys_that_were_not_asked_for(operation: str, common: bool) -> None:
+    """An upload that is aborted by such a list might be anybody's."""
+    ask, member, _ = LISTINGS[operation]
+    item = {'Key': 'q/1', 'UploadId': 'u', 'VersionId': 'v', 'IsLatest': True}
+    named = {'CommonPrefixes': [{'Prefix': 'q/'}]} if common else {member: [item]}
+    bucket, client = make(**{operation: [{'Bucket': 'b', **named}]})
     with pytest.raises(e.Rejected, match='not asked for'):
-        list(bucket.list('p/'))
+        ask(bucket)
     assert len(client.calls) == 1
 
 
-def test_a_listing_that_turns_in_a_circle() -> None:
-    again = page('p/1', IsTruncated=True, NextContinuationToken='t')
-    bucket, _client = make(list_objects_v2=[again])
+@pytest.mark.parametrize('operation', LISTINGS)
+def test_a_listing_that_turns_in_a_circle(operation: str) -> None:
+    ask, _, after = LISTINGS[operation]
+    bucket, _client = make(**{operation: [{'IsTruncated': True, **after}]})
     with pytest.raises(e.Rejected, match='where it began'):
-        list(bucket.list('p/'))
+        ask(bucket)
 
 
 @pytest.mark.parametrize(

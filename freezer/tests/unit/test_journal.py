@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket, Listed, Opened, Parts, Upload
+from freezer.storage._s3.bucket import Bucket
 from freezer.storage._s3.journal import Journal, Place
+from freezer.storage._s3.listings import Listed, Opened, Parts, Upload
 from freezer.storage._s3.retry import Retry
 
 ENDPOINT = 'http://store.example:1'

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket, Sent, UncertainComplete, Upload
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import Upload
+from freezer.storage._s3.multipart import Sent, UncertainComplete
 from freezer.storage._s3.upload import Plan, StreamUpload
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket, Sent, Upload
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import Upload
+from freezer.storage._s3.multipart import Sent
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.parameters import Kind
 from freezer.storage._s3.retry import Retry

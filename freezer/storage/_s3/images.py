@@ -1,0 +1,39 @@
+"""Images of disks, as Freezer 19's engines store them: one object, and its headers."""
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from freezer.storage import layout
+from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.journal import Entry
+from freezer.storage._s3.parameters import Kind
+from freezer.storage._s3.upload import ObjectUpload, Plan
+from freezer.utils.blocks import Block
+
+
+def store_image(
+    bucket: Bucket,
+    stream: Iterable[Block | str],
+    key: str,
+    headers: Mapping[str, Any] | None,
+    plan: Plan,
+    entry: Entry,
+) -> None:
+    """Store a stream as one object, and then its headers beside it, as JSON.
+
+    :param entry: of the journal; closed here
+    :raises StorageException: it is too long for one object
+    """
+    marker = layout.join(key.rpartition('/')[0], layout.METADATA)
+    upload = ObjectUpload(bucket, key, plan, secrets.token_hex(16), entry.add)
+    try:
+        upload.write_object(stream)
+        bucket.put(marker, json.dumps(headers).encode(), Kind.RECORD)
+    except BaseException:
+        # What was stored goes with the next run.
+        entry.keep()
+        raise
+    finally:
+        entry.close()
