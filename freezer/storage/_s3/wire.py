@@ -69,17 +69,17 @@ class Wire:
         self._take(self._receiving, size)
 
     def _wrap(self, request: Any, **_rest: Any) -> None:
+        # botocore asks first with small bodies that are bytes, and not with parts. It
+        # costs a round trip, or a second where a store ignores it; and in an older
+        # botocore (1.29) a refusal is also taken for the answer to the next request
+        # on that connection, as Ceph keeps it open. The header is not signed.
+        request.headers.pop('Expect', None)
         if not request.body:
             return
         rate = self._sending
         request.body = _Body(
             request.body, rate.step, lambda size: self._take(rate, size)
         )
-        # botocore asks first with small bodies that are bytes, and not with parts. It
-        # costs a round trip, or a second where a store ignores it; and in an older
-        # botocore (1.29) a refusal is also taken for the answer to the next request
-        # on that connection, as Ceph keeps it open. The header is not signed.
-        request.headers.pop('Expect', None)
 
     def _take(self, rate: Rate, size: int) -> None:
         event = self._event

@@ -86,6 +86,12 @@ class Properties:
     virtual_hosts: bool = True
 
 
+def _ask_nothing_first(request: Any, **_rest: Any) -> None:
+    """Of an object without content an old botocore (1.29) asks SeaweedFS first, and
+    takes the permission for the answer; then it waits for the rest of that."""
+    request.headers.pop('Expect', None)
+
+
 class Server(abc.ABC):
     """An S3 server. Start it with ``with`` or :meth:`start`.
 
@@ -160,7 +166,7 @@ class Server(abc.ABC):
         for new in ('request_checksum_calculation', 'response_checksum_validation'):
             if new in botocore.config.Config.OPTION_DEFAULTS:
                 settings[new] = 'when_required'
-        return _session().create_client(
+        client = _session().create_client(
             's3',
             endpoint_url=self.endpoint,
             region_name=REGION,
@@ -168,6 +174,8 @@ class Server(abc.ABC):
             aws_secret_access_key=secret_key or self.secret_key,
             config=botocore.config.Config(**settings | config),
         )
+        client.meta.events.register('before-send.s3', _ask_nothing_first)
+        return client
 
     @functools.cached_property
     def _client(self) -> Any:
