@@ -88,7 +88,12 @@ class StoreClock:
 
 
 class _Signer(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
-    """Version 4 signatures of the time that the store has."""
+    """Version 4 signatures of the time that the store has, and of digests that are
+    known (:class:`~freezer.utils.blocks.Buffer`)."""
+
+    def payload(self, request: Any) -> str:
+        known: str | None = getattr(request.body, 'sha256', None)
+        return known or str(super().payload(request))
 
     def _modify_request_before_signing(self, request: Any) -> None:
         here = datetime.datetime.strptime(

@@ -24,7 +24,7 @@ from freezer.storage.exceptions import (
     NotFound,
     StorageException,
 )
-from freezer.utils.blocks import Block
+from freezer.utils.blocks import Block, Buffer, Buffers
 
 LOG = logging.getLogger(__name__)
 
@@ -104,36 +104,41 @@ def read_pieces(
 ) -> Generator[manifest.Read, None, None]:
     """Pieces of an object, in order, each checked; one that is wrong ends nothing.
 
+    The bytes of one are there until the next one is asked for.
+
     :param etag: of the object to be read; None for whichever is there
     """
     cancelled = threading.Event()
-    waiting: collections.deque[tuple[manifest.Piece, Future[bytearray]]]
+    waiting: collections.deque[tuple[manifest.Piece, Buffer, Future[memoryview]]]
     waiting = collections.deque()
+    buffers = Buffers()
+
+    def fetch_next(pool: ThreadPoolExecutor) -> None:
+        for piece in islice(remaining, 1):
+            buffer = buffers.take(piece.end - piece.start)
+            future = pool.submit(_fetch, bucket, key, etag, piece, cancelled, buffer)
+            waiting.append((piece, buffer, future))
+
     remaining = iter(pieces)
-
-    def fetch(piece: manifest.Piece) -> bytearray:
-        return _fetch(bucket, key, etag, piece, cancelled)
-
     with ThreadPoolExecutor(concurrency, 's3-download') as pool:
         try:
-            for piece in islice(remaining, concurrency):
-                waiting.append((piece, pool.submit(fetch, piece)))
+            for _ in range(concurrency):
+                fetch_next(pool)
             while waiting:
-                piece, future = waiting.popleft()
-                data: bytearray | StorageException
+                piece, buffer, future = waiting.popleft()
+                data: memoryview | StorageException
                 try:
                     data = future.result()
                 except StorageException as error:
                     data = error
-                for following in islice(remaining, 1):
-                    waiting.append((following, pool.submit(fetch, following)))
+                fetch_next(pool)
                 yield manifest.Read(piece, data)
-                del data, future
+                buffers.give_back(buffer)
         finally:
             cancelled.set()
-            for _piece, future in waiting:
+            for _piece, _buffer, future in waiting:
                 future.cancel()
-            wait([future for _piece, future in waiting])
+            wait([future for _piece, _buffer, future in waiting])
 
 
 def _fetch(
@@ -142,10 +147,13 @@ def _fetch(
     etag: str | None,
     piece: manifest.Piece,
     cancelled: threading.Event,
-) -> bytearray:
+    buffer: Buffer,
+) -> memoryview:
     for attempt in range(1, _READS + 1):
         try:
-            data = bucket.get_range(key, piece.start, piece.end, etag, cancelled)
+            data = bucket.get_range(
+                key, piece.start, piece.end, etag, cancelled, buffer
+            )
         except NotFound as error:
             raise _missing(bucket, key) from error
         except Conflict as error:

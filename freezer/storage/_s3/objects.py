@@ -1,11 +1,14 @@
 """Objects, whole and in ranges."""
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.calls import Calls
 from freezer.storage._s3.parameters import Kind
+from freezer.storage._s3.wire import close, receive
 
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
@@ -76,13 +79,18 @@ class Objects(Calls):
 
         def call() -> bytes:
             answer = self._ask('get_object', Key=key)
-            size = answer['ContentLength']
+            size = self._length(answer, f'get {self.url(key)}')
             if limit is not None and size > limit:
                 raise e.IntegrityError(
                     f'{self.url(key)}: {size} bytes where at most {limit} were expected'
                 )
+            # What comes, not what is said to come, takes memory.
             content = bytearray()
-            self._read_into(answer['Body'], content, size, key)
+            with contextlib.closing(answer['Body']) as body:
+                while block := body.read(self._wire.read_size):
+                    content += block
+                    self._wire.received(len(block))
+            self._check_whole(key, len(content), size)
             return bytes(content)
 
         return self._run('get', key, call)
@@ -92,11 +100,18 @@ class Objects(Calls):
             answer = self._ask('head_object', Key=key)
             # Stores differ in the case of metadata keys (rclone serve s3).
             metadata = {k.lower(): v for k, v in answer.get('Metadata', {}).items()}
-            return Head(
-                answer['ContentLength'], answer.get('ETag', ''), metadata.get(TOKEN_KEY)
-            )
+            size = self._length(answer, f'look at {self.url(key)}')
+            return Head(size, answer.get('ETag', ''), metadata.get(TOKEN_KEY))
 
         return self._run('look at', key, call)
+
+    def _length(self, answer: Any, doing: str) -> int:
+        size = answer.get('ContentLength')
+        if size is None:
+            raise e.IncompleteAnswer(
+                f'{doing} at {self.endpoint}: the answer does not say how long it is'
+            )
+        return int(size)
 
     def has(self, key: str) -> bool:
         """Whether there is such an object."""
@@ -117,29 +132,36 @@ class Objects(Calls):
         end: int,
         etag: str | None,
         cancelled: threading.Event | None = None,
-    ) -> bytearray:
+        buffer: bytearray | None = None,
+    ) -> memoryview:
         """Bytes ``start`` to ``end`` (exclusive) of the object with this ETag.
 
         A connection that breaks is taken up again at the byte where it broke.
 
+        :param buffer: memory for them, of at least that size
         :raises Conflict: the object has been replaced
         :raises IntegrityError: the object is shorter
         """
-        data = bytearray()
+        size = end - start
+        view = memoryview(bytearray(size) if buffer is None else buffer)[:size]
+        filled = 0
 
         def call() -> None:
-            first = start + len(data)
-            if first == end:
+            nonlocal filled
+            if filled == size:
                 return
             condition: dict[str, Any] = {'IfMatch': etag} if etag else {}
+            first = start + filled
             answer = self._ask(
                 'get_object', Key=key, Range=f'bytes={first}-{end - 1}', **condition
             )
             self._check_range(answer, key, first, end, etag)
-            self._read_into(answer['Body'], data, end - start, key)
+            for count in self._receive(answer['Body'], view[filled:]):
+                filled += count
+            self._check_whole(key, filled, size)
 
         self._run(f'get bytes {start}-{end - 1} of', key, call, cancelled)
-        return data
+        return view
 
     def _check_range(
         self, answer: Any, key: str, first: int, end: int, etag: str | None
@@ -157,7 +179,7 @@ class Objects(Calls):
             )
         if (
             given != f'bytes {first}-{end - 1}'
-            or answer['ContentLength'] != end - first
+            or answer.get('ContentLength') != end - first
         ):
             answer['Body'].close()
             raise e.IncompleteAnswer(
@@ -168,21 +190,26 @@ class Objects(Calls):
             answer['Body'].close()
             raise e.Conflict(f'{self.url(key)}: was replaced while it was read')
 
-    def _read_into(self, body: Any, data: bytearray, size: int, key: str) -> None:
-        """Append what comes until ``data`` has ``size`` bytes; it keeps what came.
+    def _receive(self, body: Any, view: memoryview) -> Iterator[int]:
+        """Fill the memory with what comes; how many bytes did, time and again.
 
-        Counted here: older botocore ends a body that broke off without an error.
+        Fewer than it holds, where the body broke off: older botocore does not say so.
         """
+        filled = 0
         try:
-            while block := body.read(self._wire.read_size):
-                data += block
-                self._wire.received(len(block))
+            while filled < len(view):
+                count = receive(body, view[filled : filled + self._wire.read_size])
+                if not count:
+                    break
+                filled += count
+                self._wire.received(count)
+                yield count
         finally:
-            body.close()
-        if len(data) != size:
-            if len(data) > size:
-                data.clear()
+            close(body)
+
+    def _check_whole(self, key: str, filled: int, size: int) -> None:
+        if filled != size:
             raise e.IncompleteAnswer(
                 f'get {self.url(key)} at {self.endpoint}: the answer ended after '
-                f'{len(data)} of {size} bytes'
+                f'{filled} of {size} bytes'
             )

@@ -666,7 +666,7 @@ def _seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _difference(expected: bytes, found: bytes | bytearray) -> str:
+def _difference(expected: bytes, found: bytes | bytearray | memoryview) -> str:
     if len(expected) != len(found):
         return f'{len(found)} bytes, not {len(expected)}'
     pairs = enumerate(zip(expected, found, strict=True))

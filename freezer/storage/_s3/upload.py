@@ -23,7 +23,7 @@ from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.multipart import Sent, UncertainComplete
 from freezer.storage._s3.parameters import Kind
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
-from freezer.utils.blocks import Block, cut
+from freezer.utils.blocks import Block, Buffer, Buffers, cut
 
 LOG = logging.getLogger(__name__)
 
@@ -52,15 +52,15 @@ class _Part(NamedTuple):
 class _Blocks:
     """The blocks of a stream, of which some can be put back."""
 
-    def __init__(self, blocks: Iterator[bytearray]) -> None:
+    def __init__(self, blocks: Iterator[Buffer]) -> None:
         self._blocks = blocks
-        self._ahead: collections.deque[bytearray] = collections.deque()
+        self._ahead: collections.deque[Buffer] = collections.deque()
 
-    def take(self) -> bytearray | None:
+    def take(self) -> Buffer | None:
         """The next one; None at the end."""
         return self._ahead.popleft() if self._ahead else next(self._blocks, None)
 
-    def put_back(self, *blocks: bytearray) -> None:
+    def put_back(self, *blocks: Buffer) -> None:
         """The first of these is the next to be taken."""
         self._ahead.extendleft(reversed(blocks))
 
@@ -92,6 +92,7 @@ class StreamUpload:
         """Whether an upload may still be open, or become an object yet."""
         self._cancelled = cancelled or threading.Event()
         self._manifest = manifest.ManifestBuilder(token)
+        self._buffers = Buffers()
 
     def write(self, chunks: Iterable[Block | str]) -> manifest.Manifest:
         """Store the stream, then its manifest.
@@ -101,7 +102,7 @@ class StreamUpload:
 
         :raises UncertainComplete: an upload was left as it is
         """
-        blocks = _Blocks(cut(chunks, self._plan.part_size))
+        blocks = self._blocks(chunks)
         with ThreadPoolExecutor(self._plan.concurrency, 's3-upload') as pool:
             for number in itertools.count():
                 if not self._write_volume(number, blocks, pool):
@@ -109,6 +110,9 @@ class StreamUpload:
         result = self._manifest.finish()
         self._bucket.put(self._key(layout.MANIFEST), result.dump(), Kind.RECORD)
         return result
+
+    def _blocks(self, chunks: Iterable[Block | str]) -> '_Blocks':
+        return _Blocks(cut(chunks, self._plan.part_size, self._buffers))
 
     def _key(self, name: str) -> str:
         return f'{self._folder}/{name}'
@@ -126,11 +130,12 @@ class StreamUpload:
             self._write_multipart(number, key, blocks, pool)
             return True
         if first is not None or number == 0:
-            body = first if first is not None else bytearray()
+            body = first if first is not None else Buffer()
+            digests = _digest(body)
             etag = self._bucket.put(
                 key, body, Kind.VOLUME, self._token, self._cancelled
             )
-            self._finish(number, etag, len(body), manifest.digest_part(body))
+            self._finish(number, etag, len(body), digests)
         return False
 
     def _write_multipart(
@@ -178,10 +183,14 @@ class StreamUpload:
             raise
         return sorted(parts)
 
-    def _send_part(self, upload: Upload, number: int, body: bytearray) -> _Part:
-        digests = manifest.digest_part(body)
+    def _send_part(self, upload: Upload, number: int, body: Buffer) -> _Part:
+        digests = _digest(body)
+        size = len(body)
         sent = self._bucket.upload_part(upload, number, body, self._cancelled)
-        return _Part(number, len(body), sent, digests)
+        # There is no attempt at it any more.
+        if size == self._plan.part_size:
+            self._buffers.give_back(body)
+        return _Part(number, size, sent, digests)
 
     def _finish(
         self, number: int, etag: str, size: int, digests: Iterable[bytes]
@@ -213,6 +222,14 @@ class StreamUpload:
             )
 
 
+def _digest(part: Buffer) -> list[bytes]:
+    """The digests of a part's pieces; of one piece, for the signature as well."""
+    digests = manifest.digest_part(part)
+    if len(digests) == 1:
+        part.sha256 = digests[0].hex()
+    return digests
+
+
 class ObjectUpload(StreamUpload):
     """Writes one stream as one object, for readers who know no manifest.
 
@@ -228,7 +245,7 @@ class ObjectUpload(StreamUpload):
         :raises StorageException: the stream is too long for one object
         :raises UncertainComplete: an upload was left as it is
         """
-        blocks = _Blocks(cut(chunks, self._plan.part_size))
+        blocks = self._blocks(chunks)
         with ThreadPoolExecutor(self._plan.concurrency, 's3-upload') as pool:
             more = self._write_volume(0, blocks, pool)
         if more and blocks.take() is not None:

@@ -7,10 +7,13 @@ HTTP (urllib3 sets that timeout for sending, and ``sendall`` counts it once).
 """
 
 import contextlib
+import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from botocore.exceptions import ReadTimeoutError, ResponseStreamingError
 
 from freezer.storage.exceptions import Cancelled
 from freezer.utils.rate import UNLIMITED, Rate
@@ -96,6 +99,40 @@ class Wire:
     def _held(self) -> float:
         held: float = getattr(self._thread, 'held', 0.0)
         return held
+
+
+def receive(body: Any, view: memoryview) -> int:
+    """Read an answer's body into memory: the number of bytes; 0 at its end.
+
+    urllib3 has no way to read into memory that is there: its own ``readinto`` makes
+    new memory for each block and copies it. Below it http.client has, which counts
+    the bytes of the body as well.
+    """
+    source = _source(body)
+    if source is None:
+        block: bytes = body.read(len(view))
+        view[: len(block)] = block
+        return len(block)
+    try:
+        return source.readinto(view)
+    except TimeoutError as error:
+        raise ReadTimeoutError(endpoint_url='', error=error) from error
+    except OSError as error:
+        raise ResponseStreamingError(error=error) from error
+
+
+def close(body: Any) -> None:
+    """Close an answer's body; the connection is kept if it has come to its end."""
+    source = _source(body)
+    if source is not None and source.isclosed():
+        body._raw_stream.release_conn()
+    body.close()
+
+
+def _source(body: Any) -> http.client.HTTPResponse | None:
+    """What is below botocore's body, and below urllib3's."""
+    source = getattr(getattr(body, '_raw_stream', None), '_fp', None)
+    return source if isinstance(source, http.client.HTTPResponse) else None
 
 
 class _Body:

@@ -19,6 +19,7 @@ from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
 from freezer.storage._s3.retry import Retry
 from freezer.storage.base import Backup, EngineName
 from freezer.storage.s3 import S3Storage
+from freezer.utils.blocks import Buffers
 from freezer.utils.streaming import RichQueue
 
 GIB = 2**30
@@ -97,9 +98,12 @@ def no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts are their sizes, and what a digest is of is only counted."""
     digest = hashlib.sha256().digest()
 
-    def parts(messages: Iterable[Nothing], size: int) -> Iterator[Nothing]:
+    def parts(
+        messages: Iterable[Nothing], size: int, buffers: Buffers
+    ) -> Iterator[Nothing]:
         for message in messages:
             for start in range(0, len(message), size):
+                buffers.take()
                 yield Nothing(min(size, len(message) - start))
 
     def digests(part: Nothing) -> list[bytes]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from freezer.utils.blocks import cut
+from freezer.utils.blocks import Buffer, Buffers, cut
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(1, 20))
@@ -23,7 +23,7 @@ def test_blocks_are_nobody_elses() -> None:
     chunk = bytearray(b'abcdef')
     blocks = list(cut([chunk], 3))
     chunk[:] = b'xxxxxx'
-    assert blocks == [b'abc', b'def']
+    assert [bytes(block) for block in blocks] == [b'abc', b'def']
     blocks[0][0] = 0
     assert blocks[1] == b'def'
 
@@ -45,4 +45,52 @@ def test_cut_takes_no_more_than_it_gives() -> None:
 
 
 def test_text_is_cut_as_bytes() -> None:
-    assert list(cut(['gr', 'ün'], 4)) == ['grü'.encode(), b'n']
+    blocks = cut(['gr', 'ün'], 4)
+    assert [bytes(block) for block in blocks] == ['grü'.encode(), b'n']
+
+
+@given(st.lists(st.binary(max_size=50)), st.integers(1, 20), st.integers(0, 3))
+def test_memory_is_used_again(chunks: list[bytes], size: int, held: int) -> None:
+    buffers = Buffers()
+    seen: list[bytes] = []
+    under_way: list[Buffer] = []
+    used = set()
+    for block in cut(chunks, size, buffers):
+        used.add(id(block))
+        under_way.append(block)
+        block.sha256 = 'of this content'
+        if len(under_way) > held:
+            done = under_way.pop(0)
+            seen.append(bytes(done))
+            if len(done) == size:
+                buffers.give_back(done)
+    seen += [bytes(block) for block in under_way]
+    assert b''.join(seen) == b''.join(chunks)
+    # Those that are held, and the one that is filled; the last may be another.
+    assert len(used) <= held + 2
+
+
+def test_a_digest_is_not_that_of_what_was_there_before() -> None:
+    buffers = Buffers()
+    block = Buffer(b'abc')
+    block.sha256 = 'of abc'
+    buffers.give_back(block)
+    assert buffers.take() is block
+    assert block.sha256 is None
+
+
+def test_memory_that_something_still_points_into() -> None:
+    buffers = Buffers()
+    blocks = cut([b'abcd', b'ef'], 4, buffers)
+    first = next(blocks)
+    lingering = memoryview(first)
+    buffers.give_back(first)
+    (last,) = blocks
+    assert last == b'ef'
+    assert len(lingering) == 4
+
+
+def test_a_buffer_is_large_enough() -> None:
+    buffers = Buffers()
+    buffers.give_back(Buffer(3))
+    assert len(buffers.take(4)) == 4

@@ -533,12 +533,22 @@ def test_another_range_is_not_taken(answer: Answer) -> None:
     assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
 
 
-def test_more_bytes_than_asked_are_not_taken() -> None:
-    def more(**arguments: Any) -> Answer:
-        return ranged()(**arguments) | {'Body': Body(CONTENT)}
+@pytest.mark.parametrize('verb', ['get', 'head', 'get_range'])
+def test_an_answer_without_a_length(verb: str) -> None:
+    answer = {'ContentRange': 'bytes 0-9/100', 'Body': Body(CONTENT[:10])}
+    bucket, client = make(get_object=[answer], head_object=[answer])
+    arguments: tuple[Any, ...] = (0, 10, None) if verb == 'get_range' else ()
+    with pytest.raises(e.IncompleteAnswer):
+        getattr(bucket, verb)(KEY, *arguments)
+    assert len(client.calls) > 1
 
-    bucket, _client = make(get_object=[more, ranged()])
-    assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
+
+def test_a_range_into_memory_that_is_there() -> None:
+    bucket, _client = make(get_object=[ranged()])
+    buffer = bytearray(b'x' * 50)
+    view = bucket.get_range(KEY, 20, 60, '"e"', buffer=buffer)
+    assert view.obj is buffer
+    assert buffer == CONTENT[20:60] + b'x' * 10
 
 
 def test_an_object_that_was_replaced() -> None:
