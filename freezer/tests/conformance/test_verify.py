@@ -511,7 +511,7 @@ class TestS3:
             ('segments/00000001', 3, 2 * PART, 3 * PART - 1),
             ('segments/00000002', 2, PART, PART),
         ]
-        assert f'{path} at {s3.server.endpoint}' in found.problems[0].what
+        assert f'{path} at {s3.way.endpoint}' in found.problems[0].what
 
     @both
     def test_a_missing_volume(
