@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -935,7 +934,9 @@ class TestMultiple:
         def lingers(rich_queue: RichQueue, backup: Backup) -> None:
             for _message in rich_queue.get_messages():
                 pass
-            os.kill(os.getpid(), signal.SIGUSR1)
+            # To the thread that has to be interrupted: the kernel may choose another
+            # one for a signal to the process.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             assert cancelled.wait(60)
             ended.set()
 
