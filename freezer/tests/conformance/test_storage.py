@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import logging
 import signal
 import threading
@@ -934,9 +935,7 @@ class TestMultiple:
         def lingers(rich_queue: RichQueue, backup: Backup) -> None:
             for _message in rich_queue.get_messages():
                 pass
-            # To the thread that has to be interrupted: the kernel may choose another
-            # one for a signal to the process.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGUSR1)
             assert cancelled.wait(60)
             ended.set()
 
