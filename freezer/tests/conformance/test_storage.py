@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import os
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
