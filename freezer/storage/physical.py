@@ -7,7 +7,7 @@ include the container.
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from freezer.storage import layout
 from freezer.storage.base import (
@@ -18,6 +18,10 @@ from freezer.storage.base import (
     Storage,
     StorageReport,
 )
+
+# Files whose markers go first. If that is stopped in between, they are data without a
+# marker, for ``tidy`` to find.
+_DELETED_AT_ONCE = 10_000
 
 
 class PhysicalStorage(Storage):
@@ -150,23 +154,45 @@ class PhysicalStorage(Storage):
         keep: int | None = None,
         dry_run: bool = False,
     ) -> list[list[Backup]]:
-        removed = []
-        for zero, chain in self.get_chains(engine, hostname_backup_name).items():
-            newest = max(backup.timestamp for backup in chain)
-            if zero == keep or newest > remove_older_timestamp:
+        chains = {
+            zero: chain
+            for zero, chain in self.get_chains(engine, hostname_backup_name).items()
+            if zero != keep
+            and max(backup.timestamp for backup in chain) <= remove_older_timestamp
+        }
+        # One listing for all of them.
+        root = layout.join(
+            self.storage_path, layout.DATA, engine.name, hostname_backup_name
+        )
+        data: dict[int, list[str]] = {zero: [] for zero in chains}
+        for path, _size in self.list_tree(root) if chains else ():
+            found = layout.parse(layout.join(layout.DATA, engine.name, 'H', path))
+            if found is None or found.identity != 'H' or found.level_zero not in data:
                 continue
-            root = chain[0].increments_data_path
-            data = {
-                path: level
-                for path, _size in self.list_tree(root)
-                if (level := layout.parse_level_name(path.partition('/')[0]))
-            }
-            # Uncommitted levels count: somebody may be building on this chain.
-            if any(stamp > remove_older_timestamp for _level, stamp in data.values()):
+            if found.timestamp > remove_older_timestamp:
+                # Uncommitted levels count: somebody may be building on this chain.
+                del data[found.level_zero]
                 continue
-            if not dry_run:
+            data[found.level_zero].append(layout.join(root, path))
+        if not dry_run:
+            for group in _groups(data):
                 # Highest level first: stopped halfway, what is left is a chain.
-                self.delete_files([b.metadata_path for b in reversed(chain)])
-                self.delete_files([layout.join(root, path) for path in data])
-            removed.append(chain)
-        return removed
+                self.delete_files(
+                    [b.metadata_path for zero in group for b in reversed(chains[zero])]
+                )
+                self.delete_files([path for zero in group for path in data[zero]])
+        return [chains[zero] for zero in data]
+
+
+def _groups(data: Mapping[int, Sequence[str]]) -> Iterator[list[int]]:
+    """The chains, as many at a time as make up some full batches of deletes."""
+    group: list[int] = []
+    size = 0
+    for zero, paths in data.items():
+        group.append(zero)
+        size += len(paths)
+        if size >= _DELETED_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
