@@ -3,7 +3,7 @@
 A range is one piece of the manifest: what one digest covers. Its bytes go on when they
 are right, and not before.
 
-Memory: ``concurrency`` pieces of at most 32 MiB, and the one being handed on.
+Memory: ``concurrency`` pieces of at most 32 MiB, the one that is handed on included.
 """
 
 import collections
@@ -131,9 +131,9 @@ def read_pieces(
                     data = future.result()
                 except StorageException as error:
                     data = error
-                fetch_next(pool)
                 yield manifest.Read(piece, data)
                 buffers.give_back(buffer)
+                fetch_next(pool)
         finally:
             cancelled.set()
             for _piece, _buffer, future in waiting:
