@@ -20,10 +20,10 @@ import types
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from freezer.common.types import Size
 from memory import MIB, STORES, run
 
 from freezer.tests import servers
+from freezer.utils.types import Size
 
 # In the system's buffers bytes are neither here nor there.
 BUFFER = 64 * 1024

@@ -1,0 +1,114 @@
+"""The benchmark: freezer and what a user would pick instead, in the same run.
+
+    tools/benchmark.sh [--quick] [--only P1,P2 …] [--runs N] [--output DIRECTORY]
+
+which sets up what this needs, and calls it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import report, works
+from benchmarks.helpers import helper
+from benchmarks.peers import Place
+from freezer.tests import servers
+
+WORKS = {
+    'P1': works.p1,
+    'P2': works.p2,
+    'P3': works.p3,
+    'P4-P7': works.trees,
+    'P8': works.p8,
+    'P9': works.p9,
+    'P10': works.p10,
+}
+FLAVOURS = {'seaweedfs': 'SeaweedFS', 'ceph': 'Ceph', 'null': 'Other'}
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _places(stack: contextlib.ExitStack, names: list[str]) -> dict[str, Place]:
+    places = {}
+    for name in names:
+        if name == 'null':
+            endpoint = stack.enter_context(helper('benchmarks.null_store'))
+            places[name] = Place(endpoint, 'AKFREEZER', 'sk-freezer', 'benchmark')
+            continue
+        kind = servers.KINDS[name]
+        if not kind.available():
+            tell(f'{kind.title} is not installed, and left out')
+            continue
+        server = stack.enter_context(kind())
+        places[name] = Place(
+            server.endpoint,
+            server.access_key,
+            server.secret_key,
+            server.make_bucket('benchmark'),
+            flavour=FLAVOURS[name],
+        )
+    return places
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--quick', action='store_true', help='in under five minutes')
+    parser.add_argument('--only', default=','.join(WORKS), help='P1,P2 …')
+    parser.add_argument('--stores', default='seaweedfs,ceph,null')
+    parser.add_argument('--runs', type=int, help='runs of each (5; quick: 1)')
+    parser.add_argument('--output', type=Path, default=Path('benchmark-results'))
+    parser.add_argument('--tools', type=json.loads, required=True)
+    options = parser.parse_args()
+    quick = options.quick
+    wanted = options.only.split(',')
+    if unknown := set(wanted) - set(WORKS):
+        parser.error(f'no such work: {", ".join(sorted(unknown))}')
+    stores = options.stores.split(',')
+    if quick and 'ceph' in stores:
+        stores.remove('ceph')
+    memory = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
+    results = []
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='benchmark'))
+        fast = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix='benchmark', dir=memory)
+        )
+        os.environ['HOME'] = scratch
+        bench = works.Bench(
+            tools={
+                name: path for name, path in options.tools.items() if shutil.which(path)
+            },
+            places=_places(stack, stores),
+            scratch=Path(scratch),
+            memory=Path(fast),
+            runs=options.runs or (1 if quick else 5),
+            mib=256 if quick else 1024,
+            gib=(1, 2) if quick else (1, 20),
+            chains=100 if quick else 1000,
+            files=5_000 if quick else 25_000,
+            tree_mib=80 if quick else 400,
+            tell=tell,
+        )
+        for name in wanted:
+            tell(f'{name}:')
+            for result in WORKS[name](bench):
+                result.notes += bench.notes
+                bench.notes.clear()
+                results.append(result)
+                tell(report.table([result]))
+                report.write(results, options.output, bench.tools.get('python'))
+    print(report.machine())
+    print()
+    print(report.table(results))
+    return 0 if all(result.passed for result in results) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,382 @@
+"""An S3 store that drops what it is sent: what is left is what the client costs.
+
+    python -m benchmarks.null_store          # prints its endpoint, ends with its input
+
+Objects of up to 256 KiB are kept, so that manifests and markers are there; of larger
+ones only the size. Their bytes, when asked for, are those of :func:`noise` from the
+same position, so whoever uploads that gets back what it sent. It believes every
+signature. ``GET /-/requests`` counts, ``POST /-/repeat`` copies a chain of backups.
+"""
+
+import base64
+import bisect
+import collections
+import http.server
+import json
+import random
+import re
+import sys
+import threading
+import urllib.parse
+import uuid
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import Any
+from xml.sax.saxutils import escape
+
+MIB = 2**20
+KEPT = 256 * 1024
+PAGE = 1000
+DATE = '2026-01-01T00:00:00.000Z'
+_BLOCK = random.Random(1).randbytes(MIB)
+# Twice: a range that begins in the middle of it is one piece of memory.
+_NOISE = memoryview(_BLOCK * 33)
+
+
+def noise(size: int) -> 'collections.abc.Iterator[memoryview]':
+    """Incompressible bytes that repeat after a MiB, in blocks of a MiB."""
+    for start in range(0, size, MIB):
+        yield _NOISE[: min(MIB, size - start)]
+
+
+@dataclass
+class Object:
+    size: int
+    etag: str
+    metadata: dict[str, str]
+    content: bytes | None
+
+
+@dataclass
+class Upload:
+    key: str
+    metadata: dict[str, str]
+    parts: dict[int, int] = field(default_factory=dict)
+
+
+class Store:
+    """Buckets are not told apart: the first part of a path is not looked at."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.objects: dict[str, Object] = {}
+        self.keys: list[str] = []
+        self.uploads: dict[str, Upload] = {}
+        self.requests: collections.Counter[str] = collections.Counter()
+
+    def add(self, key: str, new: Object) -> None:
+        with self.lock:
+            if key not in self.objects:
+                bisect.insort(self.keys, key)
+            self.objects[key] = new
+
+    def remove(self, key: str) -> None:
+        with self.lock:
+            if self.objects.pop(key, None) is not None:
+                del self.keys[bisect.bisect_left(self.keys, key)]
+
+    def repeat(self, chain: int, times: int, step: int) -> None:
+        """Copy the chain of this epoch second, each copy ``step`` seconds before the
+        one before it."""
+        of_chain = re.compile(rf'/{chain}/(\d+)_(\d+)/')
+        found = [(key, self.objects[key]) for key in self.keys if of_chain.search(key)]
+        stamps = {int(of_chain.search(key)[2]) for key, _ in found}  # type: ignore[index]
+        for copy in range(1, times + 1):
+            moved = {str(at): str(at - copy * step) for at in stamps | {chain}}
+            names = re.compile('|'.join(sorted(moved, reverse=True)))
+
+            def later(match: re.Match[str], moved: dict[str, str] = moved) -> str:
+                return moved[match[0]]
+
+            for key, one in found:
+                content = one.content
+                if content is not None and key.startswith('metadata/'):
+                    content = names.sub(later, content.decode()).encode()
+                name = names.sub(later, key)
+                self.objects[name] = Object(one.size, one.etag, one.metadata, content)
+        self.keys = sorted(self.objects)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True
+    store: Store
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Nothing."""
+
+    def handle(self) -> None:
+        self.buffer = bytearray(MIB)
+        try:
+            super().handle()
+        except ConnectionError:
+            self.close_connection = True
+
+    def _request(self) -> None:
+        path, _, query = self.path.partition('?')
+        parts = urllib.parse.unquote(path).lstrip('/').split('/', 1)
+        self.bucket, self.key = parts[0], parts[1] if len(parts) > 1 else ''
+        self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+
+    def _body(self, keep: bool) -> bytes | None:
+        """What was sent, if it is to be kept."""
+        if self.headers.get('Expect', '').lower() == '100-continue':
+            self.send_response_only(100)
+            self.end_headers()
+        if self.headers.get('Transfer-Encoding', '') == 'chunked':
+            self._chunked()
+            return None
+        left = int(self.headers.get('Content-Length', 0))
+        chunks = 'aws-chunked' in self.headers.get('Content-Encoding', '')
+        if keep and left <= KEPT and not chunks:
+            return self.rfile.read(left)
+        while left:
+            read = self.rfile.readinto(memoryview(self.buffer)[: min(left, MIB)])
+            if not read:
+                raise ConnectionError
+            left -= read
+        return None
+
+    def _chunked(self) -> None:
+        while size := int(self.rfile.readline().partition(b';')[0], 16):
+            self.rfile.read(size + 2)
+        self.rfile.readline()
+
+    def _length(self) -> int:
+        length = self.headers.get('Content-Length', '0')
+        return int(self.headers.get('x-amz-decoded-content-length', length))
+
+    def _metadata(self) -> dict[str, str]:
+        return {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower().startswith('x-amz-meta-')
+        }
+
+    def _answer(
+        self, status: int, body: bytes = b'', headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response_only(status)
+        self.send_header('Date', formatdate(usegmt=True))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if 'Content-Length' not in (headers or {}):
+            self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        if body:
+            self.wfile.write(body)
+
+    def _xml(self, root: str, content: str, status: int = 200) -> None:
+        text = f'<?xml version="1.0" encoding="UTF-8"?><{root}>{content}</{root}>'
+        self._answer(status, text.encode(), {'Content-Type': 'application/xml'})
+
+    def _error(self, status: int, code: str) -> None:
+        if self.command == 'HEAD':
+            self._answer(status)
+        else:
+            self._xml('Error', f'<Code>{code}</Code><Message>{code}</Message>', status)
+
+    def _count(self, operation: str) -> None:
+        with self.store.lock:
+            self.store.requests[operation] += 1
+
+    # Verbs
+
+    def do_PUT(self) -> None:
+        self._request()
+        content = self._body(keep=bool(self.key) and 'uploadId' not in self.query)
+        size = self._length()
+        etag = f'"{size:032x}"'
+        if not self.key:
+            self._count('CreateBucket')
+        elif 'uploadId' in self.query:
+            self._count('UploadPart')
+            upload = self.store.uploads[self.query['uploadId']]
+            upload.parts[int(self.query['partNumber'])] = size
+        else:
+            self._count('PutObject')
+            if self.headers.get('If-None-Match') and self.key in self.store.objects:
+                self._error(412, 'PreconditionFailed')
+                return
+            new = Object(size, etag, self._metadata(), content)
+            self.store.add(self.key, new)
+        self._answer(200, headers={'ETag': etag})
+
+    def do_POST(self) -> None:
+        self._request()
+        body = b''
+        if left := int(self.headers.get('Content-Length', 0)):
+            body = self.rfile.read(left)
+        if self.bucket == '-':
+            self.store.repeat(**json.loads(body))
+            self._answer(200, str(len(self.store.keys)).encode())
+        elif 'uploads' in self.query:
+            self._count('CreateMultipartUpload')
+            name = uuid.uuid4().hex
+            self.store.uploads[name] = Upload(self.key, self._metadata())
+            self._xml(
+                'InitiateMultipartUploadResult',
+                f'<Bucket>{self.bucket}</Bucket><Key>{escape(self.key)}</Key>'
+                f'<UploadId>{name}</UploadId>',
+            )
+        elif 'uploadId' in self.query:
+            self._count('CompleteMultipartUpload')
+            upload = self.store.uploads.pop(self.query['uploadId'])
+            etag = f'"{uuid.uuid4().hex}-{len(upload.parts)}"'
+            size = sum(upload.parts.values())
+            self.store.add(upload.key, Object(size, etag, upload.metadata, None))
+            self._xml(
+                'CompleteMultipartUploadResult',
+                f'<Key>{escape(upload.key)}</Key><ETag>{escape(etag)}</ETag>',
+            )
+        elif 'delete' in self.query:
+            self._count('DeleteObjects')
+            keys = re.findall(r'<Key>(.*?)</Key>', body.decode(), re.DOTALL)
+            for key in keys:
+                self.store.remove(key)
+            self._xml(
+                'DeleteResult',
+                ''.join(f'<Deleted><Key>{key}</Key></Deleted>' for key in keys),
+            )
+        else:
+            self._error(501, 'NotImplemented')
+
+    def do_DELETE(self) -> None:
+        self._request()
+        self._count('DeleteObject')
+        self.store.remove(self.key)
+        self.store.uploads.pop(self.query.get('uploadId', ''), None)
+        self._answer(204)
+
+    def do_HEAD(self) -> None:
+        self._request()
+        if not self.key:
+            self._count('HeadBucket')
+            self._answer(200)
+            return
+        self._count('HeadObject')
+        found = self.store.objects.get(self.key)
+        if found is None:
+            self._error(404, 'NoSuchKey')
+            return
+        self._answer(200, headers=self._of(found) | {'Content-Length': str(found.size)})
+
+    def _of(self, found: Object) -> dict[str, str]:
+        return {
+            'ETag': found.etag,
+            'Last-Modified': formatdate(usegmt=True),
+            'Accept-Ranges': 'bytes',
+            **found.metadata,
+        }
+
+    def do_GET(self) -> None:
+        self._request()
+        if self.bucket == '-':
+            self._answer(200, json.dumps(self.store.requests).encode())
+        elif self.key:
+            self._get()
+        elif 'uploads' in self.query:
+            self._count('ListMultipartUploads')
+            self._xml('ListMultipartUploadsResult', f'<Bucket>{self.bucket}</Bucket>')
+        elif 'versioning' in self.query:
+            self._count('GetBucketVersioning')
+            self._xml('VersioningConfiguration', '')
+        elif 'location' in self.query:
+            self._count('GetBucketLocation')
+            self._xml('LocationConstraint', '')
+        else:
+            self._count('ListObjects')
+            self._list()
+
+    def _get(self) -> None:
+        self._count('GetObject')
+        found = self.store.objects.get(self.key)
+        if found is None:
+            self._error(404, 'NoSuchKey')
+            return
+        start, end, status, headers = 0, found.size, 200, self._of(found)
+        if asked := re.match(r'bytes=(\d+)-(\d*)', self.headers.get('Range', '')):
+            start = int(asked[1])
+            end = min(int(asked[2]) + 1 if asked[2] else found.size, found.size)
+            status = 206
+            headers['Content-Range'] = f'bytes {start}-{end - 1}/{found.size}'
+        self._answer(status, headers=headers | {'Content-Length': str(end - start)})
+        if found.content is not None:
+            self.wfile.write(found.content[start:end])
+            return
+        while start < end:
+            first = start % MIB
+            block = _NOISE[first : first + min(end - start, 32 * MIB)]
+            self.connection.sendall(block)
+            start += len(block)
+
+    def _list(self) -> None:
+        prefix = self.query.get('prefix', '')
+        delimiter = self.query.get('delimiter', '')
+        after = self.query.get('marker', '') or self.query.get('start-after', '')
+        if token := self.query.get('continuation-token'):
+            after = base64.urlsafe_b64decode(token).decode()
+        page = int(self.query.get('max-keys', PAGE))
+        shown: list[tuple[str, Object]] = []
+        common: list[str] = []
+        last = ''
+        with self.store.lock:
+            keys = self.store.keys
+            at = bisect.bisect_right(keys, max(after, prefix[:-1] if prefix else ''))
+            while at < len(keys) and len(shown) + len(common) < page:
+                key = keys[at]
+                if not key.startswith(prefix):
+                    if key > prefix:
+                        break
+                    at += 1
+                    continue
+                cut = key.find(delimiter, len(prefix)) if delimiter else -1
+                if cut >= 0:
+                    last = key[: cut + 1]
+                    if last > after:
+                        common.append(last)
+                    # All that begins with it is behind.
+                    at = bisect.bisect_left(keys, last[:-1] + chr(ord(last[-1]) + 1))
+                    last = keys[at - 1]
+                else:
+                    last = key
+                    shown.append((key, self.store.objects[key]))
+                    at += 1
+            truncated = at < len(keys) and keys[at].startswith(prefix)
+        following = base64.urlsafe_b64encode(last.encode()).decode()
+        content = [
+            f'<Name>{self.bucket}</Name><Prefix>{escape(prefix)}</Prefix>'
+            f'<IsTruncated>{str(truncated).lower()}</IsTruncated>'
+        ]
+        if truncated:
+            content.append(
+                f'<NextContinuationToken>{following}</NextContinuationToken>'
+            )
+        content += [
+            f'<Contents><Key>{escape(key)}</Key><Size>{one.size}</Size>'
+            f'<ETag>{escape(one.etag)}</ETag><LastModified>{DATE}</LastModified>'
+            f'</Contents>'
+            for key, one in shown
+        ]
+        content += [
+            f'<CommonPrefixes><Prefix>{escape(one)}</Prefix></CommonPrefixes>'
+            for one in common
+        ]
+        self._xml('ListBucketResult', ''.join(content))
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+def main() -> None:
+    Handler.store = Store()
+    server = _Server(('127.0.0.1', 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(f'http://127.0.0.1:{server.server_address[1]}', flush=True)
+    sys.stdin.read()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,137 @@
+"""What a user would pick instead, each told as its own documentation does."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PART_MIB = 32
+CONCURRENCY = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an object goes.
+
+    :param flavour: what rclone calls the store
+    """
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    prefix: str = 'benchmark'
+    flavour: str = 'Other'
+
+    @property
+    def container(self) -> str:
+        return f'{self.bucket}/{self.prefix}'
+
+    def environment(self) -> dict[str, str]:
+        """What tells every contestant keys and endpoint."""
+        return {
+            'ACCESS_KEY': self.access_key,
+            'SECRET_KEY': self.secret_key,
+            'ENDPOINT': self.endpoint,
+            'OS_DEFAULT__CONTAINER': self.container,
+            'AWS_ACCESS_KEY_ID': self.access_key,
+            'AWS_SECRET_ACCESS_KEY': self.secret_key,
+            'AWS_DEFAULT_REGION': 'us-east-1',
+            'AWS_REGION': 'us-east-1',
+            'AWS_ENDPOINT_URL': self.endpoint,
+            'AWS_EC2_METADATA_DISABLED': 'true',
+            # The trailing checksums of newer ones are not understood by every store.
+            'AWS_REQUEST_CHECKSUM_CALCULATION': 'when_required',
+            'AWS_RESPONSE_CHECKSUM_VALIDATION': 'when_required',
+            'S3_ENDPOINT_URL': self.endpoint,
+            'RCLONE_CONFIG': '/notfound',
+            'RCLONE_CONFIG_STORE_TYPE': 's3',
+            'RCLONE_CONFIG_STORE_PROVIDER': self.flavour,
+            'RCLONE_CONFIG_STORE_ENDPOINT': self.endpoint,
+            'RCLONE_CONFIG_STORE_ACCESS_KEY_ID': self.access_key,
+            'RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY': self.secret_key,
+            'RCLONE_CONFIG_STORE_USE_MULTIPART_ETAG': 'false',
+            'RCLONE_CONFIG_STORE_NO_CHECK_BUCKET': 'true',
+            'RESTIC_REPOSITORY': f's3:{self.endpoint}/{self.container}/restic',
+            'RESTIC_PASSWORD': 'benchmark',
+        }
+
+
+Command = Callable[[Place, str], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way from a pipe to an object, and back.
+
+    :param put: the command for a place and a name; it gets the bytes on its input
+    :param get: the command that gives them on its output
+    :param ours: what the others are compared with
+    """
+
+    name: str
+    put: Command
+    get: Command
+    ours: bool = False
+
+
+def _ours(action: str) -> Command:
+    def command(place: Place, name: str) -> Sequence[str]:
+        container = f'{place.container}/{name}'
+        return (sys.executable, str(HERE / 'pipe.py'), action, '--container', container)
+
+    return command
+
+
+def _rclone(tools: Mapping[str, str], verb: str, *more: str) -> Command:
+    return lambda place, name: (
+        tools['rclone'],
+        verb,
+        *more,
+        f'store:{place.container}/{name}',
+    )
+
+
+def peers(tools: Mapping[str, str]) -> tuple[Peer, ...]:
+    """:param tools: name of a program to its path"""
+
+    def url(place: Place, name: str) -> str:
+        return f's3://{place.container}/{name}'
+
+    part, several = f'{PART_MIB}Mi', str(CONCURRENCY)
+    boto3 = str(HERE / 'boto3_pipe.py')
+    return (
+        Peer('freezer', _ours('put'), _ours('get'), ours=True),
+        Peer(
+            'aws s3 cp',
+            lambda place, name: (tools['aws'], 's3', 'cp', '-', url(place, name)),
+            lambda place, name: (tools['aws'], 's3', 'cp', url(place, name), '-'),
+        ),
+        Peer('rclone', _rclone(tools, 'rcat'), _rclone(tools, 'cat')),
+        Peer(
+            f'rclone {several}x{PART_MIB}',
+            _rclone(
+                tools,
+                'rcat',
+                *('--s3-chunk-size', part, '--s3-upload-concurrency', several),
+            ),
+            _rclone(tools, 'cat', '--buffer-size', part),
+        ),
+        Peer(
+            's5cmd',
+            lambda place, name: (tools['s5cmd'], 'pipe', url(place, name)),
+            lambda place, name: (tools['s5cmd'], 'cat', url(place, name)),
+        ),
+        Peer(
+            'boto3',
+            lambda place, name: (
+                *(tools['python'], boto3, 'put'),
+                *(place.bucket, f'{place.prefix}/{name}'),
+            ),
+            lambda place, name: (
+                *(tools['python'], boto3, 'get'),
+                *(place.bucket, f'{place.prefix}/{name}'),
+            ),
+        ),
+    )
