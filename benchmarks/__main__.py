@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -66,6 +67,8 @@ def main() -> int:
     parser.add_argument('--output', type=Path, default=Path('benchmark-results'))
     parser.add_argument('--tools', type=json.loads, required=True)
     options = parser.parse_args()
+    # So that servers and directories go with it.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     quick = options.quick
     wanted = options.only.split(',')
     if unknown := set(wanted) - set(WORKS):

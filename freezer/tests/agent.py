@@ -1,5 +1,6 @@
 """The agent as its users meet it: a command, started in a process of its own."""
 
+import abc
 import copy
 import dataclasses
 import functools
@@ -174,22 +175,24 @@ def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> Resu
         return process.wait()
 
 
-class Store:
+class Store(abc.ABC):
     """Where backups go, seen by its own means and not by the agent's."""
 
     #: what the agent is told on its command line, and in its environment
     options: tuple[str, ...]
     env: dict[str, str | None]
 
+    @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
         """Everything that is there: path below the container -> content."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def put(self, path: str, content: bytes) -> None:
-        raise NotImplementedError
+        """Write one of those."""
 
+    @abc.abstractmethod
     def delete(self, path: str) -> None:
-        raise NotImplementedError
+        """Take one away."""
 
     def open_uploads(self) -> list[str]:
         """The keys of uploads that were begun and neither completed nor aborted."""

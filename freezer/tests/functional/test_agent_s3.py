@@ -461,7 +461,7 @@ def sections(
 
 
 class Several(Store):
-    """What the job file names; the members are looked at by themselves."""
+    """What the job file names. What there is, is what the first member has."""
 
     def __init__(
         self, path: Path, *members: S3Store | LocalStore, read_only: bool = False
@@ -469,6 +469,18 @@ class Several(Store):
         job = job_file(path, sections(*members, read_only=read_only))
         self.options = ('--config', str(job))
         self.env = {}
+        self._members = members
+
+    def files(self) -> dict[str, bytes]:
+        return self._members[0].files()
+
+    def put(self, path: str, content: bytes) -> None:
+        for member in self._members:
+            member.put(path, content)
+
+    def delete(self, path: str) -> None:
+        for member in self._members:
+            member.delete(path)
 
 
 @REAL
