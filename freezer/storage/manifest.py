@@ -208,8 +208,9 @@ def unwrap(reads: Generator[Read, None, None]) -> Iterator[bytes]:
         for _piece, data in reads:
             if isinstance(data, StorageException):
                 raise data
-            for start in range(0, len(data), _BLOCK):
-                yield bytes(data[start : start + _BLOCK])
+            view = memoryview(data)
+            for start in range(0, len(view), _BLOCK):
+                yield bytes(view[start : start + _BLOCK])
 
 
 def check_piece(data: bytes | bytearray | memoryview, piece: Piece) -> bool:
