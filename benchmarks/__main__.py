@@ -15,19 +15,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import report, works
+from benchmarks import report, small, streams, trees
+from benchmarks.bench import Bench
 from benchmarks.helpers import helper
 from benchmarks.peers import Place
 from freezer.tests import servers
 
 WORKS = {
-    'P1': works.p1,
-    'P2': works.p2,
-    'P3': works.p3,
-    'P4-P7': works.trees,
-    'P8': works.p8,
-    'P9': works.p9,
-    'P10': works.p10,
+    'P1': streams.p1,
+    'P2': streams.p2,
+    'P3': streams.p3,
+    'P4-P7': trees.trees,
+    'P8': small.p8,
+    'P9': small.p9,
+    'P10': small.p10,
 }
 FLAVOURS = {'seaweedfs': 'SeaweedFS', 'ceph': 'Ceph', 'null': 'Other'}
 
@@ -84,7 +85,7 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix='benchmark', dir=memory)
         )
         os.environ['HOME'] = scratch
-        bench = works.Bench(
+        bench = Bench(
             tools={
                 name: path for name, path in options.tools.items() if shutil.which(path)
             },

@@ -1,13 +1,13 @@
 """What a user would pick instead, each told as its own documentation does."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PART_MIB = 32
-CONCURRENCY = 4
+# What freezer does unless it is told otherwise.
+PART_MIB = 8
+CONCURRENCY = 16
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,25 @@ class Peer:
 
     :param put: the command for a place and a name; it gets the bytes on its input
     :param get: the command that gives them on its output
-    :param ours: what the others are compared with
+    :param gets: whether that is another one than that of any other peer
     """
 
     name: str
     put: Command
     get: Command
-    ours: bool = False
+    gets: bool = True
 
 
-def _ours(action: str) -> Command:
-    def command(place: Place, name: str) -> Sequence[str]:
-        container = f'{place.container}/{name}'
-        return (sys.executable, str(HERE / 'pipe.py'), action, '--container', container)
+def freezer(tools: Mapping[str, str], name: str = 'freezer', *more: str) -> Peer:
+    """Our driver, with some options."""
 
-    return command
+    def command(action: str) -> Command:
+        return lambda place, name: (
+            *(tools['python'], str(HERE / 'pipe.py'), action),
+            *('--container', f'{place.container}/{name}', *more),
+        )
+
+    return Peer(name, command('put'), command('get'))
 
 
 def _rclone(tools: Mapping[str, str], verb: str, *more: str) -> Command:
@@ -102,7 +106,7 @@ def peers(tools: Mapping[str, str]) -> tuple[Peer, ...]:
     part, several = f'{PART_MIB}Mi', str(CONCURRENCY)
     boto3 = str(HERE / 'boto3_pipe.py')
     return (
-        Peer('freezer', _ours('put'), _ours('get'), ours=True),
+        freezer(tools),
         Peer(
             'aws s3 cp',
             lambda place, name: (tools['aws'], 's3', 'cp', '-', url(place, name)),
@@ -116,7 +120,8 @@ def peers(tools: Mapping[str, str]) -> tuple[Peer, ...]:
                 'rcat',
                 *('--s3-chunk-size', part, '--s3-upload-concurrency', several),
             ),
-            _rclone(tools, 'cat', '--buffer-size', part),
+            _rclone(tools, 'cat'),
+            gets=False,
         ),
         Peer(
             's5cmd',

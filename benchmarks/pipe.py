@@ -6,7 +6,7 @@
 
 ``measure`` starts a store, sends a stream of noise through a pipe and back, compares
 SHA-256, and prints wall and CPU seconds and the peak memory of the process that has the
-driver. With the agent's defaults: parts of 32 MiB, four at once.
+driver. With the agent's defaults, or other options of the driver after them.
 """
 
 import argparse

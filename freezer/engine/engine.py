@@ -244,7 +244,9 @@ class BackupEngine(abc.ABC):
         return Made(backup, run.warnings)
 
     def _send(self, archive: Generator[Block, None, None], backup: Backup) -> None:
-        stream = compression.compress(self.settings.compression, archive)
+        stream: Iterator[Block] = compression.compress(
+            self.settings.compression, archive
+        )
         if self._passphrase is not None:
             stream = encryption.encrypt(self._passphrase, stream)
         queue = RichQueue(_QUEUE_BLOCKS)

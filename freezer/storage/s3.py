@@ -147,11 +147,10 @@ S3_OPTS = (
     ),
     cfg.IntOpt(
         'concurrency',
-        default=4,
         min=1,
         max=64,
         help='Parts or ranges under way at once. An upload holds one part more than '
-        'that in memory.',
+        'that in memory. Default: as many as 128 MiB hold, at least 4, at most 16.',
     ),
     cfg.IntOpt(
         'max-parts',
@@ -518,7 +517,7 @@ class S3Storage(Manifested):
         return Plan(
             part_size=part_size,
             parts_per_volume=max(1, min(by_count, by_size)),
-            concurrency=self.options.concurrency,
+            concurrency=self.options.at_once(part_size),
         )
 
     def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
@@ -618,10 +617,10 @@ class S3Storage(Manifested):
 
         backup = backup.copy(self)
         found = self.manifest_of(backup)
-        workers = self.options.concurrency
+        at_once = self.options.at_once
         if found is not None:
             folder = keys.key_of(backup.data_prefix_path)
-            yield from read_stream(self._bucket, folder, found, workers)
+            yield from read_stream(self._bucket, folder, found, at_once)
             return
         key = keys.key_of(backup.data_path)
         try:
@@ -632,15 +631,16 @@ class S3Storage(Manifested):
                 f'{error.message}; the backup is listed and has no data: its upload '
                 f'failed'
             ) from error
-        yield from read_object(self._bucket, key, head, workers)
+        yield from read_object(self._bucket, key, head, at_once)
 
     def read_pieces(
         self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
     ) -> Generator[manifest.Read, None, None]:
         from freezer.storage._s3.download import read_pieces
 
-        workers = self.options.concurrency
-        return read_pieces(self._bucket, keys.key_of(path), etag, pieces, workers)
+        return read_pieces(
+            self._bucket, keys.key_of(path), etag, pieces, self.options.at_once
+        )
 
     # Paths
 
@@ -747,7 +747,7 @@ class S3Storage(Manifested):
 
         bucket = self._checked(bucket_name)
         head = bucket.head(key)
-        blocks = read_object(bucket, key, head, self.options.concurrency)
+        blocks = read_object(bucket, key, head, self.options.at_once)
         return {'Body': as_file(blocks), 'ContentLength': head.size}
 
     def put_object(self, bucket_name: str, key: str, data: bytes | str) -> None:

@@ -7,6 +7,7 @@ arguments, never through a shell.
 
 import contextlib
 import errno
+import fcntl
 import functools
 import logging
 import os
@@ -38,6 +39,8 @@ LOG = logging.getLogger(__name__)
 
 _NAMES = ('gnutar', 'gtar', 'tar')
 _READ_BLOCK = 1024 * 1024
+# What any user may have: the two ends take turns less often than with 64 KiB.
+_PIPE_SIZE = 1024 * 1024
 _SAID_LINES = 20
 _METADATA = ('--xattrs', '--xattrs-include=*', '--acls')
 # In the C locale messages are known texts; TAR_OPTIONS would change what tar does.
@@ -333,6 +336,11 @@ def _running(
     )
     assert process.stderr is not None
     said = _Said(process.stderr)
+    for stream in (process.stdin, process.stdout):
+        # Not with Popen's pipesize: one who has many pipes already is refused more.
+        with contextlib.suppress(OSError):
+            if stream is not None:
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     try:
         yield process, said
     finally:

@@ -15,7 +15,7 @@ import botocore.session
 from urllib3.exceptions import InsecureRequestWarning
 
 from freezer.storage._s3.checksums import Checksum
-from freezer.storage._s3.options import DEFAULT_REGION, S3Options
+from freezer.storage._s3.options import DEFAULT_REGION, MOST_AT_ONCE, S3Options
 from freezer.storage.exceptions import StorageConfigError
 
 LOG = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def make_client(
         's3': {'addressing_style': options.style(endpoint)},
         'connect_timeout': options.connect_timeout,
         'read_timeout': read_timeout or options.read_timeout,
-        'max_pool_connections': options.concurrency + 2,
+        'max_pool_connections': (options.concurrency or MOST_AT_ONCE) + 2,
         'retries': {'total_max_attempts': 1, 'mode': 'standard'},
         'proxies': (
             {'http': options.proxy, 'https': options.proxy} if options.proxy else None

@@ -3,16 +3,17 @@
 A range is one piece of the manifest: what one digest covers. Its bytes go on when they
 are right, and not before.
 
-Memory: ``concurrency`` pieces of at most 32 MiB, the one that is handed on included.
+Memory: as many pieces, of at most 32 MiB, as are under way at once, the one that is
+handed on included.
 """
 
 import collections
 import io
+import itertools
 import logging
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from itertools import islice
 from typing import IO, Any
 
 from freezer.storage import manifest
@@ -31,9 +32,12 @@ LOG = logging.getLogger(__name__)
 # Wrong bytes may have been hurt on the way; wrong so often, they are stored so.
 _READS = 3
 
+#: bytes of a range -> how many such ranges are under way at once
+AtOnce = Callable[[int], int]
+
 
 def read_stream(
-    bucket: Bucket, folder: str, found: manifest.Manifest, concurrency: int
+    bucket: Bucket, folder: str, found: manifest.Manifest, at_once: AtOnce
 ) -> Iterator[Block]:
     """The bytes of a backup that has a manifest.
 
@@ -49,19 +53,19 @@ def read_stream(
             raise _missing(bucket, digests) from error
         pieces = volume.pieces(lines)
         yield from manifest.unwrap(
-            read_pieces(bucket, key, volume.etag, pieces, concurrency)
+            read_pieces(bucket, key, volume.etag, pieces, at_once)
         )
 
 
 def read_object(
-    bucket: Bucket, key: str, head: Head, concurrency: int
+    bucket: Bucket, key: str, head: Head, at_once: AtOnce
 ) -> Iterator[Block]:
     """The bytes of an object nobody wrote a manifest for; only their number is known.
 
     :raises Conflict: it is not the object of this ``head`` any more
     """
     pieces = manifest.plain_pieces(head.size)
-    yield from manifest.unwrap(read_pieces(bucket, key, head.etag, pieces, concurrency))
+    yield from manifest.unwrap(read_pieces(bucket, key, head.etag, pieces, at_once))
 
 
 def as_file(blocks: Iterator[Block]) -> IO[bytes]:
@@ -100,7 +104,7 @@ def read_pieces(
     key: str,
     etag: str | None,
     pieces: Iterable[manifest.Piece],
-    concurrency: int,
+    at_once: AtOnce,
 ) -> Generator[manifest.Read, None, None]:
     """Pieces of an object, in order, each checked; one that is wrong ends nothing.
 
@@ -109,20 +113,26 @@ def read_pieces(
     :param etag: of the object to be read; None for whichever is there
     """
     cancelled = threading.Event()
+    remaining = iter(pieces)
+    first = next(remaining, None)
+    if first is None:
+        return
+    # The others are not larger.
+    workers = at_once(first.end - first.start)
+    remaining = itertools.chain([first], remaining)
     waiting: collections.deque[tuple[manifest.Piece, Buffer, Future[memoryview]]]
     waiting = collections.deque()
     buffers = Buffers()
 
     def fetch_next(pool: ThreadPoolExecutor) -> None:
-        for piece in islice(remaining, 1):
+        for piece in itertools.islice(remaining, 1):
             buffer = buffers.take(piece.end - piece.start)
             future = pool.submit(_fetch, bucket, key, etag, piece, cancelled, buffer)
             waiting.append((piece, buffer, future))
 
-    remaining = iter(pieces)
-    with ThreadPoolExecutor(concurrency, 's3-download') as pool:
+    with ThreadPoolExecutor(workers, 's3-download') as pool:
         try:
-            for _ in range(concurrency):
+            for _ in range(workers):
                 fetch_next(pool)
             while waiting:
                 piece, buffer, future = waiting.popleft()

@@ -55,8 +55,11 @@ class Objects(Calls):
         if 'IfNoneMatch' not in self._members('put_object'):
             raise e.Rejected('this botocore has no conditional put')
         checksum = self._parameters.of_body(body)
+        attempts = 0
 
         def call() -> bool:
+            nonlocal attempts
+            attempts += 1
             self._ask(
                 'put_object', kind, Key=key, Body=body, IfNoneMatch='*', **checksum
             )
@@ -65,7 +68,9 @@ class Objects(Calls):
         try:
             return self._run('put', key, call, kind=kind)
         except e.Conflict:
-            # An attempt whose answer was lost may have written it.
+            if attempts == 1:
+                return False
+            # The attempt whose answer was lost may have written it.
             try:
                 return self.get(key) == body
             except e.NotFound:

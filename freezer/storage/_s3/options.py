@@ -16,6 +16,9 @@ from freezer.utils.rate import UNLIMITED, Rate
 #: a little below what most stores take; AWS alone takes more since 2025
 MAX_OBJECT_SIZE = 49 * 2**40 // 10
 STALE_AFTER = 24 * 3600.0
+#: bytes, and numbers of connections; decision 0008
+MEMORY_UNDER_WAY = 128 * 2**20
+LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16
 DEFAULT_REGION = 'us-east-1'
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html
@@ -38,7 +41,7 @@ class S3Options:
     :param connect_timeout: seconds
     :param read_timeout: seconds
     :param retry_budget: seconds
-    :param concurrency: parts or ranges under way at once
+    :param concurrency: parts or ranges under way at once; see :meth:`at_once`
     :param max_parts: parts an object may have
     :param max_object_size: bytes
     :param sse_customer_key_file: path of a file of 32 bytes, or of those in base64
@@ -59,7 +62,7 @@ class S3Options:
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
     retry_budget: float = 900.0
-    concurrency: int = 4
+    concurrency: int | None = None
     max_parts: int = 10000
     max_object_size: int = MAX_OBJECT_SIZE
     storage_class: str | None = None
@@ -199,6 +202,11 @@ class S3Options:
             return self.addressing_style
         host = urllib.parse.urlsplit(endpoint).hostname or ''
         return 'virtual' if host.endswith(_AWS) else 'path'
+
+    def at_once(self, size: int) -> int:
+        """How many parts or ranges of so many bytes are under way at once."""
+        fitting = MEMORY_UNDER_WAY // max(size, 1)
+        return self.concurrency or max(LEAST_AT_ONCE, min(fitting, MOST_AT_ONCE))
 
     @property
     def locks(self) -> bool:

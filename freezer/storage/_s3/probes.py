@@ -22,6 +22,7 @@ from freezer.storage._s3.download import read_stream
 from freezer.storage._s3.errors import Refusal
 from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.objects import Head
+from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.parameters import Kind
 from freezer.storage._s3.scratch import Scratch
 from freezer.storage._s3.upload import Plan, StreamUpload
@@ -32,7 +33,6 @@ MIB = 1024 * 1024
 _PART = 5 * MIB
 # Throughput is measured with so much at most.
 _LARGEST_PART = 32 * MIB
-_MOST_PARTS = 4
 _ROUND_TRIPS = 9
 # From here on it is worth a note, in seconds.
 _SLOW_SECONDS = 0.5
@@ -605,14 +605,14 @@ def _round_trip(scratch: Scratch) -> Finding:
     )
     seen = f'{seconds * 1000:.1f} ms'
     if seconds > _SLOW_SECONDS:
-        mend = f'more than {scratch.options.concurrency} with --s3-concurrency'
+        mend = f'more than {scratch.plan.concurrency} with --s3-concurrency'
         return note(seen, mend, seconds)
     return ok(seen, seconds)
 
 
 def _upload_speed(scratch: Scratch) -> Finding:
     plan = replace(scratch.plan, part_size=min(scratch.plan.part_size, _LARGEST_PART))
-    count = min(max(plan.concurrency, 2), _MOST_PARTS)
+    count = min(max(plan.concurrency, 2), S3Options().at_once(plan.part_size))
     noise = os.urandom(plan.part_size - 1)
 
     def parts() -> Iterator[bytes]:
@@ -643,7 +643,8 @@ def _download_speed(scratch: Scratch) -> Finding:
     def fetch() -> None:
         nonlocal size
         key = scratch.key('stream')
-        for block in read_stream(scratch.bucket, key, stream, scratch.plan.concurrency):
+        at_once = scratch.options.at_once
+        for block in read_stream(scratch.bucket, key, stream, at_once):
             size += len(block)
 
     seconds = _seconds(fetch)

@@ -613,6 +613,12 @@ def test_put_if_absent_after_a_lost_answer(found: bytes, ours: bool) -> None:
     assert all(c['IfNoneMatch'] == '*' for c in client.arguments('put_object'))
 
 
+def test_put_if_absent_that_was_refused_at_once() -> None:
+    bucket, client = make(put_object=[refusal('PreconditionFailed', 412)])
+    assert not bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+    assert [name for name, _ in client.calls] == ['put_object']
+
+
 def test_an_old_botocore_has_no_conditional_put() -> None:
     bucket, client = make()
     model = client.meta.service_model.operation_model('PutObject')

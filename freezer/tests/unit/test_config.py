@@ -103,8 +103,8 @@ LEVELS: dict[str, tuple[str, str, list[str], list[Any]]] = {
     'size': (
         'max_segment_size',
         'OS_DEFAULT__MAX_SEGMENT_SIZE',
-        ['8M', '7M', '6M', '5242880'],
-        [8 << 20, 7 << 20, 6 << 20, 5 << 20, 32 << 20],
+        ['9M', '7M', '6M', '5242880'],
+        [9 << 20, 7 << 20, 6 << 20, 5 << 20, 8 << 20],
     ),
     'engine': (
         'engine_name',

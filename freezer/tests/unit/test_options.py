@@ -91,7 +91,7 @@ def imported(code: str) -> tuple[set[str], str]:
     return set(ended.stderr.split()), ended.stdout
 
 
-HEAVY = {'botocore', 'urllib3', 'cryptography', 'zstandard', 'prettytable'}
+HEAVY = {'botocore', 'urllib3', 'cryptography', 'backports', 'zlib_ng', 'prettytable'}
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
     ({'s3_read_timeout': 'inf'}, 's3-read-timeout: not a number of seconds'),
     ({'s3_retry_budget': 'nan'}, 's3-retry-budget: not a number of seconds'),
     ({'s3_retry_budget': 'inf'}, 's3-retry-budget: not a number of seconds'),
-    ({'s3_max_object_size': '31M'}, 's3-max-object-size: less than one part'),
+    ({'s3_max_object_size': '7M'}, 's3-max-object-size: less than one part'),
     (
         {'s3_max_object_size': '6M', 'max_segment_size': '7M'},
         's3-max-object-size: less than one part',
@@ -164,6 +164,26 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
     ({'s3_object_lock_mode': 'GOVERNANCE'}, 'give both or none'),
     (LOCK_DAYS, 'give both or none'),
 ]
+
+
+@pytest.mark.parametrize(
+    'concurrency, size, expected',
+    [
+        # As many as 128 MiB hold: a large part must not take a large machine.
+        (None, 8 << 20, 16),
+        (None, 16 << 20, 8),
+        (None, 32 << 20, 4),
+        (None, 64 << 20, 4),
+        (None, 5 << 30, 4),
+        (None, 5 << 20, 16),
+        (None, 0, 16),
+        (7, 8 << 20, 7),
+        (1, 5 << 30, 1),
+        (64, 64 << 20, 64),
+    ],
+)
+def test_how_many_at_once(concurrency: int | None, size: int, expected: int) -> None:
+    assert S3Options(concurrency=concurrency).at_once(size) == expected
 
 
 # Values that the option's type refuses.
@@ -235,7 +255,7 @@ TAKEN: list[dict[str, Value]] = [
     {'s3_ca_bundle': 'CA'},
     # Said once for all storages of a job.
     {'insecure': True, 'endpoint': HTTP},
-    {'s3_retry_budget': '0', 's3_max_object_size': '32M', 's3_max_parts': '2'},
+    {'s3_retry_budget': '0', 's3_max_object_size': '8M', 's3_max_parts': '2'},
     {'s3_sse': 'aws:kms', 's3_sse_kms_key_id': 'x'},
     {'s3_sse': 'AES256'},
     CUSTOMER_KEY,
@@ -260,7 +280,7 @@ def test_taken(
         if name == 's3_tags':
             read = ','.join(read)
         if name == 's3_max_object_size':
-            assert read == 32 << 20
+            assert read == 8 << 20
         elif isinstance(read, float | int):
             assert read == float(value)
         else:
