@@ -116,10 +116,7 @@ def _rate(bench: Bench, far: Place, store: str) -> Result:
     ours = freezer(
         bench.tools,
         f'freezer {several}x32',
-        '--s3-concurrency',
-        '4',
-        '--max-segment-size',
-        '32M',
+        *('--s3-concurrency', str(several), '--max-segment-size', '32M'),
     )
     environment = bench.environment | far.environment()
     source = stream(bench, bench.mib)
