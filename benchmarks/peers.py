@@ -105,12 +105,14 @@ def peers(tools: Mapping[str, str]) -> tuple[Peer, ...]:
 
     part, several = f'{PART_MIB}Mi', str(CONCURRENCY)
     boto3 = str(HERE / 'boto3_pipe.py')
+    # Its script cannot be run from a directory with a space in its name.
+    aws = (tools['python'], '-m', 'awscli')
     return (
         freezer(tools),
         Peer(
             'aws s3 cp',
-            lambda place, name: (tools['aws'], 's3', 'cp', '-', url(place, name)),
-            lambda place, name: (tools['aws'], 's3', 'cp', url(place, name), '-'),
+            lambda place, name: (*aws, 's3', 'cp', '-', url(place, name)),
+            lambda place, name: (*aws, 's3', 'cp', url(place, name), '-'),
         ),
         Peer('rclone', _rclone(tools, 'rcat'), _rclone(tools, 'cat')),
         Peer(

