@@ -45,7 +45,17 @@ class _Agent:
         log = logging.getLogger(__name__)
         # Until the log is set up, nothing goes to standard error behind say()'s back.
         logging.getLogger().addHandler(logging.NullHandler())
-        with signals.raised():
+
+        def last_words(interruption: signals.Interrupted) -> None:
+            said = (
+                f'interrupted by {interruption.name}; not all that was begun could be '
+                f'undone in {signals.GRACE_SECONDS:g} s: what is left of an upload is '
+                f'removed by the next backup, or --action admin, on this machine'
+            )
+            log.error(said)
+            self._complain(said)
+
+        with signals.raised(last_words):
             try:
                 settings = config.load(argv, os.environ)
                 self._quiet = settings.quiet

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Generator, Iterator, Mapping
@@ -21,6 +22,7 @@ from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.stream import compression, encryption
+from freezer.utils import signals
 from freezer.utils.blocks import Block
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
@@ -202,7 +204,10 @@ class BackupEngine(abc.ABC):
         """
         backup = plan.backup
         base: Path | None = None
-        with tempfile.TemporaryDirectory(prefix='freezer-') as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix='freezer-') as folder,
+            signals.even_then(lambda: shutil.rmtree(folder, ignore_errors=True)),
+        ):
             if plan.base is not None:
                 base = self._fetch_state(plan.base, Path(folder, 'base'), now)
                 if base is None:

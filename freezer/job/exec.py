@@ -1,5 +1,6 @@
 """Run a command."""
 
+import contextlib
 import logging
 import shlex
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError
 from freezer.job.job import Job, Outcome
+from freezer.utils import signals
 
 LOG = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ class ExecJob(Job):
             self.say(f'Would run {self.config.command}')
             return Outcome()
         processes: list[subprocess.Popen[bytes]] = []
+        stack = contextlib.ExitStack()
         try:
             for number, argv in enumerate(commands):
                 last = number == len(commands) - 1
@@ -37,13 +40,21 @@ class ExecJob(Job):
                         stdout=sys.stderr if last else subprocess.PIPE,
                     )
                 )
+                stack.enter_context(signals.even_then(processes[-1].kill))
                 if len(processes) > 1:
                     _close(processes[-2])
+            codes = [process.wait() for process in processes]
         except OSError as error:
             _close(processes[-1] if processes else None)
             raise ConfigError(f'command {argv[0]}: {error.strerror}') from error
+        except signals.Interrupted:
+            for process in processes:
+                process.terminate()
+            raise
         finally:
-            codes = [process.wait() for process in processes]
+            for process in processes:
+                process.wait()
+            stack.close()
         # As a shell's pipefail: the last one that failed.
         failed = [code for code in codes if code != 0]
         code = failed[-1] if failed else 0

@@ -26,7 +26,6 @@ from freezer.utils.streaming import ConsumerGone, RichQueue
 
 LOG = logging.getLogger(__name__)
 
-_WAIT_SECONDS = 1.0
 _QUEUE_BLOCKS = 2
 
 
@@ -97,9 +96,7 @@ class MultipleStorage(Storage):
                 for queue in queues.values():
                     with contextlib.suppress(ConsumerGone):
                         queue.end(failure)
-                # A signal that comes just before a thread waits does not wake it.
-                while wait(members, _WAIT_SECONDS).not_done:
-                    pass
+                wait(members)
 
             try:
                 try:

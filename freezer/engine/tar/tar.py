@@ -33,6 +33,7 @@ from freezer.engine.tar.guard import TargetGuard
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import NotFound
+from freezer.utils import signals
 from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
@@ -342,7 +343,8 @@ def _running(
             if stream is not None:
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     try:
-        yield process, said
+        with signals.even_then(process.kill):
+            yield process, said
     finally:
         if process.poll() is None:
             process.kill()

@@ -9,6 +9,7 @@ Memory: ``concurrency`` parts under way and one being filled.
 """
 
 import collections
+import contextlib
 import itertools
 import logging
 import threading
@@ -26,6 +27,8 @@ from freezer.storage.exceptions import IntegrityError, NotFound, StorageExceptio
 from freezer.utils.blocks import Block, Buffer, Buffers, cut
 
 LOG = logging.getLogger(__name__)
+
+_STOP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class StreamUpload:
         :raises UncertainComplete: an upload was left as it is
         """
         blocks = self._blocks(chunks)
-        with ThreadPoolExecutor(self._plan.concurrency, 's3-upload') as pool:
+        with _senders(self._plan.concurrency) as pool:
             for number in itertools.count():
                 if not self._write_volume(number, blocks, pool):
                     break
@@ -174,12 +177,14 @@ class StreamUpload:
                 under_way.add(pool.submit(self._send_part, upload, number, block))
                 del block
             parts += [future.result() for future in under_way]
-        except BaseException:
-            # Nothing may be sent any more when the upload is aborted.
+        except BaseException as error:
+            # Nothing may be sent any more when the upload is aborted. Only a store that
+            # does not answer keeps what is cancelled from ending; one who has sent a
+            # signal is not kept waiting for it.
             self._cancelled.set()
             for future in under_way:
                 future.cancel()
-            wait(under_way)
+            wait(under_way, None if isinstance(error, Exception) else _STOP_SECONDS)
             raise
         return sorted(parts)
 
@@ -222,6 +227,20 @@ class StreamUpload:
             )
 
 
+@contextlib.contextmanager
+def _senders(number: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are waited for, but for what a signal ends."""
+    pool = ThreadPoolExecutor(number, 's3-upload')
+    patient = True
+    try:
+        yield pool
+    except BaseException as error:
+        patient = isinstance(error, Exception)
+        raise
+    finally:
+        pool.shutdown(patient)
+
+
 def _digest(part: Buffer) -> list[bytes]:
     """The digests of a part's pieces; of one piece, for the signature as well."""
     digests = manifest.digest_part(part)
@@ -246,7 +265,7 @@ class ObjectUpload(StreamUpload):
         :raises UncertainComplete: an upload was left as it is
         """
         blocks = self._blocks(chunks)
-        with ThreadPoolExecutor(self._plan.concurrency, 's3-upload') as pool:
+        with _senders(self._plan.concurrency) as pool:
             more = self._write_volume(0, blocks, pool)
         if more and blocks.take() is not None:
             self._bucket.delete([self._folder])

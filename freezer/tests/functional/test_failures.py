@@ -22,7 +22,7 @@ from freezer.tests.agent import (
     missed,
     wrap_tar,
 )
-from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy
+from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Request
 
 REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 HASTY = ('--s3-retry-budget', '3')
@@ -39,6 +39,14 @@ def until(condition: Callable[[], object], process: Process) -> None:
 
 def gone(pid: int) -> bool:
     return not Path(f'/proc/{pid}').exists()
+
+
+def until_gone(pid: int) -> None:
+    """Wait for one that was killed, and whose parent is."""
+    deadline = time.monotonic() + 20
+    while not gone(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 # During an upload
@@ -109,6 +117,66 @@ def test_signal_during_an_upload(
     assert result.code == -number, result
     assert result.err == f'Critical Error: interrupted by {number.name}\n'
     assert proxied.is_untouched()
+
+
+@pytest.mark.parametrize(
+    'number, stalled, undone',
+    [
+        pytest.param(
+            signal.SIGTERM, lambda request: request.part == 3, True, id='a part'
+        ),
+        pytest.param(
+            signal.SIGINT, lambda request: bool(request.part), True, id='every part'
+        ),
+        pytest.param(
+            signal.SIGHUP,
+            lambda request: request.part == 3 or request.method == 'DELETE',
+            False,
+            id='a part and the abort',
+        ),
+        pytest.param(
+            signal.SIGTERM,
+            lambda request: request.path.endswith('/claim'),
+            True,
+            id='before it begins',
+        ),
+    ],
+)
+def test_signal_while_the_store_does_not_answer(
+    proxied: S3Store,
+    proxy: Proxy,
+    big: Path,
+    tmp_path: Path,
+    number: signal.Signals,
+    stalled: Callable[[Request], bool],
+    undone: bool,
+) -> None:
+    """Faults 3 and 33: it ends all the same, and the next run finds what is left."""
+    scratch = tmp_path / 'scratch'
+    scratch.mkdir()
+    agent = in_parts(Agent(proxied, env={'TMPDIR': str(scratch)}))
+    held = proxy.hold(stalled)
+    with agent.start('backup', '--path-to-backup', big) as process:
+        held.wait()
+        sent = time.monotonic()
+        process.send(number)
+        result = process.wait()
+    # Not the read timeout, which is 60 s.
+    assert time.monotonic() - sent < 20
+    assert result.code == -number, result
+    said = f'Critical Error: interrupted by {number.name}'
+    if undone:
+        assert result.err == f'{said}\n'
+        assert proxied.is_untouched()
+    else:
+        assert result.err.startswith(f'{said}; not all that was begun')
+        assert len(result.err.splitlines()) == 1
+    assert list(scratch.iterdir()) == []
+    proxy.clear()
+    assert agent.run('info', '--metadata-out', '-').check().document['backups'] == []
+    agent.run('admin', '--remove-older-than', '1').check()
+    assert proxied.is_untouched()
+    held.release()
 
 
 # At this rate a part takes hours.
@@ -231,6 +299,19 @@ def test_no_tar_outlives_the_agent(local: Agent, source: Path, tmp_path: Path) -
         assert process.wait().code == -signal.SIGTERM
     assert gone(int(pid.read_text()))
     assert local.store.is_untouched()
+
+
+def test_no_command_outlives_the_agent(local: Agent, tmp_path: Path) -> None:
+    pid = tmp_path / 'pid'
+    # It does not listen to SIGTERM.
+    script = tmp_path / 'deaf'
+    script.write_text(f'#!/bin/sh\ntrap "" TERM\necho $$ > {pid}\nexec sleep 600\n')
+    script.chmod(0o755)
+    with local.start('exec', '--command', f'{script} | cat') as process:
+        until(lambda: pid.exists() and pid.read_text(), process)
+        process.send(signal.SIGTERM)
+        assert process.wait().code == -signal.SIGTERM
+    until_gone(int(pid.read_text()))
 
 
 # After 64 KiB the disk that "broken" is on is at its end.

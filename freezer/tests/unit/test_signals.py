@@ -1,0 +1,131 @@
+"""Signals: seen at once, undone in time, or the end."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+BEGIN = """
+import os, signal, sys, threading, time
+from freezer.utils import signals
+
+def last_words(interruption):
+    print('last words of', interruption.name, flush=True)
+
+def send(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+def wait_for_ever():
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()
+"""
+
+
+def run(code: str) -> tuple[int, list[str]]:
+    """Status and lines of a process that must not hang."""
+    ended = subprocess.run(
+        [sys.executable, '-c', BEGIN + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stderr == ''
+    return ended.returncode, ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
+def test_it_is_raised_and_passed_on(name: str) -> None:
+    status, lines = run(f"""
+        with signals.raised(last_words):
+            try:
+                send(signal.{name})
+                wait_for_ever()
+            except signals.Interrupted as interruption:
+                print(interruption.name, flush=True)
+                interruption.pass_on()
+    """)
+    assert (status, lines) == (-signal.Signals[name], [name])
+
+
+def test_it_is_seen_though_the_main_thread_was_not_woken() -> None:
+    # As one that came between Python's look for signals and its wait for the lock.
+    status, lines = run("""
+        def to_itself():
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+        with signals.raised(last_words):
+            try:
+                threading.Timer(0.3, to_itself).start()
+                wait_for_ever()
+            except signals.Interrupted as interruption:
+                print(interruption.name, flush=True)
+    """)
+    assert (status, lines) == (0, ['SIGTERM'])
+
+
+def test_a_second_one_does_not_interrupt_the_undoing() -> None:
+    status, lines = run("""
+        with signals.raised(last_words):
+            try:
+                send()
+            except signals.Interrupted:
+                send(signal.SIGINT)
+                time.sleep(0.3)
+                print('undone', flush=True)
+    """)
+    assert (status, lines) == (0, ['undone'])
+
+
+def test_undoing_that_takes_too_long_is_the_end() -> None:
+    status, lines = run("""
+        signals.GRACE_SECONDS = 0.3
+        with signals.raised(last_words):
+            with signals.even_then(lambda: print('not this', flush=True)):
+                pass
+            with signals.even_then(lambda: print('first this', flush=True)):
+                try:
+                    send()
+                except signals.Interrupted:
+                    wait_for_ever()
+    """)
+    assert (status, lines) == (
+        -signal.SIGTERM,
+        ['first this', 'last words of SIGTERM'],
+    )
+
+
+def test_the_end_comes_whatever_fails_before_it() -> None:
+    status, lines = run("""
+        signals.GRACE_SECONDS = 0.3
+
+        def fail():
+            raise OSError('no such process')
+
+        with signals.raised(last_words), signals.even_then(fail):
+            try:
+                send()
+            except signals.Interrupted:
+                wait_for_ever()
+    """)
+    assert (status, lines) == (-signal.SIGTERM, ['last words of SIGTERM'])
+
+
+def test_afterwards_everything_is_as_before() -> None:
+    status, lines = run("""
+        signals.GRACE_SECONDS = 0.3
+        with signals.raised(last_words):
+            try:
+                send()
+            except signals.Interrupted:
+                pass
+        time.sleep(0.6)
+        assert threading.active_count() == 1
+        assert signal.set_wakeup_fd(-1) == -1
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        print('alive', flush=True)
+    """)
+    assert (status, lines) == (0, ['alive'])
