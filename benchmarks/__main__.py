@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import report, small, streams, trees
@@ -37,26 +38,29 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _places(stack: contextlib.ExitStack, names: list[str]) -> dict[str, Place]:
-    places = {}
-    for name in names:
-        if name == 'null':
-            endpoint = stack.enter_context(helper('benchmarks.null_store'))
-            places[name] = Place(endpoint, 'AKFREEZER', 'sk-freezer', 'benchmark')
-            continue
-        kind = servers.KINDS[name]
-        if not kind.available():
-            tell(f'{kind.title} is not installed, and left out')
-            continue
-        server = stack.enter_context(kind())
-        places[name] = Place(
+@contextlib.contextmanager
+def _store(name: str) -> Iterator[Place]:
+    """A store for one work: the next one would find its disk full."""
+    if name == 'null':
+        with helper('benchmarks.null_store') as endpoint:
+            yield Place(endpoint, 'AKFREEZER', 'sk-freezer', 'benchmark')
+        return
+    with servers.KINDS[name]() as server:
+        yield Place(
             server.endpoint,
             server.access_key,
             server.secret_key,
             server.make_bucket('benchmark'),
             flavour=FLAVOURS[name],
         )
-    return places
+
+
+def _available(names: list[str]) -> Iterator[str]:
+    for name in names:
+        if name == 'null' or servers.KINDS[name].available():
+            yield name
+        else:
+            tell(f'{servers.KINDS[name].title} is not installed, and left out')
 
 
 def main() -> int:
@@ -89,7 +93,8 @@ def main() -> int:
             tools={
                 name: path for name, path in options.tools.items() if shutil.which(path)
             },
-            places=_places(stack, stores),
+            stores=tuple(_available(stores)),
+            store=_store,
             scratch=Path(scratch),
             memory=Path(fast),
             runs=options.runs or (1 if quick else 5),

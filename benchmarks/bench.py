@@ -1,6 +1,7 @@
 """What all works have in common: contestants that take turns, and what is reached."""
 
 import collections
+import contextlib
 import math
 import os
 import statistics
@@ -65,7 +66,8 @@ class Result:
 class Bench:
     """What the works have in common.
 
-    :param places: the stores, by name
+    :param stores: names of those of P1 and P2; P4 to P7 take the first real one
+    :param store: starts one, with ``with``
     :param scratch: a directory for trees
     :param memory: a directory whose files are in memory
     :param mib: MiB of the stream of P1 to P3
@@ -75,7 +77,8 @@ class Bench:
     """
 
     tools: Mapping[str, str]
-    places: Mapping[str, Place]
+    stores: Sequence[str]
+    store: Callable[[str], contextlib.AbstractContextManager[Place]]
     scratch: Path
     memory: Path
     runs: int

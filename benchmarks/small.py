@@ -1,11 +1,13 @@
 """P8 to P10: small, many, large."""
 
+import dataclasses
+import functools
 import json
 import random
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.bench import MIB, Bench, Check, Result, Row, ratio
 from benchmarks.measure import measure
@@ -19,8 +21,22 @@ _CLIENT = (
 )
 
 
-def p8(bench: Bench) -> Iterator[Result]:
-    place = bench.places.get('null') or next(iter(bench.places.values()))
+Work = Callable[[Bench], Iterator[Result]]
+
+
+def _on_null(work: Callable[[Bench, Place], Iterator[Result]]) -> Work:
+    """A work that is about the client, and needs no real store."""
+
+    @functools.wraps(work)
+    def run(bench: Bench) -> Iterator[Result]:
+        with bench.store('null') as place:
+            yield from work(bench, place)
+
+    return run
+
+
+@_on_null
+def p8(bench: Bench, place: Place) -> Iterator[Result]:
     environment = bench.environment | place.environment()
     empty = f'{place.bucket}/nothing'
     info = ('--action', 'info', '--container', empty)
@@ -63,13 +79,11 @@ def p8(bench: Bench) -> Iterator[Result]:
     )
 
 
-def p9(bench: Bench) -> Iterator[Result]:
+@_on_null
+def p9(bench: Bench, place: Place) -> Iterator[Result]:
     """Chains that were copied in the store's memory, of one that was really made."""
-    if 'null' not in bench.places:
-        return
     levels, chains = 10, bench.chains
-    null = bench.places['null']
-    place = Place(null.endpoint, null.access_key, null.secret_key, 'benchmark', 'many')
+    place = dataclasses.replace(place, prefix='many')
     environment = bench.environment | place.environment()
     tree = bench.scratch / 'small'
     tree.mkdir()
@@ -141,8 +155,8 @@ def p9(bench: Bench) -> Iterator[Result]:
     )
 
 
-def p10(bench: Bench) -> Iterator[Result]:
-    place = bench.places.get('null') or next(iter(bench.places.values()))
+@_on_null
+def p10(bench: Bench, place: Place) -> Iterator[Result]:
     environment = bench.environment | place.environment()
     ours = freezer(bench.tools)
     rows, checks = [], []

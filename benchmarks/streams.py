@@ -61,8 +61,9 @@ def _pipes(
 
 
 def p1(bench: Bench) -> Iterator[Result]:
-    for store in bench.places:
-        rows = _pipes(bench, bench.places[store], 'put')
+    for store in bench.stores:
+        with bench.store(store) as place:
+            rows = _pipes(bench, place, 'put')
         yield Result(
             'P1',
             f'{bench.mib} MiB from a pipe to an object',
@@ -76,8 +77,9 @@ def p1(bench: Bench) -> Iterator[Result]:
 
 
 def p2(bench: Bench) -> Iterator[Result]:
-    for store in bench.places:
-        rows = _pipes(bench, bench.places[store], 'get')
+    for store in bench.stores:
+        with bench.store(store) as place:
+            rows = _pipes(bench, place, 'get')
         yield Result(
             'P2',
             f'{bench.mib} MiB from an object to a pipe',
@@ -92,23 +94,24 @@ def p2(bench: Bench) -> Iterator[Result]:
 
 
 def p3(bench: Bench) -> Iterator[Result]:
-    store = 'null' if 'null' in bench.places else next(iter(bench.places))
-    near = bench.places[store]
-    with helper('benchmarks.distance', near.endpoint.rpartition('/')[2]) as address:
+    with (
+        bench.store('null') as near,
+        helper('benchmarks.distance', near.endpoint.rpartition('/')[2]) as address,
+    ):
         far = Place(f'http://{address}', near.access_key, near.secret_key, near.bucket)
         for action in ('put', 'get'):
             rows = _pipes(bench, far, action, _PATIENCE_FAR)
             yield Result(
                 'P3',
                 f'{bench.mib} MiB, {action}: 40 ms and 25 MB/s a connection away',
-                f'{store}, far',
+                'null, far',
                 rows,
                 [against(rows, 'wall', 1.0, 'wall')],
             )
-        yield _rate(bench, far, f'{store}, far')
+        yield _rate(bench, far)
 
 
-def _rate(bench: Bench, far: Place, store: str) -> Result:
+def _rate(bench: Bench, far: Place) -> Result:
     """How busy connections are kept: of a stream that is long enough for its begin and
     its end not to count, and with few enough of them for two processors."""
     several, times = 4, 4
@@ -139,4 +142,4 @@ def _rate(bench: Bench, far: Place, store: str) -> Result:
         )
         for row in rows
     ]
-    return Result('P3', f'{size // MIB} MiB, as far away', store, rows, checks)
+    return Result('P3', f'{size // MIB} MiB, as far away', 'null, far', rows, checks)

@@ -122,15 +122,16 @@ class _Trees:
 
 def trees(bench: Bench) -> Iterator[Result]:
     """P4 to P7, which need one another's backups."""
-    store = next(name for name in bench.places if name != 'null')
+    store = next(name for name in bench.stores if name != 'null')
     tree = bench.scratch / 'tree'
     found = make_tree(tree, bench.files, bench.tree_mib)
-    ours = _Trees(bench, store, bench.places[store], tree, found)
-    yield _p4(ours)
-    yield _p5(ours)
-    yield _p6(ours)
-    shutil.rmtree(ours.target, ignore_errors=True)
-    yield _p7(ours)
+    with bench.store(store) as place:
+        ours = _Trees(bench, store, place, tree, found)
+        yield _p4(ours)
+        yield _p5(ours)
+        yield _p6(ours)
+        shutil.rmtree(ours.target, ignore_errors=True)
+        yield _p7(ours)
     shutil.rmtree(tree)
 
 
