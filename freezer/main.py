@@ -36,11 +36,14 @@ class _Agent:
         import logging
         import os
 
-        from freezer.common import config
-        from freezer.exceptions import FreezerError
-        from freezer.storage.exceptions import StorageException
-        from freezer.utils import signals
-        from freezer.utils.text import NOTICES, SayHandler
+        from freezer.utils import collection
+
+        with collection.suspended():
+            from freezer.common import config
+            from freezer.exceptions import FreezerError
+            from freezer.storage.exceptions import StorageException
+            from freezer.utils import signals
+            from freezer.utils.text import NOTICES, SayHandler
 
         log = logging.getLogger(__name__)
         # Until the log is set up, nothing goes to standard error behind say()'s back.
@@ -57,7 +60,8 @@ class _Agent:
 
         with signals.raised(last_words):
             try:
-                settings = config.load(argv, os.environ)
+                with collection.suspended():
+                    settings = config.load(argv, os.environ)
                 self._quiet = settings.quiet
                 NOTICES.addHandler(SayHandler(self.say))
                 return self._act(settings)
@@ -83,10 +87,10 @@ class _Agent:
         import os
 
         from freezer.exceptions import FreezerError
-        from freezer.job import JOBS
+        from freezer.job import job_of
         from freezer.utils import priority
 
-        job = JOBS[settings.action]
+        job = job_of(settings.action)
         job.validate(settings)
         if settings.max_priority:
             priority.raise_to_highest()

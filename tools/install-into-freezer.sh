@@ -25,6 +25,7 @@ FILES=(
     freezer/storage/manifested.py
     freezer/storage/verify.py
     freezer/utils/blocks.py
+    freezer/utils/collection.py
     freezer/utils/process.py
     freezer/utils/rate.py
     freezer/utils/text.py

@@ -1,20 +1,24 @@
 """One class per action. Each is checked before any work, and run once."""
 
-from freezer.job.admin import AdminJob
-from freezer.job.backup import BackupJob
-from freezer.job.check import CheckJob
-from freezer.job.exec import ExecJob
-from freezer.job.info import InfoJob
-from freezer.job.job import Job
-from freezer.job.restore import RestoreJob
-from freezer.job.verify import VerifyJob
+import importlib
+from typing import TYPE_CHECKING
 
-JOBS: dict[str, type[Job]] = {
-    'backup': BackupJob,
-    'restore': RestoreJob,
-    'info': InfoJob,
-    'admin': AdminJob,
-    'check': CheckJob,
-    'exec': ExecJob,
-    'verify': VerifyJob,
+if TYPE_CHECKING:
+    from freezer.job.job import Job
+
+_JOBS = {
+    'backup': 'BackupJob',
+    'restore': 'RestoreJob',
+    'info': 'InfoJob',
+    'admin': 'AdminJob',
+    'check': 'CheckJob',
+    'exec': 'ExecJob',
+    'verify': 'VerifyJob',
 }
+
+
+def job_of(action: str) -> 'type[Job]':
+    """Its class; what the other actions need is not imported."""
+    module = importlib.import_module(f'freezer.job.{action}')
+    job: type[Job] = getattr(module, _JOBS[action])
+    return job

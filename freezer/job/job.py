@@ -6,16 +6,19 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
-from freezer.engine.engine import BackupEngine, EngineSettings, Source, Warnings
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.storage.base import EngineName, Storage
 from freezer.storage.exceptions import StorageException
 from freezer.storage.levels import SECONDS_PER_DAY
 from freezer.utils import checksum
+
+if TYPE_CHECKING:
+    # Not every action makes archives.
+    from freezer.engine.engine import BackupEngine, Source, Warnings
 
 LOG = logging.getLogger(__name__)
 
@@ -92,7 +95,9 @@ class Job(abc.ABC):
         assert self._storage is not None
         return self._storage
 
-    def engine(self) -> BackupEngine:
+    def engine(self) -> 'BackupEngine':
+        from freezer.engine.engine import EngineSettings
+
         config = self.config
         engine = plugins.load(plugins.ENGINES, 'engine', config.engine_name)
         settings = EngineSettings(
@@ -104,13 +109,13 @@ class Job(abc.ABC):
         made: BackupEngine = engine(self.storage, settings)
         return made
 
-    def say_warnings(self, warnings: Warnings) -> None:
+    def say_warnings(self, warnings: 'Warnings') -> None:
         for text in warnings.kept[:SAID]:
             self.say(f'Warning: {text}')
         if warnings.count > SAID:
             self.say(f'Warning: {warnings.count} in all; see {self.config.log_file}')
 
-    def checksum_of(self, engine: BackupEngine, source: Source) -> str:
+    def checksum_of(self, engine: 'BackupEngine', source: 'Source') -> str:
         return checksum.checksum(
             source.folder,
             engine.members(source),

@@ -34,6 +34,7 @@ from freezer.storage.exceptions import (
 from freezer.storage.housekeeping import OldVersions, Tidied
 from freezer.storage.manifested import Manifested
 from freezer.storage.verify import Stat
+from freezer.utils import collection
 from freezer.utils.blocks import Block
 from freezer.utils.types import Duration, Size
 
@@ -386,7 +387,8 @@ class S3Storage(Manifested):
         they must not talk over the same connections.
         """
         if self._opened is None or self._opened_by != os.getpid():
-            self._opened = self._open(self.options)
+            with collection.suspended():
+                self._opened = self._open(self.options)
             self._opened_by = os.getpid()
         return self._opened
 

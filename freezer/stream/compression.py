@@ -8,7 +8,6 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
@@ -64,6 +63,8 @@ def compress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, None]
 
 def _gzip_members(blocks: Iterable[Block]) -> Iterator[Block]:
     """Members one after the other, made by several processors: one gzip file."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     module = _zlib()
 
     def member(block: Block) -> bytes:
