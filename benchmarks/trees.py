@@ -126,12 +126,12 @@ def trees(bench: Bench) -> Iterator[Result]:
     tree = bench.scratch / 'tree'
     found = make_tree(tree, bench.files, bench.tree_mib)
     with bench.store(store) as place:
-        ours = _Trees(bench, store, place, tree, found)
-        yield _p4(ours)
-        yield _p5(ours)
-        yield _p6(ours)
-        shutil.rmtree(ours.target, ignore_errors=True)
-        yield _p7(ours)
+        of = _Trees(bench, store, place, tree, found)
+        yield _p4(of)
+        yield _p5(of)
+        yield _p6(of)
+        shutil.rmtree(of.target, ignore_errors=True)
+        yield _p7(of)
     shutil.rmtree(tree)
 
 

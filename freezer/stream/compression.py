@@ -27,7 +27,7 @@ _GZIP_LEVEL = 6
 # Bytes that become one gzip member: 0.2 % larger than all of them in one.
 _MEMBER = 1024 * 1024
 _ZSTD_LEVEL = 3
-# Bytes: zstd's own choice takes three times the memory, and saves 1.6 %.
+# Bytes: zstd's own choice takes five times the memory, and saves 1 %.
 _ZSTD_JOB = 1024 * 1024
 # Beside production work, an agent is not to take a large machine.
 _MOST_WORKERS = 4

@@ -17,7 +17,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GRACE_SECONDS = 4.0
 _KNOCK_SECONDS = 0.05
 
-
 _EVEN_THEN: list[Callable[[], object]] = []
 
 
@@ -67,7 +66,9 @@ def raised(last_words: Callable[[Interrupted], None]) -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         interruption = Interrupted(number)
 
-        def give_up(_number: int, _frame: FrameType | None) -> None:
+        def give_up(number: int, _frame: FrameType | None) -> None:
+            # Else it would be knocked for, and begin again, while it is at it.
+            handled.add(number)
             tell = functools.partial(last_words, interruption)
             acts: list[Callable[[], object]] = [*_EVEN_THEN, tell]
             for act in acts:

@@ -86,7 +86,11 @@ def test_undoing_that_takes_too_long_is_the_end() -> None:
         with signals.raised(last_words):
             with signals.even_then(lambda: print('not this', flush=True)):
                 pass
-            with signals.even_then(lambda: print('first this', flush=True)):
+            def slowly():
+                time.sleep(0.3)
+                print('first this', flush=True)
+
+            with signals.even_then(slowly):
                 try:
                     send()
                 except signals.Interrupted:
