@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,7 +65,9 @@ class _Trees:
         self.target = self.bench.scratch / 'restored'
         self.url = f'store:{self.place.container}'
         self.repository = self.environment['RESTIC_REPOSITORY']
-        self.archive = f'tar -cf - -C {self.tree} .'
+        # Folders may have spaces in their names.
+        self.rclone = shlex.quote(self.bench.tools['rclone'])
+        self.archive = f'tar -cf - -C {shlex.quote(str(self.tree))} .'
 
     def result(self, work: str, title: str, *rest: list) -> Result:
         files, mib = self.found
@@ -136,13 +139,13 @@ def trees(bench: Bench) -> Iterator[Result]:
 
 
 def _p4(of: _Trees) -> Result:
-    bench, rclone = of.bench, of.bench.tools['rclone']
+    bench = of.bench
     contestants = {'freezer gzip': lambda: of.backup('gzip', bench.fresh('gz'))}
     if '19' in bench.tools:
         contestants[_UPSTREAM] = of.upstream
     for packer in ('gzip -6', 'pigz -6'):
         contestants[f'tar | {packer} | rclone'] = lambda packer=packer: of.shell(
-            f'{of.archive} | {packer} | {rclone} rcat {of.url}/{bench.fresh()}'
+            f'{of.archive} | {packer} | {of.rclone} rcat {of.url}/{bench.fresh()}'
         )
     rows = bench.interleaved(contestants)
     stored = _stored(bench, of.place, bench.newest('gz'))
@@ -158,11 +161,12 @@ def _p4(of: _Trees) -> Result:
 
 
 def _p5(of: _Trees) -> Result:
-    bench, rclone = of.bench, of.bench.tools['rclone']
+    bench = of.bench
 
     def pipeline() -> Cost:
         name = bench.fresh('pipe')
-        return of.shell(f'{of.archive} | zstd -T0 -q | {rclone} rcat {of.url}/{name}')
+        packed = f'{of.archive} | zstd -T0 -q'
+        return of.shell(f'{packed} | {of.rclone} rcat {of.url}/{name}')
 
     rows = bench.interleaved(
         {
@@ -179,7 +183,7 @@ def _p5(of: _Trees) -> Result:
 
 
 def _p6(of: _Trees) -> Result:
-    bench, rclone, target = of.bench, of.bench.tools['rclone'], of.target
+    bench, target = of.bench, of.target
 
     def restore() -> Cost:
         return of.run(
@@ -189,8 +193,8 @@ def _p6(of: _Trees) -> Result:
 
     def pipeline() -> Cost:
         return of.shell(
-            f'{rclone} cat {of.url}/{bench.newest("pipe")} | zstd -dq | '
-            f'tar -xf - -C {target}'
+            f'{of.rclone} cat {of.url}/{bench.newest("pipe")} | zstd -dq | '
+            f'tar -xf - -C {shlex.quote(str(target))}'
         )
 
     def restic() -> Cost:
@@ -214,7 +218,8 @@ def _p6(of: _Trees) -> Result:
 
 def _p7(of: _Trees) -> Result:
     snapshot = of.bench.scratch / 'snapshot'
-    listing = f'tar -cf /dev/null --listed-incremental={snapshot} -C {of.tree} .'
+    quoted = [shlex.quote(str(path)) for path in (snapshot, of.tree)]
+    listing = 'tar -cf /dev/null --listed-incremental={} -C {} .'.format(*quoted)
     of.shell(listing)
     name = of.bench.fresh('inc')
     of.backup('zstd', name, '--incremental')
