@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+# A clock that is further ahead is not one to count days by.
+_TOLERATED_SECONDS = 3600
+
 # Of a list that may be long, so many are said; the log has them all.
 SAID = 20
 
@@ -131,6 +134,8 @@ class Job(abc.ABC):
         cutoff = _cutoff(self.config, time.time())
         if cutoff is None:
             return
+        if self.config.remove_older_than:
+            self._check_clock()
         engine = EngineName(self.config.engine_name)
         dry_run = self.config.dry_run
         some = False
@@ -148,6 +153,20 @@ class Job(abc.ABC):
             some = some or bool(removed)
         if not some:
             self.say(f'Nothing to remove: no chain is all from before {iso(cutoff)}')
+
+    def _check_clock(self) -> None:
+        """By a clock that is far ahead, everything is old.
+
+        :raises FreezerError: this machine's is, by the storage's own
+        """
+        theirs = self.storage.time()
+        ahead = 0 if theirs is None else time.time() - theirs
+        if ahead > _TOLERATED_SECONDS:
+            raise FreezerError(
+                f"this machine's clock is {ahead:.0f} s ahead of the storage's, and "
+                f'remove-older-than goes by it: nothing was removed. Set the clock, or '
+                f'say a date with --remove-before-date'
+            )
 
 
 def property_table(document: dict[str, Any]) -> Table:

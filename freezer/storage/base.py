@@ -329,6 +329,10 @@ class Storage(abc.ABC):
     def report(self) -> StorageReport:
         """What the container holds."""
 
+    def time(self) -> float | None:
+        """The storage's own clock, epoch seconds; None if it has none."""
+        return None
+
     @property
     def tidies(self) -> bool:
         """Whether the options ask for :meth:`tidy` in particular."""

@@ -288,6 +288,11 @@ class MultipleStorage(Storage):
                 )
         return removed
 
+    def time(self) -> float | None:
+        """The earliest: by it, the least is old."""
+        told = [storage.time() for storage in self.storages.values()]
+        return min((each for each in told if each is not None), default=None)
+
     @property
     def tidies(self) -> bool:
         return any(storage.tidies for storage in self.storages.values())

@@ -687,6 +687,9 @@ class S3Storage(Manifested):
 
     # Housekeeping
 
+    def time(self) -> float:
+        return self._bucket.store_time()
+
     @property
     def tidies(self) -> bool:
         return self.options.stale_after is not None or self.options.purge_versions

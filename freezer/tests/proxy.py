@@ -1,17 +1,21 @@
 """A scripted way to an S3 server: it passes requests on, and meddles where it is told.
 
 The agent is given the proxy's address as its endpoint. Rules decide on each request
-that they match: answer it in the server's place, or hold it until the test says so.
+that they match: end or stall its connection, answer it in the server's place, hold it
+until the test says so, change it, or change what the server answers.
 """
 
 import contextlib
 import dataclasses
+import enum
 import http.client
 import http.server
+import select
 import socket
 import ssl
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -95,25 +99,43 @@ class Answer:
     status: int
     body: bytes = b''
     content_type: str = 'application/xml'
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Ending(enum.Enum):
+    """What becomes of a connection."""
+
+    CLOSE = 'closed in order (FIN)'
+    RESET = 'reset (RST)'
+    STALL = 'open, and nothing comes any more'
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What the server answered. Names of headers are in lower case."""
+    """What the server answered. Names of headers are in lower case.
+
+    :ivar cut: so many bytes of the body are sent, and then the connection ends; None
+        for all, and it goes on
+    :ivar told_length: whether a Content-Length is sent; without, the connection ends
+    """
 
     status: int
     headers: dict[str, str]
     body: bytes
+    cut: int | None = None
+    ending: Ending = Ending.CLOSE
+    told_length: bool = True
 
     def but(
         self, status: int = 0, body: bytes | None = None, **headers: str
     ) -> 'Reply':
         """The same with changes; ``_`` in a header's name is a hyphen."""
         changed = {name.replace('_', '-'): value for name, value in headers.items()}
-        return Reply(
-            status or self.status,
-            self.headers | changed,
-            self.body if body is None else body,
+        return dataclasses.replace(
+            self,
+            status=status or self.status,
+            headers=self.headers | changed,
+            body=self.body if body is None else body,
         )
 
 
@@ -122,13 +144,55 @@ Matches = Callable[[Request], bool]
 Change = Callable[[Reply], Reply | None]
 
 
-def error(status: int, code: str, message: str = 'so says the proxy') -> Answer:
-    """An error as S3 servers send it."""
+class Act:
+    """What is done about a request; each of its ways may be left as it is here."""
+
+    def request(self, _request: Request) -> Answer | bytes | None:
+        """What is answered in the server's place, or another body for it to get."""
+        return None
+
+    def reply(self, reply: Reply) -> Reply | None:
+        return reply
+
+
+#: what becomes of a connection on which a request has begun to come
+Interrupt = Callable[['Rest'], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answering(Act):
+    answer: Answer
+
+    def request(self, _request: Request) -> Answer:
+        return self.answer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Before(Act):
+    act: Callable[[], object]
+
+    def request(self, _request: Request) -> None:
+        self.act()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Changing(Act):
+    change: Change
+
+    def reply(self, reply: Reply) -> Reply | None:
+        return self.change(reply)
+
+
+def error(
+    status: int, code: str, message: str = 'so says the proxy', **headers: str
+) -> Answer:
+    """An error as S3 servers send it; ``_`` in a header's name is a hyphen."""
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     )
-    return Answer(status, text.encode())
+    named = {name.replace('_', '-'): value for name, value in headers.items()}
+    return Answer(status, text.encode(), headers=named)
 
 
 DENIED = error(403, 'AccessDenied')
@@ -167,8 +231,10 @@ class Proxy:
 
     def __init__(self, endpoint: str, tls: ssl.SSLContext | None = None) -> None:
         self._target = urlsplit(endpoint).netloc
-        self._rules: list[tuple[Matches, Answer | Held | Callable[[], None]]] = []
-        self._changes: list[tuple[Matches, Change]] = []
+        self._rules: list[tuple[Matches, Act]] = []
+        self._interrupts: list[tuple[Matches, Interrupt]] = []
+        self._holds: list[Held] = []
+        self._left = threading.Event()
         self.requests: list[Request] = []
         self._lock = threading.Lock()
         self._connections = 0
@@ -188,35 +254,45 @@ class Proxy:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for _matches, what in self._rules:
-            if isinstance(what, Held):
-                what.release()
+        self._left.set()
+        for held in self._holds:
+            held.release()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
+    def act(self, matches: Matches, act: Act) -> None:
+        """From now on, do this about these requests."""
+        self._rules.append((matches, act))
+
+    def interrupt(self, matches: Matches, interrupt: Interrupt) -> None:
+        """From now on, neither take these requests whole nor answer them. They are
+        matched before their body is read."""
+        self._interrupts.append((matches, interrupt))
+
     def answer(self, matches: Matches, answer: Answer) -> None:
         """From now on, answer these requests in the server's place."""
-        self._rules.append((matches, answer))
+        self.act(matches, _Answering(answer))
 
     def hold(self, matches: Matches) -> Held:
         """From now on, keep these requests waiting, and pass them on when released."""
         held = Held()
-        self._rules.append((matches, held))
+        self._holds.append(held)
+        self.before(matches, held._keep)
         return held
 
-    def before(self, matches: Matches, act: Callable[[], None]) -> None:
+    def before(self, matches: Matches, act: Callable[[], object]) -> None:
         """From now on, do something before these requests are passed on."""
-        self._rules.append((matches, act))
+        self.act(matches, _Before(act))
 
     def change(self, matches: Matches, change: Change) -> None:
         """From now on, change what the server answers to these requests."""
-        self._changes.append((matches, change))
+        self.act(matches, _Changing(change))
 
     def clear(self) -> None:
         """No rules any more, and no requests recorded."""
         self._rules.clear()
-        self._changes.clear()
+        self._interrupts.clear()
         self.requests.clear()
 
     def _new_connection(self) -> int:
@@ -229,37 +305,49 @@ class Proxy:
     ) -> None:
         path, _, parameters = _local(handler.path).partition('?')
         query = parse_qs(parameters, keep_blank_values=True)
-        size = int(handler.headers.get('Content-Length') or 0)
-        body = handler.rfile.read(size)
-        if len(body) < size:
-            # The agent gave it up while it was sent: no request.
-            handler.close_connection = True
-            return
         request = Request(
             handler.command,
             unquote(path),
             {name: values[0] for name, values in query.items()},
             connection,
             {name.lower(): value for name, value in handler.headers.items()},
-            body,
+            b'',
         )
+        rest = Rest(handler, self._left)
+        for matches, interrupt in list(self._interrupts):
+            if matches(request):
+                with self._lock:
+                    self.requests.append(request)
+                interrupt(rest)
+                return
+        size = int(handler.headers.get('Content-Length') or 0)
+        body = handler.rfile.read(size)
+        if len(body) < size:
+            # The agent gave it up while it was sent: no request.
+            handler.close_connection = True
+            return
+        request = dataclasses.replace(request, body=body)
         with self._lock:
             self.requests.append(request)
-            rules = list(self._rules)
-        for matches, what in rules:
-            if not matches(request):
-                continue
-            if isinstance(what, Answer):
-                self._answer(handler, what)
+        acts = [act for matches, act in list(self._rules) if matches(request)]
+        for act in acts:
+            instead = act.request(request)
+            if isinstance(instead, Answer):
+                self._answer(handler, instead)
                 return
-            if isinstance(what, Held):
-                what._keep()
-            else:
-                what()
+            if instead is not None:
+                body = instead
         if request.method == 'CONNECT':
             self._tunnel(handler)
+            return
+        reply = self._ask(handler, body)
+        for act in acts:
+            if reply is not None:
+                reply = act.reply(reply)
+        if reply is None:
+            handler.close_connection = True
         else:
-            self._pass_on(handler, request, body)
+            _send(handler, reply, rest)
 
     def _tunnel(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.close_connection = True
@@ -278,17 +366,17 @@ class Proxy:
     ) -> None:
         handler.send_response(answer.status)
         handler.send_header('Content-Type', answer.content_type)
+        for name, value in answer.headers.items():
+            handler.send_header(name, value)
         handler.send_header('Content-Length', str(len(answer.body)))
         handler.end_headers()
         if handler.command != 'HEAD':
             handler.wfile.write(answer.body)
 
-    def _pass_on(
-        self,
-        handler: http.server.BaseHTTPRequestHandler,
-        request: Request,
-        body: bytes,
-    ) -> None:
+    def _ask(
+        self, handler: http.server.BaseHTTPRequestHandler, body: bytes
+    ) -> Reply | None:
+        """The server's reply; None if it is gone."""
         server = http.client.HTTPConnection(self._target, timeout=60)
         try:
             # Host as it was: it is part of what is signed.
@@ -305,30 +393,63 @@ class Proxy:
             response = server.getresponse()
             content = response.read()
         except OSError:
-            # The server is gone: so is the connection.
-            handler.close_connection = True
-            return
+            return None
         finally:
             server.close()
         headers = {name.lower(): value for name, value in response.getheaders()}
-        reply: Reply | None = Reply(response.status, headers, content)
-        with self._lock:
-            changes = [change for matches, change in self._changes if matches(request)]
-        for change in changes:
-            if reply is not None:
-                reply = change(reply)
-        if reply is None:
-            handler.close_connection = True
-            return
-        handler.send_response_only(reply.status)
-        if reply.body or 'content-length' not in reply.headers:
-            # Of the answer to a HEAD the length is that of what is not there.
-            reply.headers['content-length'] = str(len(reply.body))
-        for name, value in reply.headers.items():
-            if name not in ('transfer-encoding', 'connection'):
-                handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(reply.body)
+        return Reply(response.status, headers, content)
+
+
+class Rest:
+    """What else may become of a connection than an answer."""
+
+    def __init__(
+        self, handler: http.server.BaseHTTPRequestHandler, left: threading.Event
+    ) -> None:
+        self._handler = handler
+        self._left = left
+
+    def read(self, size: int) -> bytes:
+        """Bytes of the request's body."""
+        return self._handler.rfile.read(size)
+
+    def end(self, ending: Ending) -> None:
+        """Answer no more, on this connection."""
+        self._handler.close_connection = True
+        sock = self._handler.connection
+        if ending is Ending.RESET:
+            # Closed with this, it is reset: the other end may still be sending.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        elif ending is Ending.STALL:
+            # Until the other end has had enough; what it still sends is not read.
+            poll = select.poll()
+            poll.register(sock, select.POLLRDHUP)
+            while not self._left.is_set() and not poll.poll(100):
+                pass
+
+
+_RESET = struct.pack('ii', 1, 0)
+
+
+def _send(
+    handler: http.server.BaseHTTPRequestHandler, reply: Reply, rest: Rest
+) -> None:
+    handler.send_response_only(reply.status)
+    if handler.command != 'HEAD' or 'content-length' not in reply.headers:
+        # Of the answer to a HEAD the length is that of what is not there.
+        reply.headers['content-length'] = str(len(reply.body))
+    left_out = {'transfer-encoding', 'connection'}
+    if not reply.told_length:
+        left_out.add('content-length')
+        handler.send_header('Connection', 'close')
+        handler.close_connection = True
+    for name, value in reply.headers.items():
+        if name not in left_out:
+            handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(reply.body[: reply.cut])
+    if reply.cut is not None:
+        rest.end(reply.ending)
 
 
 def _local(target: str) -> str:
@@ -350,6 +471,13 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Not with a FIN first, where it is to be reset."""
+        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == _RESET:
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """An agent that was killed closes its connections: no news."""

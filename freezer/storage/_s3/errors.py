@@ -94,6 +94,8 @@ MEANINGS: dict[str, Meaning] = {
     '307': Meaning(e.Rejected, _REGION),
 }
 
+# An answer to HEAD has no body: where the bucket is, a header says.
+_WITHOUT_REASON = frozenset({'301', '307', '400'})
 _NOT_ARRIVED = frozenset({'RequestTimeout', 'IncompleteBody'})
 # Errors that come with status 200 or 500 as well: a Complete is answered before it is
 # done (Swift).
@@ -159,15 +161,21 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     meta = answer.get('ResponseMetadata', {})
     code, status, meaning = _meaning(error)
     message = str(detail.get('Message') or '')
+    headers = meta.get('HTTPHeaders', {})
+    region = detail.get('Region')
     if not meaning.advice:
         meaning = meaning._replace(advice=_advice(code, message))
+    if code in _WITHOUT_REASON:
+        region = headers.get('x-amz-bucket-region')
+        if region and not meaning.advice:
+            meaning = meaning._replace(advice=_REGION)
     said = ' '.join(part for part in (code, message) if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
     line = f'{where}: {said or "failed"} (HTTP {status}, request {request})'
-    if region := detail.get('Region'):
+    if region:
         line += f'; the bucket is in region {region}'
     made = meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
-    made.retry_after = _retry_after(meta.get('HTTPHeaders', {}))
+    made.retry_after = _retry_after(headers)
     return made
 
 

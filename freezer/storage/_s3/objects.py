@@ -35,7 +35,7 @@ class Objects(Calls):
     ) -> str:
         """Write an object; its ETag. Atomic: whole or not at all."""
         metadata = {TOKEN_KEY: token} if token else {}
-        checksum = self._parameters.of_body(body)
+        checksum = self._parameters.of_body(body, kind)
 
         def call() -> str:
             answer = self._ask(
@@ -54,7 +54,7 @@ class Objects(Calls):
         """
         if 'IfNoneMatch' not in self._members('put_object'):
             raise e.Rejected('this botocore has no conditional put')
-        checksum = self._parameters.of_body(body)
+        checksum = self._parameters.of_body(body, kind)
         attempts = 0
 
         def call() -> bool:

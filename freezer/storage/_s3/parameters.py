@@ -127,12 +127,19 @@ class Parameters:
             wanted |= self._locks()
         return {name: value for name, value in wanted.items() if value}
 
-    def of_body(self, body: bytes | bytearray) -> dict[str, Any]:
-        """The checksum to send along with a body, as arguments; empty for none."""
+    def of_body(
+        self, body: bytes | bytearray, kind: Kind = Kind.VOLUME
+    ) -> dict[str, Any]:
+        """The checksum to send along with a body, as arguments; empty for none.
+
+        :param kind: of the object that it is, or is a part of
+        """
         arguments = {} if self._checksum is None else self._checksum.arguments(body)
-        if self._locked:
+        if self._locked or kind is not Kind.VOLUME:
             # S3 insists on it where objects are locked, and not every store takes one
-            # of the newer checksums in its place.
+            # of the newer checksums in its place. Of what is small it costs nothing,
+            # and there are stores that verify this and not the SHA-256 that is signed
+            # (SeaweedFS 4.48).
             arguments['ContentMD5'] = _md5(body)
         return arguments
 

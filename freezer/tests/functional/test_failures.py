@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,38 +15,17 @@ from freezer.tests.agent import (
     PART,
     Agent,
     LocalStore,
-    Process,
     S3Store,
     in_parts,
     job_file,
     missed,
     wrap_tar,
 )
-from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Request
+from freezer.tests.functional.waiting import until, until_gone
+from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy
 
 REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 HASTY = ('--s3-retry-budget', '3')
-
-
-def until(condition: Callable[[], object], process: Process) -> None:
-    """Wait for something that a running agent will bring about."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert not process.ended, process.wait()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def gone(pid: int) -> bool:
-    return not Path(f'/proc/{pid}').exists()
-
-
-def until_gone(pid: int) -> None:
-    """Wait for one that was killed, and whose parent is."""
-    deadline = time.monotonic() + 20
-    while not gone(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # During an upload
@@ -104,201 +83,7 @@ def test_server_that_dies_halfway(mortal: servers.SeaweedFS, tmp_path: Path) -> 
     assert missed(trees.describe(source), tmp_path / 'target') == []
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signal_during_an_upload(
-    proxied: S3Store, proxy: Proxy, big: Path, number: signal.Signals
-) -> None:
-    held = proxy.hold(lambda request: request.part == 3)
-    with in_parts(Agent(proxied)).start('backup', '--path-to-backup', big) as process:
-        held.wait()
-        process.send(number)
-        held.release()
-        result = process.wait()
-    assert result.code == -number, result
-    assert result.err == f'Critical Error: interrupted by {number.name}\n'
-    assert proxied.is_untouched()
-
-
-@pytest.mark.parametrize(
-    'number, stalled, undone',
-    [
-        pytest.param(
-            signal.SIGTERM, lambda request: request.part == 3, True, id='a part'
-        ),
-        pytest.param(
-            signal.SIGINT, lambda request: bool(request.part), True, id='every part'
-        ),
-        pytest.param(
-            signal.SIGHUP,
-            lambda request: request.part == 3 or request.method == 'DELETE',
-            False,
-            id='a part and the abort',
-        ),
-        pytest.param(
-            signal.SIGTERM,
-            lambda request: request.path.endswith('/claim'),
-            True,
-            id='before it begins',
-        ),
-    ],
-)
-def test_signal_while_the_store_does_not_answer(
-    proxied: S3Store,
-    proxy: Proxy,
-    big: Path,
-    tmp_path: Path,
-    number: signal.Signals,
-    stalled: Callable[[Request], bool],
-    undone: bool,
-) -> None:
-    """Faults 3 and 33: it ends all the same, and the next run finds what is left."""
-    scratch = tmp_path / 'scratch'
-    scratch.mkdir()
-    agent = in_parts(Agent(proxied, env={'TMPDIR': str(scratch)}))
-    held = proxy.hold(stalled)
-    with agent.start('backup', '--path-to-backup', big) as process:
-        held.wait()
-        sent = time.monotonic()
-        process.send(number)
-        result = process.wait()
-    # Not the read timeout, which is 60 s.
-    assert time.monotonic() - sent < 20
-    assert result.code == -number, result
-    said = f'Critical Error: interrupted by {number.name}'
-    if undone:
-        assert result.err == f'{said}\n'
-        assert proxied.is_untouched()
-    else:
-        assert result.err.startswith(f'{said}; not all that was begun')
-        assert len(result.err.splitlines()) == 1
-    assert list(scratch.iterdir()) == []
-    proxy.clear()
-    assert agent.run('info', '--metadata-out', '-').check().document['backups'] == []
-    agent.run('admin', '--remove-older-than', '1').check()
-    assert proxied.is_untouched()
-    held.release()
-
-
-# At this rate a part takes hours.
-CRAWL = '500'
-
-
-@pytest.mark.parametrize('several', [False, True])
-def test_signal_while_an_upload_is_held_back(
-    store: S3Store, big: Path, tmp_path: Path, several: bool
-) -> None:
-    """It does not wait until what is under way has been sent."""
-    local = LocalStore(tmp_path / 'local')
-    options = store.options
-    if several:
-        cloud: dict[str, object] = {k.lower(): v for k, v in store.env.items()}
-        cloud |= {'storage': 's3', 'container': store.container}
-        disk: dict[str, object] = {'storage': 'local', 'container': local.directory}
-        sections = {'storage:disk': disk, 'storage:cloud': cloud}
-        options = ('--config', str(job_file(tmp_path / 'job', sections)))
-    with Process(
-        *(*options, '--path-to-backup', big, '--upload-limit', CRAWL),
-        *('--compression', 'none', '--max-segment-size', PART),
-        env=store.env,
-    ) as process:
-        until(store.open_uploads, process)
-        process.send(signal.SIGTERM)
-        result = process.wait()
-    assert result.code == -signal.SIGTERM, result
-    assert store.is_untouched()
-    assert local.is_untouched()
-
-
-def test_signal_while_a_download_is_held_back(
-    proxied: S3Store, proxy: Proxy, big: Path, tmp_path: Path
-) -> None:
-    agent = in_parts(Agent(proxied))
-    agent.backup(big).check()
-    proxy.clear()
-    target = ('--restore-abs-path', tmp_path / 'target')
-    with agent.start('restore', *target, '--download-limit', CRAWL) as process:
-        until(lambda: [r for r in proxy.requests if r.path.endswith('/data')], process)
-        process.send(signal.SIGTERM)
-        assert process.wait().code == -signal.SIGTERM
-
-
-def test_sigkill_during_an_upload(
-    proxied: S3Store, proxy: Proxy, big: Path, tmp_path: Path
-) -> None:
-    agent = in_parts(Agent(proxied))
-    held = proxy.hold(lambda request: request.part == 3)
-    with agent.start('backup', '--path-to-backup', big) as process:
-        held.wait()
-        process.send(signal.SIGKILL)
-        assert process.wait().code == -signal.SIGKILL
-    held.release()
-    assert proxied.markers() == []
-    assert proxied.open_uploads() != []
-    assert 'No matching backup' in agent.restore(tmp_path / 'target').error
-    # Nobody is left to clean up but the next run.
-    proxy.clear()
-    made = agent.increment(big).check()
-    assert made.document['curr_backup_level'] == 0
-    assert proxied.open_uploads() == []
-    stamp = made.document['time_stamp']
-    assert {path.split('/')[3] for path in proxied.files()} == {str(stamp)}
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(big), tmp_path / 'target') == []
-
-
-def test_sigkill_between_data_and_marker(
-    proxied: S3Store, proxy: Proxy, source: Path
-) -> None:
-    agent = Agent(proxied)
-    held = proxy.hold(
-        lambda request: request.method == 'PUT' and '/metadata/' in request.path
-    )
-    with agent.start('backup', '--path-to-backup', source) as process:
-        held.wait()
-        before = set(proxied.sizes())
-        assert any(path.endswith('/data') for path in before)
-        assert proxied.markers() == []
-        process.send(signal.SIGKILL)
-        process.wait()
-    assert agent.run('info', '--metadata-out', '-').check().document['backups'] == []
-    agent.run('admin', '--remove-older-than', '1', '--dry-run').check()
-    assert set(proxied.sizes()) == before
-    agent.run('admin', '--remove-older-than', '1').check()
-    assert proxied.is_untouched()
-
-
 # The source
-
-
-def test_tar_that_is_killed(proxied: S3Store, proxy: Proxy, tmp_path: Path) -> None:
-    source = tmp_path / 'source'
-    source.mkdir()
-    # More than can be under way, so that tar has to wait in the middle.
-    (source / 'file').write_bytes(os.urandom(12 * PART))
-    pid = tmp_path / 'pid'
-    env = wrap_tar(tmp_path / 'bin', f'echo $$ > {pid}; exec $TAR "$@"')
-    held = proxy.hold(lambda request: bool(request.part))
-    agent = in_parts(Agent(proxied)).told(**env)
-    with agent.start('backup', '--path-to-backup', source) as process:
-        held.wait()
-        os.kill(int(pid.read_text()), signal.SIGKILL)
-        held.release()
-        result = process.wait()
-    assert 'tar' in result.error
-    assert '-9' in result.error
-    assert proxied.is_untouched()
-
-
-def test_no_tar_outlives_the_agent(local: Agent, source: Path, tmp_path: Path) -> None:
-    pid = tmp_path / 'pid'
-    endless = f'echo $$ > {pid}.new; mv {pid}.new {pid}; exec cat /dev/zero'
-    agent = local.told(**wrap_tar(tmp_path / 'bin', endless))
-    with agent.start('backup', '--path-to-backup', source) as process:
-        until(pid.exists, process)
-        process.send(signal.SIGTERM)
-        assert process.wait().code == -signal.SIGTERM
-    assert gone(int(pid.read_text()))
-    assert local.store.is_untouched()
 
 
 def test_no_command_outlives_the_agent(local: Agent, tmp_path: Path) -> None:
@@ -487,11 +272,6 @@ def test_keys_that_do_not_do(
 @pytest.mark.parametrize(
     'options, says',
     [
-        (['--endpoint', 'http://127.0.0.1:9', *HASTY], 'http://127.0.0.1:9'),
-        (['--endpoint', 'http://nowhere.invalid', *HASTY], 'nowhere.invalid'),
-        (['--endpoint', 's3.example.com'], 'scheme'),
-        (['--endpoint', 'http://127.0.0.1:1/path'], 'only scheme, host and port'),
-        (['--container', 'a'], 'not a bucket name'),
         (['--path-to-backup', '/nonexistent/source'], '/nonexistent/source'),
         (['--compression', 'zip'], 'zip'),
         (['--max-level', '2'], '--incremental'),
@@ -610,17 +390,3 @@ def test_restore_of_a_damaged_chain(
     if 'level 0' in lost:
         # Known from the listing, so nothing was begun.
         assert not target.exists()
-
-
-def test_two_agents_at_once(agent: Agent, big: Path, tmp_path: Path) -> None:
-    """Of one name and, as like as not, one second: each succeeds, or is refused."""
-    together = in_parts(agent)
-    arguments = ('backup', '--path-to-backup', big)
-    with together.start(*arguments) as one, together.start(*arguments) as two:
-        results = one.wait(), two.wait()
-    good = [result for result in results if result.code == 0]
-    assert good, results
-    assert len(agent.store.markers()) == len(good)
-    assert agent.store.open_uploads() == []
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(big), tmp_path / 'target') == []

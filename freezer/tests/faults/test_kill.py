@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: what is listed restores, and the rest can be swept up."""
+"""Faults 34 and 35: killed at any moment, what is listed restores, the rest goes."""
 
 import random
 import signal
@@ -18,7 +18,7 @@ SEVERAL_VOLUMES = ('--s3-max-parts', '4', '--s3-concurrency', '2')
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
-def test_twenty_kills(s3_server: servers.Server, big: Path, tmp_path: Path) -> None:
+def test_34_twenty_kills(s3_server: servers.Server, big: Path, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f'seed {seed}')
     chance = random.Random(seed)

@@ -1,0 +1,198 @@
+"""Faults 28 to 31: the way to the store, and its clock."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from freezer.tests import servers, trees
+from freezer.tests.agent import Agent, S3Store, wrap_tar
+from freezer.tests.faults.harness import (
+    Refused,
+    impatient,
+    restores,
+    unprotected,
+)
+from freezer.tests.proxy import Proxy
+
+REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[str]:
+    """The endpoint of one that takes connections, and never says a word."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        yield f'http://127.0.0.1:{listener.getsockname()[1]}'
+
+
+@contextlib.contextmanager
+def full() -> Iterator[str]:
+    """The endpoint of one that takes no connection, and refuses none."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(
+            socket.create_server(('127.0.0.1', 0), backlog=0)
+        )
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f'http://127.0.0.1:{listener.getsockname()[1]}'
+
+
+@contextlib.contextmanager
+def closed() -> Iterator[str]:
+    """The endpoint of nobody."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        port = listener.getsockname()[1]
+    yield f'http://127.0.0.1:{port}'
+
+
+@contextlib.contextmanager
+def unknown() -> Iterator[str]:
+    yield 'http://no-such-host.invalid:9000'
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> tuple[dict[str, str | None], Path]:
+    """An environment in which tar leaves a mark when it is started; and the mark."""
+    mark = tmp_path / 'tar was started'
+    return wrap_tar(tmp_path / 'bin', f'touch "{mark}"; exec $TAR "$@"'), mark
+
+
+@pytest.mark.parametrize('nobody', [silent, full, closed, unknown])
+@pytest.mark.parametrize('action', ['backup', 'restore', 'info'])
+def test_28_nobody_there(
+    store: S3Store,
+    source: Path,
+    tmp_path: Path,
+    nobody: object,
+    action: str,
+    trap: tuple[dict[str, str | None], Path],
+) -> None:
+    env, mark = trap
+    assert callable(nobody)
+    hasty = ('--s3-connect-timeout', '0.5', '--s3-read-timeout', '0.5')
+    with nobody() as endpoint:
+        agent = impatient(Agent(store).told(*hasty, **env, ENDPOINT=endpoint))
+        line = agent.run(
+            action,
+            *(('--path-to-backup', source) if action == 'backup' else ()),
+            *(('--restore-abs-path', tmp_path / 'to') if action == 'restore' else ()),
+        ).error
+    assert endpoint in line
+    assert 'gave up after' in line
+    assert 'No matching backup' not in line
+    assert not mark.exists()
+    assert not (tmp_path / 'to').exists()
+
+
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (['--endpoint', 's3.example.com'], 'scheme'),
+        (['--endpoint', 'ftp://s3.example.com'], 'scheme'),
+        (['--endpoint', 'http://127.0.0.1:1/path'], 'only scheme, host and port'),
+        (['--endpoint', 'http://127.0.0.1:port'], 'port'),
+        (['--endpoint', 'http://'], 'endpoint'),
+        (['--container', 'a'], 'not a bucket name'),
+        (['--container', 'Up_Per!/prefix'], 'not a bucket name'),
+        (['--container', '/prefix'], 'not a bucket name'),
+        (['--container', 'bucket/../x'], 'container'),
+        (['--max-segment-size', '6G'], 'max-segment-size'),
+    ],
+)
+def test_29_malformed(
+    store: S3Store,
+    source: Path,
+    options: list[str],
+    said: str,
+    trap: tuple[dict[str, str | None], Path],
+) -> None:
+    env, mark = trap
+    if '--endpoint' in options:
+        env = env | {'ENDPOINT': None}
+    agent = Agent(store).told('--path-to-backup', source, *options, **env)
+    assert said in agent.run('backup').only_error
+    assert not mark.exists()
+    assert store.is_untouched()
+
+
+MALFORMED = (
+    b'<?xml version="1.0"?><Error><Code>AuthorizationHeaderMalformed</Code>'
+    b'<Message>the region is wrong</Message><Region>eu-north-1</Region></Error>'
+)
+MOVED = MALFORMED.replace(b'AuthorizationHeaderMalformed', b'PermanentRedirect')
+
+
+@pytest.mark.parametrize(
+    'happens',
+    [
+        Refused(301, body=MOVED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
+        Refused(307, body=MOVED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
+        Refused(400, body=MALFORMED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
+    ],
+    ids=['301', '307', '400'],
+)
+def test_30_another_region(
+    proxied: S3Store,
+    proxy: Proxy,
+    source: Path,
+    happens: Refused,
+    trap: tuple[dict[str, str | None], Path],
+) -> None:
+    env, mark = trap
+    agent = Agent(proxied, env=env)
+    proxy.act(lambda _request: True, happens)
+    line = agent.backup(source).error
+    assert '--s3-region' in line
+    assert 'eu-north-1' in line
+    # Nothing was followed elsewhere, and nothing tried for long.
+    assert len(proxy.requests) < 6
+    assert not mark.exists()
+    proxy.clear()
+    assert proxied.is_untouched()
+
+
+def clock_off_by(seconds: int) -> str:
+    """Python that sets the clock of a process."""
+    return f"""
+import datetime, time
+_real, _class = time.time, datetime.datetime
+class _Shifted(_class):
+    @classmethod
+    def now(cls, tz=None):
+        return _class.now(tz) + datetime.timedelta(seconds={seconds})
+    @classmethod
+    def utcnow(cls):
+        return _class.utcnow() + datetime.timedelta(seconds={seconds})
+time.time = lambda: _real() + {seconds}
+datetime.datetime = _Shifted
+"""
+
+
+@REAL
+@pytest.mark.parametrize('minutes', [20, -20])
+def test_31_clock_is_off(
+    s3_server: servers.Server, source: Path, tmp_path: Path, minutes: int
+) -> None:
+    log = tmp_path / 'log'
+    agent = Agent(S3Store(s3_server), options=['--log-file', log])
+    off = unprotected(agent, clock_off_by(60 * minutes))
+    off.backup(source).check()
+    assert "requests are dated by the store's; set the clock" in log.read_text()
+    restores(off, trees.describe(source), tmp_path / 'target')
+
+
+@REAL
+def test_31_not_corrected(s3_server: servers.Server, source: Path) -> None:
+    """The same without the protection."""
+    store = S3Store(s3_server)
+    patch = clock_off_by(1200) + (
+        'from freezer.storage._s3.clock import StoreClock\n'
+        'StoreClock._corrected = lambda *_: False'
+    )
+    result = unprotected(Agent(store), patch).backup(source)
+    assert result.code == 1
+    assert store.is_untouched()

@@ -1,0 +1,13 @@
+#!/bin/bash
+# The catalogue of faults, run, and printed as one table: number, fault, what has to come
+# of it, servers, and whether it did. Arguments go to pytest: tools/faults.sh -k test_12
+#
+#   FREEZER_CHAOS_SEED, FREEZER_CHAOS_RUNS   of the run under random faults
+#   PYTHON   the Python to make .venv with (python3)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/lib.sh
+virtual_environment tests
+absent=$(missing)
+[ -z "$absent" ] || say "Some will be skipped, for want of: $absent"
+exec pytest -q -n 2 --dist loadgroup freezer/tests/faults --catalogue "$@"
