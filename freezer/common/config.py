@@ -57,6 +57,8 @@ class AgentConfig:
     restore_abs_path: str | None
     restore_from_date: datetime.datetime | None
     overwrite: bool
+    max_restore_size: int
+    untrusted: bool
     incremental: bool
     max_level: int
     always_level: int

@@ -71,6 +71,20 @@ AGENT_OPTS = (
         help='Restore into a directory that is not empty. What the backup does not '
         'hold is removed from the directories it does hold; it is listed first.',
     ),
+    cfg.Opt(
+        'max-restore-size',
+        type=Size(min=0),
+        default=0,
+        help='Give up a restore when its archives, decompressed, come to more than '
+        'this, all levels together; 20G and the like. Holes do not count. 0: no limit.',
+    ),
+    cfg.BoolOpt(
+        'untrusted',
+        default=False,
+        help='Restore a backup that somebody else may have changed: files lose their '
+        'set-user-ID and set-group-ID bits and capabilities, and device nodes become '
+        'empty files.',
+    ),
     cfg.BoolOpt(
         'incremental',
         default=False,

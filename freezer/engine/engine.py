@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,16 +39,20 @@ _ATTEMPTS = 4
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
-    """How an archive is made.
+    """How an archive is made, and extracted.
 
     :param compression: a name of :data:`freezer.stream.compression.NAMES`
     :param encrypt_pass_file: path, or None for no encryption
+    :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
+    :param untrusted: leave out of a restore what could give somebody rights
     """
 
     compression: str = 'gzip'
     encrypt_pass_file: str | None = None
     dereference_symlink: str = 'none'
     exclude: tuple[str, ...] = ()
+    max_restore_size: int = 0
+    untrusted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,11 +312,12 @@ class BackupEngine(abc.ABC):
         warnings = Warnings()
         metadata = metadata or self.check(chain)
         extractor = self.extractor(target, chain[max(chain)], warnings)
+        limit = _Limit(self.settings.max_restore_size)
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)
             # Closed here and not some time later: it has downloads under way.
             with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
-                extractor.extract(blocks)
+                extractor.extract(limit.hold(blocks))
         return warnings
 
     def _usable(self, backup: Backup) -> dict[str, Any]:
@@ -348,6 +353,28 @@ class BackupEngine(abc.ABC):
     def _looks_right(self, name: str, head: bytes) -> bool:
         magic = compression.MAGIC.get(name)
         return self.begins(head) if magic is None else head.startswith(magic)
+
+
+class _Limit:
+    """What the archives of one restore may come to, together; 0 is any size."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._passed = 0
+
+    def hold(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """The blocks, as long as they are within the limit.
+
+        :raises EngineError: they are not; that one was not handed on
+        """
+        for block in blocks:
+            self._passed += len(block)
+            if 0 < self._size < self._passed:
+                raise EngineError(
+                    f'the backup comes to more than the {self._size} bytes that '
+                    f'--max-restore-size allows: stopped there'
+                )
+            yield block
 
 
 class Extractor(abc.ABC):

@@ -108,6 +108,8 @@ class Job(abc.ABC):
             encrypt_pass_file=config.encrypt_pass_file,
             dereference_symlink=config.dereference_symlink,
             exclude=config.exclude,
+            max_restore_size=config.max_restore_size,
+            untrusted=config.untrusted,
         )
         made: BackupEngine = engine(self.storage, settings)
         return made

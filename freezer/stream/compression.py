@@ -32,6 +32,11 @@ _ZSTD_JOB = 1024 * 1024
 # Beside production work, an agent is not to take a large machine.
 _MOST_WORKERS = 4
 _OUTPUT_BLOCK = 1024 * 1024
+# What xz -9 and zstd -21 ask for. A stream says itself how much a decompressor is to
+# remember, and may say gigabytes.
+_WINDOW = 64 * 1024 * 1024
+# What the decompressor of xz takes beside that.
+_XZ_OVERHEAD = 8 * 1024 * 1024
 # Decompressors copy the input they have not come to yet, each time they are called.
 _INPUT_BLOCK = 64 * 1024
 
@@ -92,7 +97,9 @@ def _workers() -> int:
 def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, None]:
     """The stream as it was, in blocks of about 1 MiB at most.
 
-    :raises EngineError: it is damaged, or ends before its end
+    Memory is bounded, whatever the stream is.
+
+    :raises EngineError: it is damaged, asks for too much memory, or ends before its end
     """
     if name == 'none':
         yield from blocks
@@ -110,7 +117,9 @@ def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, Non
                 if output:
                     yield output
     except _errors(name) as error:
-        raise EngineError(f'the {name} stream is damaged: {error}') from error
+        raise EngineError(
+            f'the {name} stream is damaged{_OR_TOO_LARGE.get(name, "")}: {error}'
+        ) from error
     if not decompressor.eof:
         raise EngineError(f'the {name} stream ends before its end')
 
@@ -149,9 +158,17 @@ class _Gzip:
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     'gzip': _Gzip,
     'bzip2': bz2.BZ2Decompressor,
-    'xz': lzma.LZMADecompressor,
-    'zstd': lambda: _zstd().ZstdDecompressor(),
+    'xz': lambda: lzma.LZMADecompressor(memlimit=_WINDOW + _XZ_OVERHEAD),
+    'zstd': lambda: _zstd().ZstdDecompressor(
+        options={
+            _zstd().DecompressionParameter.window_log_max: _WINDOW.bit_length() - 1
+        }
+    ),
 }
+# Their errors do not tell one from the other but in words.
+_OR_TOO_LARGE = dict.fromkeys(
+    ('xz', 'zstd'), f', or asks for more than {_WINDOW >> 20} MiB of memory'
+)
 
 
 def _compressor(name: str) -> Any:

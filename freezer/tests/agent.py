@@ -28,6 +28,9 @@ TIMEOUT = 120
 
 HOST = 'hosta'
 
+#: a command that runs another as on a kernel without Landlock
+NO_LANDLOCK = (sys.executable, '-m', 'freezer.tests.no_landlock')
+
 #: the smallest that S3 has, in bytes
 PART = 5 << 20
 
@@ -385,6 +388,61 @@ def wrap_tar(directory: Path, script: str) -> dict[str, str | None]:
     )
     tar.chmod(0o755)
     return {'PATH': f'{directory}:{os.environ["PATH"]}'}
+
+
+# After 64 KiB the disk that "broken" is on is at its end.
+_SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/types.h>
+
+ssize_t readlink(const char *path, char *buffer, size_t size);
+off_t lseek(int fd, off_t offset, int whence);
+
+ssize_t CALL(int fd, void *buffer, size_t size)
+{
+    ssize_t (*real)(int, void *, size_t) = dlsym(RTLD_NEXT, NAME);
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length > 0) {
+        path[length] = 0;
+        const char *name = strrchr(path, '/');
+        if (name && !strcmp(name, "/broken") && lseek(fd, 0, SEEK_CUR) >= 65536) {
+            errno = ERROR;
+            return -1;
+        }
+    }
+    return real(fd, buffer, size);
+}
+"""
+
+
+def wrap_tar_on_broken_disk(
+    directory: Path, call: str, error: int
+) -> dict[str, str | None]:
+    """An environment in which tar cannot read, or write, "broken" to its end.
+
+    :param call: ``read`` or ``write``
+    :param error: the errno it meets
+    """
+    compiler = shutil.which('gcc') or shutil.which('cc')
+    if compiler is None:
+        said = f'{call.title()} error at byte 65536, while reading 512 bytes'
+        said = said if call == 'read' else 'Cannot write'
+        message = f'tar: ./broken: {said}: {os.strerror(error)}'
+        return wrap_tar(directory, f'$TAR "$@"; echo "{message}" >&2; exit 2')
+    env = wrap_tar(
+        directory, f'LD_PRELOAD={directory}/shim.so; export LD_PRELOAD; exec $TAR "$@"'
+    )
+    (directory / 'shim.c').write_text(_SHIM)
+    defined = (f'-DCALL={call}', f'-DNAME="{call}"', f'-DERROR={error}')
+    command = [compiler, '-shared', '-fPIC', *defined, '-o', 'shim.so', 'shim.c']
+    subprocess.run([*command, '-ldl'], cwd=directory, check=True)
+    return env
 
 
 def missed(expected: Mapping[bytes, trees.Entry], target: Path) -> list[str]:

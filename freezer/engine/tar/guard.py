@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Final
+from typing import Final
 
 from freezer.engine.tar.links import NOT_A_LINK, Links, Node
 from freezer.engine.tar.units import (
@@ -46,13 +46,17 @@ from freezer.engine.tar.units import (
     RefusedError,
     Unit,
     components,
+    disarmed,
     shown,
+    split,
     writable,
 )
 from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.utils.blocks import Block
 
 _ALWAYS: Final = 1 << 62
+# Members that may give rights away: files and devices.
+_ARMED: Final = frozenset({b'0', b'S', b'3', b'4'})
 
 
 class TargetGuard:
@@ -62,19 +66,19 @@ class TargetGuard:
     level 1 may do. After an error the guard is of no further use.
     """
 
-    ALLOW_DEVICES: ClassVar[bool] = True
-    """Whether device nodes pass: a backup of a whole system has some."""
-
-    def __init__(self, target: str | os.PathLike[str]) -> None:
+    def __init__(self, target: str | os.PathLike[str], untrusted: bool = False) -> None:
         """Look for symbolic links that are in the target already.
 
         :param target: the directory that tar extracts into.
+        :param untrusted: take set-user-ID and set-group-ID from files, and make empty
+            files of device nodes.
 
         Raises :class:`EngineError` when the target, or a directory in it, is not
         readable.
         """
         self.members = 0
         """Members passed so far, in all archives."""
+        self._untrusted = untrusted
         self._links = Links()
         self._archive = 0
         self._first = True
@@ -87,9 +91,9 @@ class TargetGuard:
     def check(self, chunks: Iterable[Block]) -> Iterator[bytes]:
         """Yield the bytes of one archive as far as they are safe.
 
-        The bytes are the same as those of ``chunks``, in other pieces, and nothing of
-        a member is among them before the member is approved; the data of an approved
-        member are not held back.
+        The bytes are the same as those of ``chunks``, in other pieces (but for
+        headers, where the archive is untrusted), and nothing of a member is among them
+        before the member is approved; the data of an approved member are not held back.
 
         Raises :class:`UnsafeArchiveError` when a member would reach outside the target
         or is of a kind that the guard does not understand, and :class:`EngineError`
@@ -124,11 +128,14 @@ class TargetGuard:
             reader = Reader(buffer)
             pos, need = 0, BLOCK
             error: EngineError | None = None
+            headers: list[int] = []
             try:
                 while pos < len(buffer):
                     unit = reader.unit(pos)
                     if unit.kind:
                         self._admit(unit)
+                        if self._untrusted and unit.kind in _ARMED:
+                            headers.append(pos + unit.header)
                         pos += unit.length
                         continue
                     _check_tail(buffer[pos:])
@@ -142,6 +149,8 @@ class TargetGuard:
                 error = _broken(broken, offset + pos)
             except EngineError as tail:
                 error = tail
+            if headers:
+                buffer = _disarmed(buffer, headers)
             skip = max(pos - len(buffer), 0)
             passed = len(buffer) - max(len(buffer) - pos, 0)
             if passed:
@@ -232,8 +241,6 @@ class TargetGuard:
             # Tar sets mode and owner of a directory at the end of the archive, by
             # name, and would do so through a link that has taken its place.
             raise RefusedError('it was a directory before in the same archive')
-        if unit.kind in {b'3', b'4'} and not self.ALLOW_DEVICES:
-            raise RefusedError('it is a device node')
         if unit.kind == b'1':
             if unit.linkname.endswith((b'/', b'/.')):
                 raise RefusedError('it is a hard link to a directory')
@@ -298,12 +305,12 @@ class TargetGuard:
         directory in this one. R, T: rename the directory R to T, both relative to the
         target, the temporary one if empty.
         """
-        entries = data.split(b'\0')
-        if len(entries) < 2 or entries[-2:] != [b'', b'']:
+        if data != b'\0' and not data.endswith(b'\0\0'):
             raise RefusedError('its dumpdir has no end')
-        del entries[-2:]
         temporary: Node | None = None
         source: bytes | None = None
+        # What ends the last entry, and what ends the list, are no entries.
+        entries = split(data[:-2], b'\0') if len(data) > 1 else ()
         for entry in entries:
             code, name = entry[:1], entry[1:]
             if (source is not None) != (code == b'T'):
@@ -351,6 +358,13 @@ class TargetGuard:
             return temporary
         assert temporary is not None
         return self._links.merge(temporary, moved)
+
+
+def _disarmed(buffer: bytes, headers: list[int]) -> bytes:
+    changed = bytearray(buffer)
+    for start in headers:
+        changed[start : start + BLOCK] = disarmed(buffer[start : start + BLOCK])
+    return bytes(changed)
 
 
 def _check_tail(tail: bytes) -> None:

@@ -33,7 +33,7 @@ from freezer.engine.tar.guard import TargetGuard
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import NotFound
-from freezer.utils import signals
+from freezer.utils import landlock, signals
 from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
@@ -170,7 +170,13 @@ class TarEngine(BackupEngine):
             # attributes where they are.
             LOG.warning('%r: %s', newest, error)
             known = snapshot.EMPTY
-        return _TarExtractor(self._tar, target, bool(known.directories), warnings)
+        return _TarExtractor(
+            self._tar,
+            target,
+            warnings,
+            whole_tree=bool(known.directories),
+            untrusted=self.settings.untrusted,
+        )
 
     def removals(self, target: str, newest: Backup) -> list[str]:
         if not os.listdir(target):
@@ -205,13 +211,39 @@ _DEREFERENCE = {
 
 
 class _TarExtractor(Extractor):
+    """Two nets keep it in its target; each holds without the other.
+
+    The guard reads each member before tar does, always. Landlock, where the kernel has
+    it, holds tar itself.
+    """
+
     def __init__(
-        self, tar: str, target: str, whole_tree: bool, warnings: Warnings
+        self,
+        tar: str,
+        target: str,
+        warnings: Warnings,
+        *,
+        whole_tree: bool,
+        untrusted: bool,
     ) -> None:
         self._target = target
         self._whole_tree = whole_tree
         self._warnings = warnings
-        self._guard = TargetGuard(target)
+        self._guard = TargetGuard(target, untrusted)
+        without_landlock = landlock.why_not(target)
+        if without_landlock is None:
+            LOG.info(
+                'every member is checked before tar sees it, and Landlock %d keeps tar '
+                'from writing outside of %s',
+                landlock.version(),
+                target,
+            )
+        else:
+            LOG.info(
+                'every member is checked before tar sees it; no Landlock here (%s)',
+                without_landlock,
+            )
+        self._confined = without_landlock is None
         self._argv = [
             tar,
             '--extract',
@@ -219,6 +251,8 @@ class _TarExtractor(Extractor):
             '--listed-incremental=/dev/null',
             '--preserve-permissions',
             *_METADATA,
+            # Who has it is root in part.
+            *(['--xattrs-exclude=security.capability'] if untrusted else []),
             '--warning=no-timestamp',
             f'--directory={target}',
         ]
@@ -227,10 +261,12 @@ class _TarExtractor(Extractor):
         if self._whole_tree:
             _make_ready(self._target)
         # tar makes the temporary directories of a rename where it was started.
-        with _running(self._argv, stdin=subprocess.PIPE, cwd=self._target) as (
-            process,
-            said,
-        ):
+        with _running(
+            self._argv,
+            stdin=subprocess.PIPE,
+            cwd=self._target,
+            confined=self._confined,
+        ) as (process, said):
             assert process.stdin is not None
             # A tar that died says why in its status.
             with contextlib.suppress(BrokenPipeError):
@@ -322,19 +358,31 @@ def _running(
     stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
     cwd: str | None = None,
+    confined: bool = False,
 ) -> Iterator[tuple['subprocess.Popen[bytes]', _Said]]:
-    """A child that is gone, and reaped, when the block is left."""
+    """A child that is gone, and reaped, when the block is left.
+
+    :param confined: it can change nothing but what is below ``cwd``
+    """
     LOG.debug('running %s', argv)
     environment = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
-    process = subprocess.Popen(
-        ['tar', *argv[1:]],  # noqa: S607 - the name its messages begin with
-        executable=argv[0],
-        stdin=stdin,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        env={**environment, 'LC_ALL': 'C'},
-    )
+
+    def start() -> 'subprocess.Popen[bytes]':
+        return subprocess.Popen(
+            ['tar', *argv[1:]],  # noqa: S607 - the name its messages begin with
+            executable=argv[0],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env={**environment, 'LC_ALL': 'C'},
+        )
+
+    if confined:
+        assert cwd is not None
+        process = landlock.below(cwd, start)
+    else:
+        process = start()
     assert process.stderr is not None
     said = _Said(process.stderr)
     for stream in (process.stdin, process.stdout):

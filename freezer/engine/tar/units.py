@@ -10,9 +10,10 @@ what GNU tar writes in its ``posix`` and ``gnu`` formats and refuses everything 
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +36,9 @@ _ZERO_BLOCK: Final = bytes(BLOCK)
 _POSIX: Final = b'ustar\x0000'
 _GNU: Final = b'ustar  \x00'
 _OCTAL: Final = re.compile(rb' *([0-7]+)[ \0]*')
+# Permissions and the sticky bit; what else a mode can have is set-user-ID and
+# set-group-ID.
+_PLAIN_MODE: Final = 0o1777
 
 # The records that GNU tar knows and that change neither a name nor a length.
 _HARMLESS: Final = frozenset(
@@ -88,6 +92,8 @@ class Unit:
     dumpdir: bytes | None = None
     locked: bool = False
     """A directory that its owner may be unable to write into."""
+    header: int = 0
+    """Of a member: bytes of the extension headers before its own."""
 
 
 class _Pax:
@@ -110,9 +116,9 @@ class _Pax:
         self.dumpdir: bytes | None = None
         self.acl = False
         self.sparse: dict[bytes, bytes] = {}
-        """``GNU.sparse.*`` without the prefix, but not the map."""
+        """``GNU.sparse.*`` without the prefix, but not the map of format 0.0."""
         self.sparse_map: list[int] = []
-        """Offset, length, offset, length ... of sparse formats 0.0 and 0.1."""
+        """That: offset, length, offset, length ..."""
 
 
 def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -193,8 +199,7 @@ def _pax_member(data: bytes) -> _Pax:
             # Tar throws a map away when the number of pairs comes after it.
             if b'numblocks' not in pax.sparse or pax.sparse_map:
                 raise RefusedError('its sparse map is in the wrong place')
-            pax.sparse[sparse] = b''
-            pax.sparse_map = [_decimal(n, 'sparse map') for n in value.split(b',')]
+            pax.sparse[sparse] = value
         elif keyword in {
             b'GNU.sparse.major',
             b'GNU.sparse.minor',
@@ -217,21 +222,33 @@ def _check_pax_global(data: bytes) -> None:
             raise RefusedError(f'a global pax header sets {shown(keyword)}')
 
 
-def _check_map(pairs: list[int], real: int, stored: int) -> None:
+def split(data: bytes, separator: bytes) -> Iterator[bytes]:
+    """Like :meth:`bytes.split`, one by one: a list of them can take gigabytes."""
+    start = 0
+    while (end := data.find(separator, start)) >= 0:
+        yield data[start:end]
+        start = end + 1
+    yield data[start:]
+
+
+def _check_map(numbers: Iterable[int], real: int, stored: int) -> None:
     """Refuse a sparse map that does not fit its data.
 
     Tar reads as many blocks as the map says and not as many as the size: with a map
     that is too long it would take the next header for data, with one that is wrong in
     the middle of its data it loses its place when writing fails.
 
+    :param numbers: offset, length, offset, length ...
     :param real: bytes of the file.
     :param stored: bytes of the data in the archive, without a map.
     """
     blocks = end = 0
     ragged = False
-    if len(pairs) % 2:
-        raise RefusedError('its sparse map has a number too few')
-    for offset, length in zip(pairs[::2], pairs[1::2], strict=True):
+    numbers = iter(numbers)
+    for offset in numbers:
+        length = next(numbers, None)
+        if length is None:
+            raise RefusedError('its sparse map has a number too few')
         if ragged and length:
             raise RefusedError('its sparse map is not in whole blocks')
         if offset < end or offset + length > real:
@@ -398,7 +415,7 @@ class Reader:
         if pax.size is not None:
             size = pax.size
 
-        unit = Unit(kind, 0, name, linkname, pax.dumpdir)
+        unit = Unit(kind, 0, name, linkname, pax.dumpdir, header=pos - start - BLOCK)
         if pax.dumpdir is not None and kind != b'5':
             raise RefusedError('a dumpdir, but not a directory', name)
         if pax.sparse and kind != b'0':
@@ -436,22 +453,31 @@ class Reader:
                 if (pax.sparse[b'major'], pax.sparse[b'minor']) != (b'1', b'0'):
                     raise RefusedError('an unknown sparse format')
                 real = _decimal(pax.sparse[b'realsize'], 'real size')
-                pairs, length = self._map_in_data(start, pos, size)
-                _check_map(pairs, real, size - length)
+                numbers, length = self._map_in_data(start, pos, size)
+                _check_map(numbers, real, size - length)
                 return pos
             # Without a map tar would use the real size for the length of the data.
-            if keys - {b'map'} != {b'numblocks', b'size'} or not pax.sparse_map:
+            text = pax.sparse.get(b'map')
+            given = len(pax.sparse_map) if text is None else text.count(b',') + 1
+            if keys - {b'map'} != {b'numblocks', b'size'} or not given:
                 raise RefusedError('an incomplete sparse map')
             count = _decimal(pax.sparse[b'numblocks'], 'sparse map')
-            if len(pax.sparse_map) != 2 * count:
+            if given != 2 * count:
                 raise RefusedError('a sparse map of another length than it says')
-            _check_map(pax.sparse_map, _decimal(pax.sparse[b'size'], 'size'), size)
+            numbers = (
+                iter(pax.sparse_map)
+                if text is None
+                else (_decimal(number, 'sparse map') for number in split(text, b','))
+            )
+            _check_map(numbers, _decimal(pax.sparse[b'size'], 'size'), size)
         except RefusedError as error:
             error.name = name
             raise
         return pos
 
-    def _map_in_data(self, start: int, pos: int, size: int) -> tuple[list[int], int]:
+    def _map_in_data(
+        self, start: int, pos: int, size: int
+    ) -> tuple[Iterator[int], int]:
         """The map of sparse format 1.0, from the begin of the data.
 
         Returns the map and its bytes in the archive, padding included.
@@ -462,19 +488,23 @@ class Reader:
             if len(have) >= min(size, BLOCK):
                 raise RefusedError('a sparse map without a length')
             raise MoreError(pos - start + min(size, BLOCK))
-        numbers = 2 * _decimal(first, 'sparse map') + 1
-        if 2 * numbers > min(size, MAX_LIST):
+        count = 2 * _decimal(first, 'sparse map') + 1
+        if 2 * count > min(size, MAX_LIST):
             raise RefusedError('a sparse map longer than its member')
-        if have.count(b'\n') < numbers:
+        if have.count(b'\n') < count:
             if len(have) >= min(size, MAX_LIST):
                 raise RefusedError('a sparse map longer than its member')
             more = min(2 * len(have) + BLOCK, size, MAX_LIST)
             raise MoreError(pos - start + more)
-        lines = have.split(b'\n', numbers)[:numbers]
-        length = _blocks(sum(map(len, lines)) + numbers) * BLOCK
+
+        def lines() -> Iterator[bytes]:
+            return itertools.islice(split(have, b'\n'), count)
+
+        length = _blocks(sum(map(len, lines())) + count) * BLOCK
         if length > size:
             raise RefusedError('a sparse map longer than its member')
-        return [_decimal(line, 'sparse map') for line in lines[1:]], length
+        numbers = (_decimal(line, 'sparse map') for line in lines())
+        return itertools.islice(numbers, 1, None), length
 
     def _sparse_gnu(
         self, start: int, pos: int, size: int, header: bytes, name: bytes
@@ -510,6 +540,18 @@ class Reader:
             error.name = name
             raise
         return pos
+
+
+def disarmed(header: bytes) -> bytes:
+    """The header of a file or a device, as one of a file that gives nobody rights."""
+    kind = header[156:157]
+    if kind in {b'3', b'4'}:
+        kind = b'0'
+    mode = (_number(header[100:108]) or 0) & _PLAIN_MODE
+    new = b''.join(
+        (header[:100], b'%07o\0' % mode, header[108:148], b' ' * 8, kind, header[157:])
+    )
+    return new[:148] + b'%06o\0 ' % sum(new) + new[156:]
 
 
 def components(name: bytes, what: str) -> list[bytes]:

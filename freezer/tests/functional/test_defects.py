@@ -17,6 +17,7 @@ import pytest
 from freezer.tests import servers, trees
 from freezer.tests.agent import (
     HOST,
+    NO_LANDLOCK,
     Agent,
     LocalStore,
     S3Store,
@@ -319,6 +320,8 @@ def test_d15_secrets_are_nowhere(store: S3Store, source: Path, tmp_path: Path) -
     said = ''
     for number, (options, environ) in enumerate(ways):
         agent = Agent(store, f'way {number}', [*common, *options], environ)
+        # With Landlock tar could not write down what it sees.
+        agent = agent.run_by(*NO_LANDLOCK)
         target = tmp_path / f'target {number}'
         results = [agent.backup(source).check(), agent.restore(target).check()]
         if number == len(ways) - 1:
@@ -340,6 +343,7 @@ def test_d15_secrets_are_nowhere(store: S3Store, source: Path, tmp_path: Path) -
         assert secret not in logged
         assert secret.encode() not in seen.read_bytes()
     assert b'--create' in seen.read_bytes()
+    assert b'--extract' in seen.read_bytes()
 
 
 @pytest.mark.parametrize('kind', ['local', 's3'])

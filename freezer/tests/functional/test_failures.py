@@ -1,9 +1,8 @@
 """What fails, fails: exit status, one line that says why, nothing left, or listed."""
 
+import errno
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from freezer.tests.agent import (
     job_file,
     missed,
     wrap_tar,
+    wrap_tar_on_broken_disk,
 )
 from freezer.tests.functional.waiting import until, until_gone
 from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy
@@ -99,56 +99,12 @@ def test_no_command_outlives_the_agent(local: Agent, tmp_path: Path) -> None:
     until_gone(int(pid.read_text()))
 
 
-# After 64 KiB the disk that "broken" is on is at its end.
-SHIM = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
-ssize_t read(int fd, void *buffer, size_t size)
-{
-    ssize_t (*real)(int, void *, size_t) = dlsym(RTLD_NEXT, "read");
-    char link[64], path[4096];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length > 0) {
-        path[length] = 0;
-        const char *name = strrchr(path, '/');
-        if (name && !strcmp(name, "/broken") && lseek(fd, 0, SEEK_CUR) >= 65536) {
-            errno = EIO;
-            return -1;
-        }
-    }
-    return real(fd, buffer, size);
-}
-"""
-
-
-def failing_reads(directory: Path) -> dict[str, str | None]:
-    """An environment in which tar cannot read a file "broken" to its end."""
-    compiler = shutil.which('gcc') or shutil.which('cc')
-    if compiler is None:
-        message = 'tar: ./broken: Read error at byte 65536, while reading 512 bytes: '
-        return wrap_tar(
-            directory, f'$TAR "$@"; echo "{message}Input/output error" >&2; exit 2'
-        )
-    env = wrap_tar(
-        directory, f'LD_PRELOAD={directory}/shim.so; export LD_PRELOAD; exec $TAR "$@"'
-    )
-    (directory / 'shim.c').write_text(SHIM)
-    command = [compiler, '-shared', '-fPIC', '-o', 'shim.so', 'shim.c', '-ldl']
-    subprocess.run(command, cwd=directory, check=True)
-    return env
-
-
 def test_read_error_in_the_middle_of_a_file(
     agent: Agent, source: Path, tmp_path: Path
 ) -> None:
     (source / 'broken').write_bytes(os.urandom(1 << 20))
-    failing = agent.told(**failing_reads(tmp_path / 'bin'))
+    env = wrap_tar_on_broken_disk(tmp_path / 'bin', 'read', errno.EIO)
+    failing = agent.told(**env)
     error = failing.backup(source).error
     assert './broken: Read error' in error
     assert 'Input/output error' in error
@@ -342,29 +298,6 @@ def test_restore_of_what_is_not_there(
         error = agent.restore(target, *options).only_error
         assert 'No matching backup' in error
         assert not target.exists()
-
-
-@pytest.mark.parametrize('kind', ['full', 'file'])
-def test_restore_into_what_is_there(
-    agent: Agent,
-    source: Path,
-    tmp_path: Path,
-    kind: str,
-    trap: tuple[dict[str, str | None], Path],
-) -> None:
-    env, mark = trap
-    agent.backup(source).check()
-    target = tmp_path / 'target'
-    if kind == 'full':
-        target.mkdir()
-        (target / 'mine').write_text('mine')
-    else:
-        target.write_text('mine')
-    error = agent.told(**env).restore(target).only_error
-    assert str(target) in error
-    assert not mark.exists()
-    mine = target / 'mine' if kind == 'full' else target
-    assert mine.read_text() == 'mine'
 
 
 @pytest.mark.parametrize('lost', ['data', 'manifest', 'level 0', 'marker of level 0'])

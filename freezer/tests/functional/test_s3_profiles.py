@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.tests.agent import wrap_tar
+from freezer.tests.agent import NO_LANDLOCK, wrap_tar
 from freezer.tests.front import (
     ACCESS_KEY,
     CONTENT,
@@ -257,7 +257,9 @@ def test_secrets_are_nowhere(
     said = ''
     for number, agent in enumerate(agents):
         results = [agent.backup(source).check()]
-        results.append(agent.restore(tmp_path / f'target {number}').check())
+        # With Landlock tar could not write down what it sees.
+        free = agent.run_by(*NO_LANDLOCK)
+        results.append(free.restore(tmp_path / f'target {number}').check())
         # A store that repeats what it was sent.
         secure.proxy.answer(
             # An answer to HEAD has no body.
@@ -273,6 +275,7 @@ def test_secrets_are_nowhere(
         assert 'DEBUG' in logged
         children = seen.read_bytes()
         assert b'--create' in children
+        assert b'--extract' in children
         # Of each agent its own: what is somebody else's is no secret to hide.
         own = [secrets[:1], secrets[3:4], [*secrets[1:3], 'AKOFTHEPROFILE']][number]
         for secret in own:

@@ -18,6 +18,7 @@ from zlib_ng import zlib_ng
 
 from freezer.exceptions import ConfigError, EngineError
 from freezer.stream import compression
+from freezer.tests.archives import with_window
 
 MIB = 1024 * 1024
 REAL = [name for name in compression.NAMES if name != 'none']
@@ -123,6 +124,23 @@ def test_a_bomb_takes_no_memory(name: str) -> None:
     assert found == size
     assert longest <= MIB
     assert peak < 16 * MIB
+
+
+@pytest.mark.parametrize('name', ['xz', 'zstd'])
+def test_memory_is_not_had_for_the_asking(name: str) -> None:
+    for log in (20, 26):
+        assert unpacked(name, with_window(name, log, bytes(1000))) == bytes(1000)
+    for log in (27, 30, 31):
+        with pytest.raises(EngineError, match=f'{name}.*more than 64 MiB of memory'):
+            unpacked(name, with_window(name, log, bytes(1000)))
+    # Also later on.
+    with pytest.raises(EngineError, match='more than 64 MiB of memory'):
+        unpacked(name, packed(name, b'content') + with_window(name, 31, bytes(1000)))
+
+
+def test_what_xz_makes_at_most_is_read() -> None:
+    content = lzma.compress(bytes(1000), preset=9 | lzma.PRESET_EXTREME)
+    assert unpacked('xz', content) == bytes(1000)
 
 
 @pytest.mark.parametrize('writer', GZIP)
