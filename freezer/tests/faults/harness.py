@@ -228,7 +228,7 @@ def faults(proxy: Proxy, *declared: Fault) -> Iterator[None]:
 
 def impatient(agent: Agent) -> Agent:
     """The same, with little time for repetitions."""
-    return agent.told('--s3-retry-budget', '3')
+    return agent.told('--s3-retry-budget', '1.5')
 
 
 def unprotected(agent: Agent, patch: str) -> Agent:
