@@ -290,7 +290,9 @@ def test_what_the_reader_of_the_storage_raises_stays_what_it_is() -> None:
 
 
 @pytest.mark.usefixtures('quick')
-@pytest.mark.parametrize('content', [b'', b'content', NOISE])
+@pytest.mark.parametrize(
+    'content', [b'', b'content', NOISE], ids=['none', 'some', 'many chunks']
+)
 def test_a_passphrase(content: bytes) -> None:
     file = age.lock(PASSPHRASE, content)
     assert age.unlock(PASSPHRASE, file, WHERE) == content
@@ -357,14 +359,14 @@ def test_a_file_of_keys() -> None:
 @pytest.mark.parametrize(
     'text',
     [
-        b'',
-        b'# nothing\n',
-        b'x',
-        b'\xff\n',
-        KEY.dump() * 2,
-        KEY.dump()[:-3],
-        KEY.dump().replace(b'KEY', b'KEY-PQ'),
-        str(PYRAGE.to_public()).encode(),
+        pytest.param(b'', id='nothing'),
+        pytest.param(b'# nothing\n', id='a comment'),
+        pytest.param(b'x', id='a word'),
+        pytest.param(b'\xff\n', id='no text'),
+        pytest.param(KEY.dump() * 2, id='two'),
+        pytest.param(KEY.dump()[:-3], id='cut off'),
+        pytest.param(KEY.dump().replace(b'KEY', b'KEY-PQ'), id='another kind'),
+        pytest.param(str(PYRAGE.to_public()).encode(), id='a recipient'),
     ],
 )
 def test_files_that_hold_no_key(text: bytes) -> None:
