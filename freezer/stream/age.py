@@ -45,7 +45,7 @@ _SALT = 16
 _AT_ONCE = 16
 # Ours has 200 bytes, one of rage up to some hundred more.
 _MAX_HEADER = 16 * 1024
-# 2^17: 128 MiB and 0.4 s, less memory than the transfer takes afterwards; what OWASP
+# 2^17: 128 MiB and 0.3 s, less memory than the transfer takes afterwards; what OWASP
 # asks for. age itself takes 18. More than 20 is 2 GiB and more, and refused.
 _WORK = 17
 _MOST_WORK = 20

@@ -273,6 +273,30 @@ def test_another_file_in_the_place_of_the_seal(world: World, name: str) -> None:
         assert 'its seal' in world.refuse(TamperedError)
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'engine_name': 'tat'},
+        {'compression': 'none'},
+        {'encryption': False},
+        {'encryption': 1.5},
+        {'more': ''},
+    ],
+    ids=str,
+)
+def test_another_marker_with_the_same_seal(
+    world: World, change: dict[str, object]
+) -> None:
+    made = world.levels()
+    path = world.files(made[1])['marker']
+    marker = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**marker, **change}))
+    assert f'{path}: somebody has changed it' in world.refuse(TamperedError)
+    seal = marker['seal']
+    path.write_text(json.dumps({**marker, 'seal': f'{seal[:9]}\n{seal[9:]}'}))
+    assert 'its seal: somebody has changed it' in world.refuse(TamperedError)
+
+
 def test_a_level_in_the_place_of_another(world: World) -> None:
     """All of it, so that it is whole in itself."""
     made = world.levels()

@@ -262,6 +262,16 @@ def test_headers_that_are_none(old: bytes, new: bytes) -> None:
     refuse(file.replace(old, new, 1))
 
 
+def test_no_other_text_stands_for_the_same_bytes() -> None:
+    """Of the last letter of a MAC only four bits count."""
+    letters = b'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
+    file = bytearray(encrypted(b'content'))
+    last = HEAD - 16 - 2
+    assert file[last + 1 : last + 2] == b'\n'
+    file[last] = letters[letters.index(file[last]) + 1]
+    refuse(bytes(file))
+
+
 def test_an_endless_header_is_not_read() -> None:
     read = 0
 
@@ -346,6 +356,18 @@ def test_a_passphrase_is_the_only_way_in() -> None:
     """What it opens, somebody who knows it has made: no stanza may be beside."""
     with pytest.raises(TamperedError):
         age.unlock(PASSPHRASE, encrypted(b'content'), WHERE)
+
+
+@pytest.mark.usefixtures('quick')
+def test_nothing_is_beside_a_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file for several, of which one knows the passphrase."""
+    dump = age._Stanza.dump
+    other = age._Stanza((b'other',), b'')
+    monkeypatch.setattr(age._Stanza, 'dump', lambda stanza: dump(stanza) + dump(other))
+    file = age.lock(PASSPHRASE, b'content')
+    assert b'\n-> other\n' in file
+    with pytest.raises(TamperedError, match='the place'):
+        age.unlock(PASSPHRASE, file, WHERE)
 
 
 # Keys
