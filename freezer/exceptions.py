@@ -22,6 +22,18 @@ class EngineError(FreezerError):
     """The archive could not be made or extracted."""
 
 
+class EncryptionError(FreezerError):
+    """What is encrypted cannot be opened."""
+
+
+class PassphraseError(EncryptionError):
+    """Not with this passphrase."""
+
+
+class TamperedError(EncryptionError):
+    """It is not what was encrypted, or not where it was put."""
+
+
 class UnsafeArchiveError(EngineError):
     """An archive tries to reach outside the directory it is restored into."""
 

@@ -5,12 +5,12 @@ say() { printf '\n==> %s\n' "$*"; }
 die() { printf 'tools/%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 # What of the system tests are skipped without: Ceph's and Swift's S3, extended
-# attributes and ACLs.
+# attributes and ACLs, what opens a backup without the agent.
 PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
     swift-account-server swift-container-server swift-object-server swift-proxy-server
-    memcached getfattr setfacl)
+    memcached getfattr setfacl age age-keygen zstd)
 PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
-    swift-account swift-container swift-object swift-proxy memcached attr acl)
+    swift-account swift-container swift-object swift-proxy memcached attr acl age zstd)
 
 missing() {  # the programs that are not there
     local program

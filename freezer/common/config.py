@@ -67,6 +67,7 @@ class AgentConfig:
     remove_before_date: datetime.datetime | None
     compression: str
     encrypt_pass_file: str | None
+    encryption: str | None
     dereference_symlink: str
     exclude: tuple[str, ...]
     max_segment_size: int
@@ -374,6 +375,11 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
     for name in ('hostname', 'backup_name'):
         _check_path_part(name, values[name])
     compression.check_available(values['compression'])
+    if values['encryption'] and not values['encrypt_pass_file']:
+        raise ConfigError(
+            'encryption: says how, and needs the passphrase: give --encrypt-pass-file, '
+            'or encrypt_pass_file in the job file'
+        )
     if values['proxy']:
         _check_proxy(values['proxy'])
     return values

@@ -5,7 +5,7 @@ from typing import Any
 from oslo_config import cfg
 
 from freezer.common import plugins
-from freezer.stream import compression
+from freezer.stream import compression, encryption
 from freezer.utils.types import Date, Size
 
 ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'verify', 'exec')
@@ -129,9 +129,18 @@ AGENT_OPTS = (
     ),
     cfg.StrOpt(
         'encrypt-pass-file',
-        help='Encrypt with the passphrase in the first line of this file, as '
-        '"openssl enc -aes-256-cfb" does. Not authenticated, and names of files are '
-        'not hidden.',
+        help='Encrypt with the passphrase in the first line of this file, in the '
+        'format of --encryption; decrypt with it.',
+    ),
+    cfg.StrOpt(
+        'encryption',
+        choices=encryption.NAMES,
+        help='How to encrypt; needs --encrypt-pass-file. openssl, the default: as '
+        '"openssl enc -aes-256-cfb" does, for Freezer 19; it is not authenticated, so '
+        'that who can write to the storage can change what is restored, and names of '
+        'files are not hidden. age: as age does; what was changed or exchanged is '
+        'detected, and names of files are hidden. A restore knows by itself, and with '
+        'this option refuses what is in another format, or not encrypted.',
     ),
     cfg.StrOpt(
         'dereference-symlink',

@@ -15,9 +15,10 @@ import tempfile
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from freezer.exceptions import ConfigError, EngineError, RestoreError
+from freezer.exceptions import ConfigError, EngineError, RestoreError, TamperedError
+from freezer.storage import layout
 from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
@@ -25,6 +26,10 @@ from freezer.stream import compression, encryption
 from freezer.utils import signals
 from freezer.utils.blocks import Block
 from freezer.utils.streaming import ConsumerGone, RichQueue
+
+if TYPE_CHECKING:
+    # It needs a package that who does not encrypt has not.
+    from freezer.engine.sealing import ChainKey, Keyring, SealedLevel, Sealer
 
 LOG = logging.getLogger(__name__)
 
@@ -43,12 +48,15 @@ class EngineSettings:
 
     :param compression: a name of :data:`freezer.stream.compression.NAMES`
     :param encrypt_pass_file: path, or None for no encryption
+    :param encryption: a name of :data:`freezer.stream.encryption.NAMES`; None for
+        Freezer's, and for whichever is there when it is restored
     :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
     :param untrusted: leave out of a restore what could give somebody rights
     """
 
     compression: str = 'gzip'
     encrypt_pass_file: str | None = None
+    encryption: str | None = None
     dereference_symlink: str = 'none'
     exclude: tuple[str, ...] = ()
     max_restore_size: int = 0
@@ -104,6 +112,15 @@ class Made:
     warnings: 'Warnings'
 
 
+@dataclasses.dataclass(frozen=True)
+class _Base:
+    """What an increment is built on: its engine's file; its key, in format age."""
+
+    backup: Backup
+    state: Path
+    key: 'ChainKey | None'
+
+
 class Warnings:
     """What was not quite right: all counted and logged, the first ones kept."""
 
@@ -136,6 +153,7 @@ class BackupEngine(abc.ABC):
             if settings.encrypt_pass_file
             else None
         )
+        self._keys: Keyring | None = None
 
     @abc.abstractmethod
     def archive(self, run: Run) -> Generator[Block, None, None]:
@@ -151,10 +169,13 @@ class BackupEngine(abc.ABC):
         """Why no increment may be built on this state; None if one may."""
 
     @abc.abstractmethod
-    def extractor(self, target: str, newest: Backup, warnings: Warnings) -> 'Extractor':
+    def extractor(
+        self, target: str, state: bytes | None, warnings: Warnings
+    ) -> 'Extractor':
         """Extracts one level after the other into a directory that exists.
 
-        :param newest: the last level that will be extracted
+        :param state: the engine's file of the last level that will be extracted; None
+            where it is lost
         """
 
     @abc.abstractmethod
@@ -171,11 +192,14 @@ class BackupEngine(abc.ABC):
 
     def metadata(self) -> dict[str, Any]:
         """The commit marker's content."""
-        return {
+        marker: dict[str, Any] = {
             'engine_name': self.name,
             'compression': self.settings.compression,
             'encryption': self._passphrase is not None,
         }
+        if self._writes_age:
+            marker[layout.FORMAT_KEY] = layout.AGE
+        return marker
 
     # Backup
 
@@ -207,20 +231,25 @@ class BackupEngine(abc.ABC):
         A base that cannot be built on makes it a level 0.
         """
         backup = plan.backup
-        base: Path | None = None
+        base: _Base | None = None
         with (
-            tempfile.TemporaryDirectory(prefix='freezer-') as folder,
-            signals.even_then(lambda: shutil.rmtree(folder, ignore_errors=True)),
+            tempfile.TemporaryDirectory(prefix='freezer-') as name,
+            signals.even_then(lambda: shutil.rmtree(name, ignore_errors=True)),
         ):
+            folder = Path(name)
             if plan.base is not None:
-                base = self._fetch_state(plan.base, Path(folder, 'base'), now)
+                base = self._fetch_base(plan.base, folder / 'base', now)
                 if base is None:
                     time = backup.timestamp
                     backup = Backup(self, backup.hostname_backup_name, time, time, 0)
-            run = Run(source, base, Path(folder, 'engine_metadata'), Warnings())
+            key = base.key if base else self._new_key()
+            run = Run(
+                source, base.state if base else None, folder / 'state', Warnings()
+            )
             for _ in range(_ATTEMPTS):
+                sealer = self._sealer(key, backup, base)
                 try:
-                    return self._make(run, backup, Path(folder, 'metadata'))
+                    return self._make(run, backup, sealer, folder)
                 except Again as again:
                     LOG.info('archiving again: %d names more', len(again.include))
                     run = dataclasses.replace(
@@ -228,35 +257,68 @@ class BackupEngine(abc.ABC):
                     )
         raise EngineError(f'{source.folder} changes faster than it can be archived')
 
-    def _fetch_state(self, backup: Backup, state: Path, now: int) -> Path | None:
-        """The engine's file of a backup; None, and a warning, if it is of no use."""
+    def _fetch_base(self, backup: Backup, state: Path, now: int) -> _Base | None:
+        """What to build on; None, and a warning, if it is of no use.
+
+        :raises EncryptionError: it does not open
+        """
         assert backup.storage is not None
+        key = None
         try:
-            backup.storage.get_file(backup.engine_metadata_path, str(state))
-            reason = self.why_unusable(state, now)
+            if self._writes_age:
+                sealed = self._sealed(backup, backup.metadata())
+                fits = sealed is not None
+                if sealed is not None:
+                    key = sealed.key
+                    state.write_bytes(sealed.engine_metadata())
+            else:
+                backup.storage.get_file(backup.engine_metadata_path, str(state))
+                fits = not encryption.is_age(state)
+            reason = (
+                self.why_unusable(state, now)
+                if fits
+                else f'{backup!r} is not encrypted in the same way'
+            )
         except NotFound as error:
             reason = error.message
         if reason is None:
-            return state
+            return _Base(backup, state, key)
         LOG.warning('%s: starting a new chain at level 0', reason)
         return None
 
-    def _make(self, run: Run, backup: Backup, marker: Path) -> Made:
+    def _make(
+        self, run: Run, backup: Backup, sealer: 'Sealer | None', folder: Path
+    ) -> Made:
         self.storage.claim(backup)
         try:
-            self._send(self.archive(run), backup)
-            marker.write_text(json.dumps(self.metadata()))
-            self.storage.put_metadata(str(run.state), str(marker), backup)
+            if sealer is not None:
+                self.storage.put_identity(sealer.file, backup)
+            self._send(self.archive(run), backup, sealer)
+            marker, state = self.metadata(), run.state
+            if sealer is not None:
+                state = folder / 'sealed'
+                state.write_bytes(sealer.engine_metadata(run.state.read_bytes()))
+                marker = sealer.sealed(marker)
+            marker_file = folder / 'metadata'
+            marker_file.write_text(json.dumps(marker))
+            self.storage.put_metadata(str(state), str(marker_file), backup)
         except BaseException:
             self._discard(backup)
             raise
         return Made(backup, run.warnings)
 
-    def _send(self, archive: Generator[Block, None, None], backup: Backup) -> None:
+    def _send(
+        self,
+        archive: Generator[Block, None, None],
+        backup: Backup,
+        sealer: 'Sealer | None',
+    ) -> None:
         stream: Iterator[Block] = compression.compress(
             self.settings.compression, archive
         )
-        if self._passphrase is not None:
+        if sealer is not None:
+            stream = sealer.data(stream)
+        elif self._passphrase is not None:
             stream = encryption.encrypt(self._passphrase, stream)
         queue = RichQueue(_QUEUE_BLOCKS)
 
@@ -293,9 +355,33 @@ class BackupEngine(abc.ABC):
 
         :returns: level -> commit marker, for :meth:`restore`
         :raises RestoreError: the chain cannot be restored like this
+        :raises EncryptionError: it is not what was encrypted
         :raises StorageException: a marker cannot be read
         """
-        return {level: self._usable(backup) for level, backup in chain.items()}
+        markers = {level: self._usable(backup) for level, backup in chain.items()}
+        if any(self._format_of(m) == layout.AGE for m in markers.values()):
+            self._check_seals(chain, markers)
+        return markers
+
+    def _check_seals(
+        self, chain: Mapping[int, Backup], markers: Mapping[int, Mapping[str, Any]]
+    ) -> None:
+        """:raises EncryptionError: a level is not what was written, or not there"""
+        base = None
+        for level, backup in sorted(chain.items()):
+            try:
+                sealed = self._sealed(backup, markers[level])
+                if sealed is None:
+                    raise TamperedError(
+                        f'{backup!r} is not encrypted in format age, and others of its '
+                        f'chain are: somebody has exchanged it'
+                    )
+                sealed.check(base)
+            except NotFound as error:
+                raise TamperedError(
+                    f'{error.message}: the backup is damaged'
+                ) from error
+            base = backup
 
     def restore(
         self,
@@ -311,13 +397,19 @@ class BackupEngine(abc.ABC):
         """
         warnings = Warnings()
         metadata = metadata or self.check(chain)
-        extractor = self.extractor(target, chain[max(chain)], warnings)
+        newest = max(chain)
+        state = self._state_of(chain[newest], metadata[newest])
+        extractor = self.extractor(target, state, warnings)
         limit = _Limit(self.settings.max_restore_size)
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)
             # Closed here and not some time later: it has downloads under way.
             with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
-                extractor.extract(limit.hold(blocks))
+                held = limit.hold(blocks)
+                extractor.extract(held)
+                # That all of it was there shows at its end, which tar may not ask for.
+                for _block in held:
+                    pass
         return warnings
 
     def _usable(self, backup: Backup) -> dict[str, Any]:
@@ -326,9 +418,22 @@ class BackupEngine(abc.ABC):
             compression.check_available(self._compression_of(metadata))
         except ConfigError as error:
             raise RestoreError(f'{backup.metadata_path}: {error}') from error
-        if metadata.get('encryption') and self._passphrase is None:
+        found = self._format_of(metadata)
+        if found not in (None, *encryption.NAMES):
+            raise RestoreError(
+                f'{backup.metadata_path}: encryption format {found!r} is not known: it '
+                f'is damaged, or of a newer agent'
+            )
+        if found and self._passphrase is None:
             raise RestoreError(
                 f'{backup!r} is encrypted: give its passphrase with --encrypt-pass-file'
+            )
+        wanted = self.settings.encryption
+        if wanted and found != wanted:
+            how = f'encrypted in format {found}, not in {wanted}'
+            raise RestoreError(
+                f'{backup!r} is {how if found else "not encrypted"}: without '
+                f'--encryption it is restored all the same'
             )
         return metadata
 
@@ -338,13 +443,77 @@ class BackupEngine(abc.ABC):
         assert backup.storage is not None
         name = self._compression_of(metadata)
         stream = backup.storage.backup_blocks(backup)
-        # Freezer 19 decrypts when a passphrase is given and the marker says nothing.
-        encrypted = metadata.get('encryption', self._passphrase is not None)
-        if encrypted and self._passphrase is not None:
+        sealed = self._sealed(backup, metadata)
+        if sealed is not None:
+            stream = sealed.data(stream)
+        elif self._format_of(metadata) and self._passphrase is not None:
             stream = encryption.decrypt(
                 self._passphrase, stream, lambda head: self._looks_right(name, head)
             )
         return compression.decompress(name, stream)
+
+    def state_of(self, backup: Backup) -> bytes | None:
+        """The engine's file of a backup; None if it is lost.
+
+        :raises RestoreError, EncryptionError: it does not open
+        """
+        return self._state_of(backup, self._usable(backup))
+
+    def _state_of(self, backup: Backup, marker: Mapping[str, Any]) -> bytes | None:
+        try:
+            sealed = self._sealed(backup, marker)
+            return sealed.engine_metadata() if sealed else backup.engine_metadata()
+        except NotFound as error:
+            LOG.warning('%r: %s', backup, error)
+            return None
+
+    # Encryption
+
+    @property
+    def _writes_age(self) -> bool:
+        return self._passphrase is not None and self.settings.encryption == layout.AGE
+
+    def _format_of(self, marker: Mapping[str, Any]) -> str | None:
+        """How a level is encrypted; None if it is not."""
+        # Freezer 19 decrypts when a passphrase is given and the marker says nothing.
+        encrypted = marker.get('encryption', self._passphrase is not None)
+        found = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
+        return str(found) if found else None
+
+    @property
+    def _keyring(self) -> 'Keyring':
+        from freezer.engine.sealing import Keyring
+
+        if self._keys is None:
+            assert self._passphrase is not None
+            self._keys = Keyring(self._passphrase)
+        return self._keys
+
+    def _new_key(self) -> 'ChainKey | None':
+        return self._keyring.make() if self._writes_age else None
+
+    def _sealer(
+        self, key: 'ChainKey | None', backup: Backup, base: _Base | None
+    ) -> 'Sealer | None':
+        if key is None:
+            return None
+        from freezer.engine.sealing import Sealer
+
+        return Sealer(key, backup, base.backup if base else None)
+
+    def _sealed(
+        self, backup: Backup, marker: Mapping[str, Any]
+    ) -> 'SealedLevel | None':
+        """A level, opened; None if it is not in format age.
+
+        :raises NotFound: its key is not there
+        :raises EncryptionError: it does not open
+        """
+        if self._format_of(marker) != layout.AGE:
+            return None
+        from freezer.engine.sealing import SealedLevel
+
+        return SealedLevel(self._keyring.key_of(backup), backup, marker)
 
     def _compression_of(self, metadata: Mapping[str, Any]) -> str:
         """The marker decides; the option, where it says nothing."""

@@ -106,6 +106,7 @@ class Job(abc.ABC):
         settings = EngineSettings(
             compression=config.compression,
             encrypt_pass_file=config.encrypt_pass_file,
+            encryption=config.encryption,
             dereference_symlink=config.dereference_symlink,
             exclude=config.exclude,
             max_restore_size=config.max_restore_size,

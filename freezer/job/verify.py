@@ -11,7 +11,7 @@ from freezer.storage import layout, levels
 from freezer.storage.base import Backup, NoSuchBackup
 from freezer.storage.exceptions import StorageException
 from freezer.storage.verify import Problem, Verification
-from freezer.stream import compression
+from freezer.stream import compression, encryption
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class VerifyJob(Job):
                 failure = error
                 break
             if found is not None:
-                found = _check_compression(found)
+                found = _check_names(found)
                 member = self.storage.member_name(backup)
                 checked.append(_Checked(backup, member, found))
         if not checked:
@@ -225,21 +225,26 @@ class VerifyJob(Job):
         }
 
 
-def _check_compression(found: Verification) -> Verification:
-    """The marker says how the stream is compressed: it must be a way there is."""
-    name = found.marker.get('compression')
-    if name is None or name in compression.NAMES:
-        return found
-    problem = Problem(
-        f'{found.backup.metadata_path}: compression {name!r} is not known: damaged, or '
-        f'of a newer agent'
-    )
-    return replace(
-        found,
-        problems=(*found.problems, problem),
-        count=found.count + 1,
-        restorable=False,
-    )
+def _check_names(found: Verification) -> Verification:
+    """The marker says how the stream was made: it must be a way there is."""
+    for key, names in (
+        ('compression', compression.NAMES),
+        (layout.FORMAT_KEY, encryption.NAMES),
+    ):
+        name = found.marker.get(key)
+        if name is None or name in names:
+            continue
+        problem = Problem(
+            f'{found.backup.metadata_path}: {key} {name!r} is not known: damaged, or '
+            f'of a newer agent'
+        )
+        found = replace(
+            found,
+            problems=(*found.problems, problem),
+            count=found.count + 1,
+            restorable=False,
+        )
+    return found
 
 
 def _find_gaps(checked: Sequence[_Checked]) -> list[_Gap]:

@@ -28,6 +28,9 @@ from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
 
+# It has some 300, and with comments not many more.
+_MAX_IDENTITY_BYTES = 64 * 1024
+
 
 class Named(Protocol):
     """An engine as far as a storage needs to know it."""
@@ -174,6 +177,10 @@ class Backup:
         return self._path(layout.DATA, self._level_name, layout.ENGINE_METADATA)
 
     @property
+    def identity_path(self) -> str:
+        return self._path(layout.DATA, self._level_name, layout.IDENTITY)
+
+    @property
     def metadata_path(self) -> str:
         return self._path(layout.METADATA, self._level_name, layout.METADATA)
 
@@ -198,6 +205,12 @@ class Backup:
     def engine_metadata(self) -> bytes:
         """What the engine left for the next increment."""
         content: bytes = self._storage.read_file(self.engine_metadata_path)
+        return content
+
+    def identity(self) -> bytes:
+        """The key it is encrypted for, which a passphrase opens."""
+        path = self.identity_path
+        content: bytes = self._storage.read_file(path, _MAX_IDENTITY_BYTES)
         return content
 
     def get_increments(self) -> dict[int, 'Backup']:
@@ -271,6 +284,10 @@ class Storage(abc.ABC):
 
         Holds until the next :meth:`claim`.
         """
+
+    @abc.abstractmethod
+    def put_identity(self, identity: bytes, backup: Backup) -> None:
+        """Write the key of a backup beside its data; before :meth:`put_metadata`."""
 
     @abc.abstractmethod
     def put_metadata(

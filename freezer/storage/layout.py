@@ -7,12 +7,14 @@
     P/data/E/H/Z/L_T/digests/%08d       the digests of each volume, from 0
     P/data/E/H/Z/L_T/manifest           sizes and digests
     P/data/E/H/Z/L_T/engine_metadata    what the engine needs for the next increment
+    P/data/E/H/Z/L_T/identity.age       the key, if it is encrypted in format age
     P/metadata/E/H/Z/L_T/metadata       written last: the commit marker
     P/check/<random>/                   what a storage check tries; it removes it again
 
 ``P`` is the container as typed, ``E`` the engine, ``H`` ``<hostname>_<backup name>``,
 ``Z`` the epoch second of the chain's level 0, ``L`` the level, ``T`` its epoch second.
-``manifest`` and ``digests`` are this agent's own; Freezer 19 does not look at them.
+``manifest``, ``digests`` and ``identity.age`` are this agent's own; Freezer 19 does not
+look at them.
 """
 
 import re
@@ -25,6 +27,11 @@ ENGINE_METADATA = 'engine_metadata'
 SEGMENTS = 'segments'
 DIGESTS = 'digests'
 CHECK = 'check'
+IDENTITY = 'identity.age'
+
+# In the commit marker: the format of encryption, where it is not Freezer's own.
+FORMAT_KEY = 'encryption_format'
+AGE = 'age'
 
 _LEVEL_NAME = re.compile(r'(0|[1-9][0-9]*)_([0-9]+)\Z')
 # An identity may have slashes: engine nova's is <host>_<name>/<server id>.

@@ -50,6 +50,10 @@ class Manifested(PhysicalStorage):
             is there
         """
 
+    def put_identity(self, identity: bytes, backup: Backup) -> None:
+        folder = backup.copy(self).data_prefix_path
+        self.put_bytes(layout.join(folder, layout.IDENTITY), identity)
+
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:

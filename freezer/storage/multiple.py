@@ -123,6 +123,11 @@ class MultipleStorage(Storage):
         for storage in self.storages.values():
             storage.cancel()
 
+    def put_identity(self, identity: bytes, backup: Backup) -> None:
+        for name, storage in self.storages.items():
+            with _named(name):
+                storage.put_identity(identity, backup)
+
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:

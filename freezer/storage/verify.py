@@ -141,7 +141,11 @@ class _Examination:
                 self._check_volumes(found)
             elif manifest.MARKER_KEY not in marker:
                 self._check_plain()
-        self._check_engine_metadata()
+        # It has no digest. A restore does not need it, unless all is authenticated.
+        sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
+        self._check_file(backup.engine_metadata_path, fatal=sealed)
+        if sealed:
+            self._check_file(self._path(layout.IDENTITY), fatal=True)
         # Last, so that what was removed meanwhile is told by that.
         present = self._committed()
         levels = {level for level, _timestamp in present}
@@ -307,10 +311,9 @@ class _Examination:
             return False
         return True
 
-    def _check_engine_metadata(self) -> None:
-        """It has no digest; a restore does not need it."""
-        path = self._backup.engine_metadata_path
-        where = Problem('', fatal=False)
+    def _check_file(self, path: str, fatal: bool) -> None:
+        """One of which only is known that it has to be there."""
+        where = Problem('', fatal=fatal)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
         if stat is not None and self._data:
             self._read(path, stat.etag, manifest.plain_pieces(stat.size), where)

@@ -11,11 +11,18 @@ decrypts to. The manifest's digests catch accidents, not attackers.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
+from freezer.storage import layout
 from freezer.utils.blocks import Block
 
+OPENSSL = 'openssl'
+# The second is in freezer.stream.age.
+NAMES = (OPENSSL, layout.AGE)
+
+_AGE_MAGIC = b'age-encryption.org/'
 _MAGIC = b'Salted__'
 _SALT_BYTES = 8
 _KEY_BYTES = 32
@@ -41,6 +48,12 @@ def read_passphrase(path: str) -> bytes:
     if not passphrase:
         raise ConfigError(f'encrypt-pass-file {path}: its first line is empty')
     return passphrase
+
+
+def is_age(path: Path) -> bool:
+    """Whether a file is of the other format."""
+    with path.open('rb') as stream:
+        return stream.read(len(_AGE_MAGIC)) == _AGE_MAGIC
 
 
 def encrypt(passphrase: bytes, blocks: Iterable[Block]) -> Iterator[Block]:

@@ -32,7 +32,6 @@ from freezer.engine.tar import messages, snapshot
 from freezer.engine.tar.guard import TargetGuard
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
-from freezer.storage.exceptions import NotFound
 from freezer.utils import landlock, signals
 from freezer.utils.blocks import Block
 
@@ -162,14 +161,17 @@ class TarEngine(BackupEngine):
             source.name,
         ]
 
-    def extractor(self, target: str, newest: Backup, warnings: Warnings) -> Extractor:
+    def extractor(
+        self, target: str, state: bytes | None, warnings: Warnings
+    ) -> Extractor:
+        # The data is what counts: without this a restore only leaves extended
+        # attributes where they are.
+        known = snapshot.EMPTY
         try:
-            known = snapshot.load(newest.engine_metadata())
-        except (EngineError, NotFound) as error:
-            # The data is what counts: without this a restore only leaves extended
-            # attributes where they are.
-            LOG.warning('%r: %s', newest, error)
-            known = snapshot.EMPTY
+            if state is not None:
+                known = snapshot.load(state)
+        except EngineError as error:
+            LOG.warning('the snapshot file: %s', error)
         return _TarExtractor(
             self._tar,
             target,
@@ -182,8 +184,11 @@ class TarEngine(BackupEngine):
         if not os.listdir(target):
             return []
         try:
-            kept = snapshot.load(newest.engine_metadata()).paths()
-        except (EngineError, NotFound) as error:
+            state = self.state_of(newest)
+            if state is None:
+                raise EngineError(f'{newest.engine_metadata_path} is missing')
+            kept = snapshot.load(state).paths()
+        except EngineError as error:
             raise RestoreError(
                 f'what --overwrite would remove from {target} cannot be told '
                 f'({error}): restore into an empty directory'

@@ -159,6 +159,26 @@ def test_upstream_with_several_storages(
         assert lost(trees.describe(source), target) == []
 
 
+def test_upstream_fails_on_what_it_cannot_decrypt(
+    store: S3Store, freezer19: Path, source: Path, tmp_path: Path
+) -> None:
+    """A backup in format age: nothing is restored, and nothing is put on top of it."""
+    passphrase = tmp_path / 'pass'
+    passphrase.write_text('correct horse\n')
+    options = ('--encrypt-pass-file', passphrase)
+    ours = Agent(store).told(*options, '--encryption', 'age')
+    ours.increment(source).check()
+    markers = store.markers()
+    wait_until_after(dates(store)[0])
+    upstream = Upstream(freezer19, store).told(*options)
+    assert upstream.restore(tmp_path / 'target').code == 1
+    assert list((tmp_path / 'target').iterdir()) == []
+    assert upstream.increment(source).code == 1
+    assert store.markers() == markers
+    ours.restore(tmp_path / 'ours').check()
+    assert lost(trees.describe(source), tmp_path / 'ours') == []
+
+
 def test_upstream_checks_what_it_restores(
     store: S3Store, freezer19: Path, source: Path, tmp_path: Path
 ) -> None:

@@ -162,6 +162,22 @@ class TestEveryStorage:
             first_line = member.read(marker(backup())).splitlines()[0]
             assert json.loads(first_line)['compression'] == 'gzip'
 
+    def test_identity(self, place: Place, storage: Storage, store: Store) -> None:
+        storage.claim(backup())
+        storage.put_identity(b'a key', backup())
+        # It belongs to a backup, and makes none.
+        assert listed(storage) == {}
+        storage.discard(backup())
+        assert place.files() == {}
+        store(backup())
+        storage.put_identity(b'another', backup())
+        chain = place.storage().get_latest_level_zero_increments(TAR, HOST)
+        assert chain[0].identity() == b'another'
+        for member in place.members:
+            assert member.read(f'{folder(backup())}/identity.age') == b'another'
+        storage.remove_older_than(TAR, ZERO, HOST)
+        assert place.files() == {}
+
     def test_engine_metadata_to_a_file(
         self, storage: Storage, store: Store, tmp_path: Path
     ) -> None:

@@ -434,6 +434,18 @@ def test_a_compression_there_is_not(local: Agent, source: Path) -> None:
     assert '1 of 1 backups' in found.error
 
 
+def test_a_format_of_encryption_there_is_not(local: Agent, source: Path) -> None:
+    local.backup(source).check()
+    (path,) = local.store.markers()
+    content = local.store.files()[path]
+    format_of_tomorrow = b'true, "encryption_format": "agf"'
+    local.store.put(path, content.replace(b'false', format_of_tomorrow))
+    found = verify(local)
+    (problem,) = problems(found)
+    assert re.search(r"/metadata: encryption_format 'agf' is not known", problem)
+    assert '1 of them cannot be restored' in found.error
+
+
 def test_many_problems_are_counted(local: Agent, tmp_path: Path) -> None:
     """Of those that a level takes along, the first are named."""
     source = tmp_path / 'source'

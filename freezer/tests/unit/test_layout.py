@@ -101,6 +101,7 @@ def test_the_paths_of_freezer_19() -> None:
     assert backup.data_path == f'{data}/1_1795331800/data'
     assert backup.engine_metadata_path == f'{data}/1_1795331800/engine_metadata'
     assert backup.segments_path == f'{data}/1_1795331800/segments'
+    assert backup.identity_path == f'{data}/1_1795331800/identity.age'
     metadata = 'st/metadata/tar/hosta_bk/1795331791'
     assert backup.increments_metadata_path == metadata
     assert backup.metadata_path == f'{metadata}/1_1795331800/metadata'
