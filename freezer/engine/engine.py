@@ -208,6 +208,8 @@ class BackupEngine(abc.ABC):
             tempfile.TemporaryDirectory(prefix='freezer-') as folder,
             signals.even_then(lambda: shutil.rmtree(folder, ignore_errors=True)),
         ):
+            for name in ('base', 'engine_metadata', 'metadata'):
+                Path(folder, name).touch(mode=0o600)
             if plan.base is not None:
                 base = self._fetch_state(plan.base, Path(folder, 'base'), now)
                 if base is None:

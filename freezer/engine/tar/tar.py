@@ -66,7 +66,8 @@ class TarEngine(BackupEngine):
             base_time = base.seconds * 10**9 + base.nanoseconds
             run.state.write_bytes(base.dump())
         else:
-            run.state.unlink(missing_ok=True)
+            # Empty, it is as none: tar makes a level 0.
+            run.state.write_bytes(b'')
         source = run.source
         argv = self._create(
             source,

@@ -94,6 +94,35 @@ MEANINGS: dict[str, Meaning] = {
     '307': Meaning(e.Rejected, _REGION),
 }
 
+# What the keys have to be allowed, by operation, in the words of a policy.
+_GET = (
+    's3:GetObject, and where s3:ListBucket is not allowed what is not there is refused '
+    'like this too'
+)
+RIGHTS = {
+    'HeadBucket': 's3:ListBucket',
+    'ListObjects': 's3:ListBucket',
+    'ListObjectsV2': 's3:ListBucket',
+    'ListObjectVersions': 's3:ListBucketVersions',
+    'ListMultipartUploads': 's3:ListBucketMultipartUploads',
+    'ListParts': 's3:ListMultipartUploadParts',
+    'HeadObject': _GET,
+    'GetObject': _GET,
+    'PutObject': 's3:PutObject',
+    'CreateMultipartUpload': 's3:PutObject',
+    'UploadPart': 's3:PutObject',
+    'CompleteMultipartUpload': 's3:PutObject',
+    'AbortMultipartUpload': 's3:AbortMultipartUpload',
+    'DeleteObject': 's3:DeleteObject',
+    'DeleteObjects': 's3:DeleteObject',
+    'CreateBucket': 's3:CreateBucket',
+    'PutObjectRetention': 's3:PutObjectRetention',
+    'PutObjectLegalHold': 's3:PutObjectLegalHold',
+    'PutObjectTagging': 's3:PutObjectTagging',
+    'GetBucketVersioning': 's3:GetBucketVersioning',
+    'GetObjectLockConfiguration': 's3:GetBucketObjectLockConfiguration',
+}
+
 _NOT_ARRIVED = frozenset({'RequestTimeout', 'IncompleteBody'})
 # Errors that come with status 200 or 500 as well: a Complete is answered before it is
 # done (Swift).
@@ -120,6 +149,12 @@ def refusal(error: wire.ClientError) -> Refusal | None:
     if code in _NOT_ARRIVED or status == 408 or issubclass(meaning.error, later):
         return None
     return Refusal(code or 'no reason given', status) if status >= 400 else None
+
+
+def wants_digest(error: wire.ClientError) -> bool:
+    """Whether it was refused because its body came without a digest."""
+    said = str(error.response.get('Error', {}).get('Message') or '')
+    return _meaning(error)[1] == 400 and 'content-md5' in said.lower()
 
 
 def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException:
@@ -161,6 +196,9 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     message = str(detail.get('Message') or '')
     if not meaning.advice:
         meaning = meaning._replace(advice=_advice(code, message))
+    right = RIGHTS.get(str(getattr(error, 'operation_name', '')))
+    if meaning.error is e.AccessDenied and right:
+        meaning = meaning._replace(advice=f'{meaning.advice}: it takes {right}')
     said = ' '.join(part for part in (code, message) if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
     line = f'{where}: {said or "failed"} (HTTP {status}, request {request})'

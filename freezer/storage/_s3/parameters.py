@@ -53,6 +53,7 @@ class Remedy(NamedTuple):
 class Parameters:
     """Arguments of botocore's operations.
 
+    :ivar with_md5: whether every body goes with Content-MD5
     :raises StorageConfigError: a checksum needs a library that is not there
     """
 
@@ -64,7 +65,10 @@ class Parameters:
         ),
     ) -> None:
         self._now = now
-        self._locked = options.locks
+        # S3 insists on it where objects are locked, and not every store takes one of
+        # the newer checksums in its place. And version 2 of signatures, unlike version
+        # 4, does not cover what is sent.
+        self.with_md5 = options.locks or options.signature_version == 's3'
         self._lock_mode = options.object_lock_mode
         self._lock_days = options.object_lock_days
         self._legal_hold = options.legal_hold
@@ -130,9 +134,7 @@ class Parameters:
     def of_body(self, body: bytes | bytearray) -> dict[str, Any]:
         """The checksum to send along with a body, as arguments; empty for none."""
         arguments = {} if self._checksum is None else self._checksum.arguments(body)
-        if self._locked:
-            # S3 insists on it where objects are locked, and not every store takes one
-            # of the newer checksums in its place.
+        if self.with_md5:
             arguments['ContentMD5'] = _md5(body)
         return arguments
 
