@@ -326,7 +326,6 @@ def _running(
 ) -> Iterator[tuple['subprocess.Popen[bytes]', _Said]]:
     """A child that is gone, and reaped, when the block is left."""
     LOG.debug('running %s', argv)
-    environment = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
     process = subprocess.Popen(
         ['tar', *argv[1:]],  # noqa: S607 - the name its messages begin with
         executable=argv[0],
@@ -334,7 +333,7 @@ def _running(
         stdout=stdout,
         stderr=subprocess.PIPE,
         cwd=cwd,
-        env={**environment, 'LC_ALL': 'C'},
+        env=_environment(),
     )
     assert process.stderr is not None
     said = _Said(process.stderr)
@@ -389,6 +388,12 @@ def _last(lines: list[str]) -> str:
     return '; '.join(telling[-_SAID_LINES:]) or 'it did not say why'
 
 
+def _environment() -> dict[str, str]:
+    """Of a child: nothing that could change what it does, and no keys."""
+    passed_on = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
+    return {**passed_on, 'LC_ALL': 'C'}
+
+
 @functools.cache
 def _find_tar() -> str:
     """:raises ConfigError: there is no GNU tar"""
@@ -396,7 +401,9 @@ def _find_tar() -> str:
         path = shutil.which(name)
         if path is None:
             continue
-        said = subprocess.run([path, '--version'], capture_output=True, check=False)
+        said = subprocess.run(
+            [path, '--version'], capture_output=True, check=False, env=_environment()
+        )
         if b'GNU tar' in said.stdout:
             return path
     raise ConfigError('GNU tar is not installed: the tar engine needs it')

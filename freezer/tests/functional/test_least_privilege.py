@@ -195,6 +195,9 @@ def test_only_a_part_of_the_rights(
         assert silent not in said
         proxy.clear()
         restored(named, source, tmp_path / f'target {number}')
+        # Without a listing it is what keeps others from the same second.
+        claims = [p for p in proxied.files() if f'_bk{number}/' in p and '/claim' in p]
+        assert bool(claims) is (refused is lists)
 
 
 def test_what_a_dead_one_had_begun_is_aborted(
