@@ -155,7 +155,9 @@ def test_27_https_does_not_lead_to_http(
         elsewhere = f'http://127.0.0.1:{listener.port}/'
         front.change(
             lambda _request: True,
-            lambda reply: reply.but(status=307, body=b'', location=elsewhere),
+            lambda reply: reply.but(
+                status=307, body=b'', content_length='0', location=elsewhere
+            ),
         )
         agent = Agent(store, options=['--s3-ca-bundle', bundle])
         assert front.endpoint in agent.backup(source).only_error
