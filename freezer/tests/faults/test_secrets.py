@@ -109,15 +109,14 @@ exec $TAR "$@"
 """
 
 
-@pytest.mark.parametrize('debug', [False, True], ids=['plain', 'debug'])
-@pytest.mark.parametrize('given', ['environment', 'job file'])
+@pytest.mark.parametrize('given, debug', [('environment', True), ('job file', False)])
 def test_60_secrets_are_nowhere(
     front: tuple[Proxy, tuple[object, ...]],
     seaweedfs: servers.SeaweedFS,
     source: Path,
     tmp_path: Path,
-    debug: bool,
     given: str,
+    debug: bool,
 ) -> None:
     proxy, told = front
     log, out = tmp_path / 'log', tmp_path / 'out'
@@ -239,9 +238,6 @@ def test_60_nothing_remains_after_a_signal(
 # Files that give a secret away
 
 
-MODES = pytest.mark.parametrize('mode', [0o600, 0o644], ids=['own', 'shared'])
-
-
 def _warned(agent: Agent, source: Path, path: Path, mode: int, log: Path) -> None:
     """Others who may read the file are a warning, and one that may be quiet."""
     path.chmod(mode)
@@ -253,8 +249,13 @@ def _warned(agent: Agent, source: Path, path: Path, mode: int, log: Path) -> Non
     assert said.count('\n') == shared
 
 
-@MODES
-@pytest.mark.parametrize('kind', ['job', 'section', 'oslo', 'pass', 'sse'])
+@pytest.mark.parametrize(
+    'kind, mode',
+    [
+        *((kind, 0o644) for kind in ('job', 'section', 'oslo', 'pass', 'sse')),
+        *((kind, 0o600) for kind in ('job', 'oslo')),
+    ],
+)
 def test_60_files_that_others_can_read(
     front: tuple[Proxy, tuple[object, ...]],
     seaweedfs: servers.SeaweedFS,
