@@ -64,6 +64,8 @@ class _Agent:
                     settings = config.load(argv, os.environ)
                 self._quiet = settings.quiet
                 NOTICES.addHandler(SayHandler(self.say))
+                for line in settings.exposed:
+                    NOTICES.warning('%s', line)
                 return self._act(settings)
             except (FreezerError, StorageException) as error:
                 log.exception('%s', error)

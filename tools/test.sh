@@ -41,6 +41,7 @@ if [ "${CI:-}" = true ]; then
 fi
 system_packages
 virtual_environment tests
+step 'dependencies' python -m pip check
 step 'ruff check' ruff check .
 step 'ruff format' ruff format --check .
 step 'mypy' mypy

@@ -15,15 +15,16 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from oslo_config import cfg
 from oslo_log import log
 
-from freezer.common import jobfile, plugins, upstream
+from freezer.common import exposed, jobfile, plugins, upstream
 from freezer.common.opts import declared_options
 from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
@@ -88,6 +89,8 @@ class AgentConfig:
     storages: tuple[tuple[Any, StorageSettings], ...]
     #: of backup_name and hostname, those that were not left to their defaults
     given: frozenset[str]
+    #: a line for each file with secrets that others can read
+    exposed: tuple[str, ...] = ()
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -132,6 +135,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     values['storages'] = _storages(conf, values, job)
     if job is not None and job.storages:
         values['storage'] = 'multiple'
+    values['exposed'] = tuple(exposed.warnings(_secret_files(conf, values, job)))
     return AgentConfig(**values)
 
 
@@ -447,6 +451,59 @@ def _storages(
         container=values['container'], options=options, **_for_every_storage(values)
     )
     return ((driver, settings),)
+
+
+# Options that name a file which is a secret itself.
+_SECRET_FILES = ('encrypt_pass_file', 's3_sse_customer_key_file')
+
+
+def _secret_files(
+    conf: cfg.ConfigOpts, values: Mapping[str, Any], job: jobfile.JobFile | None
+) -> Iterator[str]:
+    """The files that hold a secret: configuration that has one, and key files."""
+    given = [values, *(settings.options for _driver, settings in values['storages'])]
+    for options in given:
+        yield from (str(options[key]) for key in _SECRET_FILES if options.get(key))
+    files = _configuration_files(conf)
+    if job is None and not files:
+        return
+    secret = {name for name, key in _job_keys(conf).items() if key.secret}
+    if job is not None and any(
+        _holds_secret(section.values.items(), secret)
+        for section in (*job.main, *job.storages)
+    ):
+        yield job.path
+    for path in files:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(path, sections).parse()
+        found = (
+            (name if group == 'DEFAULT' else f'{group.lower()}_{name}', value)
+            for group, options in sections.items()
+            for name, lines in options.items()
+            for value in lines
+        )
+        if _holds_secret(found, secret):
+            yield path
+
+
+def _holds_secret(found: Iterable[tuple[str, str]], secret: Container[str]) -> bool:
+    for name, value in found:
+        if not value:
+            continue
+        name = name.replace('-', '_')
+        # The URL of a proxy may hold a password.
+        if name in secret or (name == 'proxy' and '@' in value):
+            return True
+    return False
+
+
+def _configuration_files(conf: cfg.ConfigOpts) -> list[str]:
+    """Those that oslo.config has read: named ones, and those it finds by itself."""
+    folders = (Path(folder) for folder in conf.config_dir or ())
+    return [
+        *(conf.config_file or ()),
+        *(str(path) for folder in folders for path in sorted(folder.glob('*.conf'))),
+    ]
 
 
 def _driver_options(driver: Any) -> Iterator[tuple[str, str | None, Any]]:

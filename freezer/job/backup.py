@@ -53,6 +53,7 @@ class BackupJob(Job):
             config.max_level,
             config.always_level,
             config.restart_always_level,
+            retention=one_cutoff(config),
         )
         if config.dry_run:
             return self._rehearse(engine, policy)

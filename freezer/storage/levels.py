@@ -33,12 +33,21 @@ class BrokenChain(StorageException):
 
 @dataclass(frozen=True)
 class LevelPolicy:
-    """How far increments go. 0 and 0.0 mean unset."""
+    """How far increments go. 0 and 0.0 mean unset.
+
+    :param retention: whether old chains are removed afterwards
+    """
 
     incremental: bool = False
     max_level: int = 0
     always_level: int = 0
     restart_always_level: float = 0.0
+    retention: bool = False
+
+    @property
+    def needs_listing(self) -> bool:
+        """Whether nothing can be done without knowing what is there."""
+        return self.incremental or self.retention
 
 
 def resolve(backups: Iterable[L]) -> dict[int, L]:

@@ -24,6 +24,7 @@ from freezer.storage._s3 import keys
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
 from freezer.storage.base import Backup
 from freezer.storage.exceptions import (
+    AccessDenied,
     BucketNotFound,
     Conflict,
     IntegrityError,
@@ -36,6 +37,7 @@ from freezer.storage.manifested import Manifested
 from freezer.storage.verify import Stat
 from freezer.utils import collection
 from freezer.utils.blocks import Block
+from freezer.utils.text import NOTICES
 from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ if TYPE_CHECKING:
     from freezer.storage._s3.claim import Claim
     from freezer.storage._s3.journal import Entry, Journal
     from freezer.storage._s3.upload import Plan
-    from freezer.storage.base import StorageSettings
+    from freezer.storage.base import Named, StorageSettings
     from freezer.storage.check import CheckReport
+    from freezer.storage.levels import LevelPolicy
     from freezer.storage.manifest import Manifest
     from freezer.utils.streaming import RichQueue
 
@@ -455,7 +458,13 @@ class S3Storage(Manifested):
                 f'{self._bucket.url()} at {self.endpoint} does not exist, and is not '
                 f'to be made (s3-create-bucket is off)'
             )
-        self._bucket.create(locks=self.options.locks)
+        try:
+            self._bucket.create(locks=self.options.locks)
+        except AccessDenied as error:
+            raise BucketNotFound(
+                f'{self._bucket.url()} at {self.endpoint} does not exist, and the keys '
+                f'may not make it: {error.message}'
+            ) from error
 
     @property
     def _journal(self) -> 'Journal':
@@ -496,6 +505,25 @@ class S3Storage(Manifested):
         return CheckReport(self.container, rows)
 
     # A backup
+
+    def plan(
+        self,
+        engine: 'Named',
+        hostname_backup_name: str,
+        policy: 'LevelPolicy',
+        now: float,
+    ) -> tuple[Backup | None, int]:
+        """For keys that may not list, a new chain, if that is what is asked for."""
+        try:
+            return super().plan(engine, hostname_backup_name, policy, now)
+        except AccessDenied as error:
+            if policy.needs_listing:
+                raise AccessDenied(
+                    f'{error.message}; keys that may not list can make full backups '
+                    f'only: without --incremental, and without removing old ones'
+                ) from error
+            LOG.info('what is there is not known: %s', error.message)
+            return None, 0
 
     def claim(self, backup: Backup) -> None:
         from freezer.storage._s3 import claim
@@ -560,13 +588,32 @@ class S3Storage(Manifested):
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
-        super().put_metadata(engine_metadata_path, freezer_metadata_path, backup)
         backup = backup.copy(self)
         path = backup.data_prefix_path
-        self._confirm(backup)
+        claim = self._claims.get(path)
+        token = self._tokens.get(path)
+        # Before the marker: keys that may only write could not take it away.
+        blind = self._read_back(backup)
+        if blind and claim is not None and not claim.stands_unseen(self._bucket):
+            raise self._taken_for_dead(path)
+        super().put_metadata(engine_metadata_path, freezer_metadata_path, backup)
+        if not blind:
+            if token and backup.metadata().get(manifest.MARKER_KEY) != token:
+                raise IntegrityError(
+                    f'{self._bucket.url(keys.key_of(backup.metadata_path))} at '
+                    f'{self.endpoint} is not what was written'
+                )
+            # Last: whoever took the claim away before this looks for the marker after
+            # it.
+            if claim is not None and not claim.stands(self._bucket):
+                raise self._taken_for_dead(path)
         self._close_entry(path)
-        claim = self._claims.pop(path, None)
+        self._claims.pop(path, None)
         if claim is None:
+            return
+        self._say_unseen(path, claim, blind)
+        if not claim.listed:
+            # It goes on keeping others out, as a listing cannot.
             return
         try:
             self._bucket.delete(claim.keys)
@@ -574,31 +621,53 @@ class S3Storage(Manifested):
             # The backup is committed; a claim left behind does it no harm.
             LOG.warning('a claim remains: %s', error.message)
 
-    def _confirm(self, backup: Backup) -> None:
-        """Read back what makes it a backup.
+    def _read_back(self, backup: Backup) -> bool:
+        """See that the store has what it confirmed; whether the keys may not look.
 
-        :raises Conflict: the agent was taken for dead
-        :raises IntegrityError: the store does not have what it confirmed
+        :raises IntegrityError: the store does not have it
         """
+        from freezer.storage._s3.sight import Sight
         from freezer.storage._s3.upload import confirm
 
         path = backup.data_prefix_path
         written = self._manifests.pop(path, None)
-        if written is not None:
-            if self.manifest_of(backup) != written:
-                raise IntegrityError(
-                    f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
-                    f'manifest is not what was written'
-                )
-            confirm(self._bucket, keys.key_of(path), written)
-        # Last: whoever took the claim away before this looks for the marker after it.
-        claim = self._claims.get(path)
-        if claim is not None and not claim.stands(self._bucket):
-            raise Conflict(
-                f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: another '
-                f'machine took this backup for dead (s3-stale-after), and may have '
-                f'deleted some of it'
+        if written is None:
+            return False
+        sight = Sight()
+        marker = {manifest.MARKER_KEY: written.token}
+        found = sight.look(lambda: self.manifest_of(backup, marker))
+        if found is not None and found != written:
+            raise IntegrityError(
+                f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
+                f'manifest is not what was written'
             )
+        confirm(self._bucket, keys.key_of(path), written, sight)
+        return sight.blind
+
+    def _taken_for_dead(self, path: str) -> Conflict:
+        return Conflict(
+            f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: another '
+            f'machine took this backup for dead (s3-stale-after), and may have deleted '
+            f'some of it'
+        )
+
+    def _say_unseen(self, path: str, claim: 'Claim', blind: bool) -> None:
+        """One line about what could not be looked at, if there is something."""
+        unseen = []
+        if blind:
+            unseen.append(
+                'the keys may not read it (s3:GetObject), so it was not read back: '
+                'that the store confirmed every object is what is known'
+            )
+        if not claim.listed:
+            unseen.append(
+                'the keys may not list (s3:ListBucket), so other backups of this name '
+                'are not known'
+                + ('' if claim.exclusive else ', nor kept from the same second')
+            )
+        if unseen:
+            where = f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}'
+            NOTICES.warning('%s is stored; %s', where, '; '.join(unseen))
 
     def discard(self, backup: Backup) -> None:
         path = backup.copy(self).data_prefix_path
@@ -710,13 +779,13 @@ class S3Storage(Manifested):
     def _old_versions(self, root: str, dry_run: bool) -> tuple[OldVersions, ...]:
         from freezer.storage._s3 import leftovers
 
-        if not self._bucket.keeps_versions():
+        purge = self.options.purge_versions
+        if not self._bucket.keeps_versions(must_know=purge):
             return ()
         count = size = 0
         for version in leftovers.old_versions(self._bucket, root):
             count += 1
             size += version.size
-        purge = self.options.purge_versions
         if purge and not dry_run:
             leftovers.purge(self._bucket, root)
         if not count:

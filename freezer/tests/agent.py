@@ -472,6 +472,8 @@ def job_file(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
     parser = configparser.ConfigParser(interpolation=None)
     for name, values in sections.items():
         parser[name] = {key: str(value) for key, value in values.items()}
+    # It may hold keys.
+    path.touch(mode=0o600)
     with path.open('w') as stream:
         parser.write(stream)
     return path

@@ -17,6 +17,8 @@ def raise_to_highest() -> None:
             ['ionice', '-c', '1', '-n', '0', '-p', str(os.getpid())],  # noqa: S607
             check=True,
             capture_output=True,
+            # The keys may be in the rest of it.
+            env={'PATH': os.environ.get('PATH', os.defpath)},
         )
     except (OSError, subprocess.CalledProcessError) as error:
         LOG.warning('the priority could not be raised: %s', error)

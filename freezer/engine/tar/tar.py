@@ -65,7 +65,8 @@ class TarEngine(BackupEngine):
             base_time = base.seconds * 10**9 + base.nanoseconds
             run.state.write_bytes(base.dump())
         else:
-            run.state.unlink(missing_ok=True)
+            # Empty, it is as none: tar makes a level 0.
+            run.state.write_bytes(b'')
         source = run.source
         argv = self._create(
             source,
@@ -370,7 +371,6 @@ def _running(
     :param confined: it can change nothing but what is below ``cwd``
     """
     LOG.debug('running %s', argv)
-    environment = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
 
     def start() -> 'subprocess.Popen[bytes]':
         return subprocess.Popen(
@@ -380,7 +380,7 @@ def _running(
             stdout=stdout,
             stderr=subprocess.PIPE,
             cwd=cwd,
-            env={**environment, 'LC_ALL': 'C'},
+            env=_environment(),
         )
 
     if confined:
@@ -441,6 +441,12 @@ def _last(lines: list[str]) -> str:
     return '; '.join(telling[-_SAID_LINES:]) or 'it did not say why'
 
 
+def _environment() -> dict[str, str]:
+    """Of a child: nothing that could change what it does, and no keys."""
+    passed_on = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
+    return {**passed_on, 'LC_ALL': 'C'}
+
+
 @functools.cache
 def _find_tar() -> str:
     """:raises ConfigError: there is no GNU tar"""
@@ -448,7 +454,9 @@ def _find_tar() -> str:
         path = shutil.which(name)
         if path is None:
             continue
-        said = subprocess.run([path, '--version'], capture_output=True, check=False)
+        said = subprocess.run(
+            [path, '--version'], capture_output=True, check=False, env=_environment()
+        )
         if b'GNU tar' in said.stdout:
             return path
     raise ConfigError('GNU tar is not installed: the tar engine needs it')

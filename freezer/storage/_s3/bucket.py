@@ -20,14 +20,15 @@ class Bucket(Multipart):
     """The bucket itself, and by inheritance what is in it."""
 
     def exists(self) -> bool:
-        """Whether it is there; one that may not be looked at is taken to be."""
+        """Whether it is there; one that the store does not show is taken to be."""
         try:
             self._run('look at', '', lambda: self._ask('head_bucket'))
         except e.NotFound:
             return False
-        except e.AccessDenied:
-            # HeadBucket needs ListBucket; what is really needed will be asked for.
-            LOG.info('%s may not be looked at; going on', self.url())
+        except (e.AccessDenied, e.Rejected) as error:
+            # HeadBucket needs ListBucket; what is really needed will be asked for. And
+            # why a HEAD is refused its answer cannot say.
+            LOG.info('not looked at; going on: %s', error.message)
         return True
 
     def create(self, *, locks: bool = False) -> None:
@@ -79,16 +80,20 @@ class Bucket(Multipart):
         found = answer.get('ObjectLockConfiguration', {})
         return bool(found.get('ObjectLockEnabled') == 'Enabled')
 
-    def keeps_versions(self) -> bool:
+    def keeps_versions(self, *, must_know: bool = False) -> bool:
         """Whether what is deleted or overwritten is kept as a version.
 
         A store that has no versions, or does not say, keeps none.
+
+        :param must_know: it is an error if the keys may not ask
         """
         try:
             answer = self._run(
                 'versioning of', '', lambda: self._ask('get_bucket_versioning')
             )
         except (e.AccessDenied, e.NotFound, e.Rejected) as error:
+            if must_know and isinstance(error, e.AccessDenied):
+                raise
             LOG.info('whether versions are kept is not known: %s', error)
             return False
         return answer.get('Status') in ('Enabled', 'Suspended')

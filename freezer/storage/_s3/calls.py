@@ -11,7 +11,7 @@ from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.clock import StoreClock
-from freezer.storage._s3.errors import Refusal, refusal, translate
+from freezer.storage._s3.errors import Refusal, refusal, translate, wants_digest
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.parameters import Kind, Parameters
 from freezer.storage._s3.retry import Retry
@@ -150,11 +150,23 @@ class Calls:
         def translated() -> T:
             try:
                 with self._wire.cancelled_by(cancelled):
-                    return self._clock.run(call)
+                    return self._with_digest(lambda: self._clock.run(call))
             except WIRE_ERRORS as error:
                 raise self._translate(error, doing, key, kind) from error
 
         return self._retry.run(translated, cancelled)
+
+    def _with_digest(self, call: Callable[[], T]) -> T:
+        """The call's result; one that was refused for want of Content-MD5 is made once
+        more, with it, as are all that follow: the bucket locks what is put into it."""
+        sent = self._parameters.with_md5
+        try:
+            return call()
+        except ClientError as error:
+            if sent or not wants_digest(error):
+                raise
+        self._parameters.with_md5 = True
+        return call()
 
     def probe(
         self,

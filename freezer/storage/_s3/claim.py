@@ -3,18 +3,20 @@
 Two agents of one name that start in the same second would write the same keys. So the
 folder is claimed before the source is read: by a conditional put, which one of them
 loses; and on a store that ignores the condition (it is tried out) by a claim of a name
-of its own, and a listing: any other claim there means that neither may go on.
+of its own, and a listing: any other claim there means that neither may go on. Keys that
+may not list have the conditional put alone, and nothing where it is ignored.
 
 The claim is also the write probe: keys that may not write fail here. It says which
 process holds it, and it is looked for again once the backup is committed: whoever took
 the agent for dead has removed it first (``leftovers.py``).
 """
 
+import contextlib
 import json
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.bucket import Bucket
@@ -34,11 +36,15 @@ class Claim:
 
     :param key: of the object that says so
     :param keys: to delete when it is no longer needed
+    :param exclusive: whether the store itself lets nobody else take it
+    :param listed: whether it is known what else is in the folder
     """
 
     key: str
     content: bytes
     keys: tuple[str, ...]
+    exclusive: bool
+    listed: bool = True
 
     def stands(self, bucket: Bucket) -> bool:
         """Whether nobody has taken it away."""
@@ -48,6 +54,15 @@ class Claim:
             raise
         except e.NotFound:
             return False
+
+    def stands_unseen(self, bucket: Bucket) -> bool:
+        """The same, by keys that may not read: what is there cannot be written again.
+
+        True where the store ignores the condition, as nothing is known then.
+        """
+        if not self.exclusive:
+            return True
+        return not bucket.put_if_absent(self.key, self.content, Kind.PASSING)
 
 
 def is_claim(key: str) -> bool:
@@ -78,12 +93,16 @@ def take(bucket: Bucket, folder: str) -> Claim:
     token = secrets.token_hex(16)
     content = json.dumps({'token': token, 'process': process.identity()}).encode()
     if _put_conditionally(bucket, key, content):
-        ours = Claim(key, content, (key,))
+        ours = Claim(key, content, (key,), exclusive=True)
     else:
         own = f'{key}.{token}'
         bucket.put(own, content, Kind.PASSING)
-        ours = Claim(own, content, (own, key))
-    listed = _listing_with(bucket, folder, ours.key)
+        ours = Claim(own, content, (own, key), exclusive=False)
+    try:
+        listed = _listing_with(bucket, folder, ours.key)
+    except e.AccessDenied as error:
+        LOG.info('what else is there is not known: %s', error.message)
+        return replace(ours, listed=False)
     if ours.key not in listed:
         bucket.delete(ours.keys)
         raise e.Rejected(
@@ -116,7 +135,9 @@ def _put_conditionally(bucket: Bucket, key: str, content: bytes) -> bool:
         if not bucket.put_if_absent(key, content, Kind.PASSING):
             raise _taken(bucket, key.rpartition('/')[0])
         # A second one, of another content, must be refused.
-        return not bucket.put_if_absent(key, b'probe', Kind.PASSING)
+        with contextlib.suppress(e.Conflict):
+            return not bucket.put_if_absent(key, b'probe', Kind.PASSING)
+        return True
     except e.Rejected as error:
         LOG.debug('no conditional put here: %s', error)
         return False

@@ -26,6 +26,16 @@ COMPLETE_READ_TIMEOUT = 600
 _LOGGERS = ('botocore', 'urllib3')
 
 
+def _cap_loggers() -> None:
+    """Whatever the options for the log ask for: --debug, or a level for one of them."""
+    known = list(logging.root.manager.loggerDict)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+        for below in known:
+            if below.startswith(f'{name}.'):
+                logging.getLogger(below).setLevel(logging.NOTSET)
+
+
 class Credentials:
     """Where keys come from: the options, or a named profile.
 
@@ -37,8 +47,7 @@ class Credentials:
     """
 
     def __init__(self, access_key: str, secret_key: str, options: S3Options) -> None:
-        for name in _LOGGERS:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        _cap_loggers()
         self.session = botocore.session.Session(session_vars=_NOTHING_AMBIENT)
         self.region = options.region or DEFAULT_REGION
         customer_key = options.customer_key() or b''
@@ -160,6 +169,7 @@ def make_client(
     for operation in _WITH_MD5:
         client.meta.events.register(f'before-call.s3.{operation}', _add_content_md5)
     client.meta.events.register('before-sign.s3', _sign_the_path_that_is_sent)
+    client.meta.events.register_first('needs-retry.s3', _redirect_not_for_ever)
     return client
 
 
@@ -202,3 +212,15 @@ def _sign_the_path_that_is_sent(request: Any, **_kwargs: Any) -> None:
         sent = urllib.parse.urlsplit(request.url).path
         signed = request.auth_path.partition('?')[0]
         request.auth_path = sent if signed == f'{sent}/' else signed
+
+
+def _redirect_not_for_ever(
+    request_dict: dict[str, Any], response: Any, operation: Any, **_kwargs: Any
+) -> None:
+    """A redirection that names no region botocore follows up with a HeadBucket; that of
+    a HeadBucket with another one, until the stack is full."""
+    if operation.name != 'HeadBucket' or response is None:
+        return
+    meta = response[1].get('ResponseMetadata', {})
+    if 'x-amz-bucket-region' not in meta.get('HTTPHeaders', {}):
+        request_dict['context'].setdefault('s3_redirect', {})['redirected'] = True

@@ -96,6 +96,36 @@ MEANINGS: dict[str, Meaning] = {
 
 # An answer to HEAD has no body: where the bucket is, a header says.
 _WITHOUT_REASON = frozenset({'301', '307', '400'})
+
+# What the keys have to be allowed, by operation, in the words of a policy.
+_GET = (
+    's3:GetObject, and where s3:ListBucket is not allowed what is not there is refused '
+    'like this too'
+)
+RIGHTS = {
+    'HeadBucket': 's3:ListBucket',
+    'ListObjects': 's3:ListBucket',
+    'ListObjectsV2': 's3:ListBucket',
+    'ListObjectVersions': 's3:ListBucketVersions',
+    'ListMultipartUploads': 's3:ListBucketMultipartUploads',
+    'ListParts': 's3:ListMultipartUploadParts',
+    'HeadObject': _GET,
+    'GetObject': _GET,
+    'PutObject': 's3:PutObject',
+    'CreateMultipartUpload': 's3:PutObject',
+    'UploadPart': 's3:PutObject',
+    'CompleteMultipartUpload': 's3:PutObject',
+    'AbortMultipartUpload': 's3:AbortMultipartUpload',
+    'DeleteObject': 's3:DeleteObject',
+    'DeleteObjects': 's3:DeleteObject',
+    'CreateBucket': 's3:CreateBucket',
+    'PutObjectRetention': 's3:PutObjectRetention',
+    'PutObjectLegalHold': 's3:PutObjectLegalHold',
+    'PutObjectTagging': 's3:PutObjectTagging',
+    'GetBucketVersioning': 's3:GetBucketVersioning',
+    'GetObjectLockConfiguration': 's3:GetBucketObjectLockConfiguration',
+}
+
 _NOT_ARRIVED = frozenset({'RequestTimeout', 'IncompleteBody'})
 # Errors that come with status 200 or 500 as well: a Complete is answered before it is
 # done (Swift).
@@ -122,6 +152,12 @@ def refusal(error: wire.ClientError) -> Refusal | None:
     if code in _NOT_ARRIVED or status == 408 or issubclass(meaning.error, later):
         return None
     return Refusal(code or 'no reason given', status) if status >= 400 else None
+
+
+def wants_digest(error: wire.ClientError) -> bool:
+    """Whether it was refused because its body came without a digest."""
+    said = str(error.response.get('Error', {}).get('Message') or '')
+    return _meaning(error)[1] == 400 and 'content-md5' in said.lower()
 
 
 def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException:
@@ -169,6 +205,9 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
         region = headers.get('x-amz-bucket-region')
         if region and not meaning.advice:
             meaning = meaning._replace(advice=_REGION)
+    right = RIGHTS.get(str(getattr(error, 'operation_name', '')))
+    if meaning.error is e.AccessDenied and right:
+        meaning = meaning._replace(advice=f'{meaning.advice}: it takes {right}')
     said = ' '.join(part for part in (code, message) if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
     line = f'{where}: {said or "failed"} (HTTP {status}, request {request})'

@@ -13,7 +13,7 @@ after the claim is gone, and before any data is touched.
 import itertools
 import logging
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from freezer.storage import layout
@@ -43,7 +43,7 @@ def clear(
     bucket: Bucket,
     folder: str,
     marker: str | None,
-    named: Iterable[Upload] = (),
+    named: Collection[Upload] = (),
     *,
     dry_run: bool = False,
 ) -> Leftover:
@@ -56,7 +56,15 @@ def clear(
     :param named: uploads that are known to have been opened
     :returns: what there was
     """
-    return _clear(bucket, folder, marker, _open_uploads(bucket, folder, named), dry_run)
+    try:
+        uploads = _open_uploads(bucket, folder, named)
+        return _clear(bucket, folder, marker, uploads, dry_run)
+    except AccessDenied:
+        # As much can be done with keys that may only write.
+        if not dry_run:
+            for upload in named:
+                bucket.abort(upload)
+        raise
 
 
 def _clear(

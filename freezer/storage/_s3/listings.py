@@ -251,6 +251,9 @@ class Listings(Calls):
                 failed |= self._delete_singly(batch)
         if failed:
             key, reason = next(iter(failed.items()))
+            right = 's3:DeleteObject' + ('Version' if 'VersionId' in objects[0] else '')
+            if 'AccessDenied' in reason and right not in reason:
+                reason += f': it takes {right}'
             raise e.PartialDelete(
                 f'{len(failed)} of {len(objects)} objects could not be deleted from '
                 f'{self.url()} at {self.endpoint}, first {key}: {reason}'

@@ -3,6 +3,7 @@
 import functools
 import logging
 import threading
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -81,9 +82,9 @@ class Multipart(Objects, Listings):
         cancelled: threading.Event | None = None,
     ) -> Sent:
         """Send part ``number`` (from 1). Attempts never overlap."""
-        checksum = self._parameters.of_body(body)
 
         def call() -> Sent:
+            checksum = self._parameters.of_body(body)
             answer = self._ask(
                 'upload_part',
                 Key=upload.key,
@@ -108,12 +109,13 @@ class Multipart(Objects, Listings):
 
     def complete(
         self, upload: Upload, sent: Sequence[Sent], size: int, token: str
-    ) -> str:
+    ) -> str | None:
         """Make the parts an object of ``size`` bytes; its ETag.
 
         An answer that is lost, odd or has no ETag is not believed either way: the
         object itself is looked at, and is ours only with our token and size. Its ETag
-        comes from there in any case.
+        comes from there in any case. Where the keys may not look, an answer that is
+        whole is believed, and the ETag is None if it has none (Ceph); no other is.
 
         :raises UncertainComplete: it may have become an object, or become one later
         """
@@ -121,10 +123,11 @@ class Multipart(Objects, Listings):
             {'PartNumber': number, 'ETag': part.etag, **part.checksum}
             for number, part in enumerate(sent, 1)
         ]
-        uncertain = False
+        uncertain = unseen = False
 
-        def call() -> str:
-            nonlocal uncertain
+        def call() -> str | None:
+            nonlocal uncertain, unseen
+            confirmed = False
             try:
                 client = self._patient_client()
                 answer = self._clock.run(
@@ -139,8 +142,8 @@ class Multipart(Objects, Listings):
                 if answer.get('ETag'):
                     # An Abort would be one after a Complete.
                     uncertain = True
-                    # As a restore will see it: rclone serve s3 says another here.
-                    return self.head(upload.key).etag
+                    return self._etag_of_completed(upload.key, answer)
+                confirmed = _is_about(answer, upload.key)
                 error: e.StorageException = e.IncompleteAnswer(
                     f'complete {self.url(upload.key)} at {self.endpoint}: the answer '
                     f'has no ETag'
@@ -153,7 +156,13 @@ class Multipart(Objects, Listings):
             if final and not uncertain:
                 raise error from cause
             uncertain = True
-            etag = self._completed(upload.key, size, token)
+            try:
+                etag = self._completed(upload.key, size, token)
+            except e.AccessDenied as refused:
+                if confirmed:
+                    return None
+                unseen = True
+                raise error from refused
             if etag is not None:
                 return etag
             raise error from cause
@@ -161,12 +170,21 @@ class Multipart(Objects, Listings):
         try:
             return self._retry.run(call)
         except e.StorageException as error:
-            if uncertain and not isinstance(error, e.UploadNotFound):
+            gone = isinstance(error, e.UploadNotFound) and not unseen
+            if uncertain and not gone:
                 raise UncertainComplete(
                     f'{error.message}; whether {self.url(upload.key)} was completed is '
                     f'not known, so upload {upload.upload_id} was left as it is'
                 ) from error
             raise
+
+    def _etag_of_completed(self, key: str, answer: Any) -> str:
+        """As a restore will see it: rclone serve s3 says another when it completes."""
+        try:
+            return self.head(key).etag
+        except e.AccessDenied as error:
+            LOG.debug('not looked at: %s', error.message)
+            return str(answer['ETag'])
 
     def _completed(self, key: str, size: int, token: str) -> str | None:
         """The ETag of our object if it is there and can be read."""
@@ -193,7 +211,11 @@ class Multipart(Objects, Listings):
         remedies = self._parameters.remedies()
         if not remedies:
             return
-        found = self._run('look at', key, lambda: self._ask('head_object', Key=key))
+        try:
+            found = self._run('look at', key, lambda: self._ask('head_object', Key=key))
+        except e.AccessDenied as error:
+            LOG.debug('locked and tagged once more, not looked at: %s', error.message)
+            found = {}
         for is_there, operation, arguments in remedies:
             if not is_there(found):
                 call = functools.partial(self._ask, operation, Key=key, **arguments)
@@ -212,3 +234,9 @@ class Multipart(Objects, Listings):
         except e.NotFound:
             # NoSuchUpload; Swift says NoSuchKey of one that was completed.
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)
+
+
+def _is_about(answer: Any, key: str) -> bool:
+    """Whether an answer to Complete says what was completed: it is all there."""
+    told = str(answer.get('Key') or '')
+    return key in (told, urllib.parse.unquote(told))

@@ -35,9 +35,9 @@ class Objects(Calls):
     ) -> str:
         """Write an object; its ETag. Atomic: whole or not at all."""
         metadata = {TOKEN_KEY: token} if token else {}
-        checksum = self._parameters.of_body(body, kind)
 
         def call() -> str:
+            checksum = self._parameters.of_body(body, kind)
             answer = self._ask(
                 'put_object', kind, Key=key, Body=body, Metadata=metadata, **checksum
             )
@@ -51,15 +51,16 @@ class Objects(Calls):
         A store that does not know If-None-Match may ignore it: see ``claim.py``.
 
         :raises Rejected: the store, or botocore before 1.35, refuses the condition
+        :raises Conflict: there is one, and whose it is may not be looked at
         """
         if 'IfNoneMatch' not in self._members('put_object'):
             raise e.Rejected('this botocore has no conditional put')
-        checksum = self._parameters.of_body(body, kind)
         attempts = 0
 
         def call() -> bool:
             nonlocal attempts
             attempts += 1
+            checksum = self._parameters.of_body(body, kind)
             self._ask(
                 'put_object', kind, Key=key, Body=body, IfNoneMatch='*', **checksum
             )
@@ -67,7 +68,7 @@ class Objects(Calls):
 
         try:
             return self._run('put', key, call, kind=kind)
-        except e.Conflict:
+        except e.Conflict as conflict:
             if attempts == 1:
                 return False
             # The attempt whose answer was lost may have written it.
@@ -75,6 +76,8 @@ class Objects(Calls):
                 return self.get(key) == body
             except e.NotFound:
                 return False
+            except e.AccessDenied as error:
+                raise conflict from error
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """A small object's content.

@@ -53,6 +53,7 @@ class Remedy(NamedTuple):
 class Parameters:
     """Arguments of botocore's operations.
 
+    :ivar with_md5: whether every body goes with Content-MD5
     :raises StorageConfigError: a checksum needs a library that is not there
     """
 
@@ -64,7 +65,10 @@ class Parameters:
         ),
     ) -> None:
         self._now = now
-        self._locked = options.locks
+        # S3 insists on it where objects are locked, and not every store takes one of
+        # the newer checksums in its place. And version 2 of signatures, unlike version
+        # 4, does not cover what is sent.
+        self.with_md5 = options.locks or options.signature_version == 's3'
         self._lock_mode = options.object_lock_mode
         self._lock_days = options.object_lock_days
         self._legal_hold = options.legal_hold
@@ -135,11 +139,9 @@ class Parameters:
         :param kind: of the object that it is, or is a part of
         """
         arguments = {} if self._checksum is None else self._checksum.arguments(body)
-        if self._locked or kind is not Kind.VOLUME:
-            # S3 insists on it where objects are locked, and not every store takes one
-            # of the newer checksums in its place. Of what is small it costs nothing,
-            # and there are stores that verify this and not the SHA-256 that is signed
-            # (SeaweedFS 4.48).
+        # Of what is small it costs nothing, and there are stores that verify this and
+        # not the SHA-256 that is signed (SeaweedFS 4.48).
+        if self.with_md5 or kind is not Kind.VOLUME:
             arguments['ContentMD5'] = _md5(body)
         return arguments
 

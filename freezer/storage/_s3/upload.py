@@ -10,6 +10,7 @@ Memory: ``concurrency`` parts under way and one being filled.
 
 import collections
 import contextlib
+import functools
 import itertools
 import logging
 import threading
@@ -23,6 +24,7 @@ from freezer.storage._s3.bucket import Bucket
 from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.multipart import Sent, UncertainComplete
 from freezer.storage._s3.parameters import Kind
+from freezer.storage._s3.sight import Sight
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.utils.blocks import Block, Buffer, Buffers, cut
 
@@ -198,7 +200,7 @@ class StreamUpload:
         return _Part(number, size, sent, digests)
 
     def _finish(
-        self, number: int, etag: str, size: int, digests: Iterable[bytes]
+        self, number: int, etag: str | None, size: int, digests: Iterable[bytes]
     ) -> None:
         name = layout.digests_name(number)
         lines = manifest.dump_digests(digests)
@@ -279,26 +281,31 @@ class ObjectUpload(StreamUpload):
         return self._folder
 
     def _finish(
-        self, number: int, etag: str, size: int, digests: Iterable[bytes]
+        self, number: int, etag: str | None, size: int, digests: Iterable[bytes]
     ) -> None:
         """No manifest."""
 
 
-def confirm(bucket: Bucket, folder: str, written: manifest.Manifest) -> None:
+def confirm(
+    bucket: Bucket, folder: str, written: manifest.Manifest, sight: Sight
+) -> None:
     """See that every volume is there, and is the one that was written.
 
     :param folder: the key of the level's folder, without a slash at its end
+    :param sight: through which it is looked at
     :raises IntegrityError: names the volume that is not
     """
     for volume in written.volumes:
         key = f'{folder}/{volume.name}'
         where = f'{bucket.url(key)} at {bucket.endpoint}'
         try:
-            head = bucket.head(key)
+            head = sight.look(functools.partial(bucket.head, key))
         except NotFound as error:
             raise IntegrityError(
                 f'{where} is missing: the store confirmed it, and does not have it'
             ) from error
+        if head is None:
+            continue
         # Some stores drop metadata of multipart uploads (GCS): then the ETag tells.
         ours = (
             head.token == written.token

@@ -95,7 +95,7 @@ def refused(code: str) -> Iterator[None]:
     assert caught.value.response['Error']['Code'] == code
 
 
-def store(bucket: Bucket, key: str, *bodies: bytes) -> tuple[Upload, str]:
+def store(bucket: Bucket, key: str, *bodies: bytes) -> tuple[Upload, str | None]:
     """An object in parts, by the driver; its upload and its ETag."""
     upload = bucket.create_upload(key, 'token')
     sent = [bucket.upload_part(upload, *part) for part in enumerate(bodies, 1)]

@@ -24,7 +24,6 @@ from freezer.tests.agent import (
 from freezer.tests.functional.waiting import until, until_gone
 from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy
 
-REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 HASTY = ('--s3-retry-budget', '3')
 
 
@@ -182,47 +181,6 @@ def trap(tmp_path: Path) -> tuple[dict[str, str | None], Path]:
 
 
 WRONG = 'sk/quite+wrong'
-
-
-@REAL
-@pytest.mark.parametrize(
-    'what', ['wrong secret', 'unknown key', 'read-only keys', 'absent bucket']
-)
-def test_keys_that_do_not_do(
-    s3_server: servers.Server,
-    source: Path,
-    trap: tuple[dict[str, str | None], Path],
-    what: str,
-) -> None:
-    store = S3Store(s3_server)
-    env, mark = trap
-    agent = Agent(store, env=env)
-    if what == 'wrong secret':
-        agent = agent.told(SECRET_KEY=WRONG)
-        says = 'SignatureDoesNotMatch'
-    elif what == 'unknown key':
-        agent = agent.told(ACCESS_KEY='AKNOBODY')
-        says = 'InvalidAccessKeyId'
-    else:
-        agent = agent.told(
-            ACCESS_KEY=s3_server.readonly_access_key,
-            SECRET_KEY=s3_server.readonly_secret_key,
-        )
-        says = 'AccessDenied'
-    if what == 'absent bucket':
-        agent = agent.told('--container', f'{store.bucket}-absent')
-    error = agent.backup(source).only_error
-    # HEAD has no body, and so no code but that of HTTP.
-    assert says in error or '403' in error
-    assert store.bucket in error
-    assert store.endpoint in error
-    assert WRONG not in error
-    assert s3_server.readonly_secret_key not in error
-    assert not mark.exists()
-    assert store.is_untouched()
-    # The trap works.
-    Agent(store, env=env).backup(source).check()
-    assert mark.exists()
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,53 @@ def test_lock_longer_than_that_of_the_bucket(real: Front) -> None:
         assert head['ObjectLockRetainUntilDate'] > soon, key
 
 
+def lock_by_default(front: Front) -> None:
+    """Make the bucket, and let it lock what is put into it."""
+    client = front.server.client()
+    client.create_bucket(Bucket=front.bucket, ObjectLockEnabledForBucket=True)
+    rule = {'DefaultRetention': {'Mode': 'GOVERNANCE', 'Days': 1}}
+    client.put_object_lock_configuration(
+        Bucket=front.bucket,
+        ObjectLockConfiguration={'ObjectLockEnabled': 'Enabled', 'Rule': rule},
+    )
+
+
+def test_bucket_that_locks_by_itself_wants_digests(front: Front) -> None:
+    """So does moto, but for parts; Amazon for all bodies."""
+    lock_by_default(front)
+    wanted = error(
+        400,
+        'InvalidRequest',
+        'Content-MD5 OR x-amz-checksum- HTTP header is required for Put Part requests '
+        'with Object Lock parameters',
+    )
+    front.proxy.answer(
+        lambda request: bool(request.part) and 'content-md5' not in request.headers,
+        wanted,
+    )
+    driver = front.driver()
+    driver.prepare()
+    assert restored(driver, make_backup(driver)) == CONTENT
+    sent = [request for request in front.requests if request.method == 'PUT']
+    without = [r.key for r in sent if 'content-md5' not in r.headers]
+    # The first one, which is small.
+    assert [key.rpartition('/')[2] for key in without] == ['claim']
+    assert len(sent) > 8
+
+
+@REAL
+def test_bucket_that_locks_by_itself(real: Front) -> None:
+    lock_by_default(real)
+    driver = real.driver()
+    driver.prepare()
+    backup = make_backup(driver)
+    assert restored(driver, backup) == CONTENT
+    client = real.server.client()
+    for key in real.server.keys(real.bucket):
+        head = client.head_object(Bucket=real.bucket, Key=key)
+        assert head['ObjectLockMode'] == 'GOVERNANCE', key
+
+
 @REAL
 @pytest.mark.parametrize('option', [LOCK, ['--s3-legal-hold']], ids=['mode', 'hold'])
 def test_bucket_that_cannot_lock(real: Front, option: Sequence[str]) -> None:

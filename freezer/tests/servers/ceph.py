@@ -3,6 +3,8 @@
 import json
 import time
 import uuid
+from collections.abc import Sequence
+from typing import Any
 
 from freezer.tests.servers.base import DOMAIN, ProcessServer, Properties, free_ports
 
@@ -27,6 +29,9 @@ class CephRGW(ProcessServer):
         'radosgw-admin',
     )
     version_command = ('radosgw', '--version')
+    #: of a user whose rights a test gives, bucket by bucket: :meth:`limit`
+    limited_access_key = 'AKLIMITED'
+    limited_secret_key = 'sk/limited+secret'
 
     def _prepare(self) -> None:
         self._mon_port, self._port = free_ports(2)
@@ -34,6 +39,7 @@ class CephRGW(ProcessServer):
         self._fsid, self._osd_uuid = str(uuid.uuid4()), str(uuid.uuid4())
         self._osd_starts = 0
         self._fresh = True
+        self._has_limited = False
         (self.directory / 'osd').mkdir()
         (self.directory / 'ceph.conf').write_text(
             _CEPH_CONF.format(
@@ -92,15 +98,36 @@ class CephRGW(ProcessServer):
     def make_bucket(self, prefix: str = 'test') -> str:
         bucket = super().make_bucket(prefix)
         resources = [f'arn:aws:s3:::{bucket}', f'arn:aws:s3:::{bucket}/*']
-        allow = {
-            'Effect': 'Allow',
-            'Principal': {'AWS': ['arn:aws:iam:::user/readonly']},
-            'Action': ['s3:GetObject', 's3:ListBucket'],
-            'Resource': resources,
-        }
-        policy = json.dumps({'Version': '2012-10-17', 'Statement': [allow]})
-        self._client.put_bucket_policy(Bucket=bucket, Policy=policy)
+        actions = ['s3:GetObject', 's3:ListBucket']
+        self._allow(bucket, 'readonly', [{'Action': actions, 'Resource': resources}])
         return bucket
+
+    def limit(self, bucket: str, statements: Sequence[dict[str, Any]]) -> None:
+        """Let the user of ``limited_access_key`` do this with the bucket, and nothing
+        else; the read-only user nothing at all.
+
+        :param statements: ``Action`` and ``Resource`` of each, and ``Effect`` if it is
+            not to allow
+        """
+        if not self._has_limited:
+            self._make_user(
+                'limited', self.limited_access_key, self.limited_secret_key, -1
+            )
+            self._has_limited = True
+        self._allow(bucket, 'limited', statements)
+
+    def _allow(
+        self, bucket: str, user: str, statements: Sequence[dict[str, Any]]
+    ) -> None:
+        who = {
+            'Effect': 'Allow',
+            'Principal': {'AWS': [f'arn:aws:iam:::user/{user}']},
+        }
+        policy = {
+            'Version': '2012-10-17',
+            'Statement': [who | statement for statement in statements],
+        }
+        self._client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
 _CEPH_CONF = """\

@@ -125,7 +125,7 @@ def write(client: CountingClient, size: int, part: int, **options: Any) -> Any:
     storage._opened_by = os.getpid()
     backup = Backup(EngineName('tar'), 'h', 1, 1, 0).copy(storage)
     path = backup.data_prefix_path
-    storage._claims[path] = Claim('claim', b'', ())
+    storage._claims[path] = Claim('claim', b'', (), exclusive=True)
     storage._entries[path] = Entry(None)
     queue = RichQueue(2)
     queue.put_messages(cast(Any, [Nothing(size)]))

@@ -110,7 +110,7 @@ def first_byte(**_arguments: Any) -> Answer:
     }
 
 
-def complete(bucket: Bucket) -> str:
+def complete(bucket: Bucket) -> str | None:
     return bucket.complete(UPLOAD, [Sent('"1"', {}), Sent('"2"', {})], 100, TOKEN)
 
 
@@ -192,6 +192,48 @@ def test_an_acknowledged_object_that_is_not_there_is_no_success() -> None:
     with pytest.raises(UncertainComplete):
         complete(bucket)
     assert len(client.arguments('complete_multipart_upload')) == 1
+
+
+DENIED = refusal('403', 403)
+# A whole answer of Ceph, which has no ETag.
+WHOLE = {'Location': 'somewhere', 'Bucket': 'bucket', 'Key': KEY, 'ETag': ''}
+
+
+@pytest.mark.parametrize(
+    'answers, etag',
+    [
+        ([{'ETag': '"e"', 'Key': KEY}], '"e"'),
+        ([WHOLE], None),
+        ([WHOLE | {'Key': 'some%2Fkey'}], None),
+        # Asked again, the store says that it is done.
+        ([LOST, {'ETag': '"e"'}], '"e"'),
+        ([LOST, WHOLE], None),
+    ],
+)
+def test_keys_that_may_not_look_believe_a_whole_answer(
+    answers: list[Answer], etag: str | None
+) -> None:
+    bucket, _client = make(
+        complete_multipart_upload=answers, head_object=[DENIED], get_object=[DENIED]
+    )
+    assert complete(bucket) == etag
+
+
+@pytest.mark.parametrize(
+    'answers',
+    [
+        [LOST],
+        [{}],
+        [WHOLE | {'Key': 'another'}],
+        [LOST, refusal('NoSuchUpload', 404)],
+        [refusal('InternalError', 200)],
+    ],
+    ids=['lost', 'empty', 'of another key', 'gone afterwards', '200 with error'],
+)
+def test_keys_that_may_not_look_believe_nothing_else(answers: list[Answer]) -> None:
+    bucket, _client = make(complete_multipart_upload=answers, head_object=[DENIED])
+    with pytest.raises(UncertainComplete):
+        complete(bucket)
 
 
 @pytest.mark.parametrize('code', ['InvalidPart', 'EntityTooSmall', 'AccessDenied'])
@@ -611,6 +653,42 @@ def test_put_if_absent_after_a_lost_answer(found: bytes, ours: bool) -> None:
     )
     assert bucket.put_if_absent(KEY, b'ours', Kind.PASSING) is ours
     assert all(c['IfNoneMatch'] == '*' for c in client.arguments('put_object'))
+
+
+def test_put_if_absent_after_a_lost_answer_by_keys_that_may_not_look() -> None:
+    bucket, _client = make(
+        put_object=[LOST, refusal('PreconditionFailed', 412)], get_object=[DENIED]
+    )
+    with pytest.raises(e.Conflict):
+        bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+
+
+def wants_digest(**arguments: Any) -> Answer:
+    if 'ContentMD5' in arguments:
+        return {'ETag': '"e"'}
+    error = refusal('InvalidRequest', 400)
+    error.response['Error']['Message'] = 'Content-MD5 OR x-amz-checksum- is required'
+    raise error
+
+
+def test_a_digest_that_is_asked_for_is_sent_from_then_on() -> None:
+    bucket, client = make(put_object=[wants_digest], upload_part=[wants_digest])
+    bucket.put(KEY, b'1', Kind.VOLUME)
+    bucket.put(KEY, b'2', Kind.VOLUME)
+    assert bucket.upload_part(UPLOAD, 1, b'3') == Sent('"e"', {})
+    assert [name for name, _ in client.calls] == [
+        *('put_object', 'put_object', 'put_object'),
+        'upload_part',
+    ]
+
+
+def test_a_digest_is_not_asked_for_twice() -> None:
+    error = refusal('InvalidRequest', 400)
+    error.response['Error']['Message'] = 'Content-MD5 is what I do not like'
+    bucket, client = make(put_object=[error])
+    with pytest.raises(e.Rejected):
+        bucket.put(KEY, b'1', Kind.VOLUME)
+    assert len(client.calls) == 2
 
 
 def test_put_if_absent_that_was_refused_at_once() -> None:

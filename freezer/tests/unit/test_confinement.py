@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -17,8 +16,6 @@ from freezer.engine.engine import EngineSettings, Extractor, Warnings
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import EngineError, UnsafeArchiveError
-from freezer.storage.base import Backup
-from freezer.storage.exceptions import NotFound
 from freezer.storage.local import LocalStorage
 from freezer.tests import trees
 from freezer.tests.archives import (
@@ -72,17 +69,10 @@ def no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, 'version', version)
 
 
-class Nothing:
-    """A backup of which nothing is known but its archives."""
-
-    def engine_metadata(self) -> bytes:
-        raise NotFound('engine_metadata')
-
-
 def extractor(target: Path) -> Extractor:
     storage = LocalStorage(str(target.parent / 'storage'), 1 << 20)
     engine = TarEngine(storage, EngineSettings())
-    return engine.extractor(str(target), cast(Backup, Nothing()), Warnings())
+    return engine.extractor(str(target), None, Warnings())
 
 
 def extract(target: Path, levels: Iterable[bytes]) -> None:

@@ -12,7 +12,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.errors import MEANINGS, translate
+from freezer.storage._s3.errors import MEANINGS, RIGHTS, translate
 from freezer.tests.agent import ROOT
 from freezer.utils.signals import Interrupted
 
@@ -223,6 +223,14 @@ def test_the_option_a_refusal_is_about(code: str, message: str, option: str) -> 
     assert type(error) is e.Rejected
     assert option in error.message
     assert bool(option) == ('--s3-' in error.message)
+
+
+@pytest.mark.parametrize('operation, right', RIGHTS.items())
+def test_the_right_that_is_missing_is_named(operation: str, right: str) -> None:
+    detail: Any = answer('AccessDenied', 403).response
+    error = translate(wire.ClientError(detail, operation), DOING, ENDPOINT)
+    assert type(error) is e.AccessDenied
+    assert error.message.endswith(f'in this bucket: it takes {right}')
 
 
 def test_the_region_a_store_names_is_told() -> None:
