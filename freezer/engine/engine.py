@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.exceptions import ConfigError, EngineError, RestoreError, TamperedError
-from freezer.storage import layout
+from freezer.storage import layout, levels
 from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import NotFound, StorageException
-from freezer.storage.levels import LevelPolicy
 from freezer.stream import compression, encryption
 from freezer.utils import signals
 from freezer.utils.blocks import Block
@@ -203,7 +202,7 @@ class BackupEngine(abc.ABC):
 
     # Backup
 
-    def plan(self, identity: str, policy: LevelPolicy, now: int) -> Plan:
+    def plan(self, identity: str, policy: levels.LevelPolicy, now: int) -> Plan:
         """What the next backup will be.
 
         Timestamps only grow, whatever the clock does: a backup that looks older than
@@ -237,7 +236,7 @@ class BackupEngine(abc.ABC):
             signals.even_then(lambda: shutil.rmtree(name, ignore_errors=True)),
         ):
             folder = Path(name)
-            for file in ('base', 'engine_metadata', 'metadata'):
+            for file in ('base', 'engine_metadata', 'metadata', 'sealed'):
                 (folder / file).touch(mode=0o600)
             if plan.base is not None:
                 base = self._fetch_base(plan.base, folder / 'base', now)
@@ -304,10 +303,29 @@ class BackupEngine(abc.ABC):
             marker_file = folder / 'metadata'
             marker_file.write_text(json.dumps(marker))
             self.storage.put_metadata(str(state), str(marker_file), backup)
+            self._check_base(backup)
         except BaseException:
             self._discard(backup)
             raise
         return Made(backup, run.warnings)
+
+    def _check_base(self, backup: Backup) -> None:
+        """See that the levels below are still there.
+
+        After the commit, because who removes a chain looks first whether anything is
+        above it: one of the two sees the other.
+
+        :raises EngineError: it would be listed, and could not be restored
+        """
+        if not backup.level:
+            return
+        chains = self.storage.get_chains(self, backup.hostname_backup_name)
+        chain = chains.get(backup.level_zero_timestamp, [])
+        if len(levels.needed(backup, chain)) < backup.level:
+            raise EngineError(
+                f'the chain that {backup!r} builds on was removed while it was made: '
+                f'run the backup again'
+            )
 
     def _send(
         self,

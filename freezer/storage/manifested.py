@@ -6,13 +6,12 @@ verbs of a driver.
 """
 
 import abc
-import posixpath
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup
-from freezer.storage.exceptions import Conflict, ManifestError, NotFound
+from freezer.storage.exceptions import ManifestError, NotFound
 from freezer.storage.physical import PhysicalStorage
 from freezer.storage.verify import Stat, Verification, examine
 
@@ -66,30 +65,6 @@ class Manifested(PhysicalStorage):
         if token is not None:
             marker = manifest.add_token(marker, token)
         self.put_bytes(backup.metadata_path, marker)
-        self._check_base(backup)
-
-    def _check_base(self, backup: Backup) -> None:
-        """See that the levels below are still there.
-
-        After the commit, because what removes them looks for levels above first: one
-        of the two sees the other.
-
-        :raises Conflict: the backup would be listed, and could not be restored
-        """
-        if not backup.level:
-            return
-        chain = posixpath.dirname(posixpath.dirname(backup.metadata_path))
-        found = {
-            path.partition('_')[0]
-            for path, _size in self.list_tree(chain)
-            if path.endswith(f'/{layout.METADATA}')
-        }
-        missing = [level for level in range(backup.level) if str(level) not in found]
-        if missing:
-            raise Conflict(
-                f'{chain}: level {missing[0]}, which this increment builds on, was '
-                f'removed meanwhile: run the backup again'
-            )
 
     def manifest_of(
         self, backup: Backup, marker: Mapping[str, Any] | None = None

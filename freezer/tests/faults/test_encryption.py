@@ -22,6 +22,7 @@ def store(seaweedfs: servers.SeaweedFS) -> S3Store:
 def passphrase(tmp_path: Path) -> Path:
     path = tmp_path / 'pass'
     path.write_text('correct horse battery staple\n')
+    path.chmod(0o600)
     return path
 
 
@@ -69,6 +70,7 @@ def test_51_wrong_passphrase(
     state = trees.describe(source)
     wrong = tmp_path / 'wrong'
     wrong.write_text('correct horse battery stable\n')
+    wrong.chmod(0o600)
     files = store.files()
     for other in (told.told('--encrypt-pass-file', wrong), Agent(store)):
         error = refused(other, store, tmp_path / 'target')
@@ -150,6 +152,7 @@ def chain(
     source = folder / 'source'
     source.mkdir()
     (folder / 'pass').write_text('correct horse battery staple\n')
+    (folder / 'pass').chmod(0o600)
     options = ('--encryption', 'age', '--encrypt-pass-file', folder / 'pass')
     agent = Agent(S3Store(seaweedfs)).told(*options)
     for name in (NAME, 'more'):

@@ -33,6 +33,7 @@ LEVELS = 3
 def passphrase(tmp_path: Path) -> Path:
     path = tmp_path / 'pass'
     path.write_text(f'{WORDS}\nanother line\n')
+    path.chmod(0o600)
     return path
 
 
@@ -249,6 +250,7 @@ def test_another_passphrase_by_hand(
     path.unlink()
     type_in(f'age -p -o "{path}" key', 'new words', tmp_path)
     (tmp_path / 'new').write_text('new words\n')
+    (tmp_path / 'new').chmod(0o600)
     renewed = local.told('--encryption', 'age', '--encrypt-pass-file', tmp_path / 'new')
     renewed.increment(source).check()
     renewed.restore(tmp_path / 'target').check()
