@@ -313,6 +313,47 @@ def _job_keys(conf: cfg.ConfigOpts) -> dict[str, _Key]:
     return keys
 
 
+class JobKeys:
+    """What may stand in a job file, for one who writes it.
+
+    Looks at each key by itself: what is wrong only in company (an option that needs
+    another) the agent says when it runs.
+    """
+
+    def __init__(self) -> None:
+        self._conf = _without_files([])
+        self._keys = _job_keys(self._conf)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def is_secret(self, key: str) -> bool:
+        return key in self._keys and self._keys[key].secret
+
+    def takes_lines(self, key: str) -> bool:
+        """Whether its value may be several, one a line."""
+        return key in self._keys and self._keys[key].many
+
+    def check(self, name: str, value: str) -> None:
+        """:raises ConfigError: the agent would refuse this, in its main part"""
+        if name not in self._keys:
+            raise ConfigError('not an option of the agent')
+        key = self._keys[name]
+        if _is_unset(key.flag, value):
+            return
+        _override(self._conf, key, value, 'agent')
+        try:
+            _refuse_unavailable(self._conf)
+        finally:
+            self._conf.clear_override(key.dest, key.group)
+
+    def check_storage(self, name: str, values: Mapping[str, str]) -> None:
+        """:raises ConfigError: the agent would refuse this ``[storage:NAME]``"""
+        section = jobfile.Section(jobfile.STORAGE_PREFIX + name, dict(values))
+        for_all = {'max_segment_size': 1, 'insecure': False, 'proxy': None}
+        _section_storage('job', section, for_all)
+
+
 def _is_unset(flag: bool, value: str) -> bool:
     """False and None on an option that is no flag once became the number 0, or the text
     'False' (and a backup of nothing, or the deletion of everything)."""
