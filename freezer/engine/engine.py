@@ -236,7 +236,7 @@ class BackupEngine(abc.ABC):
             signals.even_then(lambda: shutil.rmtree(name, ignore_errors=True)),
         ):
             folder = Path(name)
-            for file in ('base', 'engine_metadata', 'metadata', 'sealed'):
+            for file in ('base', 'state', 'metadata', 'sealed'):
                 (folder / file).touch(mode=0o600)
             if plan.base is not None:
                 base = self._fetch_base(plan.base, folder / 'base', now)
