@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.exceptions import ConfigError, EngineError, RestoreError, TamperedError
-from freezer.storage import layout, levels
+from freezer.storage import layout, levels, manifest
 from freezer.storage.base import Backup, Storage
-from freezer.storage.exceptions import NotFound, StorageException
+from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.stream import compression, encryption
 from freezer.utils import signals
 from freezer.utils.blocks import Block
@@ -273,14 +273,14 @@ class BackupEngine(abc.ABC):
                     key = sealed.key
                     state.write_bytes(sealed.engine_metadata())
             else:
-                backup.storage.get_file(backup.engine_metadata_path, str(state))
+                state.write_bytes(self._plain_state(backup, backup.metadata()))
                 fits = not encryption.is_age(state)
             reason = (
                 self.why_unusable(state, now)
                 if fits
                 else f'{backup!r} is not encrypted in the same way'
             )
-        except NotFound as error:
+        except (NotFound, IntegrityError) as error:
             reason = error.message
         if reason is None:
             return _Base(backup, state, key)
@@ -482,10 +482,20 @@ class BackupEngine(abc.ABC):
     def _state_of(self, backup: Backup, marker: Mapping[str, Any]) -> bytes | None:
         try:
             sealed = self._sealed(backup, marker)
-            return sealed.engine_metadata() if sealed else backup.engine_metadata()
-        except NotFound as error:
+            if sealed is not None:
+                return sealed.engine_metadata()
+            return self._plain_state(backup, marker)
+        except (NotFound, IntegrityError) as error:
             LOG.warning('%r: %s', backup, error)
             return None
+
+    def _plain_state(self, backup: Backup, marker: Mapping[str, Any]) -> bytes:
+        """
+        :raises NotFound: it is not there
+        :raises IntegrityError: it is not what was written
+        """
+        path = backup.engine_metadata_path
+        return manifest.check_state(backup.engine_metadata(), marker, path)
 
     # Encryption
 

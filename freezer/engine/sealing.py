@@ -19,6 +19,7 @@ from typing import Any
 from freezer.exceptions import TamperedError
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup
+from freezer.storage.exceptions import IntegrityError
 from freezer.stream import age
 from freezer.utils.blocks import Block
 
@@ -130,11 +131,13 @@ class SealedLevel:
                 f'{backup.metadata_path}: is the marker of {self._seal.level}: '
                 f'somebody has moved it'
             )
-        # The storage writes its token; one that was changed finds no manifest.
+        # The storage writes its token and a digest; what is changed in these finds no
+        # manifest, or not the file.
+        self._marker = marker
         seen = {
             name: value
             for name, value in marker.items()
-            if name not in (SEAL_KEY, manifest.MARKER_KEY)
+            if name not in (SEAL_KEY, manifest.MARKER_KEY, manifest.STATE_KEY)
         }
         if self._seal.marker != seen:
             raise TamperedError(
@@ -169,12 +172,14 @@ class SealedLevel:
         return b''.join(self._engine_metadata())
 
     def _engine_metadata(self) -> Generator[Block, None, None]:
-        path, content = (
-            self._backup.engine_metadata_path,
-            self._backup.engine_metadata(),
-        )
+        path = self._backup.engine_metadata_path
+        content = self._backup.engine_metadata()
         expected = self._seal.engine_metadata
-        return age.decrypt(self.key.key, [content], path, expected)
+        yield from age.decrypt(self.key.key, [content], path, expected)
+        try:
+            manifest.check_state(content, self._marker, path)
+        except IntegrityError as error:
+            raise TamperedError(error.message) from error
 
 
 def _level(backup: Backup) -> str:

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ VERSION = 1
 ALGORITHM = 'sha256'
 MAX_PIECE = 32 * 1024 * 1024
 MARKER_KEY = 'manifest'
+# The SHA-256 of the engine's file, in the marker as well.
+STATE_KEY = 'engine_metadata_sha256'
 # A manifest has about 250 bytes for each volume of 281 GiB: no honest one comes near.
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
@@ -244,14 +246,30 @@ def load(document: bytes, where: str) -> Manifest:
         raise ManifestError(f'{where}: {error}') from error
 
 
-def add_token(freezer_metadata: bytes, token: str) -> bytes:
-    """Name the manifest in the commit marker, so that one that is lost is missed.
+def add_token(freezer_metadata: bytes, token: str, state_digest: str) -> bytes:
+    """Name the manifest in the commit marker, so that one that is lost is missed, and
+    what else is beside the data.
 
     Freezer 19 reads the marker's first line as JSON and ignores keys it does not know.
+
+    :param state_digest: SHA-256 of the engine's file, hexadecimal
     """
     document = json.loads(freezer_metadata)
-    document[MARKER_KEY] = token
+    document |= {MARKER_KEY: token, STATE_KEY: state_digest}
     return json.dumps(document).encode()
+
+
+def check_state(state: bytes, marker: Mapping[str, Any], where: str) -> bytes:
+    """The engine's file, if it is the one that the marker was written with.
+
+    One of Freezer 19 says nothing of it.
+
+    :raises IntegrityError: it is another
+    """
+    expected = marker.get(STATE_KEY, '')
+    if expected and hashlib.sha256(state).hexdigest() != expected:
+        raise IntegrityError(f'{where} is not what was written: it is damaged')
+    return state
 
 
 class _Malformed(Exception):

@@ -6,6 +6,7 @@ verbs of a driver.
 """
 
 import abc
+import hashlib
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
@@ -63,7 +64,9 @@ class Manifested(PhysicalStorage):
             marker = marker_file.read()
         token = self._tokens.pop(backup.data_prefix_path, None)
         if token is not None:
-            marker = manifest.add_token(marker, token)
+            with open(engine_metadata_path, 'rb') as state:
+                digest = hashlib.file_digest(state, 'sha256').hexdigest()
+            marker = manifest.add_token(marker, token, digest)
         self.put_bytes(backup.metadata_path, marker)
 
     def manifest_of(

@@ -141,9 +141,16 @@ class _Examination:
                 self._check_volumes(found)
             elif manifest.MARKER_KEY not in marker:
                 self._check_plain()
-        # It has no digest. A restore does not need it, unless all is authenticated.
+        # A restore does not need it, unless all is authenticated.
         sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
-        self._check_file(backup.engine_metadata_path, fatal=sealed)
+        self._check_file(
+            backup.engine_metadata_path,
+            fatal=sealed,
+            # As a restore does, all of it at once.
+            read=lambda: manifest.check_state(
+                backup.engine_metadata(), marker or {}, backup.engine_metadata_path
+            ),
+        )
         if sealed:
             self._check_file(self._path(layout.IDENTITY), fatal=True)
         # Last, so that what was removed meanwhile is told by that.
@@ -311,11 +318,20 @@ class _Examination:
             return False
         return True
 
-    def _check_file(self, path: str, fatal: bool) -> None:
-        """One of which only is known that it has to be there."""
+    def _check_file(
+        self, path: str, fatal: bool, read: Callable[[], bytes] | None = None
+    ) -> None:
+        """One that has to be there.
+
+        :param read: reads it, if it is known what it has to be
+        """
         where = Problem('', fatal=fatal)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
-        if stat is not None and self._data:
+        if stat is None or not self._data:
+            return
+        if read is not None:
+            self._attempt(path, read, where)
+        else:
             self._read(path, stat.etag, manifest.plain_pieces(stat.size), where)
 
     def _read(

@@ -4,6 +4,7 @@ import abc
 import copy
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -18,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import freezer
 from freezer.engine.tar import snapshot
-from freezer.storage import layout
+from freezer.storage import layout, manifest
 from freezer.tests import servers, trees
 
 ROOT = Path(freezer.__file__).parent.parent
@@ -211,7 +212,9 @@ class Store(abc.ABC):
 
     def made_earlier(self, seconds: int, identity: str) -> None:
         """Let the backups of a name have been made that long before."""
-        for path, content in self.files().items():
+        digests: dict[str, str] = {}
+        # The engine's files come before the markers, which have their digests.
+        for path, content in sorted(self.files().items()):
             parts = path.split('/')
             if parts[2] != identity:
                 continue
@@ -222,6 +225,10 @@ class Store(abc.ABC):
                 state = snapshot.load(content)
                 state.seconds -= seconds
                 content = state.dump()
+                digests[parts[4]] = hashlib.sha256(content).hexdigest()
+            elif parts[0] == layout.METADATA:
+                marker = json.loads(content) | {manifest.STATE_KEY: digests[parts[4]]}
+                content = json.dumps(marker).encode()
             self.put('/'.join(parts), content)
             self.delete(path)
 

@@ -214,11 +214,12 @@ def test_a_size_beyond_reason_takes_no_memory() -> None:
 
 
 def test_the_marker_names_the_manifest() -> None:
-    marker = manifest.add_token(b'{"engine_name": "tar"}', TOKEN)
+    marker = manifest.add_token(b'{"engine_name": "tar"}', TOKEN, 'ab')
     assert b'\n' not in marker
     assert json.loads(marker) == {
         'engine_name': 'tar',
         manifest.MARKER_KEY: TOKEN,
+        manifest.STATE_KEY: 'ab',
     }
 
 
