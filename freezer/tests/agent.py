@@ -452,6 +452,19 @@ def wrap_tar_on_broken_disk(
     return env
 
 
+class Trap:
+    """A ``tar`` that tells whether it was started, and so the source was read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._mark = folder / 'tar was started'
+        script = f'touch "{self._mark}"; exec $TAR "$@"'
+        self.env = wrap_tar(folder / 'bin', script)
+
+    @property
+    def sprung(self) -> bool:
+        return self._mark.exists()
+
+
 def missed(expected: Mapping[bytes, trees.Entry], target: Path) -> list[str]:
     """What a restore into a directory has not brought back; nothing is best.
 

@@ -26,6 +26,9 @@ class Bucket(Multipart):
         except e.NotFound:
             return False
         except (e.AccessDenied, e.Rejected) as error:
+            if not isinstance(error.__cause__, ClientError):
+                # The store was not asked.
+                raise
             # HeadBucket needs ListBucket; what is really needed will be asked for. And
             # why a HEAD is refused its answer cannot say.
             LOG.info('not looked at; going on: %s', error.message)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -951,7 +950,8 @@ class TestMultiple:
         def lingers(rich_queue: RichQueue, backup: Backup) -> None:
             for _message in rich_queue.get_messages():
                 pass
-            os.kill(os.getpid(), signal.SIGUSR1)
+            # Another thread may be sent it as well, and the main one not be woken.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
             assert cancelled.wait(60)
             ended.set()
 

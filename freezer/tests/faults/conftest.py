@@ -23,6 +23,7 @@ from freezer.tests.functional.conftest import (  # noqa: F401 - fixtures
     secure,
     source,
     store,
+    trap,
 )
 
 _NUMBERED = re.compile(r'test_(\d\d)_')

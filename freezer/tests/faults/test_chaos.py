@@ -44,8 +44,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 def happens(chance: random.Random, operation: str) -> Act | Broken:
     """Anything that a network or a store may do, and that can be noticed there."""
     at = chance.choice([0, 1, 100, PART // 2])
+    endings = list(Ending)
+    if operation == 'CompleteMultipartUpload':
+        # It may take ten minutes, and the agent waits for it (fault 14).
+        endings.remove(Ending.STALL)
     menu: list[Act | Broken] = [
-        Broken(chance.choice(list(Ending)), at),
+        Broken(chance.choice(endings), at),
         Refused(*chance.choice([(500, 'InternalError'), (503, 'SlowDown')])),
         Refused(*chance.choice([(403, 'AccessDenied'), (404, 'NoSuchUpload')])),
         Refused(400, chance.choice(['RequestTimeout', 'BadDigest'])),
@@ -53,7 +57,7 @@ def happens(chance: random.Random, operation: str) -> Act | Broken:
         Refused(200, body=b''),
         Lost(),
         Late(0.3),
-        Cut(at, chance.choice(list(Ending)), chance.random() < 0.7),
+        Cut(at, chance.choice(endings), chance.random() < 0.7),
         without('etag'),
         says(200, b'<?xml version="1.0"?><Error><Code>InternalError</Code></Error>'),
     ]

@@ -5,38 +5,12 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import PART, Agent, S3Store, in_parts, missed, wrap_tar
+from freezer.tests.agent import PART, Agent, S3Store, Trap, in_parts, missed
 from freezer.tests.conftest import on_servers
 from freezer.tests.proxy import Proxy
 
 REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 WRONG = 'sk/quite+wrong'
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / 'source'
-    path.mkdir()
-    (path / 'file').write_text('content')
-    return path
-
-
-class Trap:
-    """Tells whether tar was started, and so the source was read."""
-
-    def __init__(self, folder: Path) -> None:
-        self._mark = folder / 'tar was started'
-        script = f'touch "{self._mark}"; exec $TAR "$@"'
-        self.env = wrap_tar(folder / 'bin', script)
-
-    @property
-    def sprung(self) -> bool:
-        return self._mark.exists()
-
-
-@pytest.fixture
-def trap(tmp_path: Path) -> Trap:
-    return Trap(tmp_path)
 
 
 def buckets(server: servers.Server) -> list[str]:

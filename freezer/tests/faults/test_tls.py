@@ -19,26 +19,6 @@ PAST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 HANDSHAKE = b'\x16'
 
 
-@pytest.fixture(scope='module')
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
-    path = tmp_path / 'ca.pem'
-    authority.cert_pem.write_to_path(path)
-    return path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / 'source'
-    path.mkdir()
-    (path / 'file').write_text('content')
-    return path
-
-
 class Listener:
     """Notes how each connection begins, and closes it."""
 

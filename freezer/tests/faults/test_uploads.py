@@ -404,9 +404,8 @@ def test_40_marker_that_is_not_kept(agent: Agent, proxy: Proxy, big: Path) -> No
 def test_40_believed(agent: Agent, proxy: Proxy, proxied: S3Store, big: Path) -> None:
     """The same without the protection: exit 0, and nothing is there."""
     patch = (
-        'from freezer.storage.s3 import S3Storage; '
-        'S3Storage._confirm = lambda self, backup: None; '
-        'S3Storage.read_back = False'
+        'from freezer.storage.s3 import S3Storage\n'
+        'S3Storage._read_back = lambda self, backup: True'
     )
     careless = unprotected(agent, patch)
     done = Refused(200, body=b'', headers=(('ETag', '"0"'),))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import Agent, S3Store, wrap_tar
+from freezer.tests.agent import Agent, S3Store, Trap
 from freezer.tests.faults.harness import (
     Refused,
     impatient,
@@ -54,13 +54,6 @@ def unknown() -> Iterator[str]:
     yield 'http://no-such-host.invalid:9000'
 
 
-@pytest.fixture
-def trap(tmp_path: Path) -> tuple[dict[str, str | None], Path]:
-    """An environment in which tar leaves a mark when it is started; and the mark."""
-    mark = tmp_path / 'tar was started'
-    return wrap_tar(tmp_path / 'bin', f'touch "{mark}"; exec $TAR "$@"'), mark
-
-
 @pytest.mark.parametrize('nobody', [silent, full, closed, unknown])
 @pytest.mark.parametrize('action', ['backup', 'restore', 'info'])
 def test_28_nobody_there(
@@ -69,9 +62,9 @@ def test_28_nobody_there(
     tmp_path: Path,
     nobody: object,
     action: str,
-    trap: tuple[dict[str, str | None], Path],
+    trap: Trap,
 ) -> None:
-    env, mark = trap
+    env = trap.env
     assert callable(nobody)
     hasty = ('--s3-connect-timeout', '0.5', '--s3-read-timeout', '0.5')
     with nobody() as endpoint:
@@ -84,7 +77,7 @@ def test_28_nobody_there(
     assert endpoint in line
     assert 'gave up after' in line
     assert 'No matching backup' not in line
-    assert not mark.exists()
+    assert not trap.sprung
     assert not (tmp_path / 'to').exists()
 
 
@@ -108,14 +101,14 @@ def test_29_malformed(
     source: Path,
     options: list[str],
     said: str,
-    trap: tuple[dict[str, str | None], Path],
+    trap: Trap,
 ) -> None:
-    env, mark = trap
+    env = trap.env
     if '--endpoint' in options:
         env = env | {'ENDPOINT': None}
     agent = Agent(store).told('--path-to-backup', source, *options, **env)
     assert said in agent.run('backup').only_error
-    assert not mark.exists()
+    assert not trap.sprung
     assert store.is_untouched()
 
 
@@ -140,9 +133,9 @@ def test_30_another_region(
     proxy: Proxy,
     source: Path,
     happens: Refused,
-    trap: tuple[dict[str, str | None], Path],
+    trap: Trap,
 ) -> None:
-    env, mark = trap
+    env = trap.env
     agent = Agent(proxied, env=env)
     proxy.act(lambda _request: True, happens)
     line = agent.backup(source).error
@@ -150,7 +143,7 @@ def test_30_another_region(
     assert 'eu-north-1' in line
     # Nothing was followed elsewhere, and nothing tried for long.
     assert len(proxy.requests) < 6
-    assert not mark.exists()
+    assert not trap.sprung
     proxy.clear()
     assert proxied.is_untouched()
 

@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from freezer.tests import servers
-from freezer.tests.agent import PART, Agent, LocalStore, S3Store
+from freezer.tests.agent import PART, Agent, LocalStore, S3Store, Trap
 from freezer.tests.front import Front
 from freezer.tests.proxy import Proxy
 
@@ -47,6 +47,11 @@ def source(tmp_path: Path) -> Path:
     path.mkdir()
     (path / 'file').write_text('content')
     return path
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Trap:
+    return Trap(tmp_path)
 
 
 @pytest.fixture

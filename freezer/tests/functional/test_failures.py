@@ -15,10 +15,10 @@ from freezer.tests.agent import (
     Agent,
     LocalStore,
     S3Store,
+    Trap,
     in_parts,
     job_file,
     missed,
-    wrap_tar,
     wrap_tar_on_broken_disk,
 )
 from freezer.tests.functional.waiting import until, until_gone
@@ -173,13 +173,6 @@ def test_file_that_somebody_else_may_read_is_stored_by_them(
 # Before the source is read
 
 
-@pytest.fixture
-def trap(tmp_path: Path) -> tuple[dict[str, str | None], Path]:
-    """An environment in which tar leaves a mark when it is started; and the mark."""
-    mark = tmp_path / 'tar was started'
-    return wrap_tar(tmp_path / 'bin', f'touch "{mark}"; exec $TAR "$@"'), mark
-
-
 WRONG = 'sk/quite+wrong'
 
 
@@ -200,28 +193,28 @@ WRONG = 'sk/quite+wrong'
 def test_options_that_do_not_do(
     agent: Agent,
     source: Path,
-    trap: tuple[dict[str, str | None], Path],
+    trap: Trap,
     options: list[str],
     says: str,
 ) -> None:
-    env, mark = trap
+    env = trap.env
     if '--endpoint' in options:
         env = env | {'ENDPOINT': None}
     agent = agent.told('--path-to-backup', source, *options, **env)
     assert says in agent.run('backup').only_error
-    assert not mark.exists()
+    assert not trap.sprung
     assert agent.store.is_untouched()
 
 
 @pytest.mark.parametrize('section', ['action', 'storage:cloud'])
 def test_unknown_key_of_a_job_file(
     source: Path,
-    trap: tuple[dict[str, str | None], Path],
+    trap: Trap,
     section: str,
     store: S3Store,
     tmp_path: Path,
 ) -> None:
-    env, mark = trap
+    env = trap.env
     sections: dict[str, dict[str, object]] = {
         'action': {'path_to_backup': source},
         'storage:cloud': {
@@ -239,7 +232,7 @@ def test_unknown_key_of_a_job_file(
     assert f'[{section}]' in error
     assert str(job) in error
     assert WRONG not in error
-    assert not mark.exists()
+    assert not trap.sprung
     assert store.is_untouched()
 
 
