@@ -1,7 +1,7 @@
 """Backups and restores under random faults.
 
 The invariant each time: exit code 0 if and only if the backup is listed and restores,
-byte for byte. The seed is printed; with it a run can be had again:
+byte for byte. What happens is chosen by a seed, which is printed; another one:
 
     FREEZER_CHAOS_SEED=… FREEZER_CHAOS_RUNS=… pytest freezer/tests/faults/test_chaos.py
 """
@@ -37,6 +37,8 @@ OPERATIONS = (
     *('AbortMultipartUpload', 'PutObject', 'GetObject', 'HeadObject', 'HeadBucket'),
     *('ListObjectsV2', 'ListMultipartUploads', 'DeleteObjects'),
 )
+# The same for every change; others are for who looks for more.
+SEED = 3
 # One who is killed has no exit code of its own to be believed.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 
@@ -195,7 +197,7 @@ class Chaos:
     's3_server, runs', [('seaweedfs', 60), ('ceph', 10)], indirect=['s3_server']
 )
 def test_chaos(s3_server: servers.Server, runs: int, tmp_path: Path) -> None:
-    seed = int(os.environ.get('FREEZER_CHAOS_SEED') or random.randrange(2**32))
+    seed = int(os.environ.get('FREEZER_CHAOS_SEED') or SEED)
     runs = int(os.environ.get('FREEZER_CHAOS_RUNS') or runs)
     print(f'FREEZER_CHAOS_SEED={seed} FREEZER_CHAOS_RUNS={runs}')
     with Proxy(s3_server.endpoint) as proxy:
