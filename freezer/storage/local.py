@@ -137,7 +137,8 @@ class LocalStorage(Manifested):
     def _checked_blocks(self, folder: str, found: manifest.Manifest) -> Iterator[Block]:
         for volume in found.volumes:
             path = layout.join(folder, volume.name)
-            lines = self.read_file(layout.join(folder, volume.digests))
+            digests = layout.join(folder, volume.digests)
+            lines = self.read_file(digests)
             size = self.stat(path).size
             if size != volume.size:
                 raise IntegrityError(
@@ -145,7 +146,7 @@ class LocalStorage(Manifested):
                     f'backup is damaged'
                 )
             yield from manifest.unwrap(
-                self.read_pieces(path, None, volume.pieces(lines))
+                self.read_pieces(path, None, volume.pieces(lines, digests))
             )
 
     def _unchecked_blocks(self, path: str) -> Iterator[Block]:

@@ -87,22 +87,24 @@ class Volume:
         """The number, from 1, of the part that holds a byte."""
         return position // self.part_size + 1
 
-    def pieces(self, digests: bytes) -> Iterator[Piece]:
+    def pieces(self, digests: bytes, where: str = '') -> Iterator[Piece]:
         """The pieces in order, each with its digest.
 
         :param digests: the digests object's bytes
+        :param where: what to call that object in an error
         :raises ManifestError: they are not this volume's
         """
+        said = f'the digests of {self.name}{where and f" ({where})"}'
         if hashlib.sha256(digests).hexdigest() != self.digest:
-            raise ManifestError(f'the digests of {self.name} are damaged')
+            raise ManifestError(f'{said} are damaged')
         lines = digests.decode('ascii', 'replace').split('\n')
         # Counted before it is enumerated: a damaged size must not fill the memory.
         if lines.pop() or len(lines) != piece_count(self.size, self.part_size):
-            raise ManifestError(f'the digests of {self.name} do not match its size')
+            raise ManifestError(f'{said} do not match its size')
         ranges = piece_ranges(self.size, self.part_size)
         for (start, end), line in zip(ranges, lines, strict=True):
             if not _HEX.match(line):
-                raise ManifestError(f'the digests of {self.name} are malformed')
+                raise ManifestError(f'{said} are malformed')
             yield Piece(start, end, bytes.fromhex(line))
 
 

@@ -22,7 +22,6 @@ from freezer.storage._s3.objects import Head
 from freezer.storage.exceptions import (
     Conflict,
     IntegrityError,
-    ManifestError,
     NotFound,
     StorageException,
 )
@@ -52,11 +51,8 @@ def read_stream(
             lines = bucket.get(digests, volume.digests_size)
         except NotFound as error:
             raise _missing(bucket, digests) from error
-        try:
-            pieces = list(volume.pieces(lines))
-        except ManifestError as error:
-            where = f'{bucket.url(digests)} at {bucket.endpoint}'
-            raise ManifestError(f'{where}: {error.message}') from error
+        where = f'{bucket.url(digests)} at {bucket.endpoint}'
+        pieces = volume.pieces(lines, where)
         yield from manifest.unwrap(
             read_pieces(bucket, key, volume.etag, pieces, at_once)
         )

@@ -82,14 +82,6 @@ class Watch:
                         self.environments.add(environment)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    path = tmp_path / 'source'
-    path.mkdir()
-    (path / 'file').write_text('content')
-    return path
-
-
 def private(path: Path, content: bytes) -> Path:
     path.touch(mode=0o600)
     path.write_bytes(content)
