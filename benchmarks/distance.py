@@ -6,10 +6,12 @@
 what one connection to a store in another town does.
 """
 
-import asyncio
 import contextlib
+import queue
+import socket
 import sys
 import threading
+import time
 
 ROUND_TRIP = 0.040
 BYTES_PER_SECOND = 25_000_000
@@ -18,70 +20,74 @@ _BLOCK = 64 * 1024
 _UNDER_WAY = 40
 # Seconds below which it is not worth to wait.
 _TICK = 0.005
+# Seconds that it takes to be given what is there, and that one may be woken too late.
+_AT_ONCE, _LATE = 0.001, 0.020
 
 
-async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def carry(source: socket.socket, target: socket.socket) -> None:
     """Pass on what comes, as late and as slowly as over the distance."""
-    loop = asyncio.get_running_loop()
-    on_its_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY)
+    on_its_way: queue.Queue[tuple[float, bytes]] = queue.Queue(_UNDER_WAY)
 
-    async def depart() -> None:
-        free = loop.time()
-        try:
-            while block := await reader.read(_BLOCK):
-                free = max(free, loop.time()) + len(block) / BYTES_PER_SECOND
-                if (early := free - loop.time()) > _TICK:
-                    await asyncio.sleep(early)
-                await on_its_way.put((free + ROUND_TRIP / 2, block))
-        finally:
-            await on_its_way.put((0, b''))
-
-    async def arrive() -> None:
-        while (item := await on_its_way.get())[1]:
-            due, block = item
-            if (early := due - loop.time()) > 0:
-                await asyncio.sleep(early)
-            writer.write(block)
-            await writer.drain()
+    def depart() -> None:
+        free = asked = 0.0
         with contextlib.suppress(OSError):
-            writer.write_eof()
+            while block := source.recv(_BLOCK):
+                now = time.monotonic()
+                # What was there already has not left the line idle, however late this
+                # thread was woken.
+                late = _LATE if now - asked < _AT_ONCE else 0
+                free = max(free, now - late) + len(block) / BYTES_PER_SECOND
+                on_its_way.put((free + ROUND_TRIP / 2, block))
+                if (early := free - now) > _TICK:
+                    time.sleep(early)
+                asked = time.monotonic()
+        on_its_way.put((0, b''))
 
-    await asyncio.gather(depart(), arrive())
+    departing = threading.Thread(target=depart, daemon=True)
+    departing.start()
+    gone = False
+    while (item := on_its_way.get())[1]:
+        due, block = item
+        if (early := due - time.monotonic()) > 0:
+            time.sleep(early)
+        if not gone:
+            try:
+                target.sendall(block)
+            except OSError:
+                # Nobody wants it; who sends it is told by that, too.
+                gone = True
+                with contextlib.suppress(OSError):
+                    source.shutdown(socket.SHUT_RD)
+    departing.join()
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
-async def serve(host: str, port: int) -> None:
-    async def connected(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        # To connect takes a round trip as well.
-        await asyncio.sleep(ROUND_TRIP)
-        there_reader, there_writer = await asyncio.open_connection(host, port)
-        try:
-            await asyncio.gather(
-                carry(reader, there_writer), carry(there_reader, writer)
-            )
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            for one in (writer, there_writer):
-                with contextlib.suppress(Exception):
-                    one.close()
+def connected(here: socket.socket, address: tuple[str, int]) -> None:
+    # To connect takes a round trip as well.
+    time.sleep(ROUND_TRIP)
+    with here, socket.create_connection(address) as there:
+        for one in (here, there):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        back = threading.Thread(target=carry, args=(there, here), daemon=True)
+        back.start()
+        carry(here, there)
+        back.join()
 
-    server = await asyncio.start_server(connected, '127.0.0.1', 0, limit=_BLOCK)
-    print(f'127.0.0.1:{server.sockets[0].getsockname()[1]}', flush=True)
-    ended = asyncio.get_running_loop().create_future()
 
-    def wait() -> None:
-        sys.stdin.read()
-        server.get_loop().call_soon_threadsafe(ended.set_result, None)
-
-    threading.Thread(target=wait, daemon=True).start()
-    await ended
+def serve(address: tuple[str, int]) -> None:
+    listening = socket.create_server(('127.0.0.1', 0), backlog=128)
+    print(f'127.0.0.1:{listening.getsockname()[1]}', flush=True)
+    while True:
+        here, _ = listening.accept()
+        threading.Thread(target=connected, args=(here, address), daemon=True).start()
 
 
 def main() -> None:
     host, _, port = sys.argv[1].rpartition(':')
-    asyncio.run(serve(host, int(port)))
+    address = (host, int(port))
+    threading.Thread(target=serve, args=(address,), daemon=True).start()
+    sys.stdin.read()
 
 
 if __name__ == '__main__':

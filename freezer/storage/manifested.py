@@ -60,6 +60,13 @@ class Manifested(PhysicalStorage):
         backup = backup.copy(self)
         self.create_dirs(backup.data_prefix_path)
         self.put_file(engine_metadata_path, backup.engine_metadata_path)
+        self.put_marker(engine_metadata_path, freezer_metadata_path, backup)
+
+    def put_marker(
+        self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
+    ) -> None:
+        """Write the marker, with what it says of the manifest and the engine's file."""
+        backup = backup.copy(self)
         with open(freezer_metadata_path, 'rb') as marker_file:
             marker = marker_file.read()
         token = self._tokens.pop(backup.data_prefix_path, None)

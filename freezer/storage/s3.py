@@ -588,25 +588,21 @@ class S3Storage(Manifested):
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
+        from freezer.storage._s3.threads import beside
+
         backup = backup.copy(self)
         path = backup.data_prefix_path
         claim = self._claims.get(path)
         token = self._tokens.get(path)
         # Before the marker: keys that may only write could not take it away.
-        blind = self._read_back(backup)
+        with beside(lambda: self._read_back(backup)) as read_back:
+            self.put_file(engine_metadata_path, backup.engine_metadata_path)
+        blind = read_back.result()
         if blind and claim is not None and not claim.stands_unseen(self._bucket):
             raise self._taken_for_dead(path)
-        super().put_metadata(engine_metadata_path, freezer_metadata_path, backup)
+        self.put_marker(engine_metadata_path, freezer_metadata_path, backup)
         if not blind:
-            if token and backup.metadata().get(manifest.MARKER_KEY) != token:
-                raise IntegrityError(
-                    f'{self._bucket.url(keys.key_of(backup.metadata_path))} at '
-                    f'{self.endpoint} is not what was written'
-                )
-            # Last: whoever took the claim away before this looks for the marker after
-            # it.
-            if claim is not None and not claim.stands(self._bucket):
-                raise self._taken_for_dead(path)
+            self._look_last(backup, token, claim)
         self._close_entry(path)
         self._claims.pop(path, None)
         if claim is None:
@@ -621,12 +617,38 @@ class S3Storage(Manifested):
             # The backup is committed; a claim left behind does it no harm.
             LOG.warning('a claim remains: %s', error.message)
 
+    def _look_last(
+        self, backup: Backup, token: str | None, claim: 'Claim | None'
+    ) -> None:
+        """See that the marker is there, and that nobody took the claim away.
+
+        After the marker was written: whoever took the claim away before this looks for
+        the marker after it.
+
+        :raises IntegrityError: the store does not have the marker
+        :raises Conflict: the claim is gone
+        """
+        from freezer.storage._s3.threads import beside
+
+        def stands() -> bool:
+            return claim is None or claim.stands(self._bucket)
+
+        with beside(stands) as standing:
+            if token and backup.metadata().get(manifest.MARKER_KEY) != token:
+                raise IntegrityError(
+                    f'{self._bucket.url(keys.key_of(backup.metadata_path))} at '
+                    f'{self.endpoint} is not what was written'
+                )
+        if not standing.result():
+            raise self._taken_for_dead(backup.data_prefix_path)
+
     def _read_back(self, backup: Backup) -> bool:
         """See that the store has what it confirmed; whether the keys may not look.
 
         :raises IntegrityError: the store does not have it
         """
         from freezer.storage._s3.sight import Sight
+        from freezer.storage._s3.threads import beside
         from freezer.storage._s3.upload import confirm
 
         path = backup.data_prefix_path
@@ -635,13 +657,16 @@ class S3Storage(Manifested):
             return False
         sight = Sight()
         marker = {manifest.MARKER_KEY: written.token}
-        found = sight.look(lambda: self.manifest_of(backup, marker))
+        with beside(
+            lambda: sight.look(lambda: self.manifest_of(backup, marker))
+        ) as look:
+            confirm(self._bucket, keys.key_of(path), written, sight)
+        found = look.result()
         if found is not None and found != written:
             raise IntegrityError(
                 f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
                 f'manifest is not what was written'
             )
-        confirm(self._bucket, keys.key_of(path), written, sight)
         return sight.blind
 
     def _taken_for_dead(self, path: str) -> Conflict:

@@ -11,6 +11,7 @@ from typing import Any
 
 import botocore.config
 import botocore.exceptions
+import botocore.loaders
 import botocore.session
 from urllib3.exceptions import InsecureRequestWarning
 
@@ -49,6 +50,7 @@ class Credentials:
     def __init__(self, access_key: str, secret_key: str, options: S3Options) -> None:
         _cap_loggers()
         self.session = botocore.session.Session(session_vars=_NOTHING_AMBIENT)
+        self.session.register_component('data_loader', _Loader())
         self.region = options.region or DEFAULT_REGION
         customer_key = options.customer_key() or b''
         self._secrets = {base64.b64encode(customer_key).decode()}
@@ -71,6 +73,14 @@ class Credentials:
                 keys.token,
             }
         return tuple(key for key in self._secrets if key)
+
+
+class _Loader(botocore.loaders.Loader):  # type: ignore[misc]
+    """Of botocore's data. It would look through the folders of four hundred services,
+    twice, to see that S3 is one of them: a third of the time that a client takes."""
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        return ['s3']
 
 
 class _Provider:

@@ -9,7 +9,6 @@ Memory: ``concurrency`` parts under way and one being filled.
 """
 
 import collections
-import contextlib
 import functools
 import itertools
 import logging
@@ -25,6 +24,7 @@ from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.multipart import Sent, UncertainComplete
 from freezer.storage._s3.parameters import Kind
 from freezer.storage._s3.sight import Sight
+from freezer.storage._s3.threads import threads
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.utils.blocks import Block, Buffer, Buffers, cut
 
@@ -52,6 +52,15 @@ class _Part(NamedTuple):
     size: int
     sent: Sent
     digests: list[bytes]
+
+
+class _Stored(NamedTuple):
+    """A volume that is an object: its ETag, and its digests, which may be on their way
+    still."""
+
+    etag: str | None
+    lines: bytes
+    written: Future[None]
 
 
 class _Blocks:
@@ -108,7 +117,7 @@ class StreamUpload:
         :raises UncertainComplete: an upload was left as it is
         """
         blocks = self._blocks(chunks)
-        with _senders(self._plan.concurrency) as pool:
+        with threads(self._plan.concurrency, 's3-upload') as pool:
             for number in itertools.count():
                 if not self._write_volume(number, blocks, pool):
                     break
@@ -136,11 +145,15 @@ class StreamUpload:
             return True
         if first is not None or number == 0:
             body = first if first is not None else Buffer()
-            digests = _digest(body)
-            etag = self._bucket.put(
-                key, body, Kind.VOLUME, self._token, self._cancelled
+            stored = self._store(
+                number,
+                _digest(body),
+                lambda: self._bucket.put(
+                    key, body, Kind.VOLUME, self._token, self._cancelled
+                ),
+                pool,
             )
-            self._finish(number, etag, len(body), digests)
+            self._finish(number, len(body), stored)
         return False
 
     def _write_multipart(
@@ -151,8 +164,12 @@ class StreamUpload:
             self._opened(upload)
             parts = self._send_parts(upload, blocks, pool)
             size = sum(part.size for part in parts)
-            etag = self._bucket.complete(
-                upload, [part.sent for part in parts], size, self._token
+            sent = [part.sent for part in parts]
+            stored = self._store(
+                number,
+                itertools.chain(*(part.digests for part in parts)),
+                lambda: self._bucket.complete(upload, sent, size, self._token),
+                pool,
             )
         except UncertainComplete:
             self.left_behind = True
@@ -161,7 +178,30 @@ class StreamUpload:
             self._abort(upload)
             raise
         self._bucket.make_up_for(key)
-        self._finish(number, etag, size, itertools.chain(*(p.digests for p in parts)))
+        self._finish(number, size, stored)
+
+    def _store(
+        self,
+        number: int,
+        digests: Iterable[bytes],
+        store: Callable[[], str | None],
+        pool: ThreadPoolExecutor,
+    ) -> _Stored:
+        """Make a volume an object; its digests are written beside that.
+
+        :param store: does it; the object's ETag
+        """
+        lines = manifest.dump_digests(digests)
+        written = pool.submit(self._put_digests, number, lines)
+        try:
+            etag = store()
+        except BaseException as error:
+            # Nothing may be written any more when what is there is removed.
+            self._cancelled.set()
+            wait([written], _patience(error))
+            self.left_behind |= not written.done()
+            raise
+        return _Stored(etag, lines, written)
 
     def _send_parts(
         self, upload: Upload, blocks: '_Blocks', pool: ThreadPoolExecutor
@@ -186,7 +226,7 @@ class StreamUpload:
             self._cancelled.set()
             for future in under_way:
                 future.cancel()
-            wait(under_way, None if isinstance(error, Exception) else _STOP_SECONDS)
+            wait(under_way, _patience(error))
             raise
         return sorted(parts)
 
@@ -199,19 +239,19 @@ class StreamUpload:
             self._buffers.give_back(body)
         return _Part(number, size, sent, digests)
 
-    def _finish(
-        self, number: int, etag: str | None, size: int, digests: Iterable[bytes]
-    ) -> None:
-        name = layout.digests_name(number)
-        lines = manifest.dump_digests(digests)
-        self._bucket.put(self._key(name), lines, Kind.RECORD)
+    def _put_digests(self, number: int, lines: bytes) -> None:
+        key = self._key(layout.digests_name(number))
+        self._bucket.put(key, lines, Kind.RECORD, None, self._cancelled)
+
+    def _finish(self, number: int, size: int, stored: _Stored) -> None:
+        stored.written.result()
         self._manifest.add(
             layout.volume_name(number),
             size,
             self._plan.part_size,
-            name,
-            lines,
-            etag,
+            layout.digests_name(number),
+            stored.lines,
+            stored.etag,
         )
 
     def _abort(self, upload: Upload) -> None:
@@ -229,18 +269,10 @@ class StreamUpload:
             )
 
 
-@contextlib.contextmanager
-def _senders(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are waited for, but for what a signal ends."""
-    pool = ThreadPoolExecutor(number, 's3-upload')
-    patient = True
-    try:
-        yield pool
-    except BaseException as error:
-        patient = isinstance(error, Exception)
-        raise
-    finally:
-        pool.shutdown(patient)
+def _patience(error: BaseException) -> float | None:
+    """Seconds to wait for what is under way when something fails: as many as it takes,
+    or few, if a signal ends it."""
+    return None if isinstance(error, Exception) else _STOP_SECONDS
 
 
 def _digest(part: Buffer) -> list[bytes]:
@@ -267,7 +299,7 @@ class ObjectUpload(StreamUpload):
         :raises UncertainComplete: an upload was left as it is
         """
         blocks = self._blocks(chunks)
-        with _senders(self._plan.concurrency) as pool:
+        with threads(self._plan.concurrency, 's3-upload') as pool:
             more = self._write_volume(0, blocks, pool)
         if more and blocks.take() is not None:
             self._bucket.delete([self._folder])
@@ -280,9 +312,10 @@ class ObjectUpload(StreamUpload):
     def _key(self, name: str) -> str:
         return self._folder
 
-    def _finish(
-        self, number: int, etag: str | None, size: int, digests: Iterable[bytes]
-    ) -> None:
+    def _put_digests(self, number: int, lines: bytes) -> None:
+        """None."""
+
+    def _finish(self, number: int, size: int, stored: _Stored) -> None:
         """No manifest."""
 
 

@@ -332,3 +332,53 @@ def test_a_later_volume_that_fails_has_no_manifest() -> None:
         upload(bucket, Plan(10, 5, 2), [bytes(90)])
     assert bucket.aborted == ['id-1']
     assert f'{FOLDER}/manifest' not in bucket.objects
+
+
+@pytest.mark.parametrize('size', [5, 35], ids=['one part', 'several'])
+def test_digests_go_beside_their_volume(size: int) -> None:
+    """Neither waits for the answer to the other."""
+    both = threading.Barrier(2)
+
+    def before(verb: str, _number: int) -> None:
+        if f'{FOLDER}/data' in bucket.objects:
+            return
+        if verb == 'complete' or verb == 'put':
+            both.wait(10)
+
+    bucket = MemoryBucket(before)
+    found = upload(bucket, Plan(10, 10, 2), [bytes(size)])
+    assert content_of(bucket, found) == bytes(size)
+
+
+def test_digests_that_fail_beside_a_volume_fail_the_backup() -> None:
+    def before(verb: str, _number: int) -> None:
+        if verb == 'put':
+            raise ServerError('no')
+
+    bucket = MemoryBucket(before)
+    with pytest.raises(ServerError):
+        upload(bucket, Plan(10, 10, 2), [bytes(35)])
+    # It was completed: to abort it then is what ceph #60771 is about.
+    assert not bucket.aborted
+    assert f'{FOLDER}/manifest' not in bucket.objects
+
+
+def test_digests_are_not_written_after_a_volume_has_failed() -> None:
+    """Who removes what is there must not be overtaken."""
+    begun = threading.Event()
+
+    def before(verb: str, _number: int) -> None:
+        if verb == 'put':
+            begun.set()
+            time.sleep(0.2)
+        if verb == 'complete':
+            assert begun.wait(10)
+            raise ServerError('no')
+
+    bucket = MemoryBucket(before)
+    with pytest.raises(ServerError):
+        upload(bucket, Plan(10, 10, 2), [bytes(35)])
+    left = dict(bucket.objects)
+    time.sleep(0.3)
+    assert bucket.objects == left
+    assert bucket.aborted
