@@ -137,9 +137,10 @@ class StreamUpload:
         if first is not None or number == 0:
             body = first if first is not None else Buffer()
             digests = _digest(body)
-            etag = self._bucket.put(
-                key, body, Kind.VOLUME, self._token, self._cancelled
-            )
+            with self._bucket.progress.part():
+                etag = self._bucket.put(
+                    key, body, Kind.VOLUME, self._token, self._cancelled
+                )
             self._finish(number, etag, len(body), digests)
         return False
 
@@ -193,7 +194,8 @@ class StreamUpload:
     def _send_part(self, upload: Upload, number: int, body: Buffer) -> _Part:
         digests = _digest(body)
         size = len(body)
-        sent = self._bucket.upload_part(upload, number, body, self._cancelled)
+        with self._bucket.progress.part():
+            sent = self._bucket.upload_part(upload, number, body, self._cancelled)
         # There is no attempt at it any more.
         if size == self._plan.part_size:
             self._buffers.give_back(body)
