@@ -114,7 +114,7 @@ def _how_to_restore(config: AgentConfig, backup: Backup) -> Iterator[str]:
     keys = ' and '.join(config.reach_keys)
     yield (
         f'To restore it into ./{TARGET}'
-        + (f', with {keys} as they were given now' if keys else '')
+        + (f', with the same {keys}' if keys else '')
         + ':'
     )
     words = [
