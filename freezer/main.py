@@ -5,13 +5,17 @@ Exit codes: 0 it was done; 1 it was not, with one line that says why on standard
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from freezer.common.config import AgentConfig
     from freezer.job.job import Outcome
     from freezer.storage.base import Storage
+    from freezer.utils.progress import Progress
+    from freezer.watch import Watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +35,7 @@ class _Agent:
 
     def __init__(self) -> None:
         self._quiet = False
+        self._watch: Watch | None = None
 
     def run(self, argv: Sequence[str]) -> int:
         import logging
@@ -66,10 +71,14 @@ class _Agent:
                 with collection.suspended():
                     settings = config.load(argv, os.environ)
                 self._quiet = settings.quiet
-                NOTICES.addHandler(SayHandler(self.say))
+                progress = _progress(settings)
+                for listener in (progress.notice, self.say):
+                    NOTICES.addHandler(SayHandler(listener))
                 for line in settings.exposed:
                     NOTICES.warning('%s', line)
-                return self._act(settings)
+                return self._noted(
+                    settings, progress, lambda: self._act(settings, progress)
+                )
             except (FreezerError, StorageException) as error:
                 log.exception('%s', error)
                 self._complain(str(error))
@@ -88,7 +97,51 @@ class _Agent:
                 )
                 return 1
 
-    def _act(self, settings: 'AgentConfig') -> int:
+    def _noted(
+        self, settings: 'AgentConfig', progress: 'Progress', act: Callable[[], int]
+    ) -> int:
+        """Act, and leave the result where ``--metrics-file`` says, however it ends."""
+        if not settings.metrics_file:
+            return act()
+        import contextlib
+        import logging
+
+        from freezer.exceptions import FreezerError
+        from freezer.metrics import MetricsFile
+        from freezer.utils import signals
+
+        metrics = MetricsFile(settings.metrics_file, settings)
+        if settings.dry_run:
+            return act()
+
+        def note_at_once() -> None:
+            with contextlib.suppress(FreezerError):
+                metrics.write(progress, success=False, patience=0)
+
+        def note_failure() -> None:
+            try:
+                metrics.write(progress, success=False)
+            except FreezerError as error:
+                # The failure itself is what is to be told.
+                logging.getLogger(__name__).error('%s', error)
+                self.say(f'Warning: {error}')
+
+        try:
+            with signals.even_then(note_at_once):
+                code = act()
+        except BaseException:
+            note_failure()
+            raise
+        if code:
+            note_failure()
+            return code
+        try:
+            metrics.write(progress, success=True)
+        except FreezerError as error:
+            raise FreezerError(f'{error}; what was asked for was done') from error
+        return 0
+
+    def _act(self, settings: 'AgentConfig', progress: 'Progress') -> int:
         import os
 
         from freezer.exceptions import FreezerError
@@ -99,13 +152,14 @@ class _Agent:
         job.validate(settings)
         if settings.max_priority:
             priority.raise_to_highest()
-        storage = _storage(settings)
+        storage = _storage(settings, progress)
         try:
             if storage is not None and job.writes and not settings.dry_run:
                 storage.prepare()
             if job.writes and not settings.metadata_out:
                 _import_ahead('prettytable')
-            outcome = job(settings, storage, self.say).execute()
+            with self._watching(progress):
+                outcome = job(settings, storage, self.say, progress).execute()
         finally:
             if storage is not None:
                 storage.close()
@@ -124,31 +178,59 @@ class _Agent:
             raise outcome.failure
         return outcome.exit_code
 
+    def _watching(self, progress: 'Progress') -> 'AbstractContextManager[None]':
+        """A block in which is told how far it is."""
+        if self._quiet:
+            from contextlib import nullcontext
+
+            return nullcontext()
+        from freezer.watch import Watch
+
+        self._watch = Watch(progress, sys.stderr)
+        return self._watch.watching()
+
     def say(self, text: str) -> None:
         """A line for the person who watches."""
-        if not self._quiet:
-            from freezer.utils.text import printable
+        if self._quiet:
+            return
+        from contextlib import nullcontext
 
+        from freezer.utils.text import printable
+
+        with self._watch.interrupted() if self._watch else nullcontext():
             print(printable(text), file=sys.stderr, flush=True)
 
     def _complain(self, text: str) -> None:
+        """The last thing that is said."""
+        if self._watch:
+            self._watch.end()
         self.say(f'Critical Error: {" ".join(text.split())}')
 
 
-def _storage(settings: 'AgentConfig') -> 'Storage | None':
+def _progress(settings: 'AgentConfig') -> 'Progress':
+    """Of all storages together; what they send and receive is limited together, too."""
+    from freezer.utils.progress import Progress
+    from freezer.utils.rate import Rate
+
+    return Progress(Rate(settings.upload_limit), Rate(settings.download_limit))
+
+
+def _storage(settings: 'AgentConfig', progress: 'Progress') -> 'Storage | None':
     """Driver objects that have talked to nobody yet."""
     import dataclasses
 
     from freezer.storage.base import Storage
-    from freezer.utils.rate import Rate
 
     if not settings.storages:
         return None
-    # One of each, whatever the number of storages: it is the machine's line.
-    sending, receiving = Rate(settings.upload_limit), Rate(settings.download_limit)
     members: dict[str, Storage] = {
         options.name: driver.from_settings(
-            dataclasses.replace(options, sending=sending, receiving=receiving)
+            dataclasses.replace(
+                options,
+                sending=progress.sending,
+                receiving=progress.receiving,
+                progress=progress,
+            )
         )
         for driver, options in settings.storages
     }

@@ -27,6 +27,7 @@ FILES=(
     freezer/utils/blocks.py
     freezer/utils/collection.py
     freezer/utils/process.py
+    freezer/utils/progress.py
     freezer/utils/rate.py
     freezer/utils/text.py
     freezer/utils/types.py

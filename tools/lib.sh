@@ -28,7 +28,7 @@ missing() {  # the programs that are not there
 # pip runs when something has changed since it last did.
 virtual_environment() {
     local python=${PYTHON:-python3} wanted=$1 where=.venv oldest
-    local stamp now packages=(-e '.[zstd,encryption,crt,quickstart,scheduler]')
+    local stamp now packages=(-e '.[zstd,encryption,crt,quickstart,scheduler,metrics]')
     case $wanted in
         tests) packages=(-r test-requirements.txt "${packages[@]}") ;;
         oldest)

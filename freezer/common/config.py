@@ -13,10 +13,11 @@ import logging
 import math
 import os
 import re
+import shlex
 import socket
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -78,6 +79,7 @@ class AgentConfig:
     dry_run: bool
     sync: bool
     metadata_out: str | None
+    metrics_file: str | None
     quiet: bool
     max_priority: str | None
     proxy: str | None
@@ -91,6 +93,11 @@ class AgentConfig:
     given: frozenset[str]
     #: a line for each file with secrets that others can read
     exposed: tuple[str, ...] = ()
+    #: arguments, quoted for a shell, that lead another action to the same storage, and
+    #: open its backups; none where no command line can do that
+    reach: tuple[str, ...] = field(default=(), compare=False)
+    #: the secret options that have to be given beside them
+    reach_keys: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -135,6 +142,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     values['storages'] = _storages(conf, values, job)
     if job is not None and job.storages:
         values['storage'] = 'multiple'
+    values['reach'], values['reach_keys'] = _reach(conf, values, job, pinned)
     values['exposed'] = tuple(exposed.warnings(_secret_files(conf, values, job)))
     return AgentConfig(**values)
 
@@ -492,6 +500,70 @@ def _storages(
         container=values['container'], options=options, **_for_every_storage(values)
     )
     return ((driver, settings),)
+
+
+# Of the main ones, those that a restore needs to be told as the backup was.
+_REACH = (
+    *('storage', 'container', 'engine_name', 'encrypt_pass_file', 'proxy'),
+    'insecure',
+)
+
+
+def _reach(
+    conf: cfg.ConfigOpts,
+    values: Mapping[str, Any],
+    job: jobfile.JobFile | None,
+    pinned: Container[tuple[str | None, str]],
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``reach`` and ``reach_keys`` of :class:`AgentConfig`.
+
+    What is in a job file is not repeated, but for one that is gone with its process.
+    """
+    if not values['storages']:
+        return (), ()
+    kept = job is not None and not job.path.startswith(('/dev/', '/proc/'))
+    if values['storage'] == 'multiple' and not kept:
+        return (), ()
+    words = [f'--config {shlex.quote(job.path)}'] if job is not None and kept else []
+    for name in ('config_file', 'config_dir'):
+        if _source(conf, name) is cfg.Locations.command_line:
+            flag = f'--{name.replace("_", "-")}'
+            words += [f'{flag} {shlex.quote(path)}' for path in conf[name]]
+    given: list[tuple[str | None, Any, Any]] = [
+        (None, option, values[option.dest])
+        for option in declared_options()[None]
+        if option.dest in _REACH
+    ]
+    if values['storage'] != 'multiple':
+        ((driver, settings),) = values['storages']
+        given += [
+            (group, option, settings.options[key])
+            for key, group, option in _driver_options(driver)
+        ]
+    keys = []
+    for group, option, value in given:
+        if kept and (group, option.dest) not in pinned:
+            continue
+        if not value and not isinstance(option, cfg.BoolOpt):
+            continue
+        if value == option.default:
+            continue
+        name = f'{group}-{option.name}' if group else option.name
+        # The URL of a proxy may hold a password.
+        if option.secret or (option.dest == 'proxy' and '@' in value):
+            keys.append(name)
+        else:
+            words.append(_argument(group, option, value))
+    return tuple(words), tuple(keys)
+
+
+def _argument(group: str | None, option: Any, value: Any) -> str:
+    """An option as it is written on the command line, for a shell."""
+    prefix = f'--{group}-' if group else '--'
+    if isinstance(option, cfg.BoolOpt):
+        return f'{prefix}{"" if value else "no"}{option.name}'
+    text = ','.join(value) if isinstance(value, list) else str(value)
+    return f'{prefix}{option.name} {shlex.quote(text)}'
 
 
 # Options that name a file which is a secret itself.

@@ -191,7 +191,20 @@ AGENT_OPTS = (
         'metadata-out',
         help='Write the result as JSON to this file; - is standard output.',
     ),
-    cfg.BoolOpt('quiet', short='q', default=False, help='Nothing on standard error.'),
+    cfg.StrOpt(
+        'metrics-file',
+        help='Write the result as metrics for Prometheus to this file, after a failure '
+        'as well; for the textfile collector of node_exporter a name that ends in '
+        '.prom, in its directory. Several backups may have one file. Needs the extra '
+        'metrics.',
+    ),
+    cfg.BoolOpt(
+        'quiet',
+        short='q',
+        default=False,
+        help='Nothing on standard error: no progress, no summary, no errors. The log '
+        'has them.',
+    ),
     cfg.StrOpt('max-priority', help='Any text: run with the highest priority.'),
     cfg.StrOpt(
         'proxy', help='HTTP proxy on the way to the storage, as http://host:port.'

@@ -24,6 +24,7 @@ from freezer.storage.exceptions import IntegrityError, NotFound, StorageExceptio
 from freezer.stream import compression, encryption
 from freezer.utils import signals
 from freezer.utils.blocks import Block
+from freezer.utils.progress import Progress
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class EngineSettings:
         Freezer's, and for whichever is there when it is restored
     :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
     :param untrusted: leave out of a restore what could give somebody rights
+    :param progress: is told how far it is
     """
 
     compression: str = 'gzip'
@@ -60,6 +62,9 @@ class EngineSettings:
     exclude: tuple[str, ...] = ()
     max_restore_size: int = 0
     untrusted: bool = False
+    progress: Progress = dataclasses.field(
+        default_factory=Progress, repr=False, compare=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +152,7 @@ class BackupEngine(abc.ABC):
         """:raises ConfigError: the settings cannot be met on this machine"""
         self.storage = storage
         self.settings = settings
+        self._progress = settings.progress
         self._passphrase = (
             encryption.read_passphrase(settings.encrypt_pass_file)
             if settings.encrypt_pass_file
@@ -290,11 +296,14 @@ class BackupEngine(abc.ABC):
     def _make(
         self, run: Run, backup: Backup, sealer: 'Sealer | None', folder: Path
     ) -> Made:
+        self._progress.begin()
         self.storage.claim(backup)
         try:
             if sealer is not None:
                 self.storage.put_identity(sealer.file, backup)
+            self._progress.phase = 'Backing up'
             self._send(self.archive(run), backup, sealer)
+            self._progress.phase = 'Committing'
             marker, state = self.metadata(), run.state
             if sealer is not None:
                 state = folder / 'sealed'
@@ -334,12 +343,13 @@ class BackupEngine(abc.ABC):
         sealer: 'Sealer | None',
     ) -> None:
         stream: Iterator[Block] = compression.compress(
-            self.settings.compression, archive
+            self.settings.compression, self._progress.archived(archive)
         )
         if sealer is not None:
             stream = sealer.data(stream)
         elif self._passphrase is not None:
             stream = encryption.encrypt(self._passphrase, stream)
+        stream = self._progress.stored(stream)
         queue = RichQueue(_QUEUE_BLOCKS)
 
         def produce() -> None:
@@ -419,18 +429,32 @@ class BackupEngine(abc.ABC):
         metadata = metadata or self.check(chain)
         newest = max(chain)
         state = self._state_of(chain[newest], metadata[newest])
+        self._progress.begin()
+        self._progress.total = self._total(chain.values())
+        self._progress.phase = 'Restoring'
         extractor = self.extractor(target, state, warnings)
         limit = _Limit(self.settings.max_restore_size)
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)
             # Closed here and not some time later: it has downloads under way.
             with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
-                held = limit.hold(blocks)
+                held = limit.hold(self._progress.archived(blocks))
                 extractor.extract(held)
                 # That all of it was there shows at its end, which tar may not ask for.
                 for _block in held:
                     pass
         return warnings
+
+    def _total(self, backups: Iterable[Backup]) -> int | None:
+        """Bytes to be read; None where one of them does not tell."""
+        total = 0
+        for backup in backups:
+            assert backup.storage is not None
+            size = backup.storage.size_of(backup)
+            if size is None:
+                return None
+            total += size
+        return total
 
     def _usable(self, backup: Backup) -> dict[str, Any]:
         metadata = backup.metadata()
@@ -462,7 +486,7 @@ class BackupEngine(abc.ABC):
     ) -> Generator[Block, None, None]:
         assert backup.storage is not None
         name = self._compression_of(metadata)
-        stream = backup.storage.backup_blocks(backup)
+        stream = self._progress.stored(backup.storage.backup_blocks(backup))
         sealed = self._sealed(backup, metadata)
         if sealed is not None:
             stream = sealed.data(stream)

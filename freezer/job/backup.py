@@ -16,10 +16,10 @@ from freezer.engine.engine import (
     Made,
     Plan,
     Source,
-    Warnings,
     source_of,
 )
 from freezer.exceptions import ConfigError, FreezerError
+from freezer.job import summary
 from freezer.job.job import Job, Outcome, one_cutoff, property_table
 from freezer.mode.mode import Mode
 from freezer.storage.base import Backup
@@ -65,6 +65,7 @@ class BackupJob(Job):
             digest = (
                 self.checksum_of(engine, source) if config.consistency_check else None
             )
+            self.progress.phase = 'Looking for earlier backups'
             now = int(time.time())
             plan = engine.plan(config.identities[0], policy, now)
             # Of two backups in one second the later one takes the next second, when it
@@ -75,9 +76,14 @@ class BackupJob(Job):
             made = self._make(engine, source, plan, now)
         finally:
             mode.release()
-        self.say_warnings(made.warnings)
-        outcome = Outcome(self._document(made.backup, made.warnings, digest))
+        progress = self.progress
+        progress.level = made.backup.level
+        progress.warnings += made.warnings.count
+        outcome = Outcome(self._document(made.backup, digest))
         outcome.tables = [property_table(outcome.document)]
+        outcome.lines = summary.of_backup(
+            config, progress, made.backup, made.warnings.kept
+        )
         try:
             self.remove_old(made.backup.level_zero_timestamp)
         except (FreezerError, StorageException) as error:
@@ -100,7 +106,7 @@ class BackupJob(Job):
             backup = Backup(engine, identity, now, now, 0)
         else:
             self.remove_old(backup.level_zero_timestamp)
-        return Outcome(self._document(backup, Warnings(), None))
+        return Outcome(self._document(backup, None))
 
     def _make(self, engine: BackupEngine, source: Source, plan: Plan, now: int) -> Made:
         LOG.info('backing up %s as %r', self.config.path_to_backup, plan.backup)
@@ -108,9 +114,7 @@ class BackupJob(Job):
         LOG.info('committed %r', made.backup)
         return made
 
-    def _document(
-        self, backup: Backup, warnings: Warnings, digest: str | None
-    ) -> dict[str, Any]:
+    def _document(self, backup: Backup, digest: str | None) -> dict[str, Any]:
         """The keys of Freezer 19, in its order; then this agent's own."""
         config = self.config
         document: dict[str, Any] = {
@@ -147,7 +151,7 @@ class BackupJob(Job):
         return told | {
             'curr_backup_level': backup.level,
             'engine_name': config.engine_name,
-            'warnings': warnings.count,
+            **summary.figures(self.progress),
         }
 
 

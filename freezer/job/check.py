@@ -19,6 +19,7 @@ class CheckJob(Job):
                 'them, and delete them'
             )
             return Outcome()
+        self.progress.phase = 'Trying out the storage'
         report = self.storage.check()
         problems = report.problems
         summary = _summary(problems)

@@ -15,10 +15,11 @@ from freezer.storage.base import EngineName, Storage
 from freezer.storage.exceptions import StorageException
 from freezer.storage.levels import SECONDS_PER_DAY
 from freezer.utils import checksum
+from freezer.utils.progress import Progress
 
 if TYPE_CHECKING:
     # Not every action makes archives.
-    from freezer.engine.engine import BackupEngine, Source, Warnings
+    from freezer.engine.engine import BackupEngine, Source
 
 LOG = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Job(abc.ABC):
 
     :param storage: where it acts; None for actions that need none
     :param say: tells the person who watches, a line at a time
+    :param progress: is told how far it is
     """
 
     #: whether the storage is written to, and so prepared first
@@ -72,10 +74,12 @@ class Job(abc.ABC):
         config: AgentConfig,
         storage: Storage | None,
         say: Callable[[str], None],
+        progress: Progress | None = None,
     ) -> None:
         self.config = config
         self._storage = storage
         self.say = say
+        self.progress = progress or Progress()
 
     @classmethod
     def validate(cls, config: AgentConfig) -> None:
@@ -111,17 +115,13 @@ class Job(abc.ABC):
             exclude=config.exclude,
             max_restore_size=config.max_restore_size,
             untrusted=config.untrusted,
+            progress=self.progress,
         )
         made: BackupEngine = engine(self.storage, settings)
         return made
 
-    def say_warnings(self, warnings: 'Warnings') -> None:
-        for text in warnings.kept[:SAID]:
-            self.say(f'Warning: {text}')
-        if warnings.count > SAID:
-            self.say(f'Warning: {warnings.count} in all; see {self.config.log_file}')
-
     def checksum_of(self, engine: 'BackupEngine', source: 'Source') -> str:
+        self.progress.phase = 'Computing the checksum'
         return checksum.checksum(
             source.folder,
             engine.members(source),
@@ -139,6 +139,7 @@ class Job(abc.ABC):
             return
         if self.config.remove_older_than:
             self._check_clock()
+        self.progress.phase = 'Removing old backups'
         engine = EngineName(self.config.engine_name)
         dry_run = self.config.dry_run
         some = False

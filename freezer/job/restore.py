@@ -3,11 +3,14 @@
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from freezer.common.config import AgentConfig
 from freezer.engine.engine import Source
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
+from freezer.job import summary
 from freezer.job.job import SAID, Job, Outcome, iso, levels_said
+from freezer.storage import layout
 from freezer.storage.base import Backup, EngineName, NoSuchBackup
 from freezer.storage.exceptions import StorageException
 from freezer.utils import checksum
@@ -32,6 +35,7 @@ class RestoreJob(Job):
         assert config.restore_abs_path is not None
         target = os.path.abspath(config.restore_abs_path)
         engine = self.engine()
+        self.progress.phase = 'Looking for the backup'
         chain = self._find()
         newest = chain[max(chain)]
         what = f'level {newest.level} of {iso(newest.timestamp)}'
@@ -53,7 +57,6 @@ class RestoreJob(Job):
         except (FreezerError, StorageException) as error:
             self.say(f'{target} is not what was backed up: the restore did not finish')
             raise error
-        self.say_warnings(warnings)
         if config.consistency_checksum:
             found = self.checksum_of(engine, Source(target, '.'))
             if not checksum.compare(config.consistency_checksum, found):
@@ -61,8 +64,30 @@ class RestoreJob(Job):
                     f'{target}: its checksum is {found}, not '
                     f'{config.consistency_checksum}: not what was backed up'
                 )
-        self.say(f'Restored {what} into {target}')
-        return Outcome()
+        progress = self.progress
+        progress.level = newest.level
+        progress.warnings += warnings.count
+        head = f'Restored {what} into {target}'
+        return Outcome(
+            self._document(newest, target),
+            lines=summary.of_restore(config, progress, head, warnings.kept),
+        )
+
+    def _document(self, backup: Backup, target: str) -> dict[str, Any]:
+        config = self.config
+        host, name = layout.split_identity(backup.hostname_backup_name)
+        return {
+            'action': config.action,
+            'hostname': host,
+            'backup_name': name,
+            'storage': config.storage,
+            'container': config.container,
+            'engine_name': backup.engine.name,
+            'level': backup.level,
+            'time_stamp': backup.timestamp,
+            'restore_abs_path': target,
+            **summary.figures(self.progress),
+        }
 
     def _find(self) -> dict[int, Backup]:
         date = self.config.restore_from_date

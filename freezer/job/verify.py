@@ -60,6 +60,7 @@ class VerifyJob(Job):
         checked: list[_Checked] = []
         failure: StorageException | VerifyError | None = None
         for number, backup in enumerate(backups, 1):
+            self.progress.phase = f'Verifying {number} of {len(backups)}'
             if self.config.verify_data:
                 self.say(f'Reading {number} of {len(backups)}: {self._name(backup)}')
             try:

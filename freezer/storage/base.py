@@ -23,6 +23,7 @@ from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.housekeeping import Tidied
 from freezer.storage.verify import Verification
 from freezer.utils.blocks import Block
+from freezer.utils.progress import Progress
 from freezer.utils.rate import UNLIMITED, Rate
 from freezer.utils.streaming import RichQueue
 
@@ -58,6 +59,7 @@ class StorageSettings:
     :param name: of a member of a multiple storage
     :param sending: what all storages of this process together may send
     :param receiving: what they may receive
+    :param progress: is told of parts and repetitions
     """
 
     container: str
@@ -69,6 +71,7 @@ class StorageSettings:
     name: str = ''
     sending: Rate = UNLIMITED
     receiving: Rate = UNLIMITED
+    progress: Progress = field(default_factory=Progress, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -305,6 +308,13 @@ class Storage(abc.ABC):
 
         :raises IntegrityError: a byte is wrong or missing
         """
+
+    def size_of(self, backup: Backup) -> int | None:
+        """Bytes that :meth:`backup_blocks` will yield; None if that is not known.
+
+        :raises IntegrityError: what says it is damaged
+        """
+        return None
 
     @abc.abstractmethod
     def get_file(self, from_path: str, to_path: str) -> None:

@@ -125,7 +125,7 @@ class LocalStorage(Manifested):
 
     def backup_blocks(self, backup: Backup) -> Iterator[Block]:
         backup = backup.copy(self)
-        found = self.manifest_of(backup)
+        found = self.manifest_to_read(backup)
         try:
             if found is None:
                 yield from self._unchecked_blocks(backup.data_path)

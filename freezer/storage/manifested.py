@@ -29,6 +29,8 @@ class Manifested(PhysicalStorage):
     ) -> None:
         # Level folder -> token of the manifest that write_backup left there.
         self._tokens: dict[str, str] = {}
+        # Level folder -> manifest of what is about to be read.
+        self._found: dict[str, manifest.Manifest] = {}
         super().__init__(storage_path, max_segment_size, skip_prepare)
 
     @abc.abstractmethod
@@ -98,6 +100,26 @@ class Manifested(PhysicalStorage):
         if found.token != token:
             raise ManifestError(f'{path} belongs to another backup')
         return found
+
+    def size_of(self, backup: Backup) -> int | None:
+        backup = backup.copy(self)
+        found = self.manifest_of(backup)
+        if found is not None:
+            self._found[backup.data_prefix_path] = found
+            return found.size
+        try:
+            return self.stat(backup.data_path).size
+        except NotFound:
+            # Who reads it says what that means.
+            return None
+
+    def manifest_to_read(self, backup: Backup) -> manifest.Manifest | None:
+        """As :meth:`manifest_of`, once without asking after :meth:`size_of`.
+
+        :param backup: on this storage
+        """
+        found = self._found.pop(backup.data_prefix_path, None)
+        return found or self.manifest_of(backup)
 
     def verify(self, backup: Backup, data: bool) -> Verification | None:
         return examine(self, backup.copy(self), data)

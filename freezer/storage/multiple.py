@@ -156,6 +156,9 @@ class MultipleStorage(Storage):
     def backup_blocks(self, backup: Backup) -> Iterator[Block]:
         return self._member_of(backup).backup_blocks(backup)
 
+    def size_of(self, backup: Backup) -> int | None:
+        return self._member_of(backup).size_of(backup)
+
     def get_file(self, from_path: str, to_path: str) -> None:
         raise StorageException(
             f'{from_path}: ask the member that has it (Backup.storage)'

@@ -359,6 +359,7 @@ class S3Storage(Manifested):
             proxy=settings.proxy,
             sending=settings.sending,
             receiving=settings.receiving,
+            progress=settings.progress,
         )
         try:
             return cls(
@@ -423,12 +424,13 @@ class S3Storage(Manifested):
             self.endpoint,
             client(),
             lambda: client(patience),
-            Retry(options.retry_budget, wire.now),
+            Retry(options.retry_budget, wire.now, progress=options.progress),
             secrets=credentials.secrets,
             parameters=Parameters(options),
             list_version=options.list_version,
             wire=wire,
             clock=clock,
+            progress=options.progress,
         )
 
     def close(self) -> None:
@@ -712,7 +714,7 @@ class S3Storage(Manifested):
         from freezer.storage._s3.download import read_object, read_stream
 
         backup = backup.copy(self)
-        found = self.manifest_of(backup)
+        found = self.manifest_to_read(backup)
         at_once = self.options.at_once
         if found is not None:
             folder = keys.key_of(backup.data_prefix_path)

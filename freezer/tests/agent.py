@@ -87,6 +87,14 @@ class Result:
         return found
 
     @property
+    def notices(self) -> list[str]:
+        """What was said while it was at work, before the summary."""
+        lines = self.err.splitlines()
+        heads = ('Backed up ', 'Restored ')
+        (end,) = (n for n, line in enumerate(lines) if line.startswith(heads))
+        return lines[:end]
+
+    @property
     def error(self) -> str:
         """The one line that says why it failed."""
         assert self.code == 1, self

@@ -31,6 +31,9 @@ class Rate:
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self.per_second = max(0, per_second)
+        self.passed = 0
+        """Bytes that were taken. Of many threads one may now and then overwrite what
+        another has added: it is to be shown, not to be counted on."""
         self._clock = clock
         self._wait = wait
         self._lock = threading.Lock()
@@ -48,6 +51,7 @@ class Rate:
 
         :param cancelled: once set, nobody waits any more
         """
+        self.passed += size
         if not self.per_second:
             return 0.0
         begun = self._clock()

@@ -55,6 +55,7 @@ from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.utils.blocks import Block
 
 _ALWAYS: Final = 1 << 62
+_DIRECTORIES: Final = frozenset({b'5', b'D'})
 # Members that may give rights away: files and devices.
 _ARMED: Final = frozenset({b'0', b'S', b'3', b'4'})
 
@@ -78,6 +79,8 @@ class TargetGuard:
         """
         self.members = 0
         """Members passed so far, in all archives."""
+        self.files = 0
+        """Those of them that are no directories."""
         self._untrusted = untrusted
         self._links = Links()
         self._archive = 0
@@ -227,11 +230,12 @@ class TargetGuard:
             raise
         self._first = False
         self.members += 1
+        self.files += unit.kind not in _DIRECTORIES
 
     def _member(self, unit: Unit) -> None:
         path = self._path(unit.name, 'its name')
         self._mark_directories(path[:-1])
-        if unit.kind in {b'5', b'D'}:
+        if unit.kind in _DIRECTORIES:
             self._directory(unit, path)
             return
         if not path or unit.name.endswith((b'/', b'/.')):

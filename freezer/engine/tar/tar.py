@@ -34,6 +34,7 @@ from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
 from freezer.utils import landlock, signals
 from freezer.utils.blocks import Block
+from freezer.utils.progress import Progress
 
 LOG = logging.getLogger(__name__)
 
@@ -84,11 +85,20 @@ class TarEngine(BackupEngine):
         LOG.info('archiving %s of %s', source.name, source.folder)
         with _running(argv, stdout=subprocess.PIPE) as (process, said):
             assert process.stdout is not None
+            head = b''
             while block := process.stdout.read(_READ_BLOCK):
+                head = head or block[:1]
                 yield block
             status = process.wait()
             lines = said.lines()
         found = _judge(status, lines, source, run.warnings)
+        # In the state each file that was stored has a field that begins with Y. Beside
+        # a single file there are no directories, and so no fields; an archive of
+        # nothing is zeros.
+        if source.name == '.':
+            self._progress.files = run.state.read_bytes().count(b'\0Y')
+        else:
+            self._progress.files = int(head > b'\0')
         # What else is beside a single file is not in the archive at all.
         if run.base is not None and source.name == '.':
             links = [m.path for m in found if m.kind is messages.Kind.MISSING_LINKS]
@@ -177,6 +187,7 @@ class TarEngine(BackupEngine):
             self._tar,
             target,
             warnings,
+            self._progress,
             whole_tree=bool(known.directories),
             untrusted=self.settings.untrusted,
         )
@@ -228,6 +239,7 @@ class _TarExtractor(Extractor):
         tar: str,
         target: str,
         warnings: Warnings,
+        progress: Progress,
         *,
         whole_tree: bool,
         untrusted: bool,
@@ -235,6 +247,7 @@ class _TarExtractor(Extractor):
         self._target = target
         self._whole_tree = whole_tree
         self._warnings = warnings
+        self._progress = progress
         self._guard = TargetGuard(target, untrusted)
         without_landlock = landlock.why_not(target)
         if without_landlock is None:
@@ -278,6 +291,7 @@ class _TarExtractor(Extractor):
             with contextlib.suppress(BrokenPipeError):
                 for block in self._guard.check(blocks):
                     process.stdin.write(block)
+                    self._progress.files = self._guard.files
                 process.stdin.close()
             status = process.wait()
             lines = said.lines()

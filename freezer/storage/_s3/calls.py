@@ -16,6 +16,7 @@ from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.parameters import Kind, Parameters
 from freezer.storage._s3.retry import Retry
 from freezer.storage._s3.wire import Wire
+from freezer.utils.progress import Progress
 
 T = TypeVar('T')
 
@@ -32,6 +33,7 @@ class Calls:
     :param parameters: what the options add to requests
     :param wire: what the clients are attached to
     :param clock: what the clients are attached to
+    :param progress: is told of parts and ranges
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Calls:
         list_version: int = 2,
         wire: Wire | None = None,
         clock: StoreClock | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.name = name
         self.endpoint = endpoint
@@ -57,6 +60,7 @@ class Calls:
         self.list_version = list_version
         self._wire = wire or Wire()
         self._clock = clock or StoreClock(endpoint)
+        self.progress = progress or Progress()
         self._patient: Any = None
         self._patient_lock = threading.Lock()
 

@@ -162,9 +162,10 @@ def _fetch(
 ) -> memoryview:
     for attempt in range(1, _READS + 1):
         try:
-            data = bucket.get_range(
-                key, piece.start, piece.end, etag, cancelled, buffer
-            )
+            with bucket.progress.part():
+                data = bucket.get_range(
+                    key, piece.start, piece.end, etag, cancelled, buffer
+                )
         except NotFound as error:
             raise _missing(bucket, key) from error
         except Conflict as error:

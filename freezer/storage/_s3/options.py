@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage.exceptions import StorageConfigError
+from freezer.utils.progress import Progress
 from freezer.utils.rate import UNLIMITED, Rate
 
 #: a little below what most stores take; AWS alone takes more since 2025
@@ -51,6 +52,7 @@ class S3Options:
     :param proxy: URL of an HTTP proxy
     :param sending: what may be sent, with all others that have the same one
     :param receiving: what may be received, likewise
+    :param progress: is told of parts and repetitions
     """
 
     region: str | None = None
@@ -86,6 +88,7 @@ class S3Options:
     proxy: str | None = field(default=None, repr=False)
     sending: Rate = UNLIMITED
     receiving: Rate = UNLIMITED
+    progress: Progress = field(default_factory=Progress, repr=False, compare=False)
 
     def check(
         self, endpoint: str, bucket: str, keys: tuple[str, str], part_size: int

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from freezer.storage.exceptions import StorageException, Unreachable
+from freezer.utils.progress import Progress
 from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Retry:
 
     :param budget: seconds an operation may take with all its attempts
     :param clock: seconds that count
+    :param progress: is told of every repetition
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Retry:
         budget: float,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        progress: Progress | None = None,
     ) -> None:
         self._budget = budget
         self._clock = clock
         self._jitter = jitter
+        self._progress = progress or Progress()
         self._answered = False
         self._noticed = clock()
 
@@ -115,3 +119,4 @@ class Retry:
             self._notice(failure, elapsed)
             if cancelled.wait(delay):
                 raise failure
+            self._progress.retry()

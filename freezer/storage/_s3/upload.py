@@ -145,14 +145,14 @@ class StreamUpload:
             return True
         if first is not None or number == 0:
             body = first if first is not None else Buffer()
-            stored = self._store(
-                number,
-                _digest(body),
-                lambda: self._bucket.put(
-                    key, body, Kind.VOLUME, self._token, self._cancelled
-                ),
-                pool,
-            )
+
+            def put() -> str | None:
+                with self._bucket.progress.part():
+                    return self._bucket.put(
+                        key, body, Kind.VOLUME, self._token, self._cancelled
+                    )
+
+            stored = self._store(number, _digest(body), put, pool)
             self._finish(number, len(body), stored)
         return False
 
@@ -233,7 +233,8 @@ class StreamUpload:
     def _send_part(self, upload: Upload, number: int, body: Buffer) -> _Part:
         digests = _digest(body)
         size = len(body)
-        sent = self._bucket.upload_part(upload, number, body, self._cancelled)
+        with self._bucket.progress.part():
+            sent = self._bucket.upload_part(upload, number, body, self._cancelled)
         # There is no attempt at it any more.
         if size == self._plan.part_size:
             self._buffers.give_back(body)

@@ -242,12 +242,13 @@ def test_60_nothing_remains_after_a_signal(
 def _warned(agent: Agent, source: Path, path: Path, mode: int, log: Path) -> None:
     """Others who may read the file are a warning, and one that may be quiet."""
     path.chmod(mode)
-    said = agent.told('--log-file', log).backup(source).check().err
+    made = agent.told('--log-file', log).backup(source).check()
     expected = f'{path} holds a secret, and others can read it (mode {mode:04o})'
     shared = mode == 0o644
-    assert (expected in said) is shared
+    assert (f'Warning: {expected}' in made.err) is shared
     assert (expected in log.read_text()) is shared
-    assert said.count('\n') == shared
+    assert len(made.notices) == shared
+    assert made.document['warnings'] == shared
 
 
 @pytest.mark.parametrize(
@@ -295,4 +296,4 @@ def test_60_files_without_secrets_may_be_read(
     job = job_file(tmp_path / 'job', {'job': {'compression': 'none'}})
     job.chmod(0o644)
     agent = Agent(S3Store(seaweedfs), options=['--config', job])
-    assert agent.backup(source).check().err == ''
+    assert agent.backup(source).check().notices == []

@@ -499,7 +499,8 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
 
 def test_limits_are_for_all_storages_together(job: Job) -> None:
     limits = ('--upload-limit', '1M', '--download-limit', '2000')
-    storage = main._storage(load(*job(MULTIPLE), *limits))
+    settings = load(*job(MULTIPLE), *limits)
+    storage = main._storage(settings, main._progress(settings))
     assert isinstance(storage, MultipleStorage)
     one, two = storage.storages.values()
     assert isinstance(one, LocalStorage)
@@ -511,7 +512,8 @@ def test_limits_are_for_all_storages_together(job: Job) -> None:
 
 
 def test_no_limits() -> None:
-    storage = main._storage(load(*S3, *KEYS))
+    settings = load(*S3, *KEYS)
+    storage = main._storage(settings, main._progress(settings))
     assert isinstance(storage, S3Storage)
     assert storage.options.sending.per_second == 0
     assert storage.options.receiving.per_second == 0

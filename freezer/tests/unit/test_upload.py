@@ -18,6 +18,7 @@ from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.multipart import Sent, UncertainComplete
 from freezer.storage._s3.upload import Plan, StreamUpload
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
+from freezer.utils.progress import Progress
 
 FOLDER = 'prefix/data/tar/h/1/0_1'
 TOKEN = 'token'
@@ -36,6 +37,7 @@ class MemoryBucket:
         self.open: dict[str, dict[int, bytes]] = {}
         self.aborted: list[str] = []
         self.told: list[str] = []
+        self.progress = Progress()
         self.running = 0
         self.most_running = 0
         self._ids = itertools.count()

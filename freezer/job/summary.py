@@ -1,0 +1,133 @@
+"""What was done, for the person who watches, and the figures of it for programs."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from freezer.common.config import AgentConfig
+from freezer.job.job import SAID, iso
+from freezer.storage.base import Backup
+from freezer.utils import human
+from freezer.utils.progress import Progress
+
+_WIDTH = 80
+#: where the command that is shown restores to: below the current directory
+TARGET = 'restored'
+
+
+def figures(progress: Progress) -> dict[str, Any]:
+    """What the result says of a run, at its end. Bytes, and seconds.
+
+    ``bytes_read`` are of the archive, uncompressed; ``bytes_stored`` the same as it is
+    on the storage, without the small files beside it.
+    """
+    return {
+        'bytes_read': progress.archive_bytes,
+        'bytes_stored': progress.stored_bytes,
+        'files': progress.files,
+        'duration_seconds': round(progress.seconds, 3),
+        'retries': progress.retries,
+        'warnings': progress.warnings,
+    }
+
+
+def of_backup(
+    config: AgentConfig, progress: Progress, backup: Backup, warnings: Sequence[str]
+) -> list[str]:
+    """The lines about a backup that is committed.
+
+    :param warnings: those of the engine, or the first of them
+    """
+    return [
+        f'Backed up {config.path_to_backup} as level {backup.level} of '
+        f'{backup.hostname_backup_name}, {iso(backup.timestamp)}',
+        *(f'  To:        {place}' for place in _places(config)),
+        f'  Read:      {_content(progress)}',
+        f'  Stored:    {_stored(progress)}',
+        *_rest(config, progress, warnings),
+        *_how_to_restore(config, backup),
+    ]
+
+
+def of_restore(
+    config: AgentConfig, progress: Progress, head: str, warnings: Sequence[str]
+) -> list[str]:
+    """The lines about a restore that has come to its end.
+
+    :param head: the first of them
+    """
+    return [
+        head,
+        *(f'  From:      {place}' for place in _places(config)),
+        f'  Received:  {_stored(progress)}',
+        f'  Written:   {_content(progress)}',
+        *_rest(config, progress, warnings),
+    ]
+
+
+def _places(config: AgentConfig) -> Iterator[str]:
+    for driver, settings in config.storages:
+        name = f'[storage:{settings.name}] ' if settings.name else ''
+        endpoint = settings.options.get('endpoint')
+        yield (
+            f'{name}{driver._type} {settings.container}'
+            + (f' at {endpoint}' if endpoint else '')
+        )
+
+
+def _content(progress: Progress) -> str:
+    size = human.size(progress.archive_bytes)
+    if progress.files is None:
+        return size
+    return f'{size}, {human.number(progress.files, "file")}'
+
+
+def _stored(progress: Progress) -> str:
+    size = human.size(progress.stored_bytes)
+    if not progress.stored_bytes:
+        return size
+    return f'{size}, ratio {progress.archive_bytes / progress.stored_bytes:.2f}'
+
+
+def _rest(
+    config: AgentConfig, progress: Progress, warnings: Sequence[str]
+) -> Iterator[str]:
+    seconds = progress.seconds
+    yield (
+        f'  Took:      {human.duration(seconds)}, '
+        f'{human.speed(progress.archive_bytes, seconds)}'
+    )
+    if progress.retries:
+        yield f'  Retries:   {human.number(progress.retries, "request")} made again'
+    if progress.warnings:
+        yield f'  Warnings:  {progress.warnings}'
+    said = [*progress.notices, *warnings]
+    yield from (f'Warning: {text}' for text in said[:SAID])
+    if progress.warnings > SAID:
+        yield f'Warning: {progress.warnings} in all; see {config.log_file}'
+
+
+def _how_to_restore(config: AgentConfig, backup: Backup) -> Iterator[str]:
+    """The command, to be copied: it restores this state, on any machine."""
+    if not config.reach:
+        return
+    keys = ' and '.join(config.reach_keys)
+    yield (
+        f'To restore it into ./{TARGET}'
+        + (f', with the same {keys}' if keys else '')
+        + ':'
+    )
+    words = [
+        *('freezer-agent', '--action restore', f'--restore-abs-path {TARGET}'),
+        *config.reach,
+        f'--hostname {shlex.quote(config.hostname)}',
+        f'--backup-name {shlex.quote(config.fill_in(config.backup_name))}',
+        f'--restore-from-date {iso(backup.timestamp)}',
+    ]
+    line = '  '
+    for word in words:
+        if len(line) + len(word) > _WIDTH - 2 and line.strip():
+            yield f'{line}\\'
+            line = '      '
+        line += f'{word} '
+    yield line.rstrip()

@@ -1,0 +1,229 @@
+"""The result of a run as metrics, in a file that Prometheus' node_exporter collects.
+
+A file may be that of several backups: each run replaces what it says itself, and keeps
+the rest. Of a run that failed it says so, and keeps what the last good one said.
+"""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from freezer.common.config import AgentConfig
+from freezer.exceptions import ConfigError, FreezerError
+from freezer.utils.progress import Progress
+from freezer.utils.text import printable
+
+_LABELS = ('action', 'backup_name', 'hostname')
+# They need no name: without one they are about all that is there.
+_NAMELESS = ('info', 'check', 'verify', 'exec')
+_MOVES_DATA = ('backup', 'restore')
+# node_exporter is another user, and the scheduler's agents have a umask of 077. There
+# is no secret in it.
+_MODE = 0o644
+_LOCK_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+
+_RUN = {
+    'freezer_last_run_timestamp_seconds': 'When the last run ended.',
+    'freezer_last_run_success': 'Whether the last run did what it was asked: 1 or 0.',
+    'freezer_last_run_duration_seconds': 'How long the last run took.',
+    'freezer_last_run_retries': 'Requests that the last run made again.',
+    'freezer_last_run_warnings': 'Warnings of the last run.',
+}
+_SUCCESS = {
+    'freezer_last_success_timestamp_seconds': 'When the last run that succeeded '
+    'ended; 0 if none has yet.',
+    'freezer_last_success_duration_seconds': 'How long the last '
+    'run that succeeded took.',
+    'freezer_last_success_level': 'Level of the backup that was made or restored last.',
+    'freezer_last_success_files': 'Files in the archives of the last run that '
+    'succeeded, without directories.',
+    'freezer_last_success_read_bytes': 'Bytes of the archives of the last run '
+    'that succeeded, uncompressed.',
+    'freezer_last_success_stored_bytes': 'Bytes of the same as they are on the '
+    'storage.',
+}
+HELP = _RUN | _SUCCESS
+
+
+class _Sample(NamedTuple):
+    name: str
+    labels: tuple[str, ...]
+
+
+class MetricsFile:
+    """Where a run leaves its result.
+
+    :raises ConfigError: it cannot be left there
+    """
+
+    def __init__(self, path: str, config: AgentConfig) -> None:
+        try:
+            import prometheus_client.parser  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                'metrics-file needs the package prometheus-client: pip install '
+                'freezer[metrics]'
+            ) from error
+        self._path = os.path.abspath(os.path.expanduser(path))
+        self._folder = os.path.dirname(self._path)
+        self._config = config
+        named = config.action not in _NAMELESS or 'backup_name' in config.given
+        name = config.fill_in(config.backup_name) if named else ''
+        values = (config.action, name, config.hostname)
+        self._labels = tuple(printable(value) for value in values)
+        if not os.path.isdir(self._folder):
+            raise ConfigError(
+                f'metrics-file {path}: there is no directory {self._folder}'
+            )
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f'metrics-file {path}: {self._folder} may not be written to'
+            )
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            raise ConfigError(self._said(error)) from error
+
+    def write(
+        self, progress: Progress, success: bool, patience: float = _LOCK_SECONDS
+    ) -> None:
+        """Say what came of the run. Atomic: who reads it sees the old or the new file.
+
+        :param patience: seconds to wait for other agents that write the same file
+        :raises FreezerError: it could not be written
+        """
+        try:
+            with self._locked(patience):
+                samples = self._read()
+                samples |= self._of_run(progress, success, samples)
+                self._replace(_dump(samples))
+        except (OSError, ValueError) as error:
+            raise FreezerError(self._said(error)) from error
+
+    def _said(self, error: Exception) -> str:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return f'metrics-file {self._path}: {reason}'
+
+    def _of_run(
+        self, progress: Progress, success: bool, before: Mapping[_Sample, float]
+    ) -> dict[_Sample, float]:
+        now = time.time()
+        told: dict[str, float | None] = {
+            'freezer_last_run_timestamp_seconds': now,
+            'freezer_last_run_success': success,
+            'freezer_last_run_duration_seconds': progress.seconds,
+            'freezer_last_run_retries': progress.retries,
+            'freezer_last_run_warnings': progress.warnings,
+        }
+        last = _Sample('freezer_last_success_timestamp_seconds', self._labels)
+        if success:
+            told |= {
+                last.name: now,
+                'freezer_last_success_duration_seconds': progress.seconds,
+            }
+            if self._config.action in _MOVES_DATA:
+                told |= {
+                    'freezer_last_success_level': progress.level,
+                    'freezer_last_success_files': progress.files,
+                    'freezer_last_success_read_bytes': progress.archive_bytes,
+                    'freezer_last_success_stored_bytes': progress.stored_bytes,
+                }
+        elif last not in before:
+            told[last.name] = 0
+        return {
+            _Sample(name, self._labels): float(value)
+            for name, value in told.items()
+            if value is not None
+        }
+
+    def _read(self) -> dict[_Sample, float]:
+        """What is in the file; nothing if there is none.
+
+        :raises OSError: it cannot be read
+        :raises ValueError: it is not what this agent writes; said in words
+        """
+        from prometheus_client.parser import text_string_to_metric_families
+
+        try:
+            with open(self._path, encoding='utf-8') as stream:
+                text = stream.read()
+        except FileNotFoundError:
+            return {}
+        except UnicodeDecodeError as error:
+            raise ValueError(_FOREIGN) from error
+        found: dict[_Sample, float] = {}
+        try:
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    labels = tuple(sample.labels[name] for name in _LABELS)
+                    if sample.name not in HELP:
+                        raise ValueError(sample.name)
+                    found[_Sample(sample.name, labels)] = sample.value
+        except (ValueError, KeyError) as error:
+            raise ValueError(_FOREIGN) from error
+        return found
+
+    def _replace(self, content: bytes) -> None:
+        # A name that node_exporter does not look at.
+        descriptor, temporary = tempfile.mkstemp('.tmp', '.freezer-', self._folder)
+        try:
+            with open(descriptor, 'wb') as stream:
+                stream.write(content)
+                stream.flush()
+                os.fchmod(stream.fileno(), _MODE)
+                # Else it may be empty after a crash, and an empty file says nothing.
+                os.fsync(stream.fileno())
+            os.replace(temporary, self._path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+    @contextlib.contextmanager
+    def _locked(self, patience: float) -> Iterator[None]:
+        """One agent at a time. The file itself is replaced, so its directory is locked:
+        nothing is left there for it.
+
+        :raises ValueError: somebody has had it for too long
+        """
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise ValueError(
+                            f'somebody has locked {self._folder} for more than '
+                            f'{patience:g} s'
+                        ) from error
+                time.sleep(_POLL_SECONDS)
+            yield
+        finally:
+            os.close(folder)
+
+
+_FOREIGN = (
+    'there is a file that this agent did not write: give another name, or remove it'
+)
+
+
+def _dump(samples: Mapping[_Sample, float]) -> bytes:
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+    registry = CollectorRegistry()
+    gauges: dict[str, Any] = {
+        name: Gauge(name, text, _LABELS, registry=registry)
+        for name, text in HELP.items()
+        if any(sample.name == name for sample in samples)
+    }
+    for sample, value in sorted(samples.items()):
+        gauges[sample.name].labels(*sample.labels).set(value)
+    return generate_latest(registry)
