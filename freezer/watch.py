@@ -33,13 +33,19 @@ _RATE_SECONDS = 15.0
 _SHORTEST_BAR = 10
 # A thread that cannot write any more is not waited for.
 _PATIENCE_SECONDS = 1.0
+# What writing raises when the terminal is gone, or the stream is closed.
+_GONE = (OSError, ValueError)
 
 
 class _Piece(NamedTuple):
-    """A part of a line; where all do not fit, those with the highest rank go first."""
+    """A part of a line; where all do not fit, those with the highest rank go first.
+
+    :param shorter: what stands in its place then
+    """
 
     text: str
     rank: int
+    shorter: '_Piece | None' = None
 
 
 class Watch:
@@ -54,7 +60,7 @@ class Watch:
         # One that has it may be interrupted, and then say why.
         self._lock = threading.RLock()
         self._ended = threading.Event()
-        self._rate = _RateOf(lambda: progress.moved)
+        self._rate = _RateOf(lambda: self._done or progress.moved)
         self._bar: tqdm[None] | None = None
 
     @contextlib.contextmanager
@@ -73,25 +79,27 @@ class Watch:
     def end(self) -> None:
         """Nothing more is told; the live line is taken away."""
         self._ended.set()
-        with self._held():
-            if self._bar is not None:
-                self._bar.close()
-                self._bar = None
+        with self._held() as held:
+            if held and self._bar is not None:
+                # What comes of the run does not depend on a terminal.
+                with contextlib.suppress(*_GONE):
+                    self._bar.clear()
+                self._forget()
 
     @contextlib.contextmanager
     def interrupted(self) -> Iterator[None]:
         """A block in which something else is written: the live line is not there."""
-        with self._held():
-            if self._bar is not None:
-                self._bar.clear(nolock=True)
+        with self._held() as held:
+            if held and self._bar is not None:
+                self._bar.clear()
             yield
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """The lock; not for ever, as a terminal that is stopped stops who draws."""
+    def _held(self) -> Iterator[bool]:
+        """The lock, if it is to be had: a terminal that is stopped stops who draws."""
         held = self._lock.acquire(timeout=_PATIENCE_SECONDS)
         try:
-            yield
+            yield held
         finally:
             if held:
                 self._lock.release()
@@ -114,9 +122,15 @@ class Watch:
                 # It may have ended while this waited.
                 if not self._ended.is_set():
                     tell()
-        except (OSError, ValueError):
-            # The terminal is gone, or the stream is closed: nobody watches.
+        except _GONE:
             self._ended.set()
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._bar is not None:
+            # Else it writes once more, when it is collected.
+            self._bar.disable = True
+            self._bar = None
 
     def _print(self) -> None:
         text = ', '.join(piece.text for piece in self._pieces())
@@ -131,22 +145,26 @@ class Watch:
             shape = '{desc} |{bar}|'
         bar = self._bar
         if bar is None:
-            bar = line(file=self._stream, leave=False, bar_format='{desc}', nrows=3)
+            # By itself it would be drawn at once, before it is set up.
+            bar = line(file=self._stream, bar_format='{desc}', nrows=3, delay=1)
             self._bar = bar
         bar.ncols, bar.bar_format = width, shape
         bar.n, bar.total = done or 0, self._progress.total
         bar.set_description_str(text, refresh=False)
-        bar.refresh(nolock=True)
+        bar.refresh()
 
     @property
     def _done(self) -> int | None:
-        """Bytes of the total that are there."""
+        """Bytes of the total that are behind us; None where there is no total."""
         progress = self._progress
         total = progress.total
         if not total:
             return None
-        # A driver need not count what passes; one that does asks for some things again.
-        return min(total, max(progress.stored_bytes, progress.moved))
+        # A byte that is received has half its way behind it, and all of it when it is
+        # extracted: so the number grows, whichever of the two is the slower one. Some
+        # bytes are received more than once.
+        extracted = progress.stored_bytes
+        return (extracted + max(extracted, min(total, progress.moved))) // 2
 
     def _pieces(self) -> list[_Piece]:
         progress = self._progress
@@ -156,7 +174,9 @@ class Watch:
         moved = progress.moved
         if done is not None and total:
             pieces.append(_Piece(f'{done * 100 // total}%', 0))
-            pieces.append(_Piece(f'{human.size(done)} of {human.size(total)}', 3))
+            size = human.size(done)
+            short = _Piece(size, 3)
+            pieces.append(_Piece(f'{size} of {human.size(total)}', 6, short))
         elif progress.archive_bytes:
             pieces.append(_Piece(f'{human.size(progress.archive_bytes)} read', 1))
             pieces.append(_Piece(f'{human.size(moved)} sent', 2))
@@ -194,7 +214,7 @@ class _RateOf:
         while len(self._seen) > 2 and self._seen[1][0] <= now - _RATE_SECONDS:
             self._seen.popleft()
         then, before = self._seen[0]
-        return (number - before) / (now - then) if now > then else 0.0
+        return max(0.0, (number - before) / (now - then)) if now > then else 0.0
 
 
 def _fit(phase: str, pieces: Sequence[_Piece], width: int) -> str:
@@ -204,7 +224,9 @@ def _fit(phase: str, pieces: Sequence[_Piece], width: int) -> str:
         text = f'{phase}: {", ".join(piece.text for piece in pieces)}'
         if len(text) <= width or len(pieces) == 1:
             return text[:width]
-        pieces.remove(max(pieces, key=lambda piece: piece.rank))
+        last = max(pieces, key=lambda piece: piece.rank)
+        at = pieces.index(last)
+        pieces[at : at + 1] = [last.shorter] if last.shorter else []
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -234,6 +256,23 @@ def _line() -> 'Callable[..., tqdm[None]]':
 
     # No thread that watches the one that draws.
     tqdm.monitor_interval = 0
-    # Its own is one between processes, and takes a semaphore of the system.
-    tqdm.set_lock(threading.RLock())
+    # Its own is one between processes, takes a semaphore of the system, and stays taken
+    # for ever if a terminal is gone while a line is drawn.
+    tqdm.set_lock(_NoLock())
     return tqdm
+
+
+class _NoLock:
+    """In place of a lock, for what has one already."""
+
+    def acquire(self, *_arguments: object) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_exc_info: object) -> None:
+        pass

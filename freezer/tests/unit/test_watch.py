@@ -1,7 +1,9 @@
 """Progress: the numbers, and how they are told."""
 
+import gc
 import io
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -143,7 +145,8 @@ def restoring() -> Progress:
     progress.total = 10 << 20
     progress.files = 12
     progress.under_way = 3
-    receiving.take(4 << 20)
+    receiving.take(6 << 20)
+    progress.stored_bytes = 2 << 20
     return progress
 
 
@@ -225,6 +228,30 @@ def test_one_who_cannot_be_told_any_more_is_left_alone() -> None:
     assert screen.tried == 1
 
 
+@pytest.mark.parametrize('seen', [False, True])
+def test_a_terminal_that_goes_while_a_line_is_drawn_stops_nobody(seen: bool) -> None:
+    tried = threading.Event()
+
+    class Hung(Screen):
+        gone = False
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                tried.set()
+                raise OSError('the terminal is gone')
+            return super().write(text)
+
+    screen = Hung()
+    told = Watch(restoring(), screen)
+    with told.watching():
+        until(lambda: '40%' in screen.getvalue())
+        screen.gone = True
+        # By the thread that draws, or by the one that takes the line away.
+        assert not seen or tried.wait(30)
+    del told
+    gc.collect()
+
+
 def test_one_who_draws_and_is_stopped_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -281,10 +308,29 @@ def test_what_does_not_fit_goes(width: int) -> None:
     assert not text.endswith(', ')
 
 
-def test_the_largest_numbers_fit_eighty_columns() -> None:
+def test_eighty_columns_hold_all_there_is_to_know() -> None:
     progress = restoring()
-    progress.total = 999 << 40
-    progress.files = 123_456_789
-    progress.under_way = 64
-    pieces = Watch(progress, Screen())._pieces()
-    assert len(watch._fit('Restoring', pieces, 79)) > 40
+    progress.files, progress.under_way = 12345, 16
+    seen = Watch(progress, Screen())
+    progress.receiving.take(2 << 20)
+    text = watch._fit('Restoring', seen._pieces(), 79)
+    said = r'Restoring: 50%, 5.0 MiB, .*B/s, 12345 files, 16 parts, 0:00, 0:00 left'
+    assert re.fullmatch(said, text)
+
+
+def test_what_is_done_grows_whichever_is_the_slower_one() -> None:
+    """A line, or a disk."""
+    progress = restoring()
+    seen = Watch(progress, Screen())
+    done = [seen._done]
+    progress.receiving.take(20 << 20)
+    done.append(seen._done)
+    for stored in (4, 8, 10):
+        progress.stored_bytes = stored << 20
+        done.append(seen._done)
+    # More is received than there is: some of it came twice.
+    assert done == [each << 19 for each in (8, 12, 14, 18, 20)]
+    # A driver that counts nothing.
+    progress = Progress(Rate(0), Rate(0))
+    progress.total, progress.stored_bytes = 10, 4
+    assert Watch(progress, Screen())._done == 4
