@@ -416,7 +416,9 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
     values['remove_older_than'] = values['remove_older_than'] or 0.0
     for name in ('restart_always_level', 'remove_older_than'):
         if not math.isfinite(values[name]):
-            raise ConfigError(f'{name.replace("_", "-")}: not a number of days')
+            raise ConfigError(
+                f'{name.replace("_", "-")}: not a number of days: write 30, or 0.5'
+            )
     for name in ('hostname', 'backup_name'):
         _check_path_part(name, values[name])
     compression.check_available(values['compression'])

@@ -41,7 +41,7 @@ def read(path: str) -> JobFile:
     except OSError as error:
         raise ConfigError(f'config {path}: {error.strerror or error}') from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f'config {path}: not UTF-8 text') from error
+        raise ConfigError(f'config {path}: not UTF-8 text: save it as that') from error
     except configparser.Error as error:
         raise ConfigError(f'config {path}: {_without_text(error)}') from error
     sections = [
@@ -64,12 +64,18 @@ def read(path: str) -> JobFile:
 def _without_text(error: configparser.Error) -> str:
     """What is wrong and in which line, without the line: it may hold a secret."""
     if isinstance(error, configparser.MissingSectionHeaderError):
-        return f'line {error.lineno}: a key before the first [section]'
+        return (
+            f'line {error.lineno}: a key before the first [section]: write [job] above '
+            f'it'
+        )
     if isinstance(error, configparser.ParsingError):
         lines = ', '.join(str(line) for line, _text in error.errors)
         return f'line {lines}: not of the form key = value'
     if isinstance(error, configparser.DuplicateOptionError):
-        return f'line {error.lineno}: {error.option} is given twice'
+        return f'line {error.lineno}: {error.option} is given twice: keep one of them'
     if isinstance(error, configparser.DuplicateSectionError):
-        return f'line {error.lineno}: there are two sections [{error.section}]'
+        return (
+            f'line {error.lineno}: there are two sections [{error.section}]: make them '
+            f'one'
+        )
     return type(error).__name__

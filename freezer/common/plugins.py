@@ -43,4 +43,7 @@ def _sorted(manager: 'ExtensionManager[Any]') -> list['Extension[Any]']:
 
 
 def _failed(_manager: Any, entry_point: Any, error: BaseException) -> None:
-    raise ConfigError(f'the plugin {entry_point} cannot be loaded: {error}') from error
+    raise ConfigError(
+        f'the plugin {entry_point} cannot be loaded: {error}; install what it needs, '
+        f'or remove the package it belongs to'
+    ) from error

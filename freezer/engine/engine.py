@@ -256,7 +256,10 @@ class BackupEngine(abc.ABC):
                     run = dataclasses.replace(
                         run, include=again.include, warnings=Warnings()
                     )
-        raise EngineError(f'{source.folder} changes faster than it can be archived')
+        raise EngineError(
+            f'{source.folder} changes faster than it can be archived: leave out with '
+            f'--exclude what changes all the time, or back up a snapshot'
+        )
 
     def _fetch_base(self, backup: Backup, state: Path, now: int) -> _Base | None:
         """What to build on; None, and a warning, if it is of no use.
@@ -355,7 +358,9 @@ class BackupEngine(abc.ABC):
             queue.close()
             producer.join()
         if not queue.drained:
-            raise EngineError('the storage stopped reading before the end')
+            raise EngineError(
+                'the storage stopped reading before the end: run the backup again'
+            )
 
     def _discard(self, backup: Backup) -> None:
         """The first error is the one to tell; this one goes to the log."""
@@ -442,7 +447,7 @@ class BackupEngine(abc.ABC):
         if found not in (None, *encryption.NAMES):
             raise RestoreError(
                 f'{backup.metadata_path}: encryption format {found!r} is not known: it '
-                f'is damaged, or of a newer agent'
+                f'is damaged, or of a newer agent; restore with that'
             )
         if found and self._passphrase is None:
             raise RestoreError(
@@ -571,7 +576,8 @@ class _Limit:
             if 0 < self._size < self._passed:
                 raise EngineError(
                     f'the backup comes to more than the {self._size} bytes that '
-                    f'--max-restore-size allows: stopped there'
+                    f'--max-restore-size allows: stopped there; what is restored is '
+                    f'incomplete'
                 )
             yield block
 

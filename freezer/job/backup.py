@@ -38,7 +38,10 @@ class BackupJob(Job):
     def validate(cls, config: AgentConfig) -> None:
         super().validate(config)
         if not config.path_to_backup:
-            raise ConfigError('path-to-backup is required for action backup')
+            raise ConfigError(
+                'path-to-backup is required for action backup: give --path-to-backup, '
+                'or path_to_backup in the job file'
+            )
         one_cutoff(config)
         plugins.load(plugins.MODES, 'mode', config.mode)
         source_of(config.path_to_backup)

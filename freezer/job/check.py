@@ -21,19 +21,17 @@ class CheckJob(Job):
             return Outcome()
         report = self.storage.check()
         problems = report.problems
-        summary = _summary(problems)
+        summary = _complaint(problems) if problems else 'Backups can be made here'
         several = self.config.storage == 'multiple'
         return Outcome(
             _document(report, summary, several),
             [_table(report, several)],
-            failure=StorageException(summary) if problems else None,
+            failure=StorageException(_complaint(problems)) if problems else None,
             lines=[] if problems else [summary],
         )
 
 
-def _summary(problems: list[CheckRow]) -> str:
-    if not problems:
-        return 'Backups can be made here'
+def _complaint(problems: list[CheckRow]) -> str:
     first = problems[0]
     where = f'[storage:{first.storage}], ' if first.storage else ''
     line = f'Backups cannot be made here: {where}{first.name}: {first.finding.seen}'

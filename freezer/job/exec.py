@@ -65,7 +65,10 @@ class ExecJob(Job):
 def _split_command(command: str | None) -> list[list[str]]:
     """``a "b c" | d`` -> ``[['a', 'b c'], ['d']]``."""
     if not command:
-        raise ConfigError('command is required for action exec')
+        raise ConfigError(
+            'command is required for action exec: give --command, or command in the '
+            'job file'
+        )
     lexer = shlex.shlex(command, posix=True, punctuation_chars='|')
     lexer.whitespace_split = True
     lexer.commenters = ''
@@ -77,9 +80,11 @@ def _split_command(command: str | None) -> list[list[str]]:
             else:
                 commands[-1].append(word)
     except ValueError as error:
-        raise ConfigError(f'command: {error}') from error
+        raise ConfigError(f'command: {error}; quote as in a shell') from error
     if not all(commands):
-        raise ConfigError('command: a pipe begins or ends with nothing')
+        raise ConfigError(
+            'command: a pipe begins or ends with nothing: quote a | that is none'
+        )
     return commands
 
 

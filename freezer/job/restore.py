@@ -6,13 +6,18 @@ from collections.abc import Sequence
 
 from freezer.common.config import AgentConfig
 from freezer.engine.engine import Source
-from freezer.exceptions import ConfigError, FreezerError, RestoreError
+from freezer.exceptions import ConfigError, FreezerError, RestoreError, TamperedError
 from freezer.job.job import SAID, Job, Outcome, iso, levels_said
 from freezer.storage.base import Backup, EngineName, NoSuchBackup
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.utils import checksum
 
 LOG = logging.getLogger(__name__)
+
+_OF_DAMAGE = (
+    '--action verify tells what else is damaged, --restore-from-date with an earlier '
+    'date restores an earlier state'
+)
 
 
 class RestoreJob(Job):
@@ -22,12 +27,21 @@ class RestoreJob(Job):
     def validate(cls, config: AgentConfig) -> None:
         super().validate(config)
         if not config.restore_abs_path:
-            raise ConfigError('restore-abs-path is required for action restore')
+            raise ConfigError(
+                'restore-abs-path is required for action restore: give '
+                '--restore-abs-path, or restore_abs_path in the job file'
+            )
         if config.consistency_checksum:
             checksum.compare(config.consistency_checksum, '')
         _check_target(os.path.abspath(config.restore_abs_path), config.overwrite)
 
     def execute(self) -> Outcome:
+        try:
+            return self._restore()
+        except (IntegrityError, TamperedError) as error:
+            raise RestoreError(f'{error}; {_OF_DAMAGE}') from error
+
+    def _restore(self) -> Outcome:
         config = self.config
         assert config.restore_abs_path is not None
         target = os.path.abspath(config.restore_abs_path)
@@ -59,7 +73,8 @@ class RestoreJob(Job):
             if not checksum.compare(config.consistency_checksum, found):
                 raise RestoreError(
                     f'{target}: its checksum is {found}, not '
-                    f'{config.consistency_checksum}: not what was backed up'
+                    f'{config.consistency_checksum}: it is another state, or something '
+                    f'has changed the files'
                 )
         self.say(f'Restored {what} into {target}')
         return Outcome()

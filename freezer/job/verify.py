@@ -73,11 +73,15 @@ class VerifyJob(Job):
                 member = self.storage.member_name(backup)
                 checked.append(_Checked(backup, member, found))
         if not checked:
-            raise failure or NoSuchBackup('all of it was removed meanwhile')
+            raise failure or NoSuchBackup(
+                'all of it was removed meanwhile: run it again'
+            )
         gaps = _find_gaps(checked)
         complete = failure is None
         if complete and not all(one.ok for one in checked):
-            failure = VerifyError(_verdict(checked))
+            failure = VerifyError(
+                f'{_verdict(checked)}: the result says which, and why'
+            )
         outcome = Outcome(
             self._document(checked, complete), [self._table(checked)], failure=failure
         )
@@ -121,8 +125,11 @@ class VerifyJob(Job):
                 f'{container}; --hostname stands for the machine it was made on'
             )
         if 'hostname' in config.given:
-            return f'there is no backup of host {config.hostname!r} in {container}'
-        return f'there is no backup in {container}'
+            return (
+                f'there is no backup of host {config.hostname!r} in {container}; '
+                f'--action info shows what there is'
+            )
+        return f'there is no backup in {container}: check --container'
 
     # What is said
 

@@ -92,9 +92,12 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     _keep_paths_of_log(conf)
     command, files = conf.command, tuple(conf.files)
     if files and command not in _OF_FILES:
-        raise ConfigError(f'{command} takes no file')
+        raise ConfigError(f'{command} takes no file; validate and run do')
     if command in _OF_FILES and (not files or (command == 'run' and len(files) > 1)):
-        raise ConfigError(f'{command} needs {"one" if command == "run" else "a"} file')
+        raise ConfigError(
+            f'{command} needs {"one" if command == "run" else "a"} file: '
+            f'{PROG} {command} FILE'
+        )
     root = os.geteuid() == 0
     home = Path('~/.freezer').expanduser()
     return Settings(

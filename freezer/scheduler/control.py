@@ -60,7 +60,10 @@ class PidFile:
             if number is not None:
                 return number
             if time.monotonic() > deadline:
-                raise FreezerError(f'{self._path}: is locked, and has no number in it')
+                raise FreezerError(
+                    f'{self._path}: is locked, and has no number in it: something else '
+                    f'holds it (fuser tells)'
+                )
             time.sleep(_TRY_SECONDS)
         return None
 
@@ -103,7 +106,10 @@ def stop(settings: Settings) -> int:
     deadline = time.monotonic() + settings.stop_grace + _END_SECONDS
     while pid_file.is_held():
         if time.monotonic() > deadline:
-            raise FreezerError(f'process {number} does not end')
+            raise FreezerError(
+                f'process {number} does not end: the log has what it waits for; kill '
+                f'-KILL {number} leaves its jobs alone'
+            )
         time.sleep(_TRY_SECONDS)
     return 0
 
@@ -117,7 +123,9 @@ def restart(settings: Settings) -> int:
 def reload(settings: Settings) -> int:
     number = PidFile(settings.runtime_dir).process()
     if number is None:
-        raise FreezerError('freezer-scheduler is not running')
+        raise FreezerError(
+            'freezer-scheduler is not running: freezer-scheduler start starts it'
+        )
     _send(number, signal.SIGHUP)
     return 0
 
@@ -131,7 +139,10 @@ def _check(settings: Settings) -> None:
         )
     schedule.zone()
     if not settings.jobs_dir.exists():
-        raise ConfigError(f'jobs-dir {settings.jobs_dir}: there is no such directory')
+        raise ConfigError(
+            f'jobs-dir {settings.jobs_dir}: there is no such directory: make it, or '
+            f'give --scheduler-jobs-dir'
+        )
 
 
 def _send(number: int, which: signal.Signals) -> None:
@@ -140,7 +151,9 @@ def _send(number: int, which: signal.Signals) -> None:
     except ProcessLookupError:
         return
     except PermissionError as error:
-        raise FreezerError(f'process {number} is of another user') from error
+        raise FreezerError(
+            f'process {number} is of another user: do this as that user, or as root'
+        ) from error
 
 
 def _detach(lock: private.Lock) -> None:

@@ -235,7 +235,7 @@ class _Reader:
         self._refuse_unknown(path, given, _ACTION | {_OLD_INTERVAL})
         seconds_key = 'max_retries_interval'
         if _OLD_INTERVAL in given:
-            self._remark((*path, _OLD_INTERVAL), f'is written {seconds_key}')
+            self._remark((*path, _OLD_INTERVAL), 'is written max_retries_interval')
             if seconds_key not in given:
                 seconds_key = _OLD_INTERVAL
         mandatory = given.get('mandatory') or False

@@ -63,7 +63,9 @@ def _run(settings: Settings) -> int:
         raise ConfigError(f'{document.path}: {refused}')
     lock = job_lock(private.directory(settings.runtime_dir), document.job_id)
     if not lock.take():
-        raise ConfigError(f'job {document.job_id} is running')
+        raise ConfigError(
+            f'job {document.job_id} is running: wait for its end, or stop it'
+        )
     config.set_up_log(settings, foreground=True)
     run = Run(document, lock, agents_environment(settings), shown=True)
 

@@ -32,9 +32,11 @@ def directory(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(f'{path}: {error.strerror or error}') from error
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f'{path}: is not a directory of its own, as it has to be')
+        raise ConfigError(f'{path}: is not a directory of its own: give another')
     if found.st_uid != os.geteuid():
-        raise ConfigError(f'{path}: belongs to another user')
+        raise ConfigError(
+            f'{path}: belongs to another user: be that user, or give another'
+        )
     if found.st_mode & 0o022:
         raise ConfigError(f'{path}: others can write to it; chmod 700 it')
     return path

@@ -86,7 +86,9 @@ def zone() -> datetime.tzinfo:
     try:
         found: datetime.tzinfo = tzlocal.get_localzone()
     except (OSError, ValueError, LookupError) as error:
-        raise ConfigError(f'the time zone of this machine: {error}') from error
+        raise ConfigError(
+            f'the time zone of this machine: {error}; set TZ, or /etc/localtime'
+        ) from error
     return found
 
 

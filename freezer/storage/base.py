@@ -427,7 +427,11 @@ class Storage(abc.ABC):
             raise NoSuchBackup(
                 f'No matching backup name: {hostname_backup_name!r} (engine '
                 f'{engine.name})'
-                + (' at or before that date' if chains else ' is not on this storage')
+                + (
+                    ' at or before that date; --action info shows the dates'
+                    if chains
+                    else ' is not on this storage; --action info shows what is'
+                )
             )
         try:
             return levels.resolve(in_time[newest])

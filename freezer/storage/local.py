@@ -248,7 +248,8 @@ class LocalStorage(Manifested):
         if failed:
             raise PartialDelete(
                 f'{len(failed)} of {len(paths)} files could not be deleted, first '
-                f'{failed[0].filename}: {failed[0].strerror}'
+                f'{failed[0].filename}: {failed[0].strerror}; --action admin tries '
+                f'again'
             ) from failed[0]
 
     def rmtree(self, path: str) -> None:

@@ -117,7 +117,9 @@ class MultipleStorage(Storage):
         if first:
             raise first[0]
         if failure is not None:
-            raise StorageException('a member stopped reading before the end')
+            raise StorageException(
+                'a member stopped reading before the end: run the backup again'
+            )
 
     def cancel(self) -> None:
         for storage in self.storages.values():

@@ -456,14 +456,15 @@ class S3Storage(Manifested):
         if not self.options.create_bucket:
             raise BucketNotFound(
                 f'{self._bucket.url()} at {self.endpoint} does not exist, and is not '
-                f'to be made (s3-create-bucket is off)'
+                f'to be made (s3-create-bucket is off): check --container and '
+                f'--endpoint'
             )
         try:
             self._bucket.create(locks=self.options.locks)
         except AccessDenied as error:
             raise BucketNotFound(
                 f'{self._bucket.url()} at {self.endpoint} does not exist, and the keys '
-                f'may not make it: {error.message}'
+                f'may not make it: check --container, or have it made: {error.message}'
             ) from error
 
     @property
@@ -637,7 +638,7 @@ class S3Storage(Manifested):
             if token and backup.metadata().get(manifest.MARKER_KEY) != token:
                 raise IntegrityError(
                     f'{self._bucket.url(keys.key_of(backup.metadata_path))} at '
-                    f'{self.endpoint} is not what was written'
+                    f'{self.endpoint} is not what was written: run the backup again'
                 )
         if not standing.result():
             raise self._taken_for_dead(backup.data_prefix_path)
@@ -665,7 +666,7 @@ class S3Storage(Manifested):
         if found is not None and found != written:
             raise IntegrityError(
                 f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
-                f'manifest is not what was written'
+                f'manifest is not what was written: run the backup again'
             )
         return sight.blind
 
@@ -673,7 +674,7 @@ class S3Storage(Manifested):
         return Conflict(
             f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: another '
             f'machine took this backup for dead (s3-stale-after), and may have deleted '
-            f'some of it'
+            f'some of it: run it again, and raise --s3-stale-after there'
         )
 
     def _say_unseen(self, path: str, claim: 'Claim', blind: bool) -> None:

@@ -371,7 +371,8 @@ def _stretch(passphrase: bytes, salt: bytes, work: int) -> bytes:
         return Scrypt(salt, 32, n=1 << work, r=8, p=1).derive(passphrase)
     except MemoryError as error:
         raise EncryptionError(
-            f'the passphrase takes {1 << work - 10} MiB of memory, which there are not'
+            f'the passphrase takes {1 << work - 10} MiB of memory, which there are '
+            f'not: do this on a larger machine'
         ) from error
 
 

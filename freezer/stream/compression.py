@@ -118,10 +118,14 @@ def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, Non
                     yield output
     except _errors(name) as error:
         raise EngineError(
-            f'the {name} stream is damaged{_OR_TOO_LARGE.get(name, "")}: {error}'
+            f'the {name} stream is damaged{_OR_TOO_LARGE.get(name, "")}: {error}; '
+            f'--action verify --verify-data tells whether the storage did it'
         ) from error
     if not decompressor.eof:
-        raise EngineError(f'the {name} stream ends before its end')
+        raise EngineError(
+            f'the {name} stream ends before its end: --action verify --verify-data '
+            f'tells whether the storage has lost it'
+        )
 
 
 def _slices(blocks: Iterable[Block]) -> Iterator[memoryview | bytes]:

@@ -459,4 +459,7 @@ def _find_tar() -> str:
         )
         if b'GNU tar' in said.stdout:
             return path
-    raise ConfigError('GNU tar is not installed: the tar engine needs it')
+    raise ConfigError(
+        f'GNU tar is not installed, or not in PATH: the tar engine needs it, under the '
+        f'name {" or ".join(_NAMES)}'
+    )

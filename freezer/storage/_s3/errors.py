@@ -176,16 +176,23 @@ def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException
             f'{advice}'
         )
     if isinstance(error, wire.ReadTimeoutError | wire.ConnectTimeoutError):
-        return e.Unreachable(f'{where}: no answer in time')
+        return e.Unreachable(
+            f'{where}: no answer in time; check --endpoint, and --s3-read-timeout'
+        )
     if isinstance(error, wire.ResponseStreamingError | wire.IncompleteReadError):
         return e.IncompleteAnswer(f'{where}: the answer ended early')
     given_up = getattr(error, 'kwargs', {}).get('error')
     if isinstance(given_up, e.Cancelled):
         return e.Cancelled(f'{where}: {given_up.message}')
     if isinstance(error, wire.HTTPClientError | wire.ConnectionError):
-        return e.Unreachable(f'{where}: cannot be reached: {_reason(error)}')
+        return e.Unreachable(
+            f'{where}: cannot be reached: {_reason(error)}; check --endpoint, --proxy '
+            f'and the network'
+        )
     if type(error).__name__ == 'ResponseParserError':
-        return e.ServerError(f'{where}: the answer is not what S3 answers')
+        return e.ServerError(
+            f'{where}: the answer is not what S3 answers; check --endpoint and --proxy'
+        )
     if isinstance(error, OSError):
         return e.Unreachable(f'{where}: {_reason(error)}')
     return e.Rejected(f'{where}: {_reason(error)}')

@@ -256,7 +256,8 @@ class Listings(Calls):
                 reason += f': it takes {right}'
             raise e.PartialDelete(
                 f'{len(failed)} of {len(objects)} objects could not be deleted from '
-                f'{self.url()} at {self.endpoint}, first {key}: {reason}'
+                f'{self.url()} at {self.endpoint}, first {key}: {reason}; --action '
+                f'admin tries again'
             )
 
     def _delete_batch(self, objects: Sequence[dict[str, str]]) -> dict[str, str]:

@@ -196,7 +196,9 @@ class Objects(Calls):
             )
         if etag and answer.get('ETag', etag) != etag:
             answer['Body'].close()
-            raise e.Conflict(f'{self.url(key)}: was replaced while it was read')
+            raise e.Conflict(
+                f'{self.url(key)}: was replaced while it was read: run it again'
+            )
 
     def _receive(self, body: Any, view: memoryview) -> Iterator[int]:
         """Fill the memory with what comes; how many bytes did, time and again.

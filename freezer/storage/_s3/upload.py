@@ -335,7 +335,8 @@ def confirm(
             head = sight.look(functools.partial(bucket.head, key))
         except NotFound as error:
             raise IntegrityError(
-                f'{where} is missing: the store confirmed it, and does not have it'
+                f'{where} is missing: the store confirmed it, and does not have it; '
+                f'run the backup again, and --action check'
             ) from error
         if head is None:
             continue
@@ -348,5 +349,6 @@ def confirm(
         if head.size != volume.size or not ours:
             raise IntegrityError(
                 f'{where} is not what was written: {head.size} bytes, where '
-                f'{volume.size} were confirmed'
+                f'{volume.size} were confirmed; run the backup again, and --action '
+                f'check'
             )

@@ -469,5 +469,6 @@ def test_many_problems_are_counted(local: Agent, tmp_path: Path) -> None:
     assert line.count('level ') == 1 + 20
     assert line.endswith(' and 4 more')
     assert found.error.endswith(
-        '24 of 24 backups are not whole, and 24 of them cannot be restored'
+        '24 of 24 backups are not whole, and 24 of them cannot be restored: the result '
+        'says which, and why'
     )
