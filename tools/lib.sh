@@ -8,9 +8,9 @@ die() { printf 'tools/%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 # attributes and ACLs, what opens a backup without the agent.
 PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
     swift-account-server swift-container-server swift-object-server swift-proxy-server
-    memcached getfattr setfacl age age-keygen zstd)
+    memcached getfattr setfacl age age-keygen zstd zsh)
 PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
-    swift-account swift-container swift-object swift-proxy memcached attr acl age zstd)
+    swift-account swift-container swift-object swift-proxy memcached attr acl age zstd zsh)
 
 missing() {  # the programs that are not there
     local program

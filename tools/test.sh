@@ -31,6 +31,7 @@ system_packages() {
 docs() {
     if [ -e doc/source/conf.py ]; then
         sphinx-build -q -W -b html doc/source doc/build/html
+        sphinx-build -q -W -b man doc/source doc/build/man
     else
         echo 'no doc/source/conf.py: nothing to build'
     fi

@@ -1,8 +1,12 @@
 """Sphinx: sphinx-build -W -b html doc/source doc/build/html"""
 
+import sys
+from pathlib import Path
+
 from freezer.common.version import version as freezer_version
 
-extensions = ['openstackdocstheme', 'oslo_config.sphinxext']
+sys.path.insert(0, str(Path(__file__).parent / '_ext'))
+extensions = ['openstackdocstheme', 'oslo_config.sphinxext', 'usage']
 
 project = 'freezer'
 copyright = 'OpenStack Foundation'
@@ -19,3 +23,21 @@ openstackdocs_bug_project = 'freezer'
 pygments_style = 'native'
 # Options are written as they are typed: two hyphens are not a dash.
 smartquotes = False
+
+# sphinx-build -W -b man doc/source doc/build/man
+man_pages = [
+    (
+        'cli/freezer-agent',
+        'freezer-agent',
+        'back up files to object storage, and restore them',
+        'OpenStack',
+        1,
+    ),
+    (
+        'cli/freezer-scheduler',
+        'freezer-scheduler',
+        'run freezer-agent when it is time',
+        'OpenStack',
+        1,
+    ),
+]

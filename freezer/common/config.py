@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 from oslo_config import cfg
 from oslo_log import log
 
-from freezer.common import exposed, jobfile, plugins, upstream
-from freezer.common.opts import declared_options
+from freezer.common import exposed, jobfile, plugins, upstream, usage
+from freezer.common.opts import declared_options, help_usage
 from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
@@ -128,6 +128,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     :raises ConfigError: an option is unknown, malformed, missing, or not to be had
     :raises SystemExit: --help was asked for (0), no argument (1), or an unknown one (2)
     """
+    if usage.wanted(argv) or not argv:
+        sys.stdout.write(usage.text(help_usage()))
+        raise SystemExit(0 if argv else 1)
     conf = _declare()
     _parse(conf, argv)
     pinned = _pin_command_line(conf, argv)
@@ -167,14 +170,11 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
                 prog=PROG,
                 use_env=True,
             )
-            if not argv:
-                conf.print_help()
-                raise SystemExit(1)
     except SystemExit as stop:
         text = said.getvalue().strip().rpartition('error: ')[2]
         if stop.code == 2:
             sys.stderr.write(f'{PROG}: {_without_values(text)}; see --help\n')
-        elif stop.code and argv:
+        elif stop.code:
             raise ConfigError(_plainly(text)) from stop
         raise
     except cfg.Error as error:

@@ -4,19 +4,26 @@ from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import plugins
+from freezer.common import plugins, usage
 from freezer.stream import compression, encryption
 from freezer.utils.types import Date, Size
 
-ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'verify', 'exec')
+ACTIONS = {
+    'backup': 'make a backup of --path-to-backup',
+    'restore': 'restore the newest state, or an earlier one, into --restore-abs-path',
+    'info': 'list what is there',
+    'admin': 'remove old backups, and what failed ones have left',
+    'check': 'try out whether backups can be made and restored here',
+    'verify': 'look whether backups are there as they were written',
+    'exec': 'run --command',
+}
 
 AGENT_OPTS = (
     cfg.StrOpt(
         'action',
-        choices=ACTIONS,
+        choices=list(ACTIONS.items()),
         default='backup',
-        help='What to do. check: try out whether backups can be made and restored '
-        'here.',
+        help='What to do.',
     ),
     cfg.StrOpt(
         'mode',
@@ -42,7 +49,12 @@ AGENT_OPTS = (
         default='',
         help='Storage s3: bucket or bucket/prefix. Storage local: a directory.',
     ),
-    cfg.StrOpt('path-to-backup', short='F', help='The file or directory to back up.'),
+    cfg.StrOpt(
+        'path-to-backup',
+        metavar=usage.PATH,
+        short='F',
+        help='The file or directory to back up.',
+    ),
     cfg.StrOpt(
         'backup-name',
         short='N',
@@ -57,7 +69,9 @@ AGENT_OPTS = (
         'is restored. Default: the name of this machine.',
     ),
     cfg.StrOpt(
-        'restore-abs-path', help='The directory to restore into; made if needed.'
+        'restore-abs-path',
+        metavar=usage.DIRECTORY,
+        help='The directory to restore into; made if needed.',
     ),
     cfg.Opt(
         'restore-from-date',
@@ -99,12 +113,14 @@ AGENT_OPTS = (
     ),
     cfg.FloatOpt(
         'restart-always-level',
+        metavar='DAYS',
         min=0,
         help='Begin again at level 0 when the last level 0 is older than this many '
         'days.',
     ),
     cfg.FloatOpt(
         'remove-older-than',
+        metavar='DAYS',
         short='R',
         min=0,
         help='Remove chains of levels that are all older than this many days. With '
@@ -144,6 +160,7 @@ AGENT_OPTS = (
     ),
     cfg.StrOpt(
         'dereference-symlink',
+        metavar='LINKS',
         choices=['none', 'soft', 'hard', 'all'],
         default='none',
         help='Store what symbolic links (soft), hard links or both point to, in place '
@@ -151,6 +168,7 @@ AGENT_OPTS = (
     ),
     cfg.MultiStrOpt(
         'exclude',
+        metavar='PATTERN',
         default=[],
         help="Leave out files that match this pattern, tar's wildcards. May be given "
         'more than once; in a job file, one pattern a line.',
@@ -189,6 +207,7 @@ AGENT_OPTS = (
     ),
     cfg.StrOpt(
         'metadata-out',
+        metavar=usage.FILE,
         help='Write the result as JSON to this file; - is standard output.',
     ),
     cfg.StrOpt(
@@ -207,7 +226,9 @@ AGENT_OPTS = (
     ),
     cfg.StrOpt('max-priority', help='Any text: run with the highest priority.'),
     cfg.StrOpt(
-        'proxy', help='HTTP proxy on the way to the storage, as http://host:port.'
+        'proxy',
+        metavar='URL',
+        help='HTTP proxy on the way to the storage, as http://host:port.',
     ),
     cfg.BoolOpt(
         'insecure',
@@ -230,6 +251,7 @@ AGENT_OPTS = (
     ),
     cfg.StrOpt(
         'config',
+        metavar=usage.FILE,
         help='Job file (INI) with more options; [storage:NAME] sections name several '
         'storages that all get the backup. The command line wins.',
     ),
@@ -253,3 +275,74 @@ def declared_options() -> dict[str | None, tuple[Any, ...]]:
 def list_opts() -> list[tuple[str | None, list[Any]]]:
     """(group, options), for oslo-config-generator."""
     return [(group, list(options)) for group, options in declared_options().items()]
+
+
+#: Of the help: each stands before the option of AGENT_OPTS that it begins with.
+HEADINGS = {
+    'action': 'What to do',
+    'mode': 'What, and where to',
+    'restore-abs-path': 'Restoring',
+    'incremental': 'Levels',
+    'remove-older-than': 'Removing old backups',
+    'compression': 'What is stored, and how',
+    'verify-data': 'This run',
+    'proxy': 'Network',
+    'config': 'Job files, and commands in them',
+}
+
+_USAGE = """\
+freezer-agent --action ACTION --storage STORAGE --container CONTAINER …
+       freezer-agent --config JOBFILE …"""
+
+_DESCRIPTION = """\
+Back up files level by level to S3-compatible object storage, or a directory,
+and restore any state there was. Exit code 0 means that it restores, byte for
+byte.
+
+Actions:
+"""
+
+_EPILOG = """\
+Flags have an inverse: --noincremental, --s3-nocreate-bucket. In job files
+options are written with underscores: path_to_backup = /etc. The keys of a
+bucket are safest in the environment, with the address of its service:
+ACCESS_KEY, SECRET_KEY and ENDPOINT.
+
+Examples:
+  Back up what has changed; restore the state of the end of January; list what
+  there is; verify every byte of it:
+
+    freezer-agent --action backup --storage s3 --container backups/web1 \\
+        --backup-name etc --path-to-backup /etc --incremental
+    freezer-agent --action restore --storage s3 --container backups/web1 \\
+        --backup-name etc --restore-abs-path /tmp/etc \\
+        --restore-from-date 2026-01-31T23:59:59
+    freezer-agent --action info --storage s3 --container backups/web1
+    freezer-agent --action verify --storage s3 --container backups/web1 \\
+        --verify-data
+
+  The same options from a file:
+
+    freezer-agent --config job.conf"""
+
+
+def help_usage() -> usage.Usage:
+    """What ``freezer-agent --help`` says."""
+    storages = plugins.load_all(plugins.STORAGES).items()
+    return usage.Usage(
+        'freezer-agent',
+        _USAGE,
+        _DESCRIPTION
+        + '\n'.join(f'  {name:9}{words}' for name, words in ACTIONS.items()),
+        (
+            *usage.by_headings(AGENT_OPTS, HEADINGS),
+            *(
+                usage.of_group(f'Storage {name}', driver.OPTIONS)
+                for name, driver in storages
+                if driver.OPTIONS
+            ),
+            usage.common('freezer.conf and freezer-agent.conf'),
+            usage.OTHERS,
+        ),
+        _EPILOG,
+    )

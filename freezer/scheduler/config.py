@@ -14,6 +14,7 @@ from typing import Any
 from oslo_config import cfg, types
 from oslo_log import log
 
+from freezer.common import usage
 from freezer.exceptions import ConfigError
 from freezer.scheduler import options
 from freezer.scheduler.document import Document
@@ -29,7 +30,7 @@ _USAGE = """\
 start     run the jobs in --scheduler-jobs-dir when they are due
 stop      end; jobs that run have --scheduler-stop-grace seconds to do so too
 reload    look at the job files now, and not at the next interval
-status    what runs, what came of it, what comes next; ends with 3 if nothing runs
+status    what runs, what came of it, what comes next; ends with 3 if none runs
 validate  check job files, and say what will run when
 run       run one job file now, here, and end with the exit code of the agent
 """
@@ -85,6 +86,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     :raises SystemExit: --help was asked for (0), an argument is unknown or there is no
         command (2)
     """
+    if usage.wanted(argv):
+        sys.stdout.write(usage.text(help_usage()))
+        raise SystemExit(0)
     conf = _declare()
     _parse(conf, argv)
     _refuse_absent(conf)
@@ -178,6 +182,48 @@ def _keep_paths_of_log(conf: cfg.ConfigOpts) -> None:
             conf.set_override(dest, str(_absolute(conf[dest])).replace('$', '$$'))
 
 
+_EPILOG = """\
+Options whose names begin with scheduler or capabilities are known by the rest
+of the name as well: --no-api. In scheduler.conf they stand in sections of these
+names. Flags have an inverse: --scheduler-nodisable-exec.
+
+Examples:
+  Try job files out; run the jobs of a directory; see what came of them:
+
+    freezer-scheduler validate /etc/freezer/scheduler/conf.d/*.conf
+    freezer-scheduler start --no-daemon --no-api
+    freezer-scheduler status
+
+  Run one job, now:
+
+    freezer-scheduler run /etc/freezer/scheduler/conf.d/home.conf"""
+
+_HEADINGS = {options.GROUP: 'Scheduler', options.CAPABILITIES: 'Which jobs it takes'}
+
+
+def help_usage() -> usage.Usage:
+    """What ``freezer-scheduler --help`` says."""
+    synopsis, _, commands = _USAGE.partition('\n\n')
+    return usage.Usage(
+        PROG,
+        synopsis,
+        commands,
+        (
+            *(
+                usage.of_group(_HEADINGS.get(group, group), {group: declared})
+                for group, declared in options.list_opts()
+            ),
+            usage.of_group('What is said', {None: [_JSON]}),
+            usage.common('scheduler.conf'),
+            usage.OTHERS,
+        ),
+        _EPILOG,
+    )
+
+
+_JSON = cfg.BoolOpt('json', default=False, help='With status and validate: JSON.')
+
+
 def _declare() -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     log.register_options(conf)
@@ -187,7 +233,7 @@ def _declare() -> cfg.ConfigOpts:
             cfg.MultiOpt(
                 'files', positional=True, default=[], item_type=types.String()
             ),
-            cfg.BoolOpt('json', default=False, help='With status and validate: JSON.'),
+            _JSON,
         ]
     )
     for group, declared in options.list_opts():
@@ -208,7 +254,6 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
                 [each.replace('$', '$$') for each in _commands_last(conf, argv)],
                 project='freezer',
                 prog=PROG,
-                usage=_USAGE,
                 default_config_files=[
                     path for path in files if Path(path).name == 'scheduler.conf'
                 ],

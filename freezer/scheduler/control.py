@@ -108,7 +108,7 @@ def stop(settings: Settings) -> int:
         if time.monotonic() > deadline:
             raise FreezerError(
                 f'process {number} does not end: the log has what it waits for; kill '
-                f'-KILL {number} leaves its jobs alone'
+                f'-KILL {number} ends it, and not its jobs'
             )
         time.sleep(_TRY_SECONDS)
     return 0

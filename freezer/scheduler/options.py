@@ -4,6 +4,8 @@ from typing import Any
 
 from oslo_config import cfg
 
+from freezer.common import usage
+
 GROUP = 'scheduler'
 CAPABILITIES = 'capabilities'
 
@@ -31,6 +33,7 @@ SCHEDULER_OPTS = (
     ),
     cfg.StrOpt(
         'jobs-dir',
+        metavar=usage.PATH,
         short='f',
         deprecated_opts=_old('jobs-dir', 'conf'),
         help='The directory with the job files, whose names end in .conf; or one job '
@@ -39,6 +42,7 @@ SCHEDULER_OPTS = (
     ),
     cfg.IntOpt(
         'interval',
+        metavar='SECONDS',
         short='i',
         min=1,
         default=60,
@@ -74,6 +78,7 @@ SCHEDULER_OPTS = (
     ),
     cfg.IntOpt(
         'stop-grace',
+        metavar='SECONDS',
         min=0,
         default=60,
         help='Seconds that running jobs have to end after SIGTERM, before they are '

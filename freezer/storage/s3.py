@@ -80,6 +80,7 @@ KEY_OPTS = (
     ),
     cfg.StrOpt(
         'endpoint',
+        metavar='URL',
         default='',
         help='Where the S3 service is, as in https://s3.example.com:8443. Also from '
         'ENDPOINT in the environment.',
@@ -120,6 +121,7 @@ S3_OPTS = (
     ),
     cfg.StrOpt(
         'ca-bundle',
+        metavar='FILE',
         help='File with the certificates of the authorities to trust, PEM.',
     ),
     cfg.BoolOpt(
@@ -134,16 +136,22 @@ S3_OPTS = (
     ),
     # Time and size.
     cfg.FloatOpt(
-        'connect-timeout', default=10.0, min=0.1, help='Seconds to wait to connect.'
+        'connect-timeout',
+        metavar='SECONDS',
+        default=10.0,
+        min=0.1,
+        help='Seconds to wait to connect.',
     ),
     cfg.FloatOpt(
         'read-timeout',
+        metavar='SECONDS',
         default=60.0,
         min=0.1,
         help='Seconds to wait for the next bytes of an answer.',
     ),
     cfg.FloatOpt(
         'retry-budget',
+        metavar='SECONDS',
         default=900.0,
         min=0.0,
         help='Seconds that one request may take with all its repetitions, once the '
@@ -216,6 +224,7 @@ S3_OPTS = (
     ),
     cfg.IntOpt(
         'object-lock-days',
+        metavar='DAYS',
         min=1,
         max=36500,
         help='Days from the backup on that nobody can delete it.',
