@@ -28,7 +28,8 @@ missing() {  # the programs that are not there
 # pip runs when something has changed since it last did.
 virtual_environment() {
     local python=${PYTHON:-python3} wanted=$1 where=.venv oldest
-    local stamp now packages=(-e '.[zstd,encryption,crt,quickstart,scheduler,metrics]')
+    local stamp now packages
+    packages=(-e '.[zstd,encryption,crt,quickstart,scheduler,scheduler-api,metrics]')
     case $wanted in
         tests) packages=(-r test-requirements.txt "${packages[@]}") ;;
         oldest)

@@ -133,8 +133,6 @@ def read(
                     raise _Wrong('the scheduler writes the job file of the agent')
                 keys().check(key, text)
                 options[key] = text
-            elif key not in keys():
-                raise _Wrong('not an option of the agent')
         except (_Wrong, ConfigError) as error:
             wrong.append(((name,), str(error).removeprefix('agent: ')))
     if wrong:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,70 @@ from freezer.scheduler.document import Document
 PROG = 'freezer-scheduler'
 COMMANDS = ('start', 'stop', 'restart', 'reload', 'status', 'validate', 'run')
 _OF_FILES = ('validate', 'run')
+_RUNNING = ('start', 'restart')
 _JOBS_DIR = '/etc/freezer/scheduler/conf.d'
 _USAGE = """\
 %(prog)s [options] start|stop|restart|reload|status
        %(prog)s [options] validate|run FILE…
 
-start     run the jobs in --scheduler-jobs-dir when they are due
+start     run the jobs of freezer-api, or with --no-api those in --scheduler-jobs-dir,
+          when they are due
 stop      end; jobs that run have --scheduler-stop-grace seconds to do so too
-reload    look at the job files now, and not at the next interval
+reload    look at freezer-api, or the job files, now and not at the next interval
 status    what runs, what came of it, what comes next; ends with 3 if none runs
 validate  check job files, and say what will run when
 run       run one job file now, here, and end with the exit code of the agent
 """
+
+
+# What is for the scheduler alone, and not for the commands that jobs run.
+_OWN_PREFIX = f'OS_{options.SERVICE_AUTH.upper()}__'
+_OWN = {
+    *(f'OS_{each.dest.upper()}' for each in options.SERVICE_AUTH_OPTS),
+    *('OS_TRUST_ID', 'OS_DOMAIN_ID', 'OS_DOMAIN_NAME', 'OS_TENANT_ID'),
+    *('OS_TENANT_NAME', 'OS_AUTH_METHOD', 'OS_AUTH_TYPE', 'OS_INTERFACE'),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """How to be known to Keystone, and where freezer-api is. What is not given is
+    empty."""
+
+    auth_url: str
+    username: str
+    password: str = field(repr=False)
+    token: str = field(repr=False)
+    project_id: str
+    project_name: str
+    project_domain_id: str
+    project_domain_name: str
+    user_domain_id: str
+    user_domain_name: str
+    backup_url: str
+    region_name: str
+    endpoint_type: str
+    cert: str
+    cacert: str
+
+    def check(self) -> None:
+        """:raises ConfigError: Keystone could not be asked"""
+        if not (self.auth_url and (self.token or (self.username and self.password))):
+            raise ConfigError(
+                'freezer-api needs credentials: give OS_AUTH_URL, OS_USERNAME, '
+                'OS_PASSWORD and OS_PROJECT_NAME with their domains, in the '
+                'environment or as [service_auth] in scheduler.conf; or give --no-api, '
+                'and have job files in --scheduler-jobs-dir'
+            )
+
+    @property
+    def whose(self) -> tuple[str, ...]:
+        """Another one for other jobs."""
+        return (
+            *(self.auth_url, self.backup_url, self.region_name, self.username),
+            *(self.project_id, self.project_name),
+            *(self.project_domain_id, self.project_domain_name),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +105,11 @@ class Settings:
     runtime_dir: Path
     state_dir: Path
     supported: Mapping[str, frozenset[str]]
+    centralized: bool
+    #: None if freezer-api is not asked
+    service: Service | None
+    #: of the agents
+    environ: Mapping[str, str] = field(repr=False)
     #: the options of the log are read from it
     conf: Any
 
@@ -104,6 +161,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         )
     root = os.geteuid() == 0
     home = Path('~/.freezer').expanduser()
+    service = None
+    if command in _RUNNING and not given.no_api:
+        service = _service(conf[options.SERVICE_AUTH], environ)
     return Settings(
         command=command,
         files=files,
@@ -125,8 +185,37 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             what: frozenset(conf[options.CAPABILITIES][f'supported_{what}'])
             for what in ('actions', 'modes', 'storages', 'engines')
         },
+        centralized=given.centralized_scheduler,
+        service=service,
+        environ=_of_agents(environ, given.insecure, service),
         conf=conf,
     )
+
+
+def _service(given: Any, environ: Mapping[str, str]) -> Service:
+    values = {
+        each.dest: given[each.dest] or environ.get(f'OS_{each.dest.upper()}') or ''
+        for each in options.SERVICE_AUTH_OPTS
+    }
+    # Of old it was publicURL.
+    kind = (values['endpoint_type'] or 'public').removesuffix('URL')
+    if kind not in ('public', 'internal', 'admin'):
+        raise ConfigError('endpoint-type is none of public, internal and admin')
+    return Service(**values | {'endpoint_type': kind})
+
+
+def _of_agents(
+    environ: Mapping[str, str], insecure: bool, service: Service | None
+) -> dict[str, str]:
+    """Ours, but for what is to be known by to Keystone: no storage here needs it, and
+    who can make jobs in freezer-api could have it printed."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if service is None or not (name in _OWN or name.startswith(_OWN_PREFIX))
+    }
+    # Weaker than what a job says.
+    return kept | ({'OS_DEFAULT__INSECURE': 'true'} if insecure else {})
 
 
 def runtime_dir(root: bool, home: Path, environ: Mapping[str, str]) -> Path:

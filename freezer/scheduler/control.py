@@ -9,7 +9,9 @@ from pathlib import Path
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.scheduler import config, private, schedule
 from freezer.scheduler.config import Settings
+from freezer.scheduler.directory import Directory
 from freezer.scheduler.loop import Scheduler
+from freezer.scheduler.source import Source
 
 LOG = logging.getLogger(__name__)
 
@@ -90,9 +92,18 @@ def start(settings: Settings) -> int:
         _detach(lock)
     config.set_up_log(settings, foreground=settings.no_daemon)
     pid_file.sign(lock)
-    LOG.info('process %d takes jobs from %s', os.getpid(), settings.jobs_dir)
-    Scheduler(settings).run()
+    source = _source(settings)
+    LOG.info('process %d takes jobs from %s', os.getpid(), source.place)
+    Scheduler(settings, source).run()
     return 0
+
+
+def _source(settings: Settings) -> Source:
+    if settings.service is None:
+        return Directory(settings.jobs_dir)
+    from freezer.scheduler.remote import Remote
+
+    return Remote(settings, settings.service)
 
 
 def stop(settings: Settings) -> int:
@@ -132,13 +143,14 @@ def reload(settings: Settings) -> int:
 
 def _check(settings: Settings) -> None:
     """What would be too late to be told of by a daemon."""
-    if not settings.no_api:
-        raise ConfigError(
-            'freezer-api is not supported yet: give --no-api, and have job files in '
-            '--scheduler-jobs-dir'
-        )
     schedule.zone()
-    if not settings.jobs_dir.exists():
+    if settings.service is not None:
+        from freezer.scheduler import wire
+
+        settings.service.check()
+        wire.check()
+        private.directory(settings.jobs_dir)
+    elif not settings.jobs_dir.exists():
         raise ConfigError(
             f'jobs-dir {settings.jobs_dir}: there is no such directory: make it, or '
             f'give --scheduler-jobs-dir'

@@ -3,34 +3,25 @@
 import logging
 import os
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from freezer.exceptions import ConfigError
 from freezer.scheduler import document
 from freezer.scheduler.document import Document, DocumentError, Problem
+from freezer.scheduler.source import Listing, Source
 
 LOG = logging.getLogger(__name__)
 
 SUFFIX = '.conf'
 _MOST_BYTES = 1 << 20
-_Stamp = tuple[int, ...]
+Stamp = tuple[int, ...]
 
 
-@dataclass
-class Listing:
-    """What the files say: each job once.
+def read(path: Path, in_api: bool = False) -> Document:
+    """:param in_api: it is a document of freezer-api, kept here
 
-    :param documents: job id -> document
-    :param errors: of the files that cannot be run
+    :raises DocumentError: it cannot be read, or is no job
     """
-
-    documents: dict[str, Document] = field(default_factory=dict)
-    errors: list[DocumentError] = field(default_factory=list)
-
-
-def read(path: Path) -> Document:
-    """:raises DocumentError: it cannot be read, or is no job"""
     try:
         with open(path, 'rb') as stream:
             found = os.fstat(stream.fileno())
@@ -42,7 +33,7 @@ def read(path: Path) -> Document:
     if stat.S_ISREG(found.st_mode) and found.st_mode & stat.S_IWOTH:
         # Who can write to it can run commands as the user of the scheduler.
         raise _unreadable(path, 'everybody can write to it; chmod 600 it')
-    return document.parse(str(path), content, path.name.removesuffix(SUFFIX))
+    return document.parse(str(path), content, path.name.removesuffix(SUFFIX), in_api)
 
 
 def readable_by_others(path: str) -> bool:
@@ -52,19 +43,25 @@ def readable_by_others(path: str) -> bool:
         return False
 
 
-class Directory:
+class Directory(Source):
     """A directory of job files, or one file. Remembers what was in them.
 
     A file that was right, and is not any more, stands for what it was: an editor may
     be at it, and a slip of the pen should not end a backup.
     """
 
+    _in_api = False
+
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamps: dict[Path, _Stamp] = {}
+        self._stamps: dict[Path, Stamp] = {}
         self._read: dict[Path, Document] = {}
         self._wrong: dict[Path, DocumentError] = {}
         self._doubles: set[Path] = set()
+
+    @property
+    def place(self) -> str:
+        return str(self._path)
 
     def list(self) -> Listing:
         """Look at all files; read those that have changed.
@@ -74,9 +71,9 @@ class Directory:
         found = self._files()
         for path in set(self._stamps) - set(found):
             self._forget(path)
-        for path, stamp in found.items():
-            if self._stamps.get(path) != stamp:
-                self._stamps[path] = stamp
+        for path, seen in found.items():
+            if self._stamps.get(path) != seen:
+                self._stamps[path] = seen
                 self._look_at(path)
         listing = Listing(errors=list(self._wrong.values()))
         doubles = set()
@@ -95,16 +92,16 @@ class Directory:
         self._doubles = doubles
         return listing
 
-    def _files(self) -> dict[Path, _Stamp]:
+    def _files(self) -> dict[Path, Stamp]:
         try:
             if not self._path.is_dir():
-                return {self._path: _stamp(self._path)}
+                return {self._path: stamp(self._path)}
             found = {}
             for name in os.listdir(self._path):
                 if name.endswith(SUFFIX) and not name.startswith('.'):
                     path = self._path / name
                     try:
-                        found[path] = _stamp(path)
+                        found[path] = stamp(path)
                     except FileNotFoundError:
                         continue
             return found
@@ -115,7 +112,7 @@ class Directory:
 
     def _look_at(self, path: Path) -> None:
         try:
-            made = read(path)
+            made = read(path, self._in_api)
         except DocumentError as error:
             self._wrong[path] = error
             kept = '; what it was before goes on' if path in self._read else ''
@@ -134,7 +131,7 @@ class Directory:
             kept.pop(path, None)
 
 
-def _stamp(path: Path) -> _Stamp:
+def stamp(path: Path) -> Stamp:
     """Another one when the file has changed: ctime cannot be set back."""
     try:
         found = path.stat()

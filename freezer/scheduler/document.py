@@ -1,7 +1,11 @@
-"""A job document: the JSON of a ``*.conf`` file, checked. Pure.
+"""A job document: the JSON of a ``*.conf`` file, or of freezer-api, checked. Pure.
 
 As freezer-api and Freezer 19's scheduler write them. What is not understood is an
 error: a misspelt key of a schedule would be a job that runs at another time.
+
+In a file ``event`` says what is wanted as long as it stands there. In freezer-api it is
+a request, which is taken away when it has been seen to; from then on ``status`` says
+what is wanted.
 """
 
 import dataclasses
@@ -18,11 +22,16 @@ from freezer.scheduler.schedule import Schedule
 
 START, STOP, ABORT, REMOVE = 'start', 'stop', 'abort', 'remove'
 EVENTS = ('', START, STOP, ABORT, REMOVE)
+#: of a job in freezer-api that has come to its end, and that nobody has asked for again
+REST = 'rest'
 
 _TOP = {
     *('job_id', 'client_id', 'user_id', 'project_id', 'description', '_version'),
-    *('session_id', 'session_tag', 'user_credentials', 'job_actions', 'job_schedule'),
+    *('session_id', 'session_tag', 'session_name', 'user_credentials'),
+    *('job_actions', 'job_schedule'),
 }
+# By the status of a job of freezer-api that has no event; any other: START.
+_WANTED = {'stop': STOP, 'removed': REMOVE, 'completed': REST}
 # What freezer-api writes there, and the scheduler keeps elsewhere.
 _REPORTED = {
     *('status', 'result', 'current_pid'),
@@ -61,12 +70,29 @@ class DocumentError(FreezerError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Cloud:
+    """What a job is to freezer-api, and what it knows of it. Times are epoch seconds,
+    and -1 for none."""
+
+    project_id: str = ''
+    trust_id: str = ''
+    session_id: str = ''
+    session_tag: int = 0
+    event: str = ''
+    status: str = ''
+    result: str = ''
+    started: int = -1
+    ended: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
 class Document:
     """A job as it is wanted.
 
-    :param wanted: START, STOP, ABORT or REMOVE
-    :param digest: SHA-256 of the file
+    :param wanted: START, STOP, ABORT, REMOVE, or REST
+    :param digest: SHA-256 of the file; of a job of freezer-api, of what it is to do
     :param remarks: what is understood, and should be said
+    :param cloud: None of a job that freezer-api does not know
     """
 
     path: str
@@ -78,6 +104,7 @@ class Document:
     schedule: Schedule
     digest: str
     remarks: tuple[Problem, ...] = ()
+    cloud: Cloud | None = None
 
     @property
     def timing(self) -> str:
@@ -92,18 +119,20 @@ class Document:
         return any(each.has_secrets for each in self.actions)
 
 
-def parse(path: str, content: bytes, default_id: str) -> Document:
+def parse(path: str, content: bytes, default_id: str, in_api: bool = False) -> Document:
     """:param default_id: the job's, if the document has none
+    :param in_api: it is of freezer-api, and not of an operator's file
 
     :raises DocumentError: with each problem
     """
-    return _Reader(path, content).read(default_id)
+    return _Reader(path, content, in_api).read(default_id)
 
 
 class _Reader:
-    def __init__(self, path: str, content: bytes) -> None:
+    def __init__(self, path: str, content: bytes, in_api: bool) -> None:
         self._path = path
         self._content = content
+        self._in_api = in_api
         self._problems: list[Problem] = []
         self._remarks: list[Problem] = []
         self._given = self._load()
@@ -145,7 +174,7 @@ class _Reader:
                 ('job_id',), f'has to be printable, of at most {_ID_LENGTH} letters'
             )
         client_id, description = self._word('client_id'), self._word('description')
-        self._look_at_the_cloud()
+        cloud = self._cloud()
         wanted, when = self._schedule(self._part('job_schedule', dict))
         actions = self._actions(self._part('job_actions', list))
         if self._problems or when is None:
@@ -159,9 +188,25 @@ class _Reader:
             wanted=wanted,
             actions=tuple(actions),
             schedule=when,
-            digest=hashlib.sha256(self._content).hexdigest(),
+            digest=self._digest(),
             remarks=tuple(self._remarks),
+            cloud=cloud,
         )
+
+    def _digest(self) -> str:
+        if not self._in_api:
+            return hashlib.sha256(self._content).hexdigest()
+        # Our own reports are no new job.
+        schedule = self._part('job_schedule', dict)
+        what = {
+            'job_actions': self._given.get('job_actions'),
+            'job_schedule': {
+                key: schedule[key]
+                for key in schedule
+                if key != 'event' and key not in _REPORTED
+            },
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def _refuse_unknown(
         self, path: Path, given: Mapping[str, Any], known: set[str]
@@ -189,17 +234,39 @@ class _Reader:
             return kind()
         return value
 
-    def _look_at_the_cloud(self) -> None:
-        credentials = self._given.get('user_credentials')
-        if isinstance(credentials, dict) and credentials.get('trust_id'):
-            self._wrong(
+    def _cloud(self) -> Cloud | None:
+        credentials = self._part('user_credentials', dict)
+        trust_id = credentials.get('trust_id') or ''
+        if not isinstance(trust_id, str):
+            self._wrong(('user_credentials', 'trust_id'), 'is not text')
+        session_id, project_id = self._word('session_id'), self._word('project_id')
+        if self._in_api:
+            return self._reported(project_id, trust_id, session_id)
+        if trust_id:
+            self._remark(
                 ('user_credentials', 'trust_id'),
-                'trusts are of Keystone, which is not supported yet',
+                'trusts are of Keystone, which is not asked here',
             )
-        if self._given.get('session_id'):
+        if session_id:
             self._remark(
                 ('session_id',), 'sessions are of freezer-api; the job runs alone'
             )
+        return None
+
+    def _reported(self, project_id: str, trust_id: str, session_id: str) -> Cloud:
+        """What the scheduler itself has written there, as far as it is legible."""
+        schedule = self._part('job_schedule', dict)
+        return Cloud(
+            project_id=project_id,
+            trust_id=trust_id,
+            session_id=session_id,
+            session_tag=_whole(self._given.get('session_tag'), 0),
+            event=str(schedule.get('event') or ''),
+            status=str(schedule.get('status') or ''),
+            result=str(schedule.get('result') or ''),
+            started=_whole(schedule.get('time_started'), -1),
+            ended=_whole(schedule.get('time_ended'), -1),
+        )
 
     def _schedule(self, given: Mapping[str, Any]) -> tuple[str, Schedule | None]:
         where = ('job_schedule',)
@@ -214,8 +281,11 @@ class _Reader:
             self._wrong((*where, key), text)
         if when and when.start and when.end and when.end < when.start:
             self._wrong((*where, 'schedule_end_date'), 'is before schedule_start_date')
+        status = given.get('status')
+        if self._in_api:
+            return event or _WANTED.get(str(status), START), when
         # Without an event a job starts, unless it was stopped when it was written.
-        return event or (STOP if given.get('status') == 'stop' else START), when
+        return event or (STOP if status == 'stop' else START), when
 
     def _actions(self, given: Sequence[Any]) -> list[Action]:
         if not given:
@@ -267,6 +337,10 @@ class _Reader:
             self._wrong((*path, key), 'is not a whole number from 0, or is too large')
             return default
         return int(text)
+
+
+def _whole(value: Any, default: int) -> int:
+    return value if isinstance(value, int) else default
 
 
 def _refuse_constant(name: str) -> NoReturn:

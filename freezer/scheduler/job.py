@@ -24,6 +24,7 @@ from freezer.scheduler.record import (
 )
 from freezer.scheduler.runner import Outcome, Run
 from freezer.scheduler.schedule import GRACE, Times
+from freezer.scheduler.source import News
 
 LOG = logging.getLogger(__name__)
 
@@ -73,12 +74,49 @@ class Job:
         self.document = document
         self.record.path = document.path
         self.gone = False
+        heard = self._hear()
         if document.wanted == documents.START:
             self._arm(now)
-        else:
+        elif document.wanted != documents.REST:
             self._disarm()
             if document.wanted == documents.ABORT:
                 self.abort()
+        if heard:
+            self._set_status(self.record.status)
+
+    def _hear(self) -> bool:
+        """Whether there is an event in freezer-api that was not there before: what is
+        asked for once is done once."""
+        cloud, record = self.document.cloud, self.record
+        record.in_api = cloud is not None
+        event = cloud.event if cloud is not None else ''
+        if event == record.event:
+            return False
+        record.event = event
+        if event == documents.START and self.run is None and record.due is None:
+            # It is not scheduled: a new beginning.
+            self._unschedule()
+            record.timing = ''
+        return True
+
+    @property
+    def news(self) -> News | None:
+        """What freezer-api does not know of it yet; None if nothing."""
+        cloud, record = self.document.cloud, self.record
+        if cloud is None:
+            return None
+        # What is to happen at the end of the run is remembered there until then.
+        waits = self.run is not None and cloud.event != documents.START
+        found = News(
+            self.id,
+            record.status,
+            record.result if self.run is None else '',
+            _epoch(record.started),
+            _epoch(record.ended) if self.run is None else -1,
+            '' if waits else cloud.event,
+        )
+        known = News(self.id, cloud.status, cloud.result, cloud.started, cloud.ended)
+        return None if found == known else found
 
     def leave(self) -> None:
         """Its file is not there any more; what runs comes to its end first.
@@ -88,8 +126,11 @@ class Job:
         self.gone = True
         self._unschedule()
         if self.run is None:
-            self._set_status(REMOVED)
-            LOG.info('job %s: is removed, as its file is', self.id)
+            # Jobs that have come to their end are not asked for any more.
+            ended = self.record.in_api and self.record.status == COMPLETED
+            self._set_status(COMPLETED if ended else REMOVED)
+            if not ended:
+                LOG.info('job %s: is removed, as its document is', self.id)
 
     def abort(self) -> None:
         if self.run is not None and not self._aborting:
@@ -217,3 +258,7 @@ class Job:
         except RecordError as error:
             # It is run all the same: a backup is worth more than its record.
             LOG.error('job %s: %s', self.id, error)
+
+
+def _epoch(moment: datetime.datetime | None) -> int:
+    return -1 if moment is None else int(moment.timestamp())

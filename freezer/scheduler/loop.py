@@ -1,6 +1,7 @@
-"""The scheduler at work: looks at the job files, runs what is due, hears signals.
+"""The scheduler at work: looks at the jobs, runs what is due, hears signals.
 
-One thread decides; each run has a thread that waits for its agents.
+One thread decides; each run has a thread that waits for its agents. Where jobs are from
+freezer-api, one more thread talks to it.
 """
 
 import contextlib
@@ -18,24 +19,19 @@ from types import FrameType
 from urllib.parse import quote
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import private
+from freezer.scheduler import private, results
 from freezer.scheduler.config import Settings
-from freezer.scheduler.directory import Directory
 from freezer.scheduler.document import Document
 from freezer.scheduler.job import Job
 from freezer.scheduler.record import FAIL, Records
+from freezer.scheduler.results import Results
 from freezer.scheduler.runner import Outcome, Run
+from freezer.scheduler.source import Source
 
 LOG = logging.getLogger(__name__)
 
 # A job that another process runs is looked at again after so many seconds.
 _BUSY_SECONDS = 1.0
-
-
-def agents_environment(settings: Settings) -> dict[str, str]:
-    """What the agents find in their environment, beside the scheduler's own."""
-    # Weaker than what a job says.
-    return {'OS_DEFAULT__INSECURE': 'true'} if settings.insecure else {}
 
 
 def job_lock(runtime_dir: Path, job_id: str) -> private.Lock:
@@ -78,10 +74,11 @@ class Bell:
 class Scheduler:
     """Runs until it is told to end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, source: Source) -> None:
         self._settings = settings
-        self._directory = Directory(settings.jobs_dir)
+        self._source = source
         self._records = Records(private.directory(settings.state_dir))
+        self._results = Results(private.directory(settings.state_dir / 'results'))
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._running = 0
@@ -92,27 +89,37 @@ class Scheduler:
             queue.SimpleQueue()
         )
         self._look = True
+        self._hurry = False
         self._stops = 0
         self._next_look = 0.0
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT; then what runs has its time to end.
 
-        :raises ConfigError: the job files cannot be listed
+        :raises ConfigError: the jobs cannot be listed
         """
         with self._signals(), self._bell.rung_by_signals():
-            self._directory.list()
+            self._source.list()
             self._records.forget_old()
+            self._source.begin(self._ring)
             try:
                 while not self._stops:
                     now = utc_now()
                     if self._look or now.timestamp() >= self._next_look:
-                        self._read_files(now)
+                        self._read_jobs(now)
+                        self._adopt()
                     self._collect(now)
                     self._start_due(now)
+                    self._tell()
                     self._bell.wait(self._seconds_to_wait(utc_now()))
             finally:
                 self._come_to_an_end()
+                self._tell()
+                self._source.end()
+
+    def _ring(self) -> None:
+        self._look = True
+        self._bell.ring()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -120,7 +127,7 @@ class Scheduler:
             self._stops += 1
 
         def look(_number: int, _frame: FrameType | None) -> None:
-            self._look = True
+            self._look = self._hurry = True
 
         handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: look}
         before = {each: signal.signal(each, handlers[each]) for each in handlers}
@@ -143,13 +150,16 @@ class Scheduler:
         soonest = min(moments) - now.timestamp()
         return min(max(soonest, 0.0), float(self._settings.interval))
 
-    # -- Files ------------------------------------------------------------------------
+    # -- Jobs -------------------------------------------------------------------------
 
-    def _read_files(self, now: datetime.datetime) -> None:
+    def _read_jobs(self, now: datetime.datetime) -> None:
         self._look = False
+        if self._hurry:
+            self._hurry = False
+            self._source.hurry()
         self._next_look = now.timestamp() + self._settings.interval
         try:
-            listing = self._directory.list()
+            listing = self._source.list()
         except ConfigError as error:
             LOG.error('%s; the jobs that are known go on', error)
             return
@@ -180,6 +190,39 @@ class Scheduler:
                 LOG.info('job %s: is left out: it %s', job_id, reason)
         self._left_out = left_out
         return kept
+
+    def _tell(self) -> None:
+        for job in self._jobs.values():
+            news = job.news
+            if news is not None:
+                self._source.tell(news, job.document)
+
+    def _adopt(self) -> None:
+        """See to backups of agents whose scheduler was killed, when they have ended."""
+        for job_id, path in self._results.left():
+            job = self._jobs.get(job_id)
+            if job is None or job.run is not None or self._is_run(job_id):
+                continue
+            found = results.read(path)
+            if found:
+                LOG.warning('job %s: made a backup that nobody was told of', job_id)
+                try:
+                    self._source.made(job.document, found)
+                except OSError as error:
+                    LOG.error('job %s: %s', job_id, error)
+                    continue
+            results.forget(path)
+
+    def _is_run(self, job_id: str) -> bool:
+        """By another process."""
+        try:
+            lock = job_lock(self._settings.runtime_dir, job_id)
+        except ConfigError:
+            return True
+        try:
+            return not lock.take()
+        finally:
+            lock.close()
 
     def _unqueue(self, job: Job) -> None:
         if not job.waits and job in self._waiting:
@@ -220,8 +263,12 @@ class Scheduler:
                 self._busy.add(job.id)
             return False
         self._busy.discard(job.id)
-        run = Run(job.document, lock, agents_environment(self._settings))
+        run = Run(
+            *(job.document, lock, self._settings.environ),
+            *(self._results, self._source.made),
+        )
         job.started(run, utc_now())
+        self._source.began(run.document)
         self._running += 1
 
         def execute() -> None:
@@ -243,7 +290,9 @@ class Scheduler:
             job, lock, outcome = self._ended.get()
             lock.close()
             self._running -= 1
+            document = job.run.document if job.run else job.document
             job.ended(outcome, now)
+            self._source.ended(document, outcome.result)
             if job.gone:
                 del self._jobs[job.id]
 

@@ -17,7 +17,7 @@ from types import FrameType
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.scheduler import config, control, directory, private, report
 from freezer.scheduler.config import Settings
-from freezer.scheduler.loop import agents_environment, job_lock
+from freezer.scheduler.loop import job_lock
 from freezer.scheduler.record import ABORTED
 from freezer.scheduler.runner import Run
 from freezer.utils.text import printable
@@ -67,7 +67,7 @@ def _run(settings: Settings) -> int:
             f'job {document.job_id} is running: wait for its end, or stop it'
         )
     config.set_up_log(settings, foreground=True)
-    run = Run(document, lock, agents_environment(settings), shown=True)
+    run = Run(document, lock, settings.environ)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         # Not here: what it interrupted may hold the lock that it needs.

@@ -8,6 +8,7 @@ from freezer.common import usage
 
 GROUP = 'scheduler'
 CAPABILITIES = 'capabilities'
+SERVICE_AUTH = 'service_auth'
 
 
 def _old(name: str, *others: str) -> list[Any]:
@@ -21,15 +22,17 @@ SCHEDULER_OPTS = (
         'client-id',
         short='c',
         deprecated_opts=_old('client-id'),
-        help='Leave out jobs whose client_id is another one.',
+        help='Leave out jobs whose client_id is another one. With freezer-api, what '
+        'this machine is registered as there; default: the id of the project, _, and '
+        'the name of the host.',
     ),
     cfg.BoolOpt(
         'no-api',
         short='n',
         default=False,
         deprecated_opts=_old('no-api'),
-        help='Take jobs from --scheduler-jobs-dir alone. Has to be given: freezer-api '
-        'is not supported yet.',
+        help='Take jobs from the files in --scheduler-jobs-dir, and ask neither '
+        'freezer-api nor Keystone for anything.',
     ),
     cfg.StrOpt(
         'jobs-dir',
@@ -37,7 +40,9 @@ SCHEDULER_OPTS = (
         short='f',
         deprecated_opts=_old('jobs-dir', 'conf'),
         help='The directory with the job files, whose names end in .conf; or one job '
-        'file. Default: FREEZER_SCHEDULER_CONF_D in the environment, or '
+        'file. With freezer-api, where its jobs are kept, as job_<id>.conf; other '
+        'files there are left alone, and are not run. Default: '
+        'FREEZER_SCHEDULER_CONF_D in the environment, or '
         '/etc/freezer/scheduler/conf.d.',
     ),
     cfg.IntOpt(
@@ -47,7 +52,7 @@ SCHEDULER_OPTS = (
         min=1,
         default=60,
         deprecated_opts=_old('interval'),
-        help='Seconds between two looks at the job files.',
+        help='Seconds between two looks at the job files, or at freezer-api.',
     ),
     cfg.BoolOpt(
         'no-daemon',
@@ -61,7 +66,7 @@ SCHEDULER_OPTS = (
         default=False,
         deprecated_opts=_old('insecure'),
         help="Agents do not check the storage's TLS certificate, unless the job says "
-        'insecure: false.',
+        'insecure: false; and the scheduler not those of Keystone and freezer-api.',
     ),
     cfg.BoolOpt(
         'disable-exec',
@@ -75,6 +80,13 @@ SCHEDULER_OPTS = (
         default=1,
         deprecated_opts=_old('concurrent-jobs'),
         help='How many jobs may run at the same time; others wait for their turn.',
+    ),
+    cfg.BoolOpt(
+        'centralized-scheduler',
+        default=False,
+        deprecated_opts=_old('centralized-scheduler'),
+        help='Register as a client of all projects, and run their jobs that have a '
+        'trust; what is told to freezer-api of each is told in the name of its trust.',
     ),
     cfg.IntOpt(
         'stop-grace',
@@ -116,17 +128,56 @@ CAPABILITIES_OPTS = (
     _capability('engines', 'tar'),
 )
 
+
+def _service(name: str, what: str, secret: bool = False) -> Any:
+    variable = f'OS_{name.replace("-", "_").upper()}'
+    return cfg.StrOpt(
+        name,
+        secret=secret,
+        deprecated_opts=_old(f'os-{name}'),
+        help=f'{what} Default: {variable} in the environment.',
+    )
+
+
+SERVICE_AUTH_OPTS = (
+    _service('auth-url', 'Where Keystone is.'),
+    _service('username', 'Who the scheduler is to Keystone.'),
+    _service(
+        'password',
+        'The password of that user. In a file, or the environment: arguments can be '
+        'seen by every user of the machine.',
+        secret=True,
+    ),
+    _service('token', 'A token, instead of user and password.', secret=True),
+    _service('project-id', 'The project that the scheduler works for, by its id.'),
+    _service('project-name', 'That project by its name.'),
+    _service('project-domain-id', 'The domain of the project, by its id.'),
+    _service('project-domain-name', 'That domain by its name.'),
+    _service('user-domain-id', 'The domain of the user, by its id.'),
+    _service('user-domain-name', 'That domain by its name.'),
+    _service('backup-url', 'Where freezer-api is, if not where the catalogue says.'),
+    _service('region-name', 'The region, where the catalogue has several.'),
+    _service(
+        'endpoint-type',
+        'Which of the addresses in the catalogue: public, internal or admin; public '
+        'if that is not given either.',
+    ),
+    _service('cert', 'A file with a certificate and its key, to be known by.'),
+    _service('cacert', 'A file with the authorities that are trusted.'),
+)
+
 # Freezer 19's, for what is not there: known, so that who sets one is told.
 _ABSENT = 'Not there yet.'
 ABSENT_OPTS: dict[str, tuple[Any, ...]] = {
-    GROUP: (
-        cfg.BoolOpt('enable-v1-api', default=False, help=_ABSENT),
-        cfg.BoolOpt('centralized-scheduler', default=False, help=_ABSENT),
-    ),
+    GROUP: (cfg.BoolOpt('enable-v1-api', default=False, help=_ABSENT),),
     'coordination': (cfg.StrOpt('backend-url', help=_ABSENT),),
 }
 
 
 def list_opts() -> list[tuple[str, list[Any]]]:
     """(group, options), for oslo-config-generator."""
-    return [(GROUP, list(SCHEDULER_OPTS)), (CAPABILITIES, list(CAPABILITIES_OPTS))]
+    return [
+        (GROUP, list(SCHEDULER_OPTS)),
+        (CAPABILITIES, list(CAPABILITIES_OPTS)),
+        (SERVICE_AUTH, list(SERVICE_AUTH_OPTS)),
+    ]

@@ -42,6 +42,8 @@ class Record:
     :param due: when it runs next
     :param error: the last run's one line, if it failed
     :param backup: what the agent said of the backup that was made last
+    :param event: the event of freezer-api that was seen to, as long as it stands there
+    :param in_api: the job is of freezer-api
     """
 
     job_id: str
@@ -62,6 +64,8 @@ class Record:
     failures: int = 0
     aborted: int = 0
     backup: dict[str, Any] = dataclasses.field(default_factory=dict)
+    event: str = ''
+    in_api: bool = False
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
@@ -102,10 +106,12 @@ class Records:
             raise RecordError(f'{path}: {error.strerror or error}') from error
 
     def forget_old(self) -> None:
-        """Remove the files of jobs that were removed a month ago."""
+        """Remove the files of jobs that were removed a month ago, or that came to
+        their end then and are freezer-api's: it would ask for them again."""
         for record in list(self):
             path = self._path(record.job_id)
-            if record.status != REMOVED:
+            ended = record.in_api and record.status == COMPLETED
+            if record.status != REMOVED and not ended:
                 continue
             try:
                 if time.time() - path.stat().st_mtime > _KEPT_SECONDS:

@@ -2,12 +2,12 @@
 
 import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import directory, schedule
+from freezer.scheduler import directory, saved, schedule
 from freezer.scheduler.config import Settings
 from freezer.scheduler.control import PidFile
 from freezer.scheduler.directory import Directory
@@ -27,10 +27,12 @@ def status(settings: Settings) -> int:
         record for record in Records(settings.state_dir) if record.status != REMOVED
     ]
     errors = _errors(settings)
+    api = saved.contact(settings.state_dir) if not settings.no_api else {}
     if settings.json:
         shown = {
             'running': number is not None,
             'pid': number,
+            'api': api or None,
             'jobs': [record.document() for record in records],
             'errors': [problem for error in errors for problem in _problems(error)],
         }
@@ -40,11 +42,25 @@ def status(settings: Settings) -> int:
             print('freezer-scheduler is not running')
         else:
             print(f'freezer-scheduler is running, process {number}')
+        if api:
+            print(_contact(api))
         if records:
             _print_table(records, number is not None)
         for line in _lines(errors):
             print(line)
     return 0 if number is not None else NOT_RUNNING
+
+
+def _contact(api: Mapping[str, Any]) -> str:
+    said = f'freezer-api: client {api["client_id"] or "not known yet"}, '
+    if api['reached']:
+        moment = datetime.datetime.fromisoformat(api['reached'])
+        said += f'reached {_moment(moment)}'
+    else:
+        said += 'never reached'
+    if api['waiting']:
+        said += f'; {api["waiting"]} things are to be told'
+    return printable(said + (f'; {api["error"]}' if api['error'] else ''))
 
 
 def validate(settings: Settings) -> int:

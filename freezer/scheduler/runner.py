@@ -6,7 +6,6 @@ log.
 """
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -16,12 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
-from freezer.scheduler import private
+from freezer.scheduler import private, results
 from freezer.scheduler.action import Action
 from freezer.scheduler.document import Document
 from freezer.scheduler.record import ABORTED, FAIL, SUCCESS
+from freezer.scheduler.results import Results
 from freezer.utils.text import printable
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ KILL_SECONDS = 15.0
 # What the agent's own lines on standard error begin with, if they say why it failed.
 _REASONS = ('Critical Error: ', 'freezer-agent: ')
 _LONGEST_LINE = 1 << 16
-_LONGEST_DOCUMENT = 1 << 20
 _READERS_SECONDS = 2.0
 # Of what the agent says of a backup.
 _KEPT = ('curr_backup_level', 'time_stamp', 'backup_name', 'container', 'warnings')
@@ -83,8 +83,11 @@ class Run:
 
     :param lock: held by the agents too, so that a job whose scheduler was killed is
         not started again while its agent lives
-    :param environ: the agents', beside this process's
-    :param shown: the agents have this process's standard output and error
+    :param environ: the agents'
+    :param results: where agents say what they have made; None if they have this
+        process's standard output and error
+    :param made: is told of each backup, before the next action begins; raises OSError
+        if it cannot keep that
     """
 
     def __init__(
@@ -92,12 +95,14 @@ class Run:
         document: Document,
         lock: private.Lock,
         environ: Mapping[str, str],
-        shown: bool = False,
+        results: Results | None = None,
+        made: Callable[[Document, dict[str, Any]], None] = lambda *_: None,
     ) -> None:
         self.document = document
         self._lock = lock
-        self._environ = {**os.environ, **environ}
-        self._shown = shown
+        self._environ = environ
+        self._results = results
+        self._made = made
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._killed: subprocess.Popen[bytes] | None = None
@@ -173,10 +178,12 @@ class Run:
     def _run_agent(self, action: Action) -> _Ended:
         began = time.monotonic()
         reason, killed = '', False
-        backup: dict[str, Any] = {}
+        result = None
+        if self._results is not None and not action.options.get('metadata_out'):
+            result = self._results.place(self.document.job_id)
         try:
             with _job_file(action) as config:
-                started = self._start(action, config)
+                started = self._start(action, config, result)
                 if started is None:
                     return _Ended(-signal.SIGTERM, 'aborted', 0.0, {}, True)
                 said = _Said(started)
@@ -190,24 +197,44 @@ class Run:
         except OSError as error:
             code, reason = 1, f'the agent cannot be started: {error.strerror or error}'
         else:
-            backup = said.backup
             reason = action.without_secrets(said.reason)
         # An agent that is made to end may die of that, or fail to undo what it began.
         aborted = code == -signal.SIGTERM or (code != 0 and killed)
+        backup = self._backup(result)
         return _Ended(code, reason, time.monotonic() - began, backup, aborted)
 
-    def _start(self, action: Action, config: int) -> 'subprocess.Popen[bytes] | None':
+    def _backup(self, result: Path | None) -> dict[str, Any]:
+        """What was made, whatever the agent's end: the backup is there."""
+        if result is None:
+            return {}
+        found = results.read(result)
+        try:
+            if found:
+                self._made(self.document, found)
+        except OSError as error:
+            LOG.error(
+                'job %s: %s; it stays in %s, and is tried again',
+                *(self.document.job_id, error, result),
+            )
+        else:
+            results.forget(result)
+        return {key: found[key] for key in _KEPT if key in found}
+
+    def _start(
+        self, action: Action, config: int, result: Path | None
+    ) -> 'subprocess.Popen[bytes] | None':
         arguments = ['--config', f'/dev/fd/{config}']
-        if not self._shown and not action.options.get('metadata_out'):
-            arguments += ['--metadata-out', '-']
+        if result is not None:
+            arguments += ['--metadata-out', str(result)]
+        shown = self._results is None
         with self._guard:
             if self._closed or (self._aborted and not action.mandatory):
                 return None
             self._process = subprocess.Popen(
                 [*AGENT, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=None if self._shown else subprocess.PIPE,
-                stderr=None if self._shown else subprocess.PIPE,
+                stdout=None if shown else subprocess.DEVNULL,
+                stderr=None if shown else subprocess.PIPE,
                 env=self._environ,
                 pass_fds=(config, self._lock.fd),
                 # A group of its own: what a terminal sends is for the scheduler, and
@@ -247,55 +274,27 @@ def _job_file(action: Action) -> Iterator[int]:
 
 
 class _Said:
-    """What an agent says, as far as it is wanted; the rest is read and dropped, so
-    that none waits for a reader."""
+    """What an agent says on standard error, as far as it is wanted; the rest is read
+    and dropped, so that none waits for a reader."""
 
     def __init__(self, process: 'subprocess.Popen[bytes]') -> None:
         self.reason = ''
-        self._out = b''
-        self._readers = [
-            self._reader(stream, keep)
-            for stream, keep in (
-                (process.stdout, self._keep_out),
-                (process.stderr, self._keep_reason),
+        self._reader: threading.Thread | None = None
+        if process.stderr is not None:
+            self._reader = threading.Thread(
+                target=self._read, args=(process.stderr,), daemon=True
             )
-            if stream is not None
-        ]
+            self._reader.start()
 
     def finish(self) -> None:
         """To the end, or as far as it came: a child that a command left behind may
         hold the pipe open for ever."""
-        for reader in self._readers:
-            reader.join(_READERS_SECONDS)
+        if self._reader is not None:
+            self._reader.join(_READERS_SECONDS)
 
-    @property
-    def backup(self) -> dict[str, Any]:
-        """What was said of a backup."""
-        try:
-            document = json.loads(self._out or b'{}')
-        except ValueError:
-            return {}
-        if not isinstance(document, dict) or 'curr_backup_level' not in document:
-            return {}
-        return {key: document[key] for key in _KEPT if key in document}
-
-    def _reader(
-        self, stream: IO[bytes], keep: Callable[[bytes], None]
-    ) -> threading.Thread:
-        def read() -> None:
-            with stream:
-                while line := stream.readline(_LONGEST_LINE):
-                    keep(line)
-
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        return thread
-
-    def _keep_out(self, line: bytes) -> None:
-        if len(self._out) < _LONGEST_DOCUMENT:
-            self._out += line
-
-    def _keep_reason(self, line: bytes) -> None:
-        text = printable(line.decode(errors='backslashreplace').strip())
-        if text.startswith(_REASONS):
-            self.reason = text
+    def _read(self, stream: IO[bytes]) -> None:
+        with stream:
+            while line := stream.readline(_LONGEST_LINE):
+                text = printable(line.decode(errors='backslashreplace').strip())
+                if text.startswith(_REASONS):
+                    self.reason = text

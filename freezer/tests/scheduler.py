@@ -64,6 +64,8 @@ class Scheduler:
         self.env = environment(env)
         self._process: subprocess.Popen[bytes] | None = None
         self.options: tuple[str, ...] = ('--interval', '1')
+        #: where jobs come from: files, or () for freezer-api
+        self.source: tuple[str, ...] = ('--no-api',)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ class Scheduler:
         with self.log.open('ab') as log:
             self._process = subprocess.Popen(
                 [
-                    *(*command(), 'start', '--no-daemon', '--no-api'),
+                    *(*command(), 'start', '--no-daemon', *self.source),
                     *(*self.places, *self.options, *options),
                 ],
                 stdin=subprocess.DEVNULL,

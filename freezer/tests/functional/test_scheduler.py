@@ -63,13 +63,13 @@ def is_alive(pid: int) -> bool:
     return text.rpartition(')')[2].split()[0] != 'Z'
 
 
-def test_without_no_api_nothing_begins(scheduler: Scheduler) -> None:
+def test_without_credentials_nothing_begins(scheduler: Scheduler) -> None:
     result = scheduler.call('start')
     assert result.code == 1
-    assert result.err == (
-        'freezer-scheduler: freezer-api is not supported yet: give --no-api, and have '
-        'job files in --scheduler-jobs-dir\n'
-    )
+    assert result.err.startswith('freezer-scheduler: freezer-api needs credentials: ')
+    assert 'OS_AUTH_URL' in result.err
+    assert '--no-api' in result.err
+    assert result.err.count('\n') == 1
     assert not scheduler.runtime.exists()
     assert not scheduler.state.exists()
 

@@ -1,5 +1,6 @@
 """The scheduler's options, private directories, and locks."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -112,7 +113,6 @@ def test_scheduler_conf_as_freezer_19_read_it() -> None:
 @pytest.mark.parametrize(
     'section',
     [
-        '[scheduler]\ncentralized_scheduler = true',
         '[scheduler]\nenable_v1_api = true',
         '[coordination]\nbackend_url = etcd://',
     ],
@@ -138,7 +138,7 @@ def test_where_things_are() -> None:
 def test_options_have_help(group: Any) -> None:
     for option in group[1]:
         assert option.help.endswith('.')
-        assert option.secret == ('password' in option.name)
+        assert option.secret == (option.name in ('password', 'token'))
 
 
 def job(*actions: dict[str, Any], **top: Any) -> document.Document:
@@ -239,3 +239,88 @@ def test_the_log_stays_where_it_was_said_to_be(
     assert load('start', '--log-file', 'a$b').conf.log_file == f'{tmp_path}/a$b'
     both = load('start', '--log-file', 'a', '--log-dir', 'd').conf
     assert (both.log_file, both.log_dir) == ('a', f'{tmp_path}/d')
+
+
+CLOUD = {
+    'OS_AUTH_URL': 'http://k/v3',
+    'OS_USERNAME': 'u',
+    'OS_PASSWORD': 'pw/secret',
+    'OS_PROJECT_NAME': 'p',
+    'OS_ENDPOINT_TYPE': 'internalURL',
+    'OS_CACERT': '/ca.pem',
+    'OS_BACKUP_URL': 'http://b',
+}
+
+
+def test_credentials_of_the_environment() -> None:
+    service = load('start', **CLOUD).service
+    assert service is not None
+    service.check()
+    assert (service.auth_url, service.username) == ('http://k/v3', 'u')
+    assert (service.password, service.project_name) == ('pw/secret', 'p')
+    assert (service.endpoint_type, service.cacert) == ('internal', '/ca.pem')
+    assert service.backup_url == 'http://b'
+    # Where nobody is asked, they are none of our business.
+    for argv in (('start', '-n'), ('status',), ('validate', 'a'), ('run', 'a')):
+        assert load(*argv, **CLOUD).service is None
+
+
+@pytest.mark.parametrize(
+    'option', ['--service_auth-username', '--os-username', '--os_username']
+)
+def test_credentials_of_the_command_line(option: str) -> None:
+    service = load('start', option, 'other', **CLOUD).service
+    assert service is not None
+    assert service.username == 'other'
+
+
+@pytest.mark.parametrize(
+    'missing, whole',
+    [
+        ('OS_AUTH_URL', False),
+        ('OS_USERNAME', False),
+        ('OS_PASSWORD', False),
+        ('OS_PROJECT_NAME', True),
+    ],
+)
+def test_credentials_that_are_not_whole(missing: str, whole: bool) -> None:
+    environ = {name: value for name, value in CLOUD.items() if name != missing}
+    service = load('start', **environ).service
+    assert service is not None
+    if whole:
+        service.check()
+        return
+    with pytest.raises(ConfigError, match='freezer-api needs credentials'):
+        service.check()
+    token = load('start', **environ, OS_TOKEN='t').service
+    assert token is not None
+    if missing != 'OS_AUTH_URL':
+        token.check()
+
+
+def test_an_endpoint_type_that_is_none() -> None:
+    with pytest.raises(ConfigError, match='endpoint-type'):
+        load('start', **CLOUD | {'OS_ENDPOINT_TYPE': 'x'})
+
+
+def test_agents_do_not_get_credentials() -> None:
+    more = {
+        'OS_DEFAULT__HOSTNAME': 'h',
+        'OS_SERVICE_AUTH__PASSWORD': 'pw/secret',
+        'OS_TOKEN': 't',
+        'OS_TRUST_ID': 't',
+        'HOME': '/home',
+    }
+    found = load('start', **CLOUD, **more).environ
+    assert found == {'OS_DEFAULT__HOSTNAME': 'h', 'HOME': '/home'}
+    assert load('start', '--insecure', **CLOUD).environ == {
+        'OS_DEFAULT__INSECURE': 'true'
+    }
+    # Without freezer-api they are the operator's own.
+    assert load('start', '-n', **CLOUD).environ == CLOUD
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = load('start', **CLOUD)
+    assert 'pw/secret' not in repr(settings.service)
+    assert 'pw/secret' not in repr(dataclasses.replace(settings, conf=None))

@@ -9,8 +9,9 @@ import pytest
 
 from freezer.exceptions import ConfigError
 from freezer.scheduler import directory
-from freezer.scheduler.directory import Directory, Listing
+from freezer.scheduler.directory import Directory
 from freezer.scheduler.document import DocumentError
+from freezer.scheduler.source import Listing
 
 EXEC = {'action': 'exec', 'command': 'true'}
 

@@ -205,7 +205,7 @@ def test_every_problem_is_told_in_the_order_of_the_lines() -> None:
             job_schedule={'schedule_hour': 'x'},
             job_idd='z',
             job_id='x' * 65,
-            user_credentials={'trust_id': 't'},
+            user_credentials={'trust_id': 7},
         )
     )
     lines = [int(said.split(':')[0].removeprefix('line ')) for said in found]
@@ -254,3 +254,47 @@ def test_a_new_time_is_told_from_an_old_one() -> None:
     # What has no time of its own is wanted again when it is written anew.
     assert timing() != timing(status='running')
     assert schedule.KEYS
+
+
+def test_a_trust_in_a_file_is_of_no_use() -> None:
+    (remark,) = parse(job(user_credentials={'trust_id': 't'})).remarks
+    assert 'trust_id' in str(remark)
+
+
+@pytest.mark.parametrize(
+    'given, wanted',
+    [
+        ({}, document.START),
+        ({'status': 'scheduled'}, document.START),
+        ({'status': 'running'}, document.START),
+        ({'status': 'stop'}, document.STOP),
+        ({'status': 'removed'}, document.REMOVE),
+        ({'status': 'completed'}, document.REST),
+        ({'status': 'completed', 'event': 'start'}, document.START),
+        ({'status': 'scheduled', 'event': 'abort'}, document.ABORT),
+    ],
+)
+def test_what_is_wanted_in_freezer_api(given: dict[str, str], wanted: str) -> None:
+    text = job(job_schedule=given).encode()
+    assert document.parse('/a.conf', text, 'a', in_api=True).wanted == wanted
+
+
+def test_what_freezer_api_knows_of_a_job() -> None:
+    text = job(
+        project_id='p',
+        session_id='s',
+        session_tag=3,
+        user_credentials={'trust_id': 't', 'trustor_user_id': 'u'},
+        job_schedule={'event': 'stop', 'status': 'running', 'time_started': 5},
+    )
+    made = document.parse('/a.conf', text.encode(), 'a', in_api=True)
+    assert made.cloud == document.Cloud(
+        *('p', 't', 's', 3, 'stop', 'running', '', 5, -1)
+    )
+    assert made.remarks == ()
+    assert parse(text).cloud is None
+
+
+def test_null_is_no_value_whatever_the_key() -> None:
+    made = parse(job(freezer_action={**INFO, 'priority': None, 'mode': None}))
+    assert 'priority' not in made.actions[0].options

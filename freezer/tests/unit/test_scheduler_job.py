@@ -247,6 +247,140 @@ def test_d31_a_refused_job_does_not_stay_running(make: Any, records: Records) ->
     assert not job.is_due(NOW + 2 * SECOND)
 
 
+def of_api(**schedule: Any) -> Document:
+    given = {'job_actions': [{'freezer_action': INFO}], 'job_schedule': schedule}
+    text = json.dumps({**given, 'job_id': 'a'})
+    return document.parse('/jobs/job_a.conf', text.encode(), 'a', in_api=True)
+
+
+def reported(job: Job, **schedule: Any) -> Document:
+    """The job as freezer-api has it when it was told."""
+    news = job.news
+    cloud = job.document.cloud
+    assert cloud is not None
+    status, result, event = cloud.status, cloud.result, cloud.event
+    times = {'time_started': cloud.started, 'time_ended': cloud.ended}
+    if news is not None:
+        status, result = news.status, news.result
+        times = {'time_started': news.started, 'time_ended': news.ended}
+        event = '' if event == news.seen_to else event
+    return of_api(**schedule, status=status, result=result, event=event, **times)
+
+
+def all_is_told(job: Job) -> bool:
+    return job.news is None
+
+
+def test_once_in_freezer_api(records: Records) -> None:
+    job = Job(of_api(), records, NOW)
+    assert job.news is not None
+    assert (job.news.status, job.news.ended) == ('scheduled', -1)
+    begin(job, NOW + 2 * SECOND)
+    assert job.news.status == 'running'
+    assert job.news.started == int((NOW + 2 * SECOND).timestamp())
+    end(job, NOW + 3 * SECOND)
+    assert (job.news.status, job.news.result) == ('completed', 'success')
+    assert job.news.ended == int((NOW + 3 * SECOND).timestamp())
+    # What was told of it is no new job, nor another one after a restart.
+    job.take(reported(job), NOW + 4 * SECOND)
+    assert all_is_told(job)
+    for each in (job, Job(reported(job), records, NOW + 5 * SECOND)):
+        assert each.record.status == 'completed'
+        assert not each.is_due(NOW + HOUR)
+    # It is not listed any more, and is remembered as it was.
+    job.leave()
+    assert status(job, records) == 'completed'
+
+
+@pytest.mark.parametrize('schedule', [{}, {'schedule_interval': '1 hour'}])
+def test_a_start_is_one_start(records: Records, schedule: dict[str, Any]) -> None:
+    job = Job(of_api(**schedule, status='stop'), records, NOW)
+    assert not job.is_due(NOW + HOUR)
+    asked = of_api(**schedule, event='start', status='')
+    job.take(asked, NOW)
+    begin(job, NOW + 2 * SECOND)
+    end(job, NOW + 3 * SECOND)
+    due = job.due
+    # freezer-api is away, and does not know yet; not even after a restart.
+    for _look in range(2):
+        job.take(dataclasses.replace(asked), NOW + 4 * SECOND)
+        assert job.due == due
+    job = Job(dataclasses.replace(asked), records, NOW + 5 * SECOND)
+    assert job.due == due
+    assert job.news is not None
+    assert job.news.seen_to == 'start'
+    job.take(reported(job, **schedule), NOW + 6 * SECOND)
+    assert all_is_told(job)
+    # Asked for again: of one that is scheduled that changes nothing.
+    job.take(asked, NOW + 7 * SECOND)
+    again = NOW + 9 * SECOND
+    assert job.is_due(again) is not bool(schedule)
+
+
+@pytest.mark.parametrize('event', ['stop', 'abort', 'remove'])
+def test_events_of_one_that_does_not_run(records: Records, event: str) -> None:
+    hourly = {'schedule_interval': '1 hour'}
+    job = Job(of_api(**hourly), records, NOW)
+    job.take(of_api(**hourly, event=event), NOW)
+    assert job.news is not None
+    assert job.news.seen_to == event
+    job.take(reported(job, **hourly), NOW)
+    assert all_is_told(job)
+    assert job.record.status == ('removed' if event == 'remove' else 'stop')
+    assert not job.is_due(NOW + HOUR)
+    assert not Job(job.document, records, NOW).is_due(NOW + HOUR)
+
+
+@pytest.mark.parametrize('event', ['stop', 'abort', 'remove'])
+def test_events_of_one_that_runs(records: Records, event: str) -> None:
+    """They stay until it has ended: whoever comes after us has to know."""
+    hourly = {'schedule_interval': '1 hour'}
+    job = Job(of_api(**hourly), records, NOW)
+    run = begin(job, NOW + 2 * SECOND)
+    job.take(of_api(**hourly, event=event), NOW + 3 * SECOND)
+    job.take(reported(job, **hourly), NOW + 3 * SECOND)
+    assert job.document.cloud is not None
+    assert job.document.cloud.event == event
+    assert run.aborts == (event == 'abort')
+    end(job, NOW + 4 * SECOND, 'aborted' if event == 'abort' else 'success')
+    job.take(reported(job, **hourly), NOW + 5 * SECOND)
+    assert job.document.cloud.event == ''
+    assert job.record.status == ('removed' if event == 'remove' else 'completed')
+    assert not job.is_due(NOW + 9 * HOUR)
+    assert all_is_told(job)
+
+
+def test_a_start_of_one_that_runs_takes_back_a_stop(records: Records) -> None:
+    hourly = {'schedule_interval': '1 hour'}
+    job = Job(of_api(**hourly), records, NOW)
+    begin(job, NOW + 2 * SECOND)
+    job.take(of_api(**hourly, event='stop'), NOW + 3 * SECOND)
+    job.take(of_api(**hourly, event='start', status=''), NOW + 3 * SECOND)
+    job.take(reported(job, **hourly), NOW + 4 * SECOND)
+    assert job.document.cloud is not None
+    assert job.document.cloud.event == ''
+    end(job, NOW + 5 * SECOND)
+    assert status(job, records) == 'scheduled'
+
+
+def test_another_time_in_freezer_api(records: Records) -> None:
+    job = Job(of_api(schedule_interval='1 hour', status='scheduled'), records, NOW)
+    begin(job, NOW + 2 * SECOND)
+    end(job, NOW + 3 * SECOND)
+    job.take(of_api(schedule_interval='1 minute', status=''), NOW + 10 * SECOND)
+    assert job.due == NOW + 12 * SECOND
+
+
+def test_a_deleted_job_is_removed(records: Records) -> None:
+    job = Job(of_api(schedule_interval='1 hour'), records, NOW)
+    job.leave()
+    assert status(job, records) == 'removed'
+
+
+def test_a_file_has_no_news(make: Any) -> None:
+    assert make(schedule_interval='1 hour').news is None
+
+
 @pytest.mark.parametrize('content', ['', '{', '[]', '{"version": 7}', '{"version": 1}'])
 def test_records_that_cannot_be_read_count_for_nothing(
     records: Records, tmp_path: Path, content: str

@@ -1,6 +1,7 @@
 """A run, with agents that misbehave."""
 
 import json
+import os
 import sys
 import textwrap
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from freezer.scheduler import document, private, runner
+from freezer.scheduler.results import Results
 from freezer.scheduler.runner import Outcome, Run
 
 BACKUP = {'storage': 's3', 'container': 'b', 'secret_key': 'sk/secret'}
@@ -22,6 +24,8 @@ Make = Callable[..., Run]
 def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     """A run of a job whose agent is this code; ``job`` is what it was told."""
     lock = private.Lock(tmp_path / 'lock')
+    results = tmp_path / 'results'
+    results.mkdir()
 
     def run(code: str, *actions: dict[str, Any]) -> Run:
         begin = 'import os, signal, sys, time\njob = open(sys.argv[2]).read()\n'
@@ -29,7 +33,8 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
         monkeypatch.setattr(runner, 'AGENT', told)
         given = actions or ({'freezer_action': BACKUP},)
         text = json.dumps({'job_actions': given})
-        return Run(document.parse('/a.conf', text.encode(), 'a'), lock, {})
+        made = document.parse('/a.conf', text.encode(), 'a')
+        return Run(made, lock, dict(os.environ), Results(results))
 
     yield run
     lock.close()
@@ -50,11 +55,15 @@ def aborted_when(path: Path, run: Run, for_good: bool = False) -> Outcome:
     return outcome
 
 
-def test_what_is_said_of_a_backup_is_kept(make: Make) -> None:
+def test_what_is_said_of_a_backup_is_kept(make: Make, tmp_path: Path) -> None:
     said = {'curr_backup_level': 2, 'time_stamp': 5, 'ssh_key': 'no'}
-    outcome = make(f'print({json.dumps(said)!r}, end="")').execute()
+    outcome = make(f"""
+        assert sys.argv[3] == '--metadata-out'
+        open(sys.argv[4], 'w').write({json.dumps(said)!r})
+    """).execute()
     assert (outcome.result, outcome.exit_code) == ('success', 0)
     assert outcome.backup == {'curr_backup_level': 2, 'time_stamp': 5}
+    assert list((tmp_path / 'results').iterdir()) == []
 
 
 def test_the_line_that_says_why(make: Make) -> None:

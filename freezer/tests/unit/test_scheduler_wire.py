@@ -1,0 +1,303 @@
+"""freezer-api's answers, by a server that answers what the test says."""
+
+import dataclasses
+import http.server
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from freezer.exceptions import ConfigError
+from freezer.scheduler import wire
+from freezer.scheduler.config import Service
+from freezer.scheduler.wire import Api, Away, Refused
+
+PASSWORD = 'pw/secret'
+PROJECT = 'p1'
+Answer = tuple[int, Any]
+
+
+@dataclasses.dataclass
+class Call:
+    method: str
+    path: str
+    body: Any
+    token: str
+
+
+class Cloud:
+    """Keystone and freezer-api, at one address. ``answer`` is freezer-api's."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.logins: list[Any] = []
+        self.login_status = 201
+        self.answer: Callable[[Call], Answer] = lambda _call: (200, {})
+        self.valid = ''
+        handler = type('Handler', (_Handler,), {'cloud': self})
+        self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+        self.url = f'http://127.0.0.1:{self._server.server_port}'
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def service(self, **changes: str) -> Service:
+        fields = {field.name: '' for field in dataclasses.fields(Service)}
+        fields |= {
+            'auth_url': f'{self.url}/v3',
+            'username': 'u',
+            'password': PASSWORD,
+            'project_name': 'p',
+            'project_domain_id': 'default',
+            'user_domain_id': 'default',
+            'endpoint_type': 'public',
+        }
+        return Service(**fields | changes)
+
+    def reply(self, call: Call) -> tuple[int, dict[str, str], Any]:
+        if call.path == '/v3':
+            link = {'rel': 'self', 'href': f'{self.url}/v3/'}
+            version = {'id': 'v3.14', 'status': 'stable', 'links': [link]}
+            return 200, {}, {'version': version}
+        if call.path == '/v3/auth/tokens':
+            self.logins.append(call.body)
+            if self.login_status != 201:
+                return self.login_status, {}, {'error': {'message': 'no'}}
+            self.valid = f'token{len(self.logins)}'
+            endpoint = {'interface': 'public', 'url': self.url, 'region_id': 'R'}
+            token = {
+                'methods': ['password'],
+                'expires_at': '2099-01-01T00:00:00.000000Z',
+                'project': {'id': PROJECT, 'name': 'p'},
+                'user': {'id': 'u', 'name': 'u'},
+                'catalog': [
+                    {'type': 'backup', 'name': 'freezer', 'endpoints': [endpoint]}
+                ],
+            }
+            return 201, {'X-Subject-Token': self.valid}, {'token': token}
+        self.calls.append(call)
+        if call.token != self.valid:
+            return 401, {}, {}
+        status, answer = self.answer(call)
+        return status, {}, answer
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    cloud: Cloud
+    protocol_version = 'HTTP/1.1'
+
+    def _do(self) -> None:
+        length = int(self.headers.get('Content-Length') or 0)
+        body = json.loads(self.rfile.read(length) or b'null')
+        token = self.headers.get('X-Auth-Token', '')
+        call = Call(self.command, self.path, body, token)
+        status, headers, answer = self.cloud.reply(call)
+        text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_GET = do_POST = do_PATCH = _do  # noqa: N815
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    cloud = Cloud()
+    yield cloud
+    cloud.close()
+
+
+@pytest.fixture
+def api(cloud: Cloud) -> Api:
+    return Api(cloud.service(), insecure=False)
+
+
+def test_the_calls_are_those_of_freezer_19(cloud: Cloud, api: Api) -> None:
+    cloud.answer = lambda call: (200, {'jobs': [], 'backups': []})
+    api.jobs('p1_host', everybodys=False)
+    api.update_job('j', {'job_schedule': {}})
+    api.add_backup({'job_id': 'j'})
+    api.act('s', {'start': {'job_id': 'j', 'current_tag': 1}})
+    assert [(call.method, call.path) for call in cloud.calls] == [
+        ('GET', '/v2/p1/jobs/?limit=10&offset=0&all_projects=False'),
+        ('PATCH', '/v2/p1/jobs/j'),
+        ('POST', '/v2/p1/backups/'),
+        ('POST', '/v2/p1/sessions/s/action'),
+    ]
+    assert cloud.calls[0].body == {
+        'match_not': [{'status': 'completed'}],
+        'match': [{'client_id': 'p1_host'}],
+    }
+    assert len(cloud.logins) == 1
+
+
+@pytest.mark.parametrize('count', [0, 1, 9, 10, 11, 25])
+def test_all_pages(cloud: Cloud, api: Api, count: int) -> None:
+    everything = [{'job_id': str(number)} for number in range(count)]
+
+    def page(call: Call) -> Answer:
+        offset = int(call.path.partition('offset=')[2].partition('&')[0])
+        return 200, {'jobs': everything[offset : offset + 10]}
+
+    cloud.answer = page
+    assert api.jobs('c', everybodys=True) == everything
+    assert 'all_projects=True' in cloud.calls[0].path
+
+
+def test_a_token_that_is_not_valid_any_more(cloud: Cloud, api: Api) -> None:
+    cloud.answer = lambda call: (200, {'jobs': []})
+    api.jobs('c', everybodys=False)
+    # As after Keystone lost its keys: long before it would expire.
+    cloud.valid = 'another'
+    api.jobs('c', everybodys=False)
+    assert len(cloud.logins) == 2
+
+
+@pytest.mark.parametrize('status', [408, 429, 500, 502, 503, 504])
+def test_it_may_be_otherwise_later(cloud: Cloud, api: Api, status: int) -> None:
+    cloud.answer = lambda call: (status, {'description': 'not now'})
+    with pytest.raises(Away, match=f'{status}: not now'):
+        api.jobs('c', everybodys=False)
+
+
+@pytest.mark.parametrize('status', [400, 403, 404, 409, 413, 422])
+def test_it_will_be_the_same_again(cloud: Cloud, api: Api, status: int) -> None:
+    cloud.answer = lambda call: (status, {'description': 'never\nthis'})
+    with pytest.raises(Refused, match=f'POST backups/: {status}: never this') as error:
+        api.add_backup({})
+    assert error.value.status == status
+
+
+def test_what_is_no_failure(cloud: Cloud, api: Api) -> None:
+    cloud.answer = lambda call: (409, {})
+    api.register({'client_id': 'c'})
+    cloud.answer = lambda call: (404, {})
+    assert api.job('j') is None
+    assert api.update_job('j', {}) is False
+    assert api.session('s') == {}
+
+
+@pytest.mark.parametrize('answer', [b'<html>', b'', [], {}, {'jobs': 3}, 'text'])
+def test_answers_that_are_none(cloud: Cloud, api: Api, answer: Any) -> None:
+    cloud.answer = lambda call: (200, answer)
+    with pytest.raises(Away, match='freezer-api answers'):
+        api.jobs('c', everybodys=False)
+
+
+def test_only_its_own_backup_counts(cloud: Cloud, api: Api) -> None:
+    """A server that does not understand the search lists everything."""
+    found: list[Any] = [{'backup_metadata': {'k': 'other'}}, {}, 'x']
+    cloud.answer = lambda call: (200, {'backups': found})
+    assert not api.has_backup('k', 'mine')
+    found.append({'backup_metadata': {'k': 'mine'}})
+    assert api.has_backup('k', 'mine')
+
+
+def test_one_that_accepts_and_says_nothing(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, 'TIMEOUT_SECONDS', 0.2)
+    released = threading.Event()
+
+    def hang(_call: Call) -> Answer:
+        released.wait(10)
+        return 200, {}
+
+    cloud.answer = hang
+    began = time.monotonic()
+    with pytest.raises(Away):
+        Api(cloud.service(), insecure=False).job('j')
+    assert time.monotonic() - began < 5
+    released.set()
+
+
+def test_nobody_is_there(cloud: Cloud) -> None:
+    nowhere = 'http://127.0.0.1:1'
+    with pytest.raises(Away, match=r'127\.0\.0\.1'):
+        Api(cloud.service(auth_url=nowhere), insecure=False).job('j')
+    with pytest.raises(Away, match=r'127\.0\.0\.1'):
+        Api(cloud.service(backup_url=nowhere), insecure=False).job('j')
+
+
+@pytest.mark.parametrize('status', [401, 403, 500])
+def test_keystone_does_not_know_us(cloud: Cloud, api: Api, status: int) -> None:
+    """It may again: the jobs that are known go on meanwhile."""
+    cloud.login_status = status
+    with pytest.raises(Away) as error:
+        api.job('j')
+    assert PASSWORD not in str(error.value)
+    # Of a trust it is that one's matter, unless Keystone itself is ill.
+    with pytest.raises(Away if status == 500 else Refused):
+        api.trusted('t').job('j')
+
+
+def test_a_trust_is_all_that_is_asked_for(cloud: Cloud, api: Api) -> None:
+    trusted = api.trusted('t')
+    assert trusted.trusted('t') is trusted
+    assert api.trusted('t') is trusted
+    assert api.trusted('') is api
+    trusted.job('j')
+    assert cloud.logins[-1]['auth']['scope'] == {'OS-TRUST:trust': {'id': 't'}}
+    api.job('j')
+    assert cloud.logins[-1]['auth']['scope']['project']['name'] == 'p'
+
+
+@pytest.mark.parametrize(
+    'end, path', [('', '/v2/p1/jobs/j'), ('/v2/x', '/v2/x/jobs/j')]
+)
+def test_an_address_of_ones_own(cloud: Cloud, end: str, path: str) -> None:
+    Api(cloud.service(backup_url=cloud.url + end), insecure=False).job('j')
+    assert cloud.calls[-1].path == path
+
+
+def test_the_region_and_the_type_count(cloud: Cloud) -> None:
+    for changes in ({'region_name': 'X'}, {'endpoint_type': 'internal'}):
+        with pytest.raises(Away, match='backup service'):
+            Api(cloud.service(**changes), insecure=False).job('j')
+    Api(cloud.service(region_name='R'), insecure=False).job('j')
+
+
+def test_a_token_of_ones_own(cloud: Cloud) -> None:
+    service = cloud.service(username='', password='', token='tok')
+    Api(service, insecure=False).job('j')
+    assert cloud.logins[-1]['auth']['identity']['token'] == {'id': 'tok'}
+
+
+def test_names_are_no_paths(cloud: Cloud, api: Api) -> None:
+    api.job('../clients/x')
+    assert cloud.calls[-1].path == '/v2/p1/jobs/..%2Fclients%2Fx'
+
+
+def test_nothing_of_it_is_shown(
+    cloud: Cloud, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level('DEBUG')
+    cloud.answer = lambda call: (200, {'jobs': [{'secret_key': 'sk/secret'}]})
+    api.jobs('c', everybodys=False)
+    assert 'sk/secret' not in caplog.text
+    assert PASSWORD not in caplog.text
+    assert 'token1' not in caplog.text
+    assert PASSWORD not in repr(cloud.service(token='tok/secret'))
+    assert 'tok/secret' not in repr(cloud.service(token='tok/secret'))
+
+
+def test_it_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire.check()
+    monkeypatch.setitem(sys.modules, 'keystoneauth1.session', None)
+    with pytest.raises(ConfigError, match=r'freezer\[scheduler-api\]'):
+        wire.check()
