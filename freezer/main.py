@@ -5,7 +5,7 @@ Exit codes: 0 it was done; 1 it was not, with one line that says why on standard
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -270,6 +270,19 @@ def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
             shown.break_on_hyphens = False
         shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
         print(shown, flush=True)
+    if outcome.text:
+        _print_text(outcome.text)
+
+
+def _print_text(lines: Iterable[str]) -> None:
+    """On a terminal, or in a file, that may not have all characters."""
+    from freezer.utils.text import printable
+
+    encoding = sys.stdout.encoding or 'ascii'
+    for line in lines:
+        text = printable(line).encode(encoding, 'backslashreplace')
+        sys.stdout.write(text.decode(encoding) + '\n')
+    sys.stdout.flush()
 
 
 def _write_json(document: Any, path: str) -> None:

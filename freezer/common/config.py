@@ -76,6 +76,7 @@ class AgentConfig:
     consistency_check: bool
     consistency_checksum: str | None
     verify_data: bool
+    long: bool
     dry_run: bool
     sync: bool
     metadata_out: str | None
@@ -412,6 +413,10 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
             'remove-from-date is the old name of remove-before-date: give one of them'
         )
     values['remove_before_date'] = values['remove_before_date'] or old_date
+    if _value(conf, 'json'):
+        if values['metadata_out'] not in (None, '-'):
+            raise ConfigError('json and metadata-out: give one of them')
+        values['metadata_out'] = '-'
     values['exclude'] = tuple(values['exclude'])
     values['given'] = frozenset(
         name

@@ -180,6 +180,12 @@ AGENT_OPTS = (
         help='With action verify: read every byte, and check it.',
     ),
     cfg.BoolOpt(
+        'long',
+        default=False,
+        help='With action info: say of each level how it was made and how it is kept. '
+        'Takes three requests for each.',
+    ),
+    cfg.BoolOpt(
         'dry-run',
         default=False,
         help='Write and remove nothing, and say what would be done.',
@@ -190,6 +196,11 @@ AGENT_OPTS = (
     cfg.StrOpt(
         'metadata-out',
         help='Write the result as JSON to this file; - is standard output.',
+    ),
+    cfg.BoolOpt(
+        'json',
+        default=False,
+        help='The result as JSON on standard output: the same as --metadata-out -.',
     ),
     cfg.StrOpt(
         'metrics-file',

@@ -47,12 +47,14 @@ class Outcome:
     """What came of an action.
 
     :param document: for programs, JSON; None where an action has nothing to tell
+    :param text: for people, lines below the tables
     :param failure: what went wrong after the document had become true
-    :param lines: for the person who watches, after the tables
+    :param lines: for the person who watches, after all that
     """
 
     document: Any = None
     tables: Sequence[Table] = ()
+    text: Sequence[str] = ()
     exit_code: int = 0
     failure: FreezerError | StorageException | None = None
     lines: Sequence[str] = ()
@@ -101,6 +103,31 @@ class Job(abc.ABC):
     def storage(self) -> Storage:
         assert self._storage is not None
         return self._storage
+
+    def is_asked_for(self, identity: str) -> bool:
+        """Whether a backup is of the name, or the host, that was given; any, if none
+        was."""
+        config = self.config
+        if 'backup_name' in config.given:
+            return identity in config.identities
+        if 'hostname' in config.given:
+            return identity.startswith(f'{config.hostname}_')
+        return True
+
+    def nothing(self, container: str) -> str:
+        """A line: no backup is asked for that is there."""
+        config = self.config
+        if 'backup_name' in config.given:
+            return (
+                f'No matching backup name: {config.identities[0]!r} is not in '
+                f'{container}; --hostname stands for the machine it was made on'
+            )
+        if 'hostname' in config.given:
+            return (
+                f'there is no backup of host {config.hostname!r} in {container}; '
+                f'--action info shows what there is'
+            )
+        return f'there is no backup in {container}: check --container'
 
     def engine(self) -> 'BackupEngine':
         from freezer.engine.engine import EngineSettings
