@@ -58,6 +58,7 @@ class AgentConfig:
     hostname: str
     restore_abs_path: str | None
     restore_from_date: datetime.datetime | None
+    include: tuple[str, ...]
     overwrite: bool
     max_restore_size: int
     untrusted: bool
@@ -418,6 +419,7 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
             raise ConfigError('json and metadata-out: give one of them')
         values['metadata_out'] = '-'
     values['exclude'] = tuple(values['exclude'])
+    values['include'] = tuple(values['include'])
     values['given'] = frozenset(
         name
         for name in ('backup_name', 'hostname')

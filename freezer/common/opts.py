@@ -8,15 +8,15 @@ from freezer.common import plugins
 from freezer.stream import compression, encryption
 from freezer.utils.types import Date, Size
 
-ACTIONS = ('backup', 'restore', 'info', 'admin', 'check', 'verify', 'exec')
+ACTIONS = ('backup', 'restore', 'info', 'list', 'admin', 'check', 'verify', 'exec')
 
 AGENT_OPTS = (
     cfg.StrOpt(
         'action',
         choices=ACTIONS,
         default='backup',
-        help='What to do. check: try out whether backups can be made and restored '
-        'here.',
+        help='What to do. info: tell which backups there are. list: tell which files '
+        'are in one. check: try out whether backups can be made and restored here.',
     ),
     cfg.StrOpt(
         'mode',
@@ -64,6 +64,14 @@ AGENT_OPTS = (
         type=Date(),
         help='Restore the state of this moment: the newest backup not after it. '
         'ISO 8601; UTC unless an offset is given. Default: the newest.',
+    ),
+    cfg.MultiStrOpt(
+        'include',
+        default=[],
+        help='With action restore or list: only what this pattern matches, and all '
+        'below it. A path from the top of what was backed up; * ? [ ] within a name, '
+        '** for any directories. May be given more than once; in a job file, one '
+        'pattern a line.',
     ),
     cfg.BoolOpt(
         'overwrite',

@@ -5,13 +5,13 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.storage.base import EngineName, Storage
+from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
 from freezer.storage.exceptions import StorageException
 from freezer.storage.levels import SECONDS_PER_DAY
 from freezer.utils import checksum
@@ -47,6 +47,7 @@ class Outcome:
     """What came of an action.
 
     :param document: for programs, JSON; None where an action has nothing to tell
+    :param records: for programs in place of a document, one JSON document a line
     :param text: for people, lines below the tables
     :param failure: what went wrong after the document had become true
     :param lines: for the person who watches, after all that
@@ -54,7 +55,8 @@ class Outcome:
 
     document: Any = None
     tables: Sequence[Table] = ()
-    text: Sequence[str] = ()
+    text: Iterable[str] = ()
+    records: Iterable[Any] | None = None
     exit_code: int = 0
     failure: FreezerError | StorageException | None = None
     lines: Sequence[str] = ()
@@ -70,6 +72,8 @@ class Job(abc.ABC):
 
     #: whether the storage is written to, and so prepared first
     writes: ClassVar[bool] = False
+    #: whether it can be done to a part of a backup
+    takes_part: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -86,6 +90,11 @@ class Job(abc.ABC):
     @classmethod
     def validate(cls, config: AgentConfig) -> None:
         """:raises ConfigError: the action cannot be done as asked"""
+        if config.include and not cls.takes_part:
+            raise ConfigError(
+                f'include: chooses what to restore or to list, and the action is '
+                f'{config.action}; what a backup leaves out is said with --exclude'
+            )
         if config.incremental:
             return
         for name in ('max_level', 'always_level'):
@@ -140,12 +149,31 @@ class Job(abc.ABC):
             encryption=config.encryption,
             dereference_symlink=config.dereference_symlink,
             exclude=config.exclude,
+            include=config.include,
             max_restore_size=config.max_restore_size,
             untrusted=config.untrusted,
             progress=self.progress,
         )
         made: BackupEngine = engine(self.storage, settings)
         return made
+
+    def find_state(self) -> dict[int, Backup]:
+        """The newest state, or that of ``restore_from_date``: level -> backup.
+
+        :raises NoSuchBackup: there is none
+        """
+        date = self.config.restore_from_date
+        engine = EngineName(self.config.engine_name)
+        missing: NoSuchBackup | None = None
+        for identity in self.config.identities:
+            try:
+                return self.storage.get_latest_level_zero_increments(
+                    engine, identity, int(date.timestamp()) if date else None
+                )
+            except NoSuchBackup as error:
+                missing = missing or error
+        assert missing is not None
+        raise missing
 
     def checksum_of(self, engine: 'BackupEngine', source: 'Source') -> str:
         self.progress.phase = 'Computing the checksum'
