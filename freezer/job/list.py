@@ -58,13 +58,19 @@ def _place(entry: Entry) -> list[bytes]:
 def _table(entries: Sequence[Entry]) -> Iterator[str]:
     owners = [_owner(entry) for entry in entries]
     width = max((5, *map(len, owners)))
-    header = f'Mode        {"Owner":<{width}}      Size  Changed'
-    yield f'{header:<{width + 43}}L  Path'
+
+    def row(mode: str, owner: str, size: str, date: str, level: str, path: str) -> str:
+        return f'{mode:<10}  {owner:<{width}}  {size:>8}  {date:<20}  {level}  {path}'
+
+    yield row('Mode', 'Owner', 'Size', 'Changed', 'L', 'Path')
     for entry, owner in zip(entries, owners, strict=True):
-        size = human(entry.size) if entry.kind == 'file' else '-'
-        yield (
-            f'{stat.filemode(_TYPES[entry.kind] | entry.mode)}  {owner:<{width}}  '
-            f'{size:>8}  {_date(entry):<20} {entry.level:>1}  {_name(entry)}'
+        yield row(
+            stat.filemode(_TYPES[entry.kind] | entry.mode),
+            owner,
+            human(entry.size) if entry.kind == 'file' else '-',
+            _date(entry),
+            str(entry.level),
+            _name(entry),
         )
 
 
