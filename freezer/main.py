@@ -5,7 +5,7 @@ Exit codes: 0 it was done; 1 it was not, with one line that says why on standard
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -253,7 +253,10 @@ def _import_ahead(name: str) -> None:
 
 
 def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
-    """The result: JSON where it is asked for, else tables."""
+    """The result: JSON where it is asked for, else tables and text."""
+    if metadata_out and outcome.records is not None:
+        _write_records(outcome.records, metadata_out)
+        return
     if metadata_out:
         if outcome.document is not None:
             _write_json(outcome.document, metadata_out)
@@ -270,6 +273,18 @@ def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
             shown.break_on_hyphens = False
         shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
         print(shown, flush=True)
+    _print_text(outcome.text)
+
+
+def _print_text(lines: Iterable[str]) -> None:
+    """On a terminal, or in a file, that may not have all characters."""
+    from freezer.utils.text import printable
+
+    encoding = sys.stdout.encoding or 'ascii'
+    for line in lines:
+        text = printable(line).encode(encoding, 'backslashreplace')
+        sys.stdout.write(text.decode(encoding) + '\n')
+    sys.stdout.flush()
 
 
 def _write_json(document: Any, path: str) -> None:
@@ -290,6 +305,25 @@ def _write_json(document: Any, path: str) -> None:
             f'metadata-out {path}: {error.strerror}; what was asked for was done, and '
             f'its result is: {text}'
         ) from error
+
+
+def _write_records(records: Iterable[Any], path: str) -> None:
+    """One document a line, each as it comes."""
+    import json
+
+    from freezer.exceptions import FreezerError
+
+    if path == '-':
+        for record in records:
+            sys.stdout.write(json.dumps(record) + '\n')
+        sys.stdout.flush()
+        return
+    try:
+        with open(path, 'w', encoding='utf-8') as stream:
+            for record in records:
+                stream.write(json.dumps(record) + '\n')
+    except OSError as error:
+        raise FreezerError(f'metadata-out {path}: {error.strerror}') from error
 
 
 if __name__ == '__main__':

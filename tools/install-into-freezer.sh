@@ -18,6 +18,7 @@ FILES=(
     freezer/storage/s3.py
     freezer/storage/_s3/*.py
     freezer/storage/check.py
+    freezer/storage/details.py
     freezer/storage/exceptions.py
     freezer/storage/housekeeping.py
     freezer/storage/layout.py

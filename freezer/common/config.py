@@ -58,6 +58,7 @@ class AgentConfig:
     hostname: str
     restore_abs_path: str | None
     restore_from_date: datetime.datetime | None
+    include: tuple[str, ...]
     overwrite: bool
     max_restore_size: int
     untrusted: bool
@@ -76,6 +77,7 @@ class AgentConfig:
     consistency_check: bool
     consistency_checksum: str | None
     verify_data: bool
+    long: bool
     dry_run: bool
     sync: bool
     metadata_out: str | None
@@ -412,7 +414,12 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
             'remove-from-date is the old name of remove-before-date: give one of them'
         )
     values['remove_before_date'] = values['remove_before_date'] or old_date
+    if _value(conf, 'json'):
+        if values['metadata_out'] not in (None, '-'):
+            raise ConfigError('json and metadata-out: give one of them')
+        values['metadata_out'] = '-'
     values['exclude'] = tuple(values['exclude'])
+    values['include'] = tuple(values['include'])
     values['given'] = frozenset(
         name
         for name in ('backup_name', 'hostname')

@@ -11,7 +11,8 @@ from freezer.utils.types import Date, Size
 ACTIONS = {
     'backup': 'make a backup of --path-to-backup',
     'restore': 'restore the newest state, or an earlier one, into --restore-abs-path',
-    'info': 'list what is there',
+    'info': 'tell which backups there are',
+    'list': 'tell which files are in a backup',
     'admin': 'remove old backups, and what failed ones have left',
     'check': 'try out whether backups can be made and restored here',
     'verify': 'look whether backups are there as they were written',
@@ -78,6 +79,14 @@ AGENT_OPTS = (
         type=Date(),
         help='Restore the state of this moment: the newest backup not after it. '
         'ISO 8601; UTC unless an offset is given. Default: the newest.',
+    ),
+    cfg.MultiStrOpt(
+        'include',
+        default=[],
+        help='With action restore or list: only what this pattern matches, and all '
+        'below it. A path from the top of what was backed up; * ? [ ] within a name, '
+        '** for any directories. May be given more than once; in a job file, one '
+        'pattern a line.',
     ),
     cfg.BoolOpt(
         'overwrite',
@@ -198,6 +207,12 @@ AGENT_OPTS = (
         help='With action verify: read every byte, and check it.',
     ),
     cfg.BoolOpt(
+        'long',
+        default=False,
+        help='With action info: say of each level how it was made and how it is kept. '
+        'Takes three requests for each.',
+    ),
+    cfg.BoolOpt(
         'dry-run',
         default=False,
         help='Write and remove nothing, and say what would be done.',
@@ -209,6 +224,11 @@ AGENT_OPTS = (
         'metadata-out',
         metavar=usage.FILE,
         help='Write the result as JSON to this file; - is standard output.',
+    ),
+    cfg.BoolOpt(
+        'json',
+        default=False,
+        help='The result as JSON on standard output: the same as --metadata-out -.',
     ),
     cfg.StrOpt(
         'metrics-file',

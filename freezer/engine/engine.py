@@ -13,9 +13,9 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from freezer.exceptions import ConfigError, EngineError, RestoreError, TamperedError
 from freezer.storage import layout, levels, manifest
@@ -50,6 +50,7 @@ class EngineSettings:
     :param encrypt_pass_file: path, or None for no encryption
     :param encryption: a name of :data:`freezer.stream.encryption.NAMES`; None for
         Freezer's, and for whichever is there when it is restored
+    :param include: patterns: what of a backup to list or restore; none is all of it
     :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
     :param untrusted: leave out of a restore what could give somebody rights
     :param progress: is told how far it is
@@ -60,6 +61,7 @@ class EngineSettings:
     encryption: str | None = None
     dereference_symlink: str = 'none'
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
     max_restore_size: int = 0
     untrusted: bool = False
     progress: Progress = dataclasses.field(
@@ -114,6 +116,35 @@ class Made:
 
     backup: Backup
     warnings: 'Warnings'
+
+
+class Entry(NamedTuple):
+    """A file of a backup, of any kind, as it would be restored.
+
+    :ivar path: below the directory that was backed up
+    :ivar kind: a word of :data:`KINDS`
+    :ivar mode: permissions, and set-user-ID and the like
+    :ivar size: bytes, with holes; 0 for all but files
+    :ivar mtime_ns: epoch nanoseconds
+    :ivar target: of a symbolic link, where it points; of a hard link, another name of
+        the same file, which the size is told with
+    :ivar level: which level has it
+    """
+
+    path: bytes
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    user: str
+    group: str
+    size: int
+    mtime_ns: int
+    target: bytes | None
+    level: int
+
+
+KINDS = ('file', 'directory', 'symlink', 'link', 'fifo', 'character', 'block')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +213,19 @@ class BackupEngine(abc.ABC):
         :param state: the engine's file of the last level that will be extracted; None
             where it is lost
         """
+
+    @abc.abstractmethod
+    def part_extractor(self, target: str, warnings: Warnings) -> 'PartExtractor':
+        """Extracts what ``include`` chooses into a directory that exists."""
+
+    @abc.abstractmethod
+    def lister(self) -> 'Lister':
+        """Lists what ``include`` chooses."""
+
+    @abc.abstractmethod
+    def not_in(self, patterns: Iterable[str], state: bytes) -> set[str]:
+        """The patterns that choose nothing a level had, by its engine's file; none if
+        it does not tell."""
 
     @abc.abstractmethod
     def removals(self, target: str, newest: Backup) -> list[str]:
@@ -396,7 +440,24 @@ class BackupEngine(abc.ABC):
         markers = {level: self._usable(backup) for level, backup in chain.items()}
         if any(self._format_of(m) == layout.AGE for m in markers.values()):
             self._check_seals(chain, markers)
+        self._check_include(chain, markers)
         return markers
+
+    def _check_include(
+        self, chain: Mapping[int, Backup], markers: Mapping[int, Mapping[str, Any]]
+    ) -> None:
+        """What no level has ever had needs no look at the data.
+
+        :raises RestoreError: it is asked for
+        """
+        missing = set(self.settings.include)
+        for level, backup in sorted(chain.items(), reverse=True):
+            if not missing:
+                return
+            state = self._state_of(backup, markers[level])
+            missing = self.not_in(missing, state) if state is not None else set()
+        if missing:
+            raise _no_match([p for p in self.settings.include if p in missing])
 
     def _check_seals(
         self, chain: Mapping[int, Backup], markers: Mapping[int, Mapping[str, Any]]
@@ -432,6 +493,9 @@ class BackupEngine(abc.ABC):
         """
         warnings = Warnings()
         metadata = metadata or self.check(chain)
+        if self.settings.include:
+            self._restore_part(target, chain, metadata, warnings)
+            return warnings
         newest = max(chain)
         state = self._state_of(chain[newest], metadata[newest])
         self._progress.begin()
@@ -460,6 +524,54 @@ class BackupEngine(abc.ABC):
                 return None
             total += size
         return total
+
+    def _restore_part(
+        self,
+        target: str,
+        chain: Mapping[int, Backup],
+        metadata: Mapping[int, Mapping[str, Any]],
+        warnings: Warnings,
+    ) -> None:
+        """The newest level first; none that has nothing of what is chosen is read."""
+        self._progress.begin()
+        self._progress.phase = 'Restoring'
+        extractor = self.part_extractor(target, warnings)
+        limit = _Limit(self.settings.max_restore_size)
+        for level, backup in sorted(chain.items(), reverse=True):
+            LOG.info('restoring of level %d (%r) into %s', level, backup, target)
+            again = True
+            while again:
+                with contextlib.closing(
+                    self._receive(backup, metadata[level])
+                ) as blocks:
+                    again = extractor.extract(blocks, limit.hold)
+            if not extractor.wanted:
+                break
+        extractor.finish()
+        if extractor.unmatched:
+            raise _no_match(extractor.unmatched)
+
+    def entries(
+        self,
+        chain: Mapping[int, Backup],
+        metadata: Mapping[int, Mapping[str, Any]],
+    ) -> Iterator[Entry]:
+        """What a restore of a chain would bring, by reading it; in no order.
+
+        :param metadata: what :meth:`check` gave
+        :raises RestoreError: after the last, if a pattern chooses nothing
+        """
+        self._progress.begin()
+        self._progress.phase = 'Listing'
+        lister = self.lister()
+        for level, backup in sorted(chain.items(), reverse=True):
+            LOG.info('listing level %d (%r)', level, backup)
+            with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
+                yield from lister.entries(blocks, level)
+            if not lister.wanted:
+                break
+        if lister.unmatched:
+            raise _no_match(lister.unmatched)
 
     def _usable(self, backup: Backup) -> dict[str, Any]:
         metadata = backup.metadata()
@@ -616,6 +728,72 @@ class Extractor(abc.ABC):
         :raises UnsafeArchiveError: a member would land outside the target
         :raises EngineError: the archive is damaged, or could not be written out
         """
+
+
+class PartExtractor(abc.ABC):
+    """Extracts a part of a chain, the newest level first, into one directory."""
+
+    @abc.abstractmethod
+    def extract(
+        self,
+        blocks: Iterator[Block],
+        hold: Callable[[Iterable[bytes]], Iterator[Block]],
+    ) -> bool:
+        """Extract what there is of it in one level.
+
+        :param blocks: read to their end
+        :param hold: lets what is extracted pass, or raises
+        :returns: whether the same level is needed once more
+        :raises UnsafeArchiveError: a member would land outside the target
+        :raises EngineError: the archive is damaged, or could not be written out
+        """
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """After the last level: what could not be done before.
+
+        :raises EngineError: it could not be done
+        """
+
+    @property
+    @abc.abstractmethod
+    def wanted(self) -> bool:
+        """Whether an older level may have something of it."""
+
+    @property
+    @abc.abstractmethod
+    def unmatched(self) -> list[str]:
+        """The patterns that have chosen nothing until now."""
+
+
+class Lister(abc.ABC):
+    """Lists a chain, the newest level first."""
+
+    @abc.abstractmethod
+    def entries(self, blocks: Iterator[Block], level: int) -> Iterator[Entry]:
+        """What of one level is there in the end.
+
+        :param blocks: read to their end
+        :raises EngineError: the archive is damaged
+        """
+
+    @property
+    @abc.abstractmethod
+    def wanted(self) -> bool:
+        """As in :class:`PartExtractor`."""
+
+    @property
+    @abc.abstractmethod
+    def unmatched(self) -> list[str]:
+        """As in :class:`PartExtractor`."""
+
+
+def _no_match(patterns: Iterable[str]) -> RestoreError:
+    return RestoreError(
+        f'nothing in the backup matches --include {" ".join(map(repr, patterns))}: '
+        f'--action list shows what there is; a pattern begins at the top of what was '
+        f'backed up, and **/ stands for any directories'
+    )
 
 
 def source_of(path: str) -> Source:

@@ -10,6 +10,7 @@ _JOBS = {
     'backup': 'BackupJob',
     'restore': 'RestoreJob',
     'info': 'InfoJob',
+    'list': 'ListJob',
     'admin': 'AdminJob',
     'check': 'CheckJob',
     'exec': 'ExecJob',

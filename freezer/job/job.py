@@ -5,13 +5,13 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.storage.base import EngineName, Storage
+from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
 from freezer.storage.exceptions import StorageException
 from freezer.storage.levels import SECONDS_PER_DAY
 from freezer.utils import checksum
@@ -47,12 +47,16 @@ class Outcome:
     """What came of an action.
 
     :param document: for programs, JSON; None where an action has nothing to tell
+    :param records: for programs in place of a document, one JSON document a line
+    :param text: for people, lines below the tables
     :param failure: what went wrong after the document had become true
-    :param lines: for the person who watches, after the tables
+    :param lines: for the person who watches, after all that
     """
 
     document: Any = None
     tables: Sequence[Table] = ()
+    text: Iterable[str] = ()
+    records: Iterable[Any] | None = None
     exit_code: int = 0
     failure: FreezerError | StorageException | None = None
     lines: Sequence[str] = ()
@@ -68,6 +72,8 @@ class Job(abc.ABC):
 
     #: whether the storage is written to, and so prepared first
     writes: ClassVar[bool] = False
+    #: whether it can be done to a part of a backup
+    takes_part: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -84,6 +90,11 @@ class Job(abc.ABC):
     @classmethod
     def validate(cls, config: AgentConfig) -> None:
         """:raises ConfigError: the action cannot be done as asked"""
+        if config.include and not cls.takes_part:
+            raise ConfigError(
+                f'include: chooses what to restore or to list, and the action is '
+                f'{config.action}; what a backup leaves out is said with --exclude'
+            )
         if config.incremental:
             return
         for name in ('max_level', 'always_level'):
@@ -102,6 +113,31 @@ class Job(abc.ABC):
         assert self._storage is not None
         return self._storage
 
+    def is_asked_for(self, identity: str) -> bool:
+        """Whether a backup is of the name, or the host, that was given; any, if none
+        was."""
+        config = self.config
+        if 'backup_name' in config.given:
+            return identity in config.identities
+        if 'hostname' in config.given:
+            return identity.startswith(f'{config.hostname}_')
+        return True
+
+    def nothing(self, container: str) -> str:
+        """A line: no backup is asked for that is there."""
+        config = self.config
+        if 'backup_name' in config.given:
+            return (
+                f'No matching backup name: {config.identities[0]!r} is not in '
+                f'{container}; --hostname stands for the machine it was made on'
+            )
+        if 'hostname' in config.given:
+            return (
+                f'there is no backup of host {config.hostname!r} in {container}; '
+                f'--action info shows what there is'
+            )
+        return f'there is no backup in {container}: check --container'
+
     def engine(self) -> 'BackupEngine':
         from freezer.engine.engine import EngineSettings
 
@@ -113,12 +149,31 @@ class Job(abc.ABC):
             encryption=config.encryption,
             dereference_symlink=config.dereference_symlink,
             exclude=config.exclude,
+            include=config.include,
             max_restore_size=config.max_restore_size,
             untrusted=config.untrusted,
             progress=self.progress,
         )
         made: BackupEngine = engine(self.storage, settings)
         return made
+
+    def find_state(self) -> dict[int, Backup]:
+        """The newest state, or that of ``restore_from_date``: level -> backup.
+
+        :raises NoSuchBackup: there is none
+        """
+        date = self.config.restore_from_date
+        engine = EngineName(self.config.engine_name)
+        missing: NoSuchBackup | None = None
+        for identity in self.config.identities:
+            try:
+                return self.storage.get_latest_level_zero_increments(
+                    engine, identity, int(date.timestamp()) if date else None
+                )
+            except NoSuchBackup as error:
+                missing = missing or error
+        assert missing is not None
+        raise missing
 
     def checksum_of(self, engine: 'BackupEngine', source: 'Source') -> str:
         self.progress.phase = 'Computing the checksum'

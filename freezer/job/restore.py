@@ -11,7 +11,7 @@ from freezer.exceptions import ConfigError, FreezerError, RestoreError, Tampered
 from freezer.job import summary
 from freezer.job.job import SAID, Job, Outcome, iso, levels_said
 from freezer.storage import layout
-from freezer.storage.base import Backup, EngineName, NoSuchBackup
+from freezer.storage.base import Backup
 from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.utils import checksum
 
@@ -24,7 +24,9 @@ _OF_DAMAGE = (
 
 
 class RestoreJob(Job):
-    """Restore the newest state, or that of a date, into a directory."""
+    """Restore the newest state, or that of a date, into a directory; all, or a part."""
+
+    takes_part = True
 
     @classmethod
     def validate(cls, config: AgentConfig) -> None:
@@ -35,6 +37,11 @@ class RestoreJob(Job):
                 '--restore-abs-path, or restore_abs_path in the job file'
             )
         if config.consistency_checksum:
+            if config.include:
+                raise ConfigError(
+                    'consistency-checksum: is that of all of a backup, and --include '
+                    'restores a part'
+                )
             checksum.compare(config.consistency_checksum, '')
         _check_target(os.path.abspath(config.restore_abs_path), config.overwrite)
 
@@ -50,9 +57,11 @@ class RestoreJob(Job):
         target = os.path.abspath(config.restore_abs_path)
         engine = self.engine()
         self.progress.phase = 'Looking for the backup'
-        chain = self._find()
+        chain = self.find_state()
         newest = chain[max(chain)]
         what = f'level {newest.level} of {iso(newest.timestamp)}'
+        if config.include:
+            what = f'{" ".join(map(repr, config.include))} of {what}'
         removals = engine.removals(target, newest) if os.path.isdir(target) else []
         if removals:
             self._say_removals(target, removals)
@@ -103,20 +112,6 @@ class RestoreJob(Job):
             'restore_abs_path': target,
             **summary.figures(self.progress),
         }
-
-    def _find(self) -> dict[int, Backup]:
-        date = self.config.restore_from_date
-        engine = EngineName(self.config.engine_name)
-        missing: NoSuchBackup | None = None
-        for identity in self.config.identities:
-            try:
-                return self.storage.get_latest_level_zero_increments(
-                    engine, identity, int(date.timestamp()) if date else None
-                )
-            except NoSuchBackup as error:
-                missing = missing or error
-        assert missing is not None
-        raise missing
 
     def _say_removals(self, target: str, removals: Sequence[str]) -> None:
         would = 'would remove' if self.config.dry_run else 'removes'

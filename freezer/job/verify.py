@@ -101,36 +101,14 @@ class VerifyJob(Job):
         found = [
             backup
             for backup in self.storage.backups()
-            if self._is_asked_for(backup.hostname_backup_name)
+            if self.is_asked_for(backup.hostname_backup_name)
         ]
         there = {self.storage.member_name(backup) for backup in found}
         for _driver, settings in self.config.storages:
             if settings.name not in there:
                 member = f'[storage:{settings.name}]: ' if settings.name else ''
-                raise NoSuchBackup(f'{member}{self._nothing(settings.container)}')
+                raise NoSuchBackup(f'{member}{self.nothing(settings.container)}')
         return found
-
-    def _is_asked_for(self, identity: str) -> bool:
-        config = self.config
-        if 'backup_name' in config.given:
-            return identity in config.identities
-        if 'hostname' in config.given:
-            return identity.startswith(f'{config.hostname}_')
-        return True
-
-    def _nothing(self, container: str) -> str:
-        config = self.config
-        if 'backup_name' in config.given:
-            return (
-                f'No matching backup name: {config.identities[0]!r} is not in '
-                f'{container}; --hostname stands for the machine it was made on'
-            )
-        if 'hostname' in config.given:
-            return (
-                f'there is no backup of host {config.hostname!r} in {container}; '
-                f'--action info shows what there is'
-            )
-        return f'there is no backup in {container}: check --container'
 
     # What is said
 

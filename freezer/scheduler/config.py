@@ -28,8 +28,8 @@ _USAGE = """\
 %(prog)s [options] start|stop|restart|reload|status
        %(prog)s [options] validate|run FILE…
 
-start     run the jobs of freezer-api, or with --no-api those in --scheduler-jobs-dir,
-          when they are due
+start     run the jobs of freezer-api when they are due, or with --no-api those in
+          --scheduler-jobs-dir
 stop      end; jobs that run have --scheduler-stop-grace seconds to do so too
 reload    look at freezer-api, or the job files, now and not at the next interval
 status    what runs, what came of it, what comes next; ends with 3 if none runs

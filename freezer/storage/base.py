@@ -15,10 +15,11 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from freezer.storage import layout, levels
 from freezer.storage.check import CheckReport
+from freezer.storage.details import Details
 from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.housekeeping import Tidied
 from freezer.storage.verify import Verification
@@ -74,6 +75,14 @@ class StorageSettings:
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
 
 
+class LevelReport(NamedTuple):
+    """One level of a chain; ``size`` is what its objects take, in bytes."""
+
+    level: int
+    timestamp: int
+    size: int
+
+
 @dataclass(frozen=True)
 class StorageReport:
     """What a container holds: objects of any kind, and the backups among them."""
@@ -88,14 +97,14 @@ class StorageReport:
 class ChainReport:
     """One chain of levels; ``size`` is what all its objects take, in bytes.
 
-    :param levels: (level, timestamp) of each, sorted
+    :param levels: of each that is committed, sorted
     :param storage: the member's name in a multiple storage
     """
 
     engine: str
     identity: str
     level_zero_timestamp: int
-    levels: tuple[tuple[int, int], ...]
+    levels: tuple[LevelReport, ...]
     size: int
     storage: str = ''
 
@@ -346,6 +355,15 @@ class Storage(abc.ABC):
         :returns: None if the backup is not committed any more, which is no problem:
             somebody removes it
         :raises StorageException: the storage itself is not to be reached or listed
+        """
+
+    @abc.abstractmethod
+    def details(self, backup: Backup) -> Details:
+        """What is known of a backup, at the price of a few small requests.
+
+        :param backup: on the storage that has it
+        :raises NotFound: the backup is not committed any more
+        :raises IntegrityError: its marker or manifest is damaged, or its data missing
         """
 
     def member_name(self, backup: Backup) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup
+from freezer.storage.details import Details, look
 from freezer.storage.exceptions import ManifestError, NotFound
 from freezer.storage.physical import PhysicalStorage
 from freezer.storage.verify import Stat, Verification, examine
@@ -123,6 +124,9 @@ class Manifested(PhysicalStorage):
 
     def verify(self, backup: Backup, data: bool) -> Verification | None:
         return examine(self, backup.copy(self), data)
+
+    def details(self, backup: Backup) -> Details:
+        return look(self, backup.copy(self))
 
     def discard(self, backup: Backup) -> None:
         backup = backup.copy(self)

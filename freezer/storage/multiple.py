@@ -18,6 +18,7 @@ from freezer.storage.base import (
     StorageSettings,
 )
 from freezer.storage.check import CheckReport, CheckRow, Finding, Result
+from freezer.storage.details import Details
 from freezer.storage.exceptions import StorageConfigError, StorageException
 from freezer.storage.housekeeping import Tidied
 from freezer.storage.verify import Verification
@@ -195,6 +196,10 @@ class MultipleStorage(Storage):
     def verify(self, backup: Backup, data: bool) -> Verification | None:
         with _named(self.member_name(backup)):
             return self._member_of(backup).verify(backup, data)
+
+    def details(self, backup: Backup) -> Details:
+        with _named(self.member_name(backup)):
+            return self._member_of(backup).details(backup)
 
     def member_name(self, backup: Backup) -> str:
         member = self._member_of(backup)

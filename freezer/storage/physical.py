@@ -14,6 +14,7 @@ from freezer.storage.base import (
     Backup,
     ChainReport,
     EngineName,
+    LevelReport,
     Named,
     Storage,
     StorageReport,
@@ -128,8 +129,8 @@ class PhysicalStorage(Storage):
     def report(self) -> StorageReport:
         objects = 0
         total = 0
-        sizes: dict[tuple[str, str, int], int] = {}
-        levels: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
+        sizes: dict[tuple[str, str, int], dict[tuple[int, int], int]] = {}
+        committed: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
         for path, size in self.list_tree(self.storage_path):
             objects += 1
             total += size
@@ -137,12 +138,18 @@ class PhysicalStorage(Storage):
             if found is None:
                 continue
             chain = (found.engine, found.identity, found.level_zero)
-            sizes[chain] = sizes.get(chain, 0) + size
+            level = (found.level, found.timestamp)
+            of_level = sizes.setdefault(chain, {})
+            of_level[level] = of_level.get(level, 0) + size
             if found.kind == layout.METADATA and found.name == layout.METADATA:
-                levels.setdefault(chain, []).append((found.level, found.timestamp))
+                committed.setdefault(chain, []).append(level)
         chains = tuple(
-            ChainReport(*chain, tuple(sorted(levels[chain])), sizes[chain])
-            for chain in sorted(levels)
+            ChainReport(
+                *chain,
+                tuple(LevelReport(*at, sizes[chain][at]) for at in sorted(levels)),
+                sum(sizes[chain].values()),
+            )
+            for chain, levels in sorted(committed.items())
         )
         return StorageReport(self.storage_path, total, objects, chains)
 

@@ -754,7 +754,14 @@ class S3Storage(Manifested):
 
     def stat(self, path: str) -> Stat:
         head = self._bucket.head(keys.key_of(path))
-        return Stat(head.size, head.etag or None)
+        return Stat(
+            head.size,
+            head.etag or None,
+            head.storage_class,
+            head.lock_mode,
+            head.locked_until,
+            head.legal_hold,
+        )
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         prefix = keys.tree_prefix(path)

@@ -25,10 +25,21 @@ _FAILED_IN_A_ROW = 3
 
 
 class Stat(NamedTuple):
-    """Size in bytes, and the ETag as the store gives it; None where there is none."""
+    """Size in bytes, and what the store says of a file; None where it says nothing.
+
+    :param etag: as the store gives it
+    :param storage_class: stores leave out their standard one
+    :param lock_mode: GOVERNANCE or COMPLIANCE, until ``locked_until``
+    :param locked_until: epoch seconds
+    :param legal_hold: locked until somebody takes it off
+    """
 
     size: int
     etag: str | None
+    storage_class: str | None = None
+    lock_mode: str | None = None
+    locked_until: int | None = None
+    legal_hold: bool = False
 
 
 @dataclass(frozen=True)

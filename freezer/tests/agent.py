@@ -351,6 +351,14 @@ class Agent:
         made.env = {**self.env, **variables}
         return made
 
+    @property
+    def nameless(self) -> 'Agent':
+        """The same, told neither a host name nor a backup name."""
+        made = copy.copy(self)
+        names = len(self.store.options)
+        made.options = (*self.options[:names], *self.options[names + 4 :])
+        return made
+
     def run_by(self, *command: str) -> 'Agent':
         """The same, started by this command."""
         made = copy.copy(self)

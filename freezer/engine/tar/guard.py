@@ -38,6 +38,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from freezer.engine.tar.links import NOT_A_LINK, Links, Node
+from freezer.engine.tar.patterns import Patterns, Place
 from freezer.engine.tar.units import (
     BLOCK,
     BrokenError,
@@ -67,12 +68,19 @@ class TargetGuard:
     level 1 may do. After an error the guard is of no further use.
     """
 
-    def __init__(self, target: str | os.PathLike[str], untrusted: bool = False) -> None:
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        untrusted: bool = False,
+        patterns: Patterns | None = None,
+    ) -> None:
         """Look for symbolic links that are in the target already.
 
         :param target: the directory that tar extracts into.
         :param untrusted: take set-user-ID and set-group-ID from files, and make empty
             files of device nodes.
+        :param patterns: what of the target the archives have at most; no more of it is
+            looked through.
 
         Raises :class:`EngineError` when the target, or a directory in it, is not
         readable.
@@ -89,6 +97,7 @@ class TargetGuard:
         self._root = os.geteuid() == 0
         # What tar took for directories in the present archive.
         self._dirs: set[bytes] = set()
+        self._patterns = patterns or Patterns([])
         self._scan(os.fsencode(target))
 
     def check(self, chunks: Iterable[Block]) -> Iterator[bytes]:
@@ -175,14 +184,16 @@ class TargetGuard:
 
     def _scan(self, target: bytes) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        todo: list[list[bytes]] = [[]]
+        todo: list[tuple[list[bytes], Place]] = [([], self._patterns.top)]
         while todo:
-            path = todo.pop()
+            path, place = todo.pop()
             full = b'/'.join([target, *path])
             try:
                 fd = os.open(full, flags | (os.O_NOFOLLOW if path else 0))
                 try:
-                    self._scan_directory(fd, path, todo)
+                    for name in self._scan_directory(fd, path):
+                        if below := self._patterns.below(place, name):
+                            todo.append(([*path, name], below))
                 finally:
                     os.close(fd)
             except OSError as error:
@@ -191,16 +202,15 @@ class TargetGuard:
                     f'{error.strerror}. Restore into an empty directory.'
                 ) from error
 
-    def _scan_directory(
-        self, fd: int, path: list[bytes], todo: list[list[bytes]]
-    ) -> None:
+    def _scan_directory(self, fd: int, path: list[bytes]) -> Iterator[bytes]:
+        """The directories in it."""
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
                 if entry.is_symlink():
                     self._links.own([*path, name]).link = self._archive
                 elif entry.is_dir(follow_symlinks=False):
-                    todo.append([*path, name])
+                    yield name
         if not self._root:
             status = os.fstat(fd)
             owner = status.st_uid == os.geteuid()

@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,12 +24,17 @@ from freezer.engine.engine import (
     BackupEngine,
     EngineSettings,
     Extractor,
+    Lister,
+    PartExtractor,
     Run,
     Source,
     Warnings,
 )
 from freezer.engine.tar import messages, snapshot
 from freezer.engine.tar.guard import TargetGuard
+from freezer.engine.tar.listing import TarLister
+from freezer.engine.tar.part import Part
+from freezer.engine.tar.patterns import Patterns
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
 from freezer.utils import landlock, signals
@@ -56,6 +61,7 @@ class TarEngine(BackupEngine):
     def __init__(self, storage: Storage, settings: EngineSettings) -> None:
         super().__init__(storage, settings)
         self._tar = _find_tar()
+        self._patterns = Patterns(settings.include)
 
     def archive(self, run: Run) -> Generator[Block, None, None]:
         base_time = 0
@@ -183,14 +189,48 @@ class TarEngine(BackupEngine):
                 known = snapshot.load(state)
         except EngineError as error:
             LOG.warning('the snapshot file: %s', error)
+        guard = TargetGuard(target, self.settings.untrusted)
         return _TarExtractor(
+            self._process(target, warnings, guard),
+            whole_tree=bool(known.directories),
+        )
+
+    def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
+        guard = TargetGuard(target, self.settings.untrusted, self._patterns)
+        return _TarPartExtractor(
+            self._process(target, warnings, guard),
+            Part(target, self._patterns, lambda path: _make_one_ready(target, path)),
+        )
+
+    def _process(self, target: str, warnings: Warnings, guard: TargetGuard) -> _Process:
+        return _Process(
             self._tar,
             target,
+            guard,
             warnings,
             self._progress,
-            whole_tree=bool(known.directories),
             untrusted=self.settings.untrusted,
         )
+
+    def lister(self) -> Lister:
+        return TarLister(self._patterns)
+
+    def not_in(self, patterns: Iterable[str], state: bytes) -> set[str]:
+        try:
+            known = snapshot.load(state)
+        except EngineError as error:
+            LOG.warning('the snapshot file: %s', error)
+            known = snapshot.EMPTY
+        if not known.directories:
+            return set()
+        texts = sorted(patterns)
+        those = Patterns(texts)
+        found: set[int] = set()
+        for path in known.paths():
+            found.update(those.matched(those.at(path.split(b'/'))))
+            if len(found) == len(texts):
+                break
+        return {text for number, text in enumerate(texts) if number not in found}
 
     def removals(self, target: str, newest: Backup) -> list[str]:
         if not os.listdir(target):
@@ -207,13 +247,31 @@ class TarEngine(BackupEngine):
             ) from error
         if not kept:
             return []
-        removed = (path for path, _ in _walk(target) if path not in kept)
+        removed = (
+            path
+            for path, _ in _walk(target, self._patterns)
+            if path not in kept and self._goes(path, kept)
+        )
         # What is removed whole is named once.
         whole: list[bytes] = []
         for path in sorted(removed):
             if not whole or not path.startswith(whole[-1] + b'/'):
                 whole.append(path)
         return [os.fsdecode(path) for path in whole]
+
+    def _goes(self, path: bytes, kept: Container[bytes]) -> bool:
+        """Whether it is in a directory that is restored as a whole."""
+        parent = path.rpartition(b'/')[0]
+        if not self.settings.include:
+            return True
+        while parent:
+            place = self._patterns.at(parent.split(b'/'))
+            if not self._patterns.chosen(place):
+                return False
+            if parent in kept:
+                return True
+            parent = parent.rpartition(b'/')[0]
+        return False
 
     def begins(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
@@ -227,28 +285,27 @@ _DEREFERENCE = {
 }
 
 
-class _TarExtractor(Extractor):
-    """Two nets keep it in its target; each holds without the other.
+class _Process:
+    """Runs tar to extract archives into a target, one after the other.
 
-    The guard reads each member before tar does, always. Landlock, where the kernel has
-    it, holds tar itself.
+    Two nets keep it there; each holds without the other. A guard reads each member
+    before tar does, always. Landlock, where the kernel has it, holds tar itself.
     """
 
     def __init__(
         self,
         tar: str,
         target: str,
+        guard: TargetGuard,
         warnings: Warnings,
         progress: Progress,
         *,
-        whole_tree: bool,
         untrusted: bool,
     ) -> None:
-        self._target = target
-        self._whole_tree = whole_tree
+        self.target = target
         self._warnings = warnings
+        self._guard = guard
         self._progress = progress
-        self._guard = TargetGuard(target, untrusted)
         without_landlock = landlock.why_not(target)
         if without_landlock is None:
             LOG.info(
@@ -276,14 +333,13 @@ class _TarExtractor(Extractor):
             f'--directory={target}',
         ]
 
-    def extract(self, blocks: Iterator[Block]) -> None:
-        if self._whole_tree:
-            _make_ready(self._target)
+    def extract(self, blocks: Iterable[Block]) -> None:
+        """:param blocks: an archive"""
         # tar makes the temporary directories of a rename where it was started.
         with _running(
             self._argv,
             stdin=subprocess.PIPE,
-            cwd=self._target,
+            cwd=self.target,
             confined=self._confined,
         ) as (process, said):
             assert process.stdin is not None
@@ -297,11 +353,56 @@ class _TarExtractor(Extractor):
             lines = said.lines()
         if status != 0:
             raise EngineError(
-                f'tar could not extract into {self._target} (status {status}): '
+                f'tar could not extract into {self.target} (status {status}): '
                 f'{_last(lines)}'
             )
         for line in lines:
             self._warnings.add(line)
+
+
+class _TarExtractor(Extractor):
+    """All of a chain."""
+
+    def __init__(self, process: _Process, *, whole_tree: bool) -> None:
+        self._process = process
+        self._whole_tree = whole_tree
+
+    def extract(self, blocks: Iterator[Block]) -> None:
+        if self._whole_tree:
+            _make_ready(self._process.target)
+        self._process.extract(blocks)
+
+
+class _TarPartExtractor(PartExtractor):
+    """A part of a chain."""
+
+    def __init__(self, process: _Process, part: Part) -> None:
+        self._process = process
+        self._part = part
+
+    def extract(
+        self,
+        blocks: Iterator[Block],
+        hold: Callable[[Iterable[bytes]], Iterator[Block]],
+    ) -> bool:
+        part = self._part
+        # What the levels before left is ready for more; its members come at the end.
+        for path in part.chosen:
+            _make_one_ready(self._process.target, path)
+        passed = part.filter_again if part.again else part.filter
+        self._process.extract(hold(passed(blocks)))
+        return part.again
+
+    def finish(self) -> None:
+        self._process.extract(self._part.directories())
+
+    @property
+    def wanted(self) -> bool:
+        return self._part.wanted
+
+    @property
+    def unmatched(self) -> list[str]:
+        return self._part.unmatched
 
 
 def _make_ready(target: str) -> None:
@@ -322,6 +423,22 @@ def _make_ready(target: str) -> None:
             folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
 
 
+def _make_one_ready(target: str, path: Sequence[bytes]) -> None:
+    """The same for one directory, if it is there and no link is on the way."""
+    folder = os.fsencode(target)
+    for name in path:
+        folder = os.path.join(folder, name)
+        try:
+            status = os.lstat(folder)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            return
+    with contextlib.suppress(PermissionError):
+        os.chmod(folder, 0o700)
+    _drop_attributes(folder)
+
+
 def _drop_attributes(folder: bytes) -> None:
     try:
         for name in os.listxattr(folder, follow_symlinks=False):
@@ -333,13 +450,19 @@ def _drop_attributes(folder: bytes) -> None:
             raise
 
 
-def _walk(root: str) -> Iterator[tuple[bytes, os.stat_result]]:
+def _walk(
+    root: str, patterns: Patterns | None = None
+) -> Iterator[tuple[bytes, os.stat_result]]:
     """Every path below a directory, and its status; on its file system, no link
-    followed. What vanishes meanwhile is left out."""
-    folders = [b'']
+    followed. What vanishes meanwhile is left out.
+
+    :param patterns: directories in which they choose nothing are left out
+    """
+    patterns = patterns or Patterns([])
+    folders = [(b'', patterns.top)]
     device = os.stat(root).st_dev
     while folders:
-        below = folders.pop()
+        below, place = folders.pop()
         try:
             entries = list(os.scandir(os.path.join(os.fsencode(root), below)))
         except (FileNotFoundError, PermissionError):
@@ -349,8 +472,9 @@ def _walk(root: str) -> Iterator[tuple[bytes, os.stat_result]]:
                 status = entry.stat(follow_symlinks=False)
                 path = os.path.join(below, entry.name)
                 yield path, status
-                if stat.S_ISDIR(status.st_mode) and status.st_dev == device:
-                    folders.append(path)
+                inside = patterns.below(place, entry.name)
+                if stat.S_ISDIR(status.st_mode) and status.st_dev == device and inside:
+                    folders.append((path, inside))
 
 
 class _Said:

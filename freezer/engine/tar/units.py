@@ -33,8 +33,8 @@ It has to be in memory at once, here and in tar."""
 
 _MAX_OFF_T: Final = (1 << 63) - 1
 _ZERO_BLOCK: Final = bytes(BLOCK)
-_POSIX: Final = b'ustar\x0000'
-_GNU: Final = b'ustar  \x00'
+POSIX: Final = b'ustar\x0000'
+GNU: Final = b'ustar  \x00'
 _OCTAL: Final = re.compile(rb' *([0-7]+)[ \0]*')
 # Permissions and the sticky bit; what else a mode can have is set-user-ID and
 # set-group-ID.
@@ -121,7 +121,7 @@ class _Pax:
         """That: offset, length, offset, length ..."""
 
 
-def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Split a pax header into keyword and value.
 
     Raises :class:`RefusedError` at anything that tar would read but that is not in the
@@ -165,7 +165,7 @@ def _pax_member(data: bytes) -> _Pax:
     pax = _Pax()
     seen: set[bytes] = set()
     short = 0
-    for keyword, value in _records(data):
+    for keyword, value in records(data):
         if keyword in _HARMLESS or keyword.startswith(_XATTR):
             short += len(keyword) + len(value)
             if keyword.startswith(_ACCESS):
@@ -217,7 +217,7 @@ def _pax_member(data: bytes) -> _Pax:
 
 def _check_pax_global(data: bytes) -> None:
     """Refuse a global header that would change a name or a length of any member."""
-    for keyword, _ in _records(data):
+    for keyword, _ in records(data):
         if keyword not in _HARMLESS and not keyword.startswith(_XATTR):
             raise RefusedError(f'a global pax header sets {shown(keyword)}')
 
@@ -256,16 +256,16 @@ def _check_map(numbers: Iterable[int], real: int, stored: int) -> None:
         end = offset + length
         if length:
             ragged = length % BLOCK != 0
-            blocks += _blocks(length)
-    if blocks != _blocks(stored):
+            blocks += block_count(length)
+    if blocks != block_count(stored):
         raise RefusedError('its sparse map does not fit its size')
 
 
-def _blocks(size: int) -> int:
+def block_count(size: int) -> int:
     return (size + BLOCK - 1) // BLOCK
 
 
-def _number(field: bytes) -> int | None:
+def read_number(field: bytes) -> int | None:
     """A number of a header, octal or base-256; ``None`` if it is none, or negative."""
     if field[0] == 0x80:
         number = int.from_bytes(field[1:], 'big')
@@ -319,7 +319,7 @@ class Reader:
             kind = header[156:157]
             pos += BLOCK
             if kind in {b'L', b'K'}:
-                if magic != _GNU or pax or kind in long:
+                if magic != GNU or pax or kind in long:
                     raise RefusedError(f'a long name ({shown(kind)}) out of place')
                 if size > MAX_NAME:
                     raise RefusedError('its name is too long')
@@ -329,7 +329,7 @@ class Reader:
                     raise RefusedError('a long name without a NUL at its end')
                 long[kind] = data[:-1]
             elif kind in {b'x', b'g'}:
-                if magic != _POSIX or pax or long:
+                if magic != POSIX or pax or long:
                     raise RefusedError('a pax header out of place')
                 limit = MAX_LIST if kind == b'x' else MAX_RECORDS
                 if size > limit:
@@ -337,11 +337,11 @@ class Reader:
                 data = self._data(start, pos, size)
                 if kind == b'g':
                     _check_pax_global(data)
-                    return Unit(kind, pos - start + _blocks(size) * BLOCK)
+                    return Unit(kind, pos - start + block_count(size) * BLOCK)
                 pax = _pax_member(data)
             else:
                 return self._member(start, pos, header, magic, size, pax, long)
-            pos += _blocks(size) * BLOCK
+            pos += block_count(size) * BLOCK
 
     def _block(self, start: int, pos: int) -> bytes:
         block = self._buffer[pos : pos + BLOCK]
@@ -350,7 +350,7 @@ class Reader:
         return block
 
     def _data(self, start: int, pos: int, size: int) -> bytes:
-        end = pos + _blocks(size) * BLOCK
+        end = pos + block_count(size) * BLOCK
         if len(self._buffer) < end:
             raise MoreError(end - start)
         return self._buffer[pos : pos + size]
@@ -363,12 +363,12 @@ class Reader:
         total = (zlib.adler32(header[:256]) & 0xFFFF) - 1
         total += (zlib.adler32(header[256:]) & 0xFFFF) - 1
         total += 8 * 0x20 - sum(header[148:156])
-        if _number(header[148:156]) != total:
+        if read_number(header[148:156]) != total:
             raise BrokenError('a header with a wrong checksum')
         magic = header[257:265]
-        if magic not in {_POSIX, _GNU}:
+        if magic not in {POSIX, GNU}:
             raise BrokenError('a header of an unknown format')
-        size = _number(header[124:136])
+        size = read_number(header[124:136])
         if size is None:
             raise BrokenError('a header with an impossible size')
         return size, magic
@@ -387,7 +387,7 @@ class Reader:
         kind = header[156:157].replace(b'\0', b'0')
         name = header[:100].partition(b'\0')[0]
         linkname = header[157:257].partition(b'\0')[0]
-        if magic == _POSIX:
+        if magic == POSIX:
             prefix, _, rest = header[345:500].partition(b'\0')
             # Tar takes a header with something here for one of star, and these for
             # having other sparse maps.
@@ -395,7 +395,7 @@ class Reader:
                 raise RefusedError('its header is not a posix one', name)
             if prefix:
                 name = prefix + b'/' + name
-        if (long and magic != _GNU) or (pax and magic != _POSIX):
+        if (long and magic != GNU) or (pax and magic != POSIX):
             raise RefusedError('its header and its extension differ in format', name)
         name = long.get(b'L', name)
         linkname = long.get(b'K', linkname)
@@ -422,23 +422,23 @@ class Reader:
             raise RefusedError('a sparse map, but not a file', name)
         if kind == b'0':
             pos = self._sparse_pax(start, pos, size, pax, name)
-        elif kind == b'S' and magic == _GNU:
+        elif kind == b'S' and magic == GNU:
             pos = self._sparse_gnu(start, pos, size, header, name)
-        elif kind == b'D' and magic == _GNU:
+        elif kind == b'D' and magic == GNU:
             if size > MAX_LIST:
                 raise RefusedError(f'a dumpdir of {size} bytes is too long', name)
             unit.dumpdir = self._data(start, pos, size)
         elif kind in {b'1', b'2', b'3', b'4', b'5', b'6'} or (
-            kind == b'V' and magic == _GNU
+            kind == b'V' and magic == GNU
         ):
             # Tar does not skip the data of these, other programs do.
             if size:
                 raise RefusedError(f'type {shown(kind)} with data', name)
         else:
             raise RefusedError(f'unknown type {shown(kind)}', name)
-        mode = _number(header[100:108])
+        mode = read_number(header[100:108])
         unit.locked = pax.acl or mode is None or not writable(mode)
-        unit.length = pos - start + _blocks(size) * BLOCK
+        unit.length = pos - start + block_count(size) * BLOCK
         return unit
 
     def _sparse_pax(
@@ -500,7 +500,7 @@ class Reader:
         def lines() -> Iterator[bytes]:
             return itertools.islice(split(have, b'\n'), count)
 
-        length = _blocks(sum(map(len, lines())) + count) * BLOCK
+        length = block_count(sum(map(len, lines())) + count) * BLOCK
         if length > size:
             raise RefusedError('a sparse map longer than its member')
         numbers = (_decimal(line, 'sparse map') for line in lines())
@@ -511,7 +511,7 @@ class Reader:
     ) -> int:
         """Check the map of an old GNU ``S`` member. Returns where its data begin."""
         try:
-            real = _number(header[483:495])
+            real = read_number(header[483:495])
             if real is None:
                 raise RefusedError('an impossible real size')
             pairs: list[int] = []
@@ -523,8 +523,8 @@ class Reader:
                     if fields[at + 12] == 0:
                         ended = True
                         continue
-                    offset = _number(fields[at : at + 12])
-                    length = _number(fields[at + 12 : at + 24])
+                    offset = read_number(fields[at : at + 12])
+                    length = read_number(fields[at + 12 : at + 24])
                     if ended or offset is None or length is None:
                         raise RefusedError('a malformed sparse map')
                     pairs += offset, length
@@ -547,7 +547,7 @@ def disarmed(header: bytes) -> bytes:
     kind = header[156:157]
     if kind in {b'3', b'4'}:
         kind = b'0'
-    mode = (_number(header[100:108]) or 0) & _PLAIN_MODE
+    mode = (read_number(header[100:108]) or 0) & _PLAIN_MODE
     new = b''.join(
         (header[:100], b'%07o\0' % mode, header[108:148], b' ' * 8, kind, header[157:])
     )

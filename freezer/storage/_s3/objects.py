@@ -15,11 +15,18 @@ TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
 
 
 class Head(NamedTuple):
-    """Size in bytes, the ETag as given, and the token if the object has one."""
+    """Size in bytes, the ETag as given, and the token if the object has one.
+
+    Then how it is kept, as far as the store says; ``locked_until`` is epoch seconds.
+    """
 
     size: int
     etag: str
     token: str | None
+    storage_class: str | None = None
+    lock_mode: str | None = None
+    locked_until: int | None = None
+    legal_hold: bool = False
 
 
 class Objects(Calls):
@@ -109,7 +116,16 @@ class Objects(Calls):
             # Stores differ in the case of metadata keys (rclone serve s3).
             metadata = {k.lower(): v for k, v in answer.get('Metadata', {}).items()}
             size = self._length(answer, f'look at {self.url(key)}')
-            return Head(size, answer.get('ETag', ''), metadata.get(TOKEN_KEY))
+            until = answer.get('ObjectLockRetainUntilDate')
+            return Head(
+                size,
+                answer.get('ETag', ''),
+                metadata.get(TOKEN_KEY),
+                answer.get('StorageClass') or None,
+                answer.get('ObjectLockMode') or None,
+                None if until is None else int(until.timestamp()),
+                answer.get('ObjectLockLegalHoldStatus') == 'ON',
+            )
 
         return self._run('look at', key, call)
 

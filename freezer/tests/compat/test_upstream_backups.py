@@ -100,6 +100,30 @@ def test_every_level_restores(
     check_every_level(agent_for(local, name, fixture), fixture, tmp_path)
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_a_part_of_every_level(
+    local: LocalStore, name: str, fixture: Path, tmp_path: Path
+) -> None:
+    agent = agent_for(local, name, fixture)
+    for level, date in zip(LEVELS, dates(local, name), strict=True):
+        state = trees.describe(fixture / f'state{level}')
+        listed = agent.told('--restore-from-date', iso(date)).run('list', '--json')
+        paths = {json.loads(line)['path'] for line in listed.check().out.splitlines()}
+        assert paths == {os.fsdecode(path) for path in state} - {'.'}
+        target = tmp_path / f'level {level}'
+        agent.restore(
+            target, '--restore-from-date', iso(date), '--include', 'dir'
+        ).check()
+        found = trees.describe(target)
+        assert found.keys() == {
+            path for path in state if path in (b'.', b'dir') or path[:4] == b'dir/'
+        }
+        for path in found.keys() - {b'.'}:
+            assert found[path].digest == state[path].digest
+            assert found[path].links == state[path].links
+            assert found[path].mode == state[path].mode
+
+
 @pytest.mark.parametrize(
     's3_server, name',
     [*(('seaweedfs', name) for name in NAMES), ('ceph', 'tar-gzip-enc')],
@@ -113,7 +137,7 @@ def test_every_level_restores_from_s3(
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 def test_info_lists_them(on_s3: S3Store) -> None:
-    found = Agent(on_s3).run('info', '--metadata-out', '-').check().document
+    found = Agent(on_s3).nameless.run('info', '--json').check().document
     sizes = on_s3.sizes()
     assert (found['size'], found['objects_count']) == (sum(sizes.values()), len(sizes))
     assert {backup['backup_name'] for backup in found['backups']} == set(NAMES)

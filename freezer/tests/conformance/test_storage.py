@@ -16,6 +16,7 @@ from freezer.storage import exceptions as e
 from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
 from freezer.storage.levels import BrokenChain, LevelPolicy
 from freezer.storage.manifested import Manifested
+from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.backups import (
     DAY,
@@ -376,6 +377,20 @@ class TestEveryStorage:
         assert previous.level == 1
         assert storage.previous_backup(TAR, HOST, True, 0, 0, 0) is None
 
+    def test_details(self, place: Place, storage: Storage, store: Store) -> None:
+        store(backup(), NOISE)
+        made, *_ = storage.backups()
+        assert made.storage is not None
+        found = storage.details(made)
+        assert (found.size, found.digests) == (len(NOISE), True)
+        in_volumes = isinstance(made.storage, S3Storage)
+        assert (found.volumes > 1) == in_volumes
+        assert found.marker['engine_name'] == 'tar'
+        assert (found.stat.locked_until, found.stat.legal_hold) == (None, False)
+        made.storage.discard(made)
+        with pytest.raises(e.NotFound):
+            storage.details(made)
+
     def test_report(self, place: Place, storage: Storage, store: Store) -> None:
         store(backup(), NOISE[: PART + 1])
         store(backup(level=1), NOISE[:10])
@@ -385,13 +400,17 @@ class TestEveryStorage:
         assert found.objects == len(files)
         assert found.size == sum(files.values())
         chains = {
-            (chain.engine, chain.identity, chain.level_zero_timestamp, chain.levels)
+            (chain.engine, chain.identity, chain.level_zero_timestamp): [
+                (level.level, level.timestamp) for level in chain.levels
+            ]
             for chain in found.chains
         }
         assert chains == {
-            ('tar', HOST, ZERO, ((0, ZERO), (1, ZERO + 1))),
-            ('tar', 'host_other', ZERO, ((0, ZERO),)),
+            ('tar', HOST, ZERO): [(0, ZERO), (1, ZERO + 1)],
+            ('tar', 'host_other', ZERO): [(0, ZERO)],
         }
+        for chain in found.chains:
+            assert sum(level.size for level in chain.levels) == chain.size
         assert sum(chain.size for chain in found.chains) == found.size
         if isinstance(storage, Manifested):
             (info,) = storage.info()

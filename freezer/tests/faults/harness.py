@@ -249,8 +249,8 @@ def restores(agent: Agent, expected: Mapping[bytes, trees.Entry], target: Path) 
 
 
 def listed(agent: Agent) -> list[dict[str, Any]]:
-    """What ``info`` tells of."""
-    document = agent.run('info', '--metadata-out', '-').check().document
+    """What ``info`` tells of: all that is there."""
+    document = agent.nameless.run('info', '--metadata-out', '-').check().document
     found: list[dict[str, Any]] = document['backups']
     return found
 

@@ -138,6 +138,14 @@ def test_41_damaged_marker(
         result = agent.run('verify')
         assert result.code == 1
         assert marker in result.out + result.err, content[:20]
+        looked = agent.nameless.run('info', '--long', '--json')
+        assert looked.code == 1
+        assert marker in looked.err, content[:20]
+        whole = {
+            each['backup_name']: each['levels'][0]['whole']
+            for each in looked.document['backups']
+        }
+        assert whole == {'bk': False, 'other': True}
     # The others are as good as before.
     assert 'other' in {each['backup_name'] for each in listed(agent)}
     restores(other, trees.describe(source), tmp_path / 'other')

@@ -83,6 +83,8 @@ def test_what_is_locked_stays(real: Front) -> None:
     driver.prepare()
     backup = make_backup(driver)
     assert restored(driver, backup) == CONTENT
+    kept = driver.details(backup).stat
+    assert (kept.lock_mode, kept.legal_hold) == ('GOVERNANCE', True)
     client = real.server.client()
     keys = real.server.keys(real.bucket)
     assert len([key for key in keys if layout.SEGMENTS in key]) == 1
@@ -92,6 +94,8 @@ def test_what_is_locked_stays(real: Front) -> None:
         assert head['ObjectLockLegalHoldStatus'] == 'ON', key
         left = head['ObjectLockRetainUntilDate'] - datetime.datetime.now(datetime.UTC)
         assert 23 < left.total_seconds() / 3600 <= 24
+        until = head['ObjectLockRetainUntilDate'].timestamp()
+        assert kept.locked_until == pytest.approx(until, abs=10)
         with pytest.raises(botocore.exceptions.ClientError, match='AccessDenied'):
             client.delete_object(
                 Bucket=real.bucket, Key=key, VersionId=head['VersionId']
@@ -229,7 +233,7 @@ def test_archived(front: Front, source: Path, tmp_path: Path) -> None:
     assert 'RestoreObject' in told
     assert '/data at' in told
     # All else is at hand: what there is, and what the next level needs.
-    assert agent.run('info').check().out
+    assert 'class GLACIER' in agent.run('info', '--long').check().out
     level = agent.increment(source).check().document['curr_backup_level']
     assert level == 1
 
