@@ -103,10 +103,11 @@ class StreamUpload:
         self._token = token
         self._opened = opened
         self.left_behind = False
-        """Whether an upload may still be open, or become an object yet."""
+        """Whether an upload may still be open, or something become an object yet."""
         self._cancelled = cancelled or threading.Event()
         self._manifest = manifest.ManifestBuilder(token)
         self._buffers = Buffers()
+        self._digests: Future[None] | None = None
 
     def write(self, chunks: Iterable[Block | str]) -> manifest.Manifest:
         """Store the stream, then its manifest.
@@ -117,10 +118,14 @@ class StreamUpload:
         :raises UncertainComplete: an upload was left as it is
         """
         blocks = self._blocks(chunks)
-        with threads(self._plan.concurrency, 's3-upload') as pool:
-            for number in itertools.count():
-                if not self._write_volume(number, blocks, pool):
-                    break
+        try:
+            with threads(self._plan.concurrency, 's3-upload') as pool:
+                for number in itertools.count():
+                    if not self._write_volume(number, blocks, pool):
+                        break
+        finally:
+            # A signal does not wait for them: they may be written yet.
+            self.left_behind |= self._digests is not None and not self._digests.done()
         result = self._manifest.finish()
         self._bucket.put(self._key(layout.MANIFEST), result.dump(), Kind.RECORD)
         return result
@@ -192,14 +197,13 @@ class StreamUpload:
         :param store: does it; the object's ETag
         """
         lines = manifest.dump_digests(digests)
-        written = pool.submit(self._put_digests, number, lines)
+        self._digests = written = pool.submit(self._put_digests, number, lines)
         try:
             etag = store()
         except BaseException as error:
             # Nothing may be written any more when what is there is removed.
             self._cancelled.set()
             wait([written], _patience(error))
-            self.left_behind |= not written.done()
             raise
         return _Stored(etag, lines, written)
 

@@ -384,3 +384,22 @@ def test_digests_are_not_written_after_a_volume_has_failed() -> None:
     time.sleep(0.3)
     assert bucket.objects == left
     assert bucket.aborted
+
+
+def test_digests_that_a_signal_leaves_on_their_way_are_known_of() -> None:
+    """The journal tells the next run of them."""
+    answer = threading.Event()
+
+    def before(verb: str, _number: int) -> None:
+        if verb == 'put':
+            answer.wait(10)
+        if verb == 'complete':
+            raise KeyboardInterrupt
+
+    bucket = MemoryBucket(before)
+    one = stream_upload(bucket, Plan(10, 10, 2))
+    with pytest.raises(KeyboardInterrupt):
+        one.write([bytes(35)])
+    answer.set()
+    assert bucket.aborted
+    assert one.left_behind
