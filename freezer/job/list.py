@@ -8,7 +8,7 @@ from typing import Any
 
 from freezer.engine.engine import Entry
 from freezer.job.job import Job, Outcome, iso
-from freezer.utils.text import human
+from freezer.utils import human
 
 _TYPES = {
     'file': stat.S_IFREG,
@@ -41,7 +41,7 @@ class ListJob(Job):
             text=_table(entries),
             records=(_record(entry, dates[entry.level]) for entry in entries),
             lines=[
-                f'{len(entries)} files and directories, {human(size)}, of level '
+                f'{len(entries)} files and directories, {human.size(size)}, of level '
                 f'{newest.level} of {iso(newest.timestamp)}'
             ],
         )
@@ -67,7 +67,7 @@ def _table(entries: Sequence[Entry]) -> Iterator[str]:
         yield row(
             stat.filemode(_TYPES[entry.kind] | entry.mode),
             owner,
-            human(entry.size) if entry.kind == 'file' else '-',
+            human.size(entry.size) if entry.kind == 'file' else '-',
             _date(entry),
             str(entry.level),
             _name(entry),

@@ -202,7 +202,9 @@ class TarEngine(BackupEngine):
             Part(target, self._patterns, lambda path: _make_one_ready(target, path)),
         )
 
-    def _process(self, target: str, warnings: Warnings, guard: TargetGuard) -> _Process:
+    def _process(
+        self, target: str, warnings: Warnings, guard: TargetGuard
+    ) -> '_Process':
         return _Process(
             self._tar,
             target,
