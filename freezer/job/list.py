@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from freezer.engine.engine import Entry
-from freezer.job.job import Job, Outcome, iso
+from freezer.job.job import Job, Outcome, damage_explained, iso
 from freezer.utils import human
 
 _TYPES = {
@@ -33,7 +33,8 @@ class ListJob(Job):
         chain = self.find_state()
         # All of them before the first is shown: in order, and none of a backup that
         # turns out to be damaged.
-        entries = sorted(engine.entries(chain, engine.check(chain)), key=_place)
+        with damage_explained():
+            entries = sorted(engine.entries(chain, engine.check(chain)), key=_place)
         newest = chain[max(chain)]
         dates = {level: backup.timestamp for level, backup in chain.items()}
         size = sum(entry.size for entry in entries)
