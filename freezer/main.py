@@ -323,7 +323,9 @@ def _write_records(records: Iterable[Any], path: str) -> None:
             for record in records:
                 stream.write(json.dumps(record) + '\n')
     except OSError as error:
-        raise FreezerError(f'metadata-out {path}: {error.strerror}') from error
+        raise FreezerError(
+            f'metadata-out {path}: {error.strerror}; the result is not whole there'
+        ) from error
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ from freezer.storage import layout
 from freezer.storage.base import ChainReport
 from freezer.storage.details import Details
 from freezer.storage.exceptions import IntegrityError, NotFound
-from freezer.utils.text import human
+from freezer.utils import human
 
 LOG = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def _tree(backups: Sequence[dict[str, Any]]) -> Iterator[str]:
         chains = list(group)
         yield ''
         member = f'[storage:{storage}] ' if storage else ''
-        size = human(sum(chain['size'] for chain in chains))
+        size = human.size(sum(chain['size'] for chain in chains))
         yield _spread(
             f'{member}{host} / {title}',
             f'{_count(len(chains), "chain")}, {size}',
@@ -205,14 +205,14 @@ def _chain(
     levels = chain['levels']
     yield _spread(
         f'{before}chain of {chain["level_zero"]}, {chain["engine"]}',
-        f'{_count(len(levels), "level")}, {human(chain["size"])}',
+        f'{_count(len(levels), "level")}, {human.size(chain["size"])}',
     )
     for number, level in enumerate(levels, 1):
         last = number == len(levels)
         yield _spread(
             f'{below}{lines.last if last else lines.entry}level {level["level"]:<3} '
             f'{level["date"]}',
-            human(level['size']),
+            human.size(level['size']),
         )
         if 'whole' in level:
             before = f'{below}{lines.below_last if last else lines.below}'

@@ -1,18 +1,24 @@
 """The contract of an action, and what its result looks like."""
 
 import abc
+import contextlib
 import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
-from freezer.exceptions import ConfigError, FreezerError
+from freezer.exceptions import (
+    ConfigError,
+    FreezerError,
+    RestoreError,
+    TamperedError,
+)
 from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.levels import SECONDS_PER_DAY
 from freezer.utils import checksum
 from freezer.utils.progress import Progress
@@ -226,6 +232,21 @@ class Job(abc.ABC):
                 f'remove-older-than goes by it: nothing was removed. Set the clock, or '
                 f'say a date with --remove-before-date'
             )
+
+
+@contextlib.contextmanager
+def damage_explained() -> Iterator[None]:
+    """A block that reads a backup; of one that is damaged, it says what can be done.
+
+    :raises RestoreError: it is
+    """
+    try:
+        yield
+    except (IntegrityError, TamperedError) as error:
+        raise RestoreError(
+            f'{error}; --action verify tells what else is damaged, --restore-from-date '
+            f'with an earlier date restores an earlier state'
+        ) from error
 
 
 def property_table(document: dict[str, Any]) -> Table:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from freezer.engine.engine import Entry
-from freezer.job.job import Job, Outcome, iso
-from freezer.utils.text import human
+from freezer.job.job import Job, Outcome, damage_explained, iso
+from freezer.utils import human
 
 _TYPES = {
     'file': stat.S_IFREG,
@@ -33,7 +33,8 @@ class ListJob(Job):
         chain = self.find_state()
         # All of them before the first is shown: in order, and none of a backup that
         # turns out to be damaged.
-        entries = sorted(engine.entries(chain, engine.check(chain)), key=_place)
+        with damage_explained():
+            entries = sorted(engine.entries(chain, engine.check(chain)), key=_place)
         newest = chain[max(chain)]
         dates = {level: backup.timestamp for level, backup in chain.items()}
         size = sum(entry.size for entry in entries)
@@ -41,7 +42,7 @@ class ListJob(Job):
             text=_table(entries),
             records=(_record(entry, dates[entry.level]) for entry in entries),
             lines=[
-                f'{len(entries)} files and directories, {human(size)}, of level '
+                f'{len(entries)} files and directories, {human.size(size)}, of level '
                 f'{newest.level} of {iso(newest.timestamp)}'
             ],
         )
@@ -67,7 +68,7 @@ def _table(entries: Sequence[Entry]) -> Iterator[str]:
         yield row(
             stat.filemode(_TYPES[entry.kind] | entry.mode),
             owner,
-            human(entry.size) if entry.kind == 'file' else '-',
+            human.size(entry.size) if entry.kind == 'file' else '-',
             _date(entry),
             str(entry.level),
             _name(entry),

@@ -7,20 +7,15 @@ from typing import Any
 
 from freezer.common.config import AgentConfig
 from freezer.engine.engine import Source
-from freezer.exceptions import ConfigError, FreezerError, RestoreError, TamperedError
+from freezer.exceptions import ConfigError, FreezerError, RestoreError
 from freezer.job import summary
-from freezer.job.job import SAID, Job, Outcome, iso, levels_said
+from freezer.job.job import SAID, Job, Outcome, damage_explained, iso, levels_said
 from freezer.storage import layout
 from freezer.storage.base import Backup
-from freezer.storage.exceptions import IntegrityError, StorageException
+from freezer.storage.exceptions import StorageException
 from freezer.utils import checksum
 
 LOG = logging.getLogger(__name__)
-
-_OF_DAMAGE = (
-    '--action verify tells what else is damaged, --restore-from-date with an earlier '
-    'date restores an earlier state'
-)
 
 
 class RestoreJob(Job):
@@ -46,10 +41,8 @@ class RestoreJob(Job):
         _check_target(os.path.abspath(config.restore_abs_path), config.overwrite)
 
     def execute(self) -> Outcome:
-        try:
+        with damage_explained():
             return self._restore()
-        except (IntegrityError, TamperedError) as error:
-            raise RestoreError(f'{error}; {_OF_DAMAGE}') from error
 
     def _restore(self) -> Outcome:
         config = self.config

@@ -59,7 +59,8 @@ def of_restore(
     return [
         head,
         *(f'  From:      {place}' for place in _places(config)),
-        f'  Received:  {_stored(progress)}',
+        # All of a level is received for a part of it: that is no ratio.
+        f'  Received:  {_received(progress) if config.include else _stored(progress)}',
         f'  Written:   {_content(progress)}',
         *_rest(config, progress, warnings),
     ]
@@ -80,6 +81,10 @@ def _content(progress: Progress) -> str:
     if progress.files is None:
         return size
     return f'{size}, {human.number(progress.files, "file")}'
+
+
+def _received(progress: Progress) -> str:
+    return human.size(progress.stored_bytes)
 
 
 def _stored(progress: Progress) -> str:

@@ -17,19 +17,6 @@ def printable(text: str) -> str:
     )
 
 
-def human(size: int) -> str:
-    """Bytes as people read them: three digits or four, and a binary unit."""
-    number, units = float(size), iter(('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'))
-    unit = next(units)
-    while number >= 1023.5 and unit != 'PiB':
-        number, unit = number / 1024, next(units)
-    return (
-        f'{number:.0f} {unit}'
-        if unit == 'B' or number >= 9.95
-        else (f'{number:.1f} {unit}')
-    )
-
-
 class SayHandler(logging.Handler):
     """Hands the messages of :data:`NOTICES` on to a person."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -155,7 +156,8 @@ def attributes(unit: Unit, head: bytes) -> Attributes:
 
     def name(keyword: bytes, start: int) -> str:
         value = said.get(keyword, header[start : start + 32].partition(b'\0')[0])
-        return value.decode(errors='surrogateescape')
+        # The same few, once each.
+        return sys.intern(value.decode(errors='surrogateescape'))
 
     size = number(b'size', 124, 136)
     if unit.kind == b'S':
