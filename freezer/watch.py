@@ -61,6 +61,7 @@ class Watch:
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._rate = _RateOf(lambda: self._done or progress.moved)
+        self._doing = ''
         self._bar: tqdm[None] | None = None
 
     @contextlib.contextmanager
@@ -137,6 +138,11 @@ class Watch:
         print(f'{self._progress.phase}: {text}', file=self._stream, flush=True)
 
     def _draw(self, line: 'Callable[..., tqdm[None]]') -> None:
+        doing = self._progress.phase.split()[0]
+        if doing != self._doing:
+            # What it waited for before says nothing of how fast this is.
+            self._doing = doing
+            self._rate.begin()
         width = _width(self._stream)
         text = _fit(self._progress.phase, self._pieces(), width)
         done = self._done
@@ -205,7 +211,13 @@ class _RateOf:
     ) -> None:
         self._number = number
         self._clock = clock
-        self._seen = collections.deque([(clock(), number())])
+        self._seen: collections.deque[tuple[float, int]] = collections.deque()
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was before."""
+        self._seen.clear()
+        self._seen.append((self._clock(), self._number()))
 
     def look(self) -> float:
         """The rate, since a look that was long enough ago."""
