@@ -251,6 +251,8 @@ class Remote(Source):
             *(error, waiting, delay),
         )
         self._error = error
+        # It may have been set up anew.
+        self._registered = False
         self._note()
 
     def _note(self) -> None:
@@ -282,7 +284,7 @@ class Remote(Source):
         central = {'is_central': True} if self._settings.centralized else {}
         api.register(client | supported | central)
         self._registered = True
-        LOG.info('registered in freezer-api as client %s', self._client_id)
+        LOG.info('is known to freezer-api as client %s', self._client_id)
 
     def _supported(self) -> dict[str, tuple[str, ...]]:
         """What jobs may need: what is here, or as much of it as the options say."""
