@@ -1,8 +1,12 @@
 """Sphinx: sphinx-build -W -b html doc/source doc/build/html"""
 
+import sys
+from pathlib import Path
+
 from freezer.common.version import version as freezer_version
 
-extensions = ['openstackdocstheme', 'oslo_config.sphinxext']
+sys.path.insert(0, str(Path(__file__).with_name('_ext')))
+extensions = ['openstackdocstheme', 'oslo_config.sphinxext', 'import_contract']
 
 project = 'freezer'
 copyright = 'OpenStack Foundation'
