@@ -5,8 +5,11 @@ from pathlib import Path
 
 from freezer.common.version import version as freezer_version
 
-sys.path.insert(0, str(Path(__file__).parent / '_ext'))
-extensions = ['openstackdocstheme', 'oslo_config.sphinxext', 'usage']
+sys.path.insert(0, str(Path(__file__).with_name('_ext')))
+extensions = [
+    *('openstackdocstheme', 'oslo_config.sphinxext'),
+    *('usage', 'import_contract'),
+]
 
 project = 'freezer'
 copyright = 'OpenStack Foundation'

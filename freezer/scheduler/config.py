@@ -350,10 +350,12 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
                 use_env=True,
             )
     except SystemExit as stop:
-        if stop.code:
-            text = said.getvalue().strip().rpartition('error: ')[2]
-            sys.stderr.write(f'{PROG}: {" ".join(text.split())}; see --help\n')
-        raise
+        if stop.code == 0:
+            raise
+        text = said.getvalue().strip().rpartition('error: ')[2]
+        sys.stderr.write(f'{PROG}: {" ".join(text.split())}; see --help\n')
+        # oslo.config 9 ends with None, which is 0, where a value is malformed.
+        raise SystemExit(stop.code or 1) from stop
     except (cfg.Error, ValueError) as error:
         raise ConfigError(' '.join(str(error).split())) from error
 

@@ -116,9 +116,13 @@ def check_available() -> None:
 
 
 def _cipher(passphrase: bytes, salt: bytes, digest: str) -> Any:
-    from cryptography.hazmat.decrepit.ciphers.modes import CFB
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import AES
+
+    try:
+        from cryptography.hazmat.decrepit.ciphers.modes import CFB
+    except ImportError:  # before 47
+        from cryptography.hazmat.primitives.ciphers.modes import CFB
 
     material = b''
     last = b''

@@ -36,16 +36,28 @@ NO_LANDLOCK = (sys.executable, '-m', 'freezer.tests.no_landlock')
 PART = 5 << 20
 
 
-@functools.cache
+#: A directory with the commands to test, which were installed from a package; in place
+#: of those of this tree.
+PACKAGED = os.environ.get('FREEZER_TEST_BIN', '')
+
+
 def command() -> tuple[str, ...]:
-    """How to start the agent of this tree.
+    """How to start the agent."""
+    return script('freezer-agent', 'freezer.main')
+
+
+@functools.cache
+def script(name: str, module: str) -> tuple[str, ...]:
+    """How to start a command of this tree, or of the package that is tested.
 
     The console script, where what is installed is this tree; else the module.
     """
-    script = Path(sys.executable).parent / 'freezer-agent'
-    if script.exists() and _is_installed():
-        return (str(script),)
-    return (sys.executable, '-m', 'freezer.main')
+    if PACKAGED:
+        return (str(Path(PACKAGED, name)),)
+    beside = Path(sys.executable).parent / name
+    if beside.exists() and _is_installed():
+        return (str(beside),)
+    return (sys.executable, '-m', module)
 
 
 def _is_installed() -> bool:
@@ -62,7 +74,8 @@ def _is_installed() -> bool:
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """This process's environment, the tree the tests are from, and the changes; None
     takes a variable away."""
-    merged = {**os.environ, 'PYTHONPATH': str(ROOT), **(changes or {})}
+    tree = {} if PACKAGED else {'PYTHONPATH': str(ROOT)}
+    merged = {**os.environ, **tree, **(changes or {})}
     return {name: value for name, value in merged.items() if value is not None}
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,11 +21,8 @@ _BEGINS = 'takes jobs from'
 
 
 def command() -> tuple[str, ...]:
-    """How to start the scheduler of this tree."""
-    script = Path(sys.executable).parent / 'freezer-scheduler'
-    if script.exists() and agent._is_installed():
-        return (str(script),)
-    return (sys.executable, '-m', 'freezer.scheduler.main')
+    """How to start the scheduler."""
+    return agent.script('freezer-scheduler', 'freezer.scheduler.main')
 
 
 def until(condition: Callable[[], object], what: object = '') -> None:

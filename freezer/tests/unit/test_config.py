@@ -3,11 +3,13 @@
 import datetime
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_config import cfg
 
 from freezer import main
 from freezer.common import config
@@ -604,6 +606,15 @@ def test_no_secret_of_an_endpoint_in_an_error() -> None:
     with pytest.raises(StorageConfigError) as caught:
         driver.from_settings(settings)
     assert SECRET not in caught.value.message
+
+
+def test_no_parser_ends_it_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        sys.stderr.write('argument --max-level: Invalid value: many\n')
+        raise SystemExit  # as oslo.config 9 does
+
+    monkeypatch.setattr(cfg.ConfigOpts, '__call__', refuse)
+    assert '--max-level' in refused(*LOCAL)
 
 
 def test_an_unknown_argument_exits_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_config import cfg
 
 from freezer.exceptions import ConfigError
 from freezer.scheduler import config, document, options, private
@@ -93,6 +94,16 @@ def test_what_cannot_be_parsed_is_a_line(
         load(*argv)
     said = capsys.readouterr().err
     assert said.count('\n') <= 1
+
+
+def test_no_parser_ends_it_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise SystemExit  # as oslo.config 9 does
+
+    monkeypatch.setattr(cfg.ConfigOpts, '__call__', refuse)
+    with pytest.raises(SystemExit) as caught:
+        load('start')
+    assert caught.value.code == 1
 
 
 def test_scheduler_conf_as_freezer_19_read_it() -> None:
