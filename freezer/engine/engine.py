@@ -201,8 +201,9 @@ class BackupEngine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def why_unusable(self, state: Path, now: int) -> str | None:
-        """Why no increment may be built on this state; None if one may."""
+    def why_unusable(self, state: Path, source: Source, now: int) -> str | None:
+        """Why no increment of this source may be built on this state; None if one
+        may."""
 
     @abc.abstractmethod
     def extractor(
@@ -289,7 +290,7 @@ class BackupEngine(abc.ABC):
             for file in ('base', 'state', 'metadata', 'sealed'):
                 (folder / file).touch(mode=0o600)
             if plan.base is not None:
-                base = self._fetch_base(plan.base, folder / 'base', now)
+                base = self._fetch_base(plan.base, folder / 'base', source, now)
                 if base is None:
                     time = backup.timestamp
                     backup = Backup(self, backup.hostname_backup_name, time, time, 0)
@@ -311,7 +312,9 @@ class BackupEngine(abc.ABC):
             f'--exclude what changes all the time, or back up a snapshot'
         )
 
-    def _fetch_base(self, backup: Backup, state: Path, now: int) -> _Base | None:
+    def _fetch_base(
+        self, backup: Backup, state: Path, source: Source, now: int
+    ) -> _Base | None:
         """What to build on; None, and a warning, if it is of no use.
 
         :raises EncryptionError: it does not open
@@ -329,7 +332,7 @@ class BackupEngine(abc.ABC):
                 state.write_bytes(self._plain_state(backup, backup.metadata()))
                 fits = not encryption.is_age(state)
             reason = (
-                self.why_unusable(state, now)
+                self.why_unusable(state, source, now)
                 if fits
                 else f'{backup!r} is not encrypted in the same way'
             )

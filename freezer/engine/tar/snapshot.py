@@ -16,6 +16,8 @@ Handed to the next level as it is, the file loses data, seen with tar 1.34:
   may carry a time before it, and is never stored. So the dump's time is put back.
 * A file that could not be read counts as stored. It is taken out of the record, and so
   is new at the next level.
+* Of a single file there is no record, and another one that is older would count as not
+  changed. A record of a directory that tar never looks for has its path.
 """
 
 import dataclasses
@@ -26,6 +28,8 @@ from freezer.exceptions import EngineError
 # A tick is 10 ms at most; two seconds also cover file systems that keep whole seconds.
 MARGIN_NANOSECONDS = 2 * 10**9
 _DIRECTORY_FIELDS = 6
+#: what a snapshot file is of, if it is of a directory
+TREE = b'.'
 
 
 @dataclasses.dataclass
@@ -55,6 +59,24 @@ class Snapshot:
             fields += [b'', b'']
         return self.version + b'\n' + b'\0'.join(fields) + b'\0'
 
+    @property
+    def subject(self) -> bytes | None:
+        """What it is of: :data:`TREE`, or the path of a single file.
+
+        None if that was not noted, as in those of Freezer 19, of a single file.
+        """
+        for directory in self.directories:
+            if plain_path(directory.name) == b'':
+                return TREE
+            if directory.name.startswith(b'/'):
+                return directory.name
+        return None
+
+    def note(self, subject: bytes) -> None:
+        """Say what it is of, where tar does not."""
+        if subject != TREE:
+            self.directories.append(Directory([b'0'] * 5, subject, []))
+
     def for_next_level(self) -> None:
         """Make it what the next level may safely build on."""
         time = self.seconds * 10**9 + self.nanoseconds - MARGIN_NANOSECONDS
@@ -83,7 +105,7 @@ class Snapshot:
     def paths(self) -> set[bytes]:
         """Every path below the archived directory, without ``./``; not itself."""
         found = set()
-        for directory in self.directories:
+        for directory in self.directories if self.subject == TREE else ():
             folder = plain_path(directory.name)
             prefix = folder + b'/' if folder else b''
             if folder:

@@ -111,8 +111,9 @@ class TarEngine(BackupEngine):
             self._check_links(run, base_time, [path for path in links if path])
         # tar counts what it could not read as stored.
         unread = [m.path for m in found if m.kind is messages.Kind.WARNING and m.path]
-        if unread:
+        if unread or source.name != '.':
             written = snapshot.load(run.state.read_bytes())
+            written.note(_subject(source))
             written.forget(snapshot.plain_path(path) for path in unread)
             run.state.write_bytes(written.dump())
 
@@ -141,16 +142,18 @@ class TarEngine(BackupEngine):
         if missing - run.include:
             raise Again(run.include | missing)
 
-    def why_unusable(self, state: Path, now: int) -> str | None:
+    def why_unusable(self, state: Path, source: Source, now: int) -> str | None:
         try:
-            seconds = snapshot.load(state.read_bytes()).seconds
+            base = snapshot.load(state.read_bytes())
         except EngineError as error:
             return str(error)
-        if seconds > now:
+        if base.seconds > now:
             return (
-                f'the previous level was made {seconds - now} s in the future: this '
-                f'clock, or the one then, is wrong, and tar goes by times'
+                f'the previous level was made {base.seconds - now} s in the future: '
+                f'this clock, or the one then, is wrong, and tar goes by times'
             )
+        if base.subject != _subject(source):
+            return 'increments of a single file need the same path each time'
         return None
 
     def members(self, source: Source) -> list[bytes]:
@@ -192,7 +195,7 @@ class TarEngine(BackupEngine):
         guard = TargetGuard(target, self.settings.untrusted)
         return _TarExtractor(
             self._process(target, warnings, guard),
-            whole_tree=bool(known.directories),
+            whole_tree=known.subject == snapshot.TREE,
         )
 
     def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
@@ -223,7 +226,7 @@ class TarEngine(BackupEngine):
         except EngineError as error:
             LOG.warning('the snapshot file: %s', error)
             known = snapshot.EMPTY
-        if not known.directories:
+        if known.subject != snapshot.TREE:
             return set()
         texts = sorted(patterns)
         those = Patterns(texts)
@@ -277,6 +280,13 @@ class TarEngine(BackupEngine):
 
     def begins(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
+
+
+def _subject(source: Source) -> bytes:
+    """What a snapshot file says it is of; see :attr:`snapshot.Snapshot.subject`."""
+    if source.name == '.':
+        return snapshot.TREE
+    return os.fsencode(os.path.join(source.folder, source.name))
 
 
 _DEREFERENCE = {
