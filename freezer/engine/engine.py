@@ -343,7 +343,7 @@ class BackupEngine(abc.ABC):
     def _make(
         self, run: Run, backup: Backup, sealer: 'Sealer | None', folder: Path
     ) -> Made:
-        self._progress.begin()
+        self._progress.begin(stores=True)
         self.storage.claim(backup)
         try:
             if sealer is not None:
@@ -537,6 +537,10 @@ class BackupEngine(abc.ABC):
         self._progress.phase = 'Restoring'
         extractor = self.part_extractor(target, warnings)
         limit = _Limit(self.settings.max_restore_size)
+
+        def hold(blocks: Iterable[Block]) -> Iterator[Block]:
+            return self._progress.archived(limit.hold(blocks))
+
         for level, backup in sorted(chain.items(), reverse=True):
             LOG.info('restoring of level %d (%r) into %s', level, backup, target)
             again = True
@@ -544,7 +548,7 @@ class BackupEngine(abc.ABC):
                 with contextlib.closing(
                     self._receive(backup, metadata[level])
                 ) as blocks:
-                    again = extractor.extract(blocks, limit.hold)
+                    again = extractor.extract(blocks, hold)
             if not extractor.wanted:
                 break
         extractor.finish()

@@ -59,7 +59,7 @@ def of_restore(
     return [
         head,
         *(f'  From:      {place}' for place in _places(config)),
-        f'  Received:  {_stored(progress)}',
+        f'  Received:  {human.size(progress.stored_bytes)}',
         f'  Written:   {_content(progress)}',
         *_rest(config, progress, warnings),
     ]
