@@ -138,7 +138,9 @@ class _Agent:
         try:
             metrics.write(progress, success=True)
         except FreezerError as error:
-            raise FreezerError(f'{error}; what was asked for was done') from error
+            raise FreezerError(
+                f'{error}; what was asked for was done, and its metrics are not there'
+            ) from error
         return 0
 
     def _act(self, settings: 'AgentConfig', progress: 'Progress') -> int:

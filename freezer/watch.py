@@ -183,7 +183,7 @@ class Watch:
             size = human.size(done)
             short = _Piece(size, 3)
             pieces.append(_Piece(f'{size} of {human.size(total)}', 6, short))
-        elif progress.archive_bytes:
+        elif progress.stores:
             pieces.append(_Piece(f'{human.size(progress.archive_bytes)} read', 1))
             pieces.append(_Piece(f'{human.size(moved)} sent', 2))
         elif moved:

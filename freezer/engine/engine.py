@@ -346,7 +346,7 @@ class BackupEngine(abc.ABC):
     def _make(
         self, run: Run, backup: Backup, sealer: 'Sealer | None', folder: Path
     ) -> Made:
-        self._progress.begin()
+        self._progress.begin(stores=True)
         self.storage.claim(backup)
         try:
             if sealer is not None:
@@ -542,7 +542,7 @@ class BackupEngine(abc.ABC):
         limit = _Limit(self.settings.max_restore_size)
 
         def hold(blocks: Iterable[Block]) -> Iterator[Block]:
-            return limit.hold(self._progress.archived(blocks))
+            return self._progress.archived(limit.hold(blocks))
 
         for level, backup in sorted(chain.items(), reverse=True):
             LOG.info('restoring of level %d (%r) into %s', level, backup, target)

@@ -59,8 +59,7 @@ def of_restore(
     return [
         head,
         *(f'  From:      {place}' for place in _places(config)),
-        # All of a level is received for a part of it: that is no ratio.
-        f'  Received:  {_received(progress) if config.include else _stored(progress)}',
+        f'  Received:  {human.size(progress.stored_bytes)}',
         f'  Written:   {_content(progress)}',
         *_rest(config, progress, warnings),
     ]
@@ -81,10 +80,6 @@ def _content(progress: Progress) -> str:
     if progress.files is None:
         return size
     return f'{size}, {human.number(progress.files, "file")}'
-
-
-def _received(progress: Progress) -> str:
-    return human.size(progress.stored_bytes)
 
 
 def _stored(progress: Progress) -> str:

@@ -30,6 +30,8 @@ class Progress:
         self._began = time.monotonic()
         self.phase = ''
         """What is done now, in a word or two; empty before there is anything to see."""
+        self.stores = False
+        """Whether an archive is on its way to the storage."""
         self.archive_bytes = 0
         """Of the archive: made by a backup, extracted by a restore; uncompressed."""
         self.stored_bytes = 0
@@ -68,8 +70,9 @@ class Progress:
         """
         return self.sending.passed + self.receiving.passed
 
-    def begin(self) -> None:
+    def begin(self, stores: bool = False) -> None:
         """An archive begins; one that has to be made again is counted once."""
+        self.stores = stores
         self.archive_bytes = self.stored_bytes = 0
         self.files = None
 

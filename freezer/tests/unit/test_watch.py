@@ -277,6 +277,7 @@ def test_a_backup_says_what_is_read_and_sent() -> None:
     sending = Rate(0)
     progress = Progress(sending, Rate(0))
     progress.phase = 'Backing up'
+    progress.begin(stores=True)
     progress.archive_bytes = 3 << 20
     sending.take(1 << 20)
     screen = Screen(terminal=False)
