@@ -144,6 +144,10 @@ class Job(abc.ABC):
             )
         return f'there is no backup in {container}: check --container'
 
+    def no_such_backup(self, member: str, container: str) -> NoSuchBackup:
+        """The same as an error; ``member`` is what to call a storage among several."""
+        return NoSuchBackup(f'{member}{self.nothing(container)}')
+
     def engine(self) -> 'BackupEngine':
         from freezer.engine.engine import EngineSettings
 

@@ -59,6 +59,9 @@ class RestoreJob(Job):
         if removals:
             self._say_removals(target, removals)
         if config.dry_run:
+            if config.include:
+                # A pattern for which there is nothing is told without the data.
+                engine.check(chain)
             self.say(
                 f'Would restore {what} into {target}: {levels_said(chain.values())}'
             )

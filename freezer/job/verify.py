@@ -107,7 +107,7 @@ class VerifyJob(Job):
         for _driver, settings in self.config.storages:
             if settings.name not in there:
                 member = f'[storage:{settings.name}]: ' if settings.name else ''
-                raise NoSuchBackup(f'{member}{self.nothing(settings.container)}')
+                raise self.no_such_backup(member, settings.container)
         return found
 
     # What is said

@@ -200,6 +200,8 @@ class Part:
             status = os.lstat(full)
         except FileNotFoundError:
             return True
+        except OSError as error:
+            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
         if not stat.S_ISDIR(status.st_mode):
             raise RestoreError(
                 f'{os.fsdecode(full)} is not a directory, and what is chosen is below '
@@ -225,11 +227,12 @@ class _Directories:
         self._needed.add(path)
 
     def needed(self) -> Iterator[bytes]:
-        """Those that were needed and are there; each before what is in it."""
+        """Those that were needed and are there; each before what is in it. Once."""
         for path in sorted(self._needed & self._where.keys()):
             start, length = self._where[path]
             self._file.seek(start)
             yield self._file.read(length)
+        self._file.close()
 
 
 def _name(path: Path) -> bytes:

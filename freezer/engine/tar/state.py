@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from freezer.engine.tar.patterns import NOWHERE, Patterns, Place
-from freezer.engine.tar.units import Unit, components, split
+from freezer.engine.tar.units import RefusedError, Unit, components, shown, split
 
 _FILE: Final = -1
 """Wanted: anything but a directory."""
@@ -71,7 +71,7 @@ class State:
         self._patterns = patterns
         self._root = _Directory((), patterns.top)
         self._archive = 0
-        self._renames: list[tuple[bytes, bytes]] = []
+        self._renames: list[tuple[list[bytes], list[bytes]]] = []
         self.unmatched = set(range(len(patterns.texts)))
         """The numbers of the patterns that have chosen nothing yet."""
 
@@ -224,19 +224,22 @@ class State:
     # Renames
 
     def _note_rename(self, entry: bytes) -> None:
-        """The guard makes sure that each R is followed by its T."""
-        if entry[:1] == b'R':
-            self._renames.append((entry[1:], b''))
-        elif entry[:1] == b'T' and self._renames:
-            self._renames[-1] = (self._renames[-1][0], entry[1:])
+        """R is what is renamed, the T after it what it becomes.
 
-    def _undo_rename(self, source: bytes, target: bytes) -> None:
+        Raises :class:`RefusedError` at a name that is none.
+        """
+        if entry[:1] == b'R':
+            self._renames.append((_steps(entry[1:]), _steps(b'')))
+        elif entry[:1] == b'T' and self._renames:
+            self._renames[-1] = (self._renames[-1][0], _steps(entry[1:]))
+
+    def _undo_rename(self, source: list[bytes], target: list[bytes]) -> None:
         """What had the new name has the old one in older archives."""
-        moved = self._take(_steps(target))
+        moved = self._take(target)
         if moved is None:
-            self._take(_steps(source))
+            self._take(source)
             return
-        *parents, name = _steps(source)
+        *parents, name = source
         directory = self._root
         for part in parents:
             kid = directory.kids.get(part)
@@ -261,7 +264,12 @@ class State:
 
 def _steps(name: bytes) -> list[bytes]:
     """A name of a rename; that of the temporary directory is none of any file's."""
-    return components(name, 'the rename in its dumpdir') if name else [b'\0']
+    if not name:
+        return [b'\0']
+    path = components(name, 'the rename in its dumpdir')
+    if not path:
+        raise RefusedError(f'its dumpdir renames {shown(name)}')
+    return path
 
 
 def contents(dumpdir: bytes) -> bytes:

@@ -17,7 +17,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from freezer.engine.engine import (
     Again,
@@ -32,14 +32,16 @@ from freezer.engine.engine import (
 )
 from freezer.engine.tar import messages, snapshot
 from freezer.engine.tar.guard import TargetGuard
-from freezer.engine.tar.listing import TarLister
-from freezer.engine.tar.part import Part
 from freezer.engine.tar.patterns import Patterns
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
 from freezer.utils import landlock, signals
 from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
+
+if TYPE_CHECKING:
+    # Who makes a backup needs none of it.
+    from freezer.engine.tar.part import Part
 
 LOG = logging.getLogger(__name__)
 
@@ -199,6 +201,8 @@ class TarEngine(BackupEngine):
         )
 
     def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
+        from freezer.engine.tar.part import Part
+
         guard = TargetGuard(target, self.settings.untrusted, self._patterns)
         return _TarPartExtractor(
             self._process(target, warnings, guard),
@@ -218,6 +222,8 @@ class TarEngine(BackupEngine):
         )
 
     def lister(self) -> Lister:
+        from freezer.engine.tar.listing import TarLister
+
         return TarLister(self._patterns)
 
     def not_in(self, patterns: Iterable[str], state: bytes) -> set[str]:
@@ -388,7 +394,7 @@ class _TarExtractor(Extractor):
 class _TarPartExtractor(PartExtractor):
     """A part of a chain."""
 
-    def __init__(self, process: _Process, part: Part) -> None:
+    def __init__(self, process: _Process, part: 'Part') -> None:
         self._process = process
         self._part = part
 
@@ -442,7 +448,8 @@ def _make_one_ready(target: str, path: Sequence[bytes]) -> None:
         folder = os.path.join(folder, name)
         try:
             status = os.lstat(folder)
-        except FileNotFoundError:
+        except OSError:
+            # Not there, or tar will say what it could not do there.
             return
         if not stat.S_ISDIR(status.st_mode):
             return

@@ -359,6 +359,7 @@ def test_nothing_matches(made: Made, tmp_path: Path, action: str) -> None:
     assert "'etc'" not in line
     assert not target.exists()
     # Once it was: the lists of the newest level say that it is not any more.
+    assert "'ssh'" in agent.run(action, '--dry-run', *options).error
     gone = ('--include', '**/old', '--restore-abs-path', target)
     assert "'**/old'" in agent.run(action, *gone).error
 

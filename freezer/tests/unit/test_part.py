@@ -12,7 +12,12 @@ import pytest
 from freezer.engine.engine import EngineSettings, Entry, Warnings
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.tar import TarEngine
-from freezer.exceptions import ConfigError, EngineError, RestoreError
+from freezer.exceptions import (
+    ConfigError,
+    EngineError,
+    RestoreError,
+    UnsafeArchiveError,
+)
 from freezer.storage.local import LocalStorage
 from freezer.tests import trees
 from freezer.tests.archives import (
@@ -306,6 +311,17 @@ def test_older_levels_are_not_read_for_nothing(tmp_path: Path) -> None:
     assert (tmp_path / 'target' / 'a').read_bytes() == b'1'
     with pytest.raises(EngineError, match='stops'):
         extract(tmp_path / 'target', [b'no archive', high], 'b')
+
+
+@pytest.mark.parametrize('name', [b'../x', b'/x', b'.', b'./'])
+def test_renames_of_what_is_not_there(tmp_path: Path, name: bytes) -> None:
+    low = directory(b'.', b'Ya') + member(b'./a', b'0') + END
+    for high in (
+        directory(b'.', b'Na', b'R' + name, b'T./b') + END,
+        directory(b'.', b'Na', b'R./b', b'T' + name) + END,
+    ):
+        with pytest.raises(UnsafeArchiveError, match='Refused'):
+            listed(tmp_path / 'x', [low, high])
 
 
 def test_nothing_matches(tmp_path: Path) -> None:
