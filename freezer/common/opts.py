@@ -82,6 +82,7 @@ AGENT_OPTS = (
     ),
     cfg.MultiStrOpt(
         'include',
+        metavar='PATTERN',
         default=[],
         help='With action restore or list: only what this pattern matches, and all '
         'below it. A path from the top of what was backed up; * ? [ ] within a name, '

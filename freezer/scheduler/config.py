@@ -28,10 +28,10 @@ _USAGE = """\
 %(prog)s [options] start|stop|restart|reload|status
        %(prog)s [options] validate|run FILE…
 
-start     run the jobs of freezer-api when they are due, or with --no-api those in
-          --scheduler-jobs-dir
+start     run the jobs of freezer-api, or with --no-api those in
+          --scheduler-jobs-dir, when they are due
 stop      end; jobs that run have --scheduler-stop-grace seconds to do so too
-reload    look at freezer-api, or the job files, now and not at the next interval
+reload    look at freezer-api, or the job files, now: before the next interval
 status    what runs, what came of it, what comes next; ends with 3 if none runs
 validate  check job files, and say what will run when
 run       run one job file now, here, and end with the exit code of the agent
@@ -287,7 +287,11 @@ Examples:
 
     freezer-scheduler run /etc/freezer/scheduler/conf.d/home.conf"""
 
-_HEADINGS = {options.GROUP: 'Scheduler', options.CAPABILITIES: 'Which jobs it takes'}
+_HEADINGS = {
+    options.GROUP: 'Scheduler',
+    options.CAPABILITIES: 'Which jobs it takes',
+    options.SERVICE_AUTH: 'Keystone and freezer-api',
+}
 
 
 def help_usage() -> usage.Usage:

@@ -12,7 +12,7 @@ import importlib
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,16 @@ class Said:
 
 def collect(folder: Path = PACKAGE) -> dict[str, str]:
     """Text with holes -> a place in the code, of all there are."""
+    readers = list(_readers(folder))
     found: dict[str, str] = {}
+    for reader in readers:
+        reader.others = readers
+        for said in reader:
+            found.setdefault(said.text, said.where)
+    return found
+
+
+def _readers(folder: Path) -> Iterator['Reader']:
     for path in sorted(folder.rglob('*.py')):
         parts = path.relative_to(folder).parts
         if parts[0] == 'tests':
@@ -65,9 +74,7 @@ def collect(folder: Path = PACKAGE) -> dict[str, str]:
             continue
         module = importlib.import_module(name)
         where = path.relative_to(folder.parent)
-        for said in Reader(path.read_text(encoding='utf-8'), module, str(where)):
-            found.setdefault(said.text, said.where)
-    return found
+        yield Reader(path.read_text(encoding='utf-8'), module, str(where))
 
 
 class Reader:
@@ -75,6 +82,9 @@ class Reader:
 
     :param module: what it is imported as; names in it are looked up there
     """
+
+    #: where inherited methods are looked for
+    others: Sequence['Reader'] = ()
 
     def __init__(self, source: str, module: Any, where: str = '') -> None:
         tree = ast.parse(source)
@@ -131,9 +141,10 @@ class Reader:
             return None
         if hasattr(self._module, node.id):
             return getattr(self._module, node.id)
-        if node.id not in self._imports:
+        module, name = self._imports.get(node.id, ('', ''))
+        # Others have no error of ours, and may be extras that are not installed.
+        if module.partition('.')[0] != 'freezer':
             return None
-        module, name = self._imports[node.id]
         return getattr(importlib.import_module(module), name, None)
 
     def _texts(self, node: ast.expr | None, way: _Way = ()) -> set[str]:
@@ -171,8 +182,7 @@ class Reader:
             parameters = [each.arg for each in function.args.args]
             if not found and node.id in parameters:
                 found = self._given(function, parameters.index(node.id), way)
-                # A word is a name that is looked up; sentences are what is said.
-                found = {text if ' ' in text else HOLE for text in found}
+                found = _sentences(found)
             if found:
                 return found
             function = self._function(self._parents[function])
@@ -212,21 +222,28 @@ class Reader:
         return found
 
     def _of_call(self, node: ast.Call, way: _Way) -> set[str]:
-        """Of a function in the same module: what it returns."""
-        function = self._functions.get(_last_name(node.func))
-        own = isinstance(node.func, ast.Name) or (
+        """Of a function in the same module, or an inherited method: what it returns."""
+        name = _last_name(node.func)
+        method = (
             isinstance(node.func, ast.Attribute)
             and isinstance(node.func.value, ast.Name)
             and node.func.value.id in ('self', 'cls')
         )
-        if function is None or not own or (function.name, '') in way:
+        if (name, '') in way or not (method or isinstance(node.func, ast.Name)):
             return {HOLE}
-        way = (*way, (function.name, ''))
+        homes = [self] if name in self._functions else []
+        if method and not homes:
+            homes = [other for other in self.others if name in other._functions]
+        # One that several classes have may be anything.
+        return homes[0]._returned(name, way) if len(homes) == 1 else {HOLE}
+
+    def _returned(self, name: str, way: _Way) -> set[str]:
+        function = self._functions[name]
         found: set[str] = set()
         for each in ast.walk(function):
             if isinstance(each, ast.Return) and self._function(each) is function:
-                found |= self._texts(each.value, way)
-        return found or {HOLE}
+                found |= self._texts(each.value, (*way, (name, '')))
+        return _sentences(found) or {HOLE}
 
     def _function(self, node: ast.AST | None) -> ast.FunctionDef | None:
         while node is not None and not isinstance(node, ast.FunctionDef):
@@ -248,6 +265,11 @@ def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ''
+
+
+def _sentences(texts: set[str]) -> set[str]:
+    """A word alone is a name, or an address: not what is said, but of what."""
+    return {text if ' ' in text else HOLE for text in texts}
 
 
 def _joined(parts: Iterable[set[str]]) -> set[str]:
