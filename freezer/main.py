@@ -6,7 +6,7 @@ Exit codes: 0 it was done; 1 it was not, with one line that says why on standard
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from freezer.common.config import AgentConfig
@@ -23,7 +23,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing else is needed to answer, so nothing else is imported.
         print(f'freezer-agent {version()}')
         return 0
+    _occupy_standard_streams()
     return _Agent().run(argv)
+
+
+def _occupy_standard_streams() -> None:
+    """See that no file and no connection gets a number below 3.
+
+    Who starts the agent without one of its three streams would find there what some
+    library, or a child, says to it.
+    """
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    import os
+
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 class _Agent:
@@ -76,6 +92,11 @@ class _Agent:
                 self._complain(f'interrupted by {interruption.name}')
                 interruption.pass_on()
                 return 1
+            except (OSError, MemoryError) as error:
+                # Of this machine, where nobody had more to say: no memory, no files.
+                log.exception('refused')
+                self._complain(f'{_refusal(error)}; the log has the traceback')
+                return 1
             except Exception as error:
                 # A defect of this program: the line says what, the log says where.
                 log.exception('unexpected')
@@ -86,8 +107,6 @@ class _Agent:
                 return 1
 
     def _act(self, settings: 'AgentConfig') -> int:
-        import os
-
         from freezer.exceptions import FreezerError
         from freezer.job import job_of
         from freezer.utils import priority
@@ -106,12 +125,10 @@ class _Agent:
                 storage.close()
         try:
             _publish(outcome, settings.metadata_out)
-        except BrokenPipeError as error:
-            # Else the interpreter tries again when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except _NoOutput as error:
             raise FreezerError(
-                'what was asked for was done, and standard output was closed before '
-                'the result was written'
+                f'what was asked for was done, and standard output {error} before the '
+                f'result was written'
             ) from error
         for line in outcome.lines:
             self.say(line)
@@ -121,10 +138,15 @@ class _Agent:
 
     def say(self, text: str) -> None:
         """A line for the person who watches."""
-        if not self._quiet:
+        # Without one, print() would take standard output.
+        if not self._quiet and sys.stderr is not None:
             from freezer.utils.text import printable
 
-            print(printable(text), file=sys.stderr, flush=True)
+            try:
+                print(printable(text), file=sys.stderr, flush=True)
+            except OSError:
+                # What is done is no worse for that, and the log has it.
+                _point_to_nothing(sys.stderr)
 
     def _complain(self, text: str) -> None:
         self.say(f'Critical Error: {" ".join(text.split())}')
@@ -161,7 +183,8 @@ def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
         if outcome.document is not None:
             _write_json(outcome.document, metadata_out)
         return
-    for table in outcome.tables:
+    # Without standard output nobody wants to see them.
+    for table in outcome.tables if sys.stdout is not None else ():
         import prettytable
 
         from freezer.utils.text import printable
@@ -172,7 +195,41 @@ def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
             shown.max_width = table.width
             shown.break_on_hyphens = False
         shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
-        print(shown, flush=True)
+        _print(f'{shown}\n')
+
+
+class _NoOutput(Exception):
+    """What became of standard output."""
+
+
+def _print(text: str) -> None:
+    """:raises _NoOutput: it cannot be written"""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        _point_to_nothing(sys.stdout)
+        gone = isinstance(error, BrokenPipeError)
+        raise _NoOutput(
+            'was closed' if gone else f'failed ({error.strerror})'
+        ) from error
+
+
+def _point_to_nothing(stream: TextIO) -> None:
+    """Else the interpreter tries again when it ends."""
+    import os
+
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+
+
+def _refusal(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return 'there is not enough memory'
+    assert isinstance(error, OSError)
+    where = f'{error.filename}: ' if error.filename else ''
+    return f'{where}{error.strerror or error}'
 
 
 def _write_json(document: Any, path: str) -> None:
@@ -182,8 +239,9 @@ def _write_json(document: Any, path: str) -> None:
 
     text = json.dumps(document)
     if path == '-':
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        if sys.stdout is None:
+            raise _NoOutput('was closed')
+        _print(text)
         return
     try:
         with open(path, 'w', encoding='utf-8') as stream:
