@@ -5,14 +5,13 @@ Exit codes: 0 it was done; 1 it was not, with one line that says why on standard
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from freezer.common.config import AgentConfig
-    from freezer.job.job import Outcome
     from freezer.storage.base import Storage
     from freezer.utils.progress import Progress
     from freezer.watch import Watch
@@ -27,7 +26,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing else is needed to answer, so nothing else is imported.
         print(f'freezer-agent {version()}')
         return 0
+    _occupy_standard_streams()
     return _Agent().run(argv)
+
+
+def _occupy_standard_streams() -> None:
+    """See that no file and no connection gets a number below 3.
+
+    Who starts the agent without one of its three streams would find there what some
+    library, or a child, says to it.
+    """
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    import os
+
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 class _Agent:
@@ -88,6 +103,11 @@ class _Agent:
                 self._complain(f'interrupted by {interruption.name}')
                 interruption.pass_on()
                 return 1
+            except (OSError, MemoryError) as error:
+                # Of this machine, where nobody had more to say: no memory, no files.
+                log.exception('refused')
+                self._complain(f'{_refusal(error)}; the log has the traceback')
+                return 1
             except Exception as error:
                 # A defect of this program: the line says what, the log says where.
                 log.exception('unexpected')
@@ -144,8 +164,7 @@ class _Agent:
         return 0
 
     def _act(self, settings: 'AgentConfig', progress: 'Progress') -> int:
-        import os
-
+        from freezer import output
         from freezer.exceptions import FreezerError
         from freezer.job import job_of
         from freezer.utils import priority
@@ -166,13 +185,11 @@ class _Agent:
             if storage is not None:
                 storage.close()
         try:
-            _publish(outcome, settings.metadata_out)
-        except BrokenPipeError as error:
-            # Else the interpreter tries again when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            output.publish(outcome, settings.metadata_out)
+        except output.NoOutput as error:
             raise FreezerError(
-                'what was asked for was done, and standard output was closed before '
-                'the result was written'
+                f'what was asked for was done, and standard output {error} before the '
+                f'result was written'
             ) from error
         for line in outcome.lines:
             self.say(line)
@@ -182,7 +199,7 @@ class _Agent:
 
     def _watching(self, progress: 'Progress') -> 'AbstractContextManager[None]':
         """A block in which is told how far it is."""
-        if self._quiet:
+        if self._quiet or sys.stderr is None:
             from contextlib import nullcontext
 
             return nullcontext()
@@ -197,10 +214,10 @@ class _Agent:
             return
         from contextlib import nullcontext
 
-        from freezer.utils.text import printable
+        from freezer import output
 
         with self._watch.interrupted() if self._watch else nullcontext():
-            print(printable(text), file=sys.stderr, flush=True)
+            output.say(text)
 
     def _complain(self, text: str) -> None:
         """The last thing that is said."""
@@ -254,80 +271,11 @@ def _import_ahead(name: str) -> None:
     ).start()
 
 
-def _publish(outcome: 'Outcome', metadata_out: str | None) -> None:
-    """The result: JSON where it is asked for, else tables and text."""
-    if metadata_out and outcome.records is not None:
-        _write_records(outcome.records, metadata_out)
-        return
-    if metadata_out:
-        if outcome.document is not None:
-            _write_json(outcome.document, metadata_out)
-        return
-    for table in outcome.tables:
-        import prettytable
-
-        from freezer.utils.text import printable
-
-        shown = prettytable.PrettyTable(table.header)
-        shown.align = 'l'
-        if table.width:
-            shown.max_width = table.width
-            shown.break_on_hyphens = False
-        shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
-        print(shown, flush=True)
-    _print_text(outcome.text)
-
-
-def _print_text(lines: Iterable[str]) -> None:
-    """On a terminal, or in a file, that may not have all characters."""
-    from freezer.utils.text import printable
-
-    encoding = sys.stdout.encoding or 'ascii'
-    for line in lines:
-        text = printable(line).encode(encoding, 'backslashreplace')
-        sys.stdout.write(text.decode(encoding) + '\n')
-    sys.stdout.flush()
-
-
-def _write_json(document: Any, path: str) -> None:
-    import json
-
-    from freezer.exceptions import FreezerError
-
-    text = json.dumps(document)
-    if path == '-':
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    try:
-        with open(path, 'w', encoding='utf-8') as stream:
-            stream.write(text)
-    except OSError as error:
-        raise FreezerError(
-            f'metadata-out {path}: {error.strerror}; what was asked for was done, and '
-            f'its result is: {text}'
-        ) from error
-
-
-def _write_records(records: Iterable[Any], path: str) -> None:
-    """One document a line, each as it comes."""
-    import json
-
-    from freezer.exceptions import FreezerError
-
-    if path == '-':
-        for record in records:
-            sys.stdout.write(json.dumps(record) + '\n')
-        sys.stdout.flush()
-        return
-    try:
-        with open(path, 'w', encoding='utf-8') as stream:
-            for record in records:
-                stream.write(json.dumps(record) + '\n')
-    except OSError as error:
-        raise FreezerError(
-            f'metadata-out {path}: {error.strerror}; the result is not whole there'
-        ) from error
+def _refusal(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return 'there is not enough memory'
+    where = f'{error.filename}: ' if error.filename else ''
+    return f'{where}{error.strerror or error}'
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from freezer.common.opts import declared_options, help_usage
 from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
+from freezer.utils.text import NOTICES
 
 PROG = 'freezer-agent'
 WORK_DIR = '~/.freezer'
@@ -274,6 +275,9 @@ def _without_values(text: str) -> str:
     return f'unknown argument {" ".join(names)}'
 
 
+_FILES = {'config', 'config_file', 'config_dir'}
+
+
 class _Key(NamedTuple):
     """What a key of a job file stands for."""
 
@@ -317,8 +321,11 @@ def _job_keys(conf: cfg.ConfigOpts) -> dict[str, _Key]:
                 isinstance(option, cfg.MultiStrOpt),
                 option.secret,
             )
-    # oslo.log's own: it does not say publicly which they are.
-    for dest in set(conf) - set(keys):
+    # oslo.log's own: it does not say publicly which they are. Which files are read is
+    # settled when this one is.
+    for name in _FILES:
+        keys.pop(name, None)
+    for dest in set(conf) - set(keys) - _FILES:
         keys[dest] = _Key(dest, None, isinstance(conf[dest], bool))
     return keys
 
@@ -444,6 +451,8 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
         )
     if values['proxy']:
         _check_proxy(values['proxy'])
+    if values['metadata_out'] not in (None, '', '-'):
+        _check_metadata_out(values['metadata_out'])
     return values
 
 
@@ -477,10 +486,32 @@ def _check_path_part(name: str, value: str) -> None:
 
 
 def _check_proxy(proxy: str) -> None:
-    parts = urlsplit(proxy)
-    if parts.scheme not in ('http', 'https') or not parts.hostname:
-        # Not repeated: it may hold a password.
-        raise ConfigError('proxy: must be a URL that starts with http:// or https://')
+    try:
+        parts = urlsplit(proxy)
+        parts.port  # noqa: B018 - raises where it is not a number
+        good = parts.scheme in ('http', 'https') and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        # Not repeated, nor why: it may hold a password.
+        raise ConfigError(
+            'proxy: must be a URL that starts with http:// or https://, as in '
+            'http://proxy.example.com:3128'
+        )
+
+
+def _check_metadata_out(path: str) -> None:
+    """Before the work, not after it, as far as can be told without writing."""
+    folder = os.path.dirname(path) or '.'
+    if os.path.isdir(path):
+        reason = 'is a directory'
+    elif not os.path.isdir(folder):
+        reason = f'there is no directory {folder}'
+    elif not os.access(path if os.path.lexists(path) else folder, os.W_OK):
+        reason = 'cannot be written'
+    else:
+        return
+    raise ConfigError(f'metadata-out {path}: {reason}')
 
 
 def _one_line(error: Exception) -> str:
@@ -673,6 +704,22 @@ def _section_storage(
     return driver, settings
 
 
+def _say_once() -> Callable[[logging.LogRecord], None]:
+    """What to do when a line cannot be logged: the work goes on, and that is said.
+
+    logging's own way is a traceback on standard error for each line.
+    """
+    said: list[str] = []
+
+    def failed(record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not said:
+            said.append(str(error))
+            NOTICES.warning('Warning: the log cannot be written: %s', error)
+
+    return failed
+
+
 def _set_up_logging(conf: cfg.ConfigOpts) -> str:
     """oslo.log as asked, or ~/.freezer/freezer.log; its path, or ''."""
     elsewhere = (
@@ -699,6 +746,7 @@ def _set_up_logging(conf: cfg.ConfigOpts) -> str:
         if isinstance(handler, logging.FileHandler) and handler.stream:
             # Names of files are not always text.
             handler.errors = 'backslashreplace'
+            handler.handleError = _say_once()  # type: ignore[assignment,method-assign]
             handler.stream.reconfigure(errors=handler.errors)
     if conf.log_file and conf.log_dir:
         return os.path.join(str(conf.log_dir), str(conf.log_file))

@@ -35,6 +35,8 @@ def read(path: str) -> JobFile:
         # None of its sections lends its values to the others.
         default_section='\0',
     )
+    # Two spellings of one key are the same key, and may not both be there.
+    parser.optionxform = _key  # type: ignore[assignment,method-assign]
     try:
         with open(path, encoding='utf-8-sig') as stream:
             parser.read_file(stream, source=path)
@@ -47,10 +49,7 @@ def read(path: str) -> JobFile:
     sections = [
         Section(
             name,
-            {
-                key.replace('-', '_'): value.replace('%%', '%')
-                for key, value in parser.items(name)
-            },
+            {key: value.replace('%%', '%') for key, value in parser.items(name)},
         )
         for name in parser.sections()
     ]
@@ -59,6 +58,10 @@ def read(path: str) -> JobFile:
         tuple(s for s in sections if not s.name.startswith(STORAGE_PREFIX)),
         tuple(s for s in sections if s.name.startswith(STORAGE_PREFIX)),
     )
+
+
+def _key(name: str) -> str:
+    return name.lower().replace('-', '_')
 
 
 def _without_text(error: configparser.Error) -> str:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -813,11 +814,14 @@ def source_of(path: str) -> Source:
         if os.path.isdir(path):
             with os.scandir(path):
                 return Source(path, '.')
-        if not os.path.islink(path):
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            # Nothing else: who opens a fifo waits, and a tape is wound back.
             with open(path, 'rb'):
                 pass
     except OSError as error:
         raise EngineError(
             f'path-to-backup {path}: {error.strerror or error}'
         ) from error
+    if stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise EngineError(f'path-to-backup {path}: a socket, which cannot be stored')
     return Source(os.path.dirname(path), os.path.basename(path))

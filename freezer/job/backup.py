@@ -58,6 +58,11 @@ class BackupJob(Job):
             config.restart_always_level,
             retention=one_cutoff(config),
         )
+        if _is_link_only(source, config.dereference_symlink):
+            self.say(
+                f'Warning: {config.path_to_backup} is a symbolic link, and backed up '
+                f'as one: --dereference-symlink soft is for the file it leads to'
+            )
         if config.dry_run:
             return self._rehearse(engine, policy)
         if config.sync:
@@ -156,6 +161,11 @@ class BackupJob(Job):
             'engine_name': config.engine_name,
             **summary.figures(self.progress),
         }
+
+
+def _is_link_only(source: Source, dereference: str) -> bool:
+    path = os.path.join(source.folder, source.name)
+    return os.path.islink(path) and dereference not in ('soft', 'all')
 
 
 def _without_password(url: str | None) -> str | None:

@@ -273,11 +273,11 @@ def one_cutoff(config: AgentConfig) -> bool:
 
 
 def _cutoff(config: AgentConfig, now: float) -> int | None:
-    """Epoch seconds: what is at or before them is old."""
+    """Epoch seconds: what is at or before them is old. Nothing is older than 0."""
     if config.remove_before_date:
-        return int(config.remove_before_date.timestamp())
+        return max(0, int(config.remove_before_date.timestamp()))
     if config.remove_older_than:
-        return int(now - config.remove_older_than * SECONDS_PER_DAY)
+        return int(max(0.0, now - config.remove_older_than * SECONDS_PER_DAY))
     return None
 
 

@@ -33,10 +33,13 @@ IDENTITY = 'identity.age'
 FORMAT_KEY = 'encryption_format'
 AGE = 'age'
 
-_LEVEL_NAME = re.compile(r'(0|[1-9][0-9]*)_([0-9]+)\Z')
+# A number with more digits is no time: year 5138 is the last to have so many.
+_SECONDS = '[0-9]{1,11}'
+_LEVEL_NAME = re.compile(rf'(0|[1-9][0-9]*)_({_SECONDS})\Z')
 # An identity may have slashes: engine nova's is <host>_<name>/<server id>.
 _PATH = re.compile(
-    r'(data|metadata)/([^/]+)/(.+?)/([0-9]+)/(0|[1-9][0-9]*)_([0-9]+)/(.+)\Z', re.DOTALL
+    rf'(data|metadata)/([^/]+)/(.+?)/({_SECONDS})/(0|[1-9][0-9]*)_({_SECONDS})/(.+)\Z',
+    re.DOTALL,
 )
 
 

@@ -520,11 +520,12 @@ def _running(
     argv: list[str],
     stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
-    cwd: str | None = None,
+    cwd: str = '/',
     confined: bool = False,
 ) -> Iterator[tuple['subprocess.Popen[bytes]', _Said]]:
     """A child that is gone, and reaped, when the block is left.
 
+    :param cwd: not where the agent was started, which may be gone
     :param confined: it can change nothing but what is below ``cwd``
     """
     LOG.debug('running %s', argv)
@@ -540,11 +541,7 @@ def _running(
             env=_environment(),
         )
 
-    if confined:
-        assert cwd is not None
-        process = landlock.below(cwd, start)
-    else:
-        process = start()
+    process = landlock.below(cwd, start) if confined else start()
     assert process.stderr is not None
     said = _Said(process.stderr)
     for stream in (process.stdin, process.stdout):

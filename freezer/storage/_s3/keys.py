@@ -8,6 +8,13 @@ from freezer.storage.exceptions import StorageConfigError
 # What botocore accepts; AWS is stricter, Ceph and others allow old-style names.
 _BUCKET = re.compile(r'[A-Za-z0-9._-]{3,255}\Z')
 
+# So does it here.
+_HOST = re.compile(
+    r'(?=.{1,255}\Z)[A-Z0-9_]([A-Z0-9_-]{0,61}[A-Z0-9_])?'
+    r'(\.[A-Z0-9_]([A-Z0-9_-]{0,61}[A-Z0-9_])?)*\.?\Z',
+    re.IGNORECASE | re.ASCII,
+)
+
 
 def check_container(container: str) -> None:
     """:raises StorageConfigError: not ``bucket`` or ``bucket/prefix``"""
@@ -41,6 +48,11 @@ def check_endpoint(endpoint: str) -> None:
         raise StorageConfigError(
             f'endpoint {endpoint!r}: needs a scheme and a host, as in '
             f'https://s3.example.com:8443'
+        )
+    if ':' not in parts.hostname and not _HOST.match(parts.hostname):
+        raise StorageConfigError(
+            f'endpoint {endpoint!r}: {parts.hostname!r} is not a host name; other '
+            f'letters than those of ASCII need its xn-- form'
         )
     if parts.path not in ('', '/') or parts.query or parts.fragment:
         raise StorageConfigError(

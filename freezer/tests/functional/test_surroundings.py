@@ -1,6 +1,7 @@
 """What a backup is made of, and where the agent runs, is odd: it says so, or holds."""
 
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from freezer.engine.tar import snapshot
 from freezer.tests import trees
-from freezer.tests.agent import Agent, missed
+from freezer.tests.agent import Agent, Result, job_file, missed, run
 
 # What is this much older than a level counts as not changed by the next.
 OLD = snapshot.MARGIN_NANOSECONDS / 10**9 + 0.1
@@ -60,3 +61,169 @@ def test_directory_that_became_a_file_and_a_directory(
     assert level(local, path) == 1
     local.restore(tmp_path / 'directory').check()
     assert missed(trees.describe(path), tmp_path / 'directory') == []
+
+
+# Paths that are no directory and no file
+
+
+@pytest.mark.parametrize('action', ['backup', 'dry-run'])
+def test_fifo_is_not_waited_for(local: Agent, tmp_path: Path, action: str) -> None:
+    os.mkfifo(tmp_path / 'fifo')
+    if action == 'dry-run':
+        local.backup(tmp_path / 'fifo', '--dry-run').check()
+        return
+    local.backup(tmp_path / 'fifo').check()
+    local.restore(tmp_path / 'target').check()
+    assert (tmp_path / 'target' / 'fifo').is_fifo()
+
+
+def test_socket_is_refused(local: Agent, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / 'socket'))
+        assert 'a socket' in local.backup(tmp_path / 'socket').only_error
+    assert local.store.is_untouched()
+
+
+def test_link_to_a_file_is_said_to_be_one(local: Agent, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('content')
+    (tmp_path / 'link').symlink_to('file')
+    assert 'is a symbolic link' in local.backup(tmp_path / 'link').check().err
+    local.restore(tmp_path / 'as a link').check()
+    assert os.readlink(tmp_path / 'as a link' / 'link') == 'file'
+    followed = local.told('--dereference-symlink', 'soft')
+    assert followed.backup(tmp_path / 'link').check().err == ''
+    local.restore(tmp_path / 'followed').check()
+    assert (tmp_path / 'followed' / 'link').read_text() == 'content'
+    assert not (tmp_path / 'followed' / 'link').is_symlink()
+
+
+# Retention
+
+
+@pytest.mark.parametrize('days', ['1000000', '1e300', '1e308'])
+def test_ages_before_all_time_remove_nothing(
+    local: Agent, source: Path, days: str
+) -> None:
+    local.backup(source, '--remove-older-than', days).check()
+    said = local.run('admin', '--remove-older-than', days).check().err
+    assert (
+        said == 'Nothing to remove: no chain is all from before 1970-01-01T00:00:00Z\n'
+    )
+    local.run('admin', '--remove-before-date', '0001-01-01T00:00:00+14:00').check()
+    assert len(local.store.markers()) == 1
+
+
+def test_folders_that_are_no_times_are_foreign(local: Agent, source: Path) -> None:
+    local.backup(source).check()
+    far = '9' * 12
+    path = f'tar/{local.identity}/{far}/0_{far}'
+    local.store.put(f'metadata/{path}/metadata', b'{}')
+    local.store.put(f'data/{path}/data', b'')
+    assert far not in local.run('info').check().out
+    local.run('verify').check()
+    assert local.increment(source).check().document['curr_backup_level'] == 1
+
+
+# Standard streams, and the machine
+
+
+def shell(command: str, agent: Agent, *arguments: object) -> Result:
+    """The agent, started by a shell that ends in ``"$@"`` and some redirection."""
+    runner = ('sh', '-c', command, 'sh')
+    return agent.run_by(*runner).run(*map(str, arguments))
+
+
+@pytest.mark.parametrize('streams', ['<&- >&- 2>&-', '2>/dev/full', '2>&- <&-'])
+def test_nobody_listens(
+    local: Agent, source: Path, tmp_path: Path, streams: str
+) -> None:
+    command = f'exec "$@" {streams}'
+    shell(command, local, 'backup', '--path-to-backup', source).check()
+    target = tmp_path / 'target'
+    restored = shell(command, local, 'restore', '--restore-abs-path', target).check()
+    # Once, with standard error closed: what is for a person was in the result.
+    assert restored.out == ''
+    assert missed(trees.describe(source), target) == []
+    again = shell(command, local, 'restore', '--restore-abs-path', target)
+    assert again.code == 1
+
+
+@pytest.mark.parametrize('stream', ['>&-', '>/dev/full'])
+def test_result_that_nobody_gets(local: Agent, source: Path, stream: str) -> None:
+    options = ('--path-to-backup', source, '--metadata-out', '-')
+    result = shell(f'exec "$@" {stream}', local, 'backup', *options)
+    assert 'what was asked for was done, and standard output' in result.error
+    assert len(local.store.markers()) == 1
+
+
+@pytest.mark.parametrize('path', ['.', 'nowhere/file'])
+def test_result_that_cannot_be_written_is_refused_first(
+    local: Agent, source: Path, tmp_path: Path, path: str
+) -> None:
+    arguments = ('--path-to-backup', source, '--metadata-out', tmp_path / path)
+    assert 'metadata-out' in local.run('backup', *arguments).only_error
+    assert local.store.is_untouched()
+
+
+def test_folder_that_is_gone(local: Agent, source: Path, tmp_path: Path) -> None:
+    gone = (
+        f'mkdir "{tmp_path}/gone" && cd "{tmp_path}/gone" && rmdir ../gone && exec "$@"'
+    )
+    shell(gone, local, 'backup', '--path-to-backup', source).check()
+    local.restore(tmp_path / 'target').check()
+    assert missed(trees.describe(source), tmp_path / 'target') == []
+    error = shell(gone, local, 'backup', '--path-to-backup', 'relative').error
+    assert error.startswith('Critical Error: No such file or directory')
+
+
+def test_too_few_open_files(local: Agent, source: Path) -> None:
+    few = shell('ulimit -n 12; exec "$@"', local, 'backup', '--path-to-backup', source)
+    assert 'Too many open files' in few.error
+    assert local.store.markers() == []
+
+
+def test_log_that_cannot_be_written(local: Agent, source: Path, tmp_path: Path) -> None:
+    (tmp_path / 'log').symlink_to('/dev/full')
+    made = local.backup(source, '--log-file', tmp_path / 'log').check()
+    assert (
+        made.err
+        == 'Warning: the log cannot be written: [Errno 28] No space left on device\n'
+    )
+    assert made.document['curr_backup_level'] == 0
+
+
+# What is not a host, a proxy or a key
+
+
+@pytest.mark.parametrize(
+    'endpoint',
+    ['http://a..b', 'http://exa mple', 'http://ü.example', f'http://{"a" * 64}.x'],
+)
+def test_endpoint_that_is_no_host(source: Path, endpoint: str) -> None:
+    result = run(
+        *('--storage', 's3', '--container', 'bucket', '--path-to-backup', source),
+        *('--access-key', 'a', '--secret-key', 'b', '--endpoint', endpoint),
+    )
+    assert 'is not a host name' in result.only_error
+
+
+@pytest.mark.parametrize('proxy', ['http://u:pAss@[::1', 'http://u:pAss@h:99999'])
+def test_proxy_that_is_none(local: Agent, source: Path, proxy: str) -> None:
+    error = local.backup(source, '--proxy', proxy).only_error
+    assert 'proxy: must be a URL' in error
+    assert 'pAss' not in error
+
+
+def test_two_spellings_of_one_key(local: Agent, source: Path, tmp_path: Path) -> None:
+    job = tmp_path / 'job'
+    job.write_text('[job]\nremove-older-than = 30\nremove_older_than = 3\n')
+    assert 'is given twice' in local.backup(source, '--config', job).only_error
+
+
+@pytest.mark.parametrize('key', ['config', 'config_file', 'config-dir'])
+def test_job_file_names_no_other(
+    local: Agent, source: Path, tmp_path: Path, key: str
+) -> None:
+    job = job_file(tmp_path / 'job', {'job': {key: tmp_path}})
+    error = local.backup(source, '--config', job).only_error
+    assert f'{key.replace("-", "_")} is not an option of this agent' in error
