@@ -329,6 +329,7 @@ class Remote(Source):
         known = self._tags.get(job_id)
         if known is not None and known[0] == session_id:
             tag = max(tag, known[1])
+        said: dict[str, Any] = {}
         for _try in range(_SESSION_TRIES):
             start = {'job_id': job_id, 'current_tag': tag}
             try:
