@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from freezer.scheduler import private
 
@@ -53,9 +52,6 @@ class Outbox:
         :raises OSError: it is not kept
         """
         name = f'{item.kind}-{time.time_ns():020}-{item.token}'
-        if item.kind == SESSION:
-            # Only the last end of a job in a session counts.
-            name = f'{item.kind}-{quote(item.job_id, safe="")}'
         path = self._directory / (name + _SUFFIX)
         document = dataclasses.asdict(item) | {'version': _VERSION}
         del document['path']

@@ -198,25 +198,31 @@ class Remote(Source):
         while True:
             # What was put before the end was asked for is told in a last round.
             ends = self._ends
-            try:
-                look = self._is_time(next_look) and not ends
-                if look:
-                    next_look = time.monotonic() + self._settings.interval
-                self.round(look)
+            look = self._is_time(next_look) and not ends
+            if look:
+                next_look = time.monotonic() + self._settings.interval
+            failure = self._try(look)
+            if failure:
+                delay = self._backoff.failed()
+                next_look = time.monotonic() + delay
+                self._failed(failure, delay)
+            else:
                 self._answered()
-            except (Away, Refused) as error:
-                delay = self._backoff.failed()
-                next_look = time.monotonic() + delay
-                self._failed(str(error), delay)
-            except Exception as error:
-                # A defect, or a disk that is full; what is known goes on.
-                LOG.exception('freezer-api')
-                delay = self._backoff.failed()
-                next_look = time.monotonic() + delay
-                self._failed(f'{type(error).__name__}: {error}', delay)
             if ends:
                 return
             self._rest(next_look)
+
+    def _try(self, look: bool) -> str:
+        """What is wrong; empty if nothing."""
+        try:
+            self.round(look)
+        except (Away, Refused) as error:
+            return str(error)
+        except Exception as error:
+            # A defect, or a disk that is full; what is known goes on.
+            LOG.exception('freezer-api')
+            return f'{type(error).__name__}: {error}'
+        return ''
 
     def _is_time(self, next_look: float) -> bool:
         with self._guard:
@@ -323,6 +329,7 @@ class Remote(Source):
         known = self._tags.get(job_id)
         if known is not None and known[0] == session_id:
             tag = max(tag, known[1])
+        said: dict[str, Any] = {}
         for _try in range(_SESSION_TRIES):
             start = {'job_id': job_id, 'current_tag': tag}
             try:

@@ -6,6 +6,7 @@ tried again here, but for a token that is not valid any more; each ends in finit
 
 import importlib
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ TIMEOUT_SECONDS = 20.0
 # It may be otherwise in a while. 401: after a new token was asked for and given.
 _LATER = (401, 408, 425, 429)
 _LONGEST_REASON = 200
+_URL = re.compile(r'https?://[^\s:/]+(:\d+)?')
 Document = dict[str, Any]
 
 
@@ -212,6 +214,8 @@ class Api:
     def _new_session(self) -> Any:
         identity = importlib.import_module('keystoneauth1.identity.generic')
         sessions = importlib.import_module('keystoneauth1.session')
+        # It says at length what is said here in a line.
+        logging.getLogger('keystoneauth.identity').setLevel(logging.ERROR)
         service = self._service
         scope = {
             'project_id': service.project_id,
@@ -254,10 +258,30 @@ class Api:
                 raise Refused(f'{said}; trust {self._trust_id}') from error
             raise Away(said) from error
         except wrong.ClientException as error:
-            raise Away(_line(error)) from error
+            where, reason = _unreached(error)
+            if where:
+                raise Away(f'{where} cannot be reached: {reason}') from error
+            raise Away(f'Keystone or its catalogue: {_line(error)}') from error
         except ValueError as error:
             # Of answers that are no JSON, and of URLs that are none.
             raise Away(f'Keystone or its catalogue: {_line(error)}') from error
+
+
+def _unreached(error: Exception) -> tuple[str, str]:
+    """Where nobody was, and the system's word for why; empty if it is another error."""
+    wrong = importlib.import_module('keystoneauth1.exceptions')
+    where = reason = ''
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, wrong.ConnectionError) and not where:
+            found = _URL.search(str(cause))
+            where = found[0] if found else 'it'
+        if isinstance(cause, wrong.ConnectTimeout):
+            reason = 'no answer in time'
+        elif isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return where, reason or _line(error)
 
 
 def _line(error: Exception) -> str:

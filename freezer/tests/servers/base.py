@@ -376,10 +376,11 @@ class ProcessServer(Server):
 
     def _run(self, argv: list[str]) -> None:
         """Run a program to its end while the others are tended."""
-        process = self._spawn(argv[0], argv)
+        name = os.path.basename(argv[0])
+        process = self._spawn(name, argv)
         # Not one of those that have to stay alive, but stop() has to find it.
-        self._wait(lambda: process.poll() is not None, f'end of {argv[0]}', argv[0])
-        del self._processes[argv[0]]
+        self._wait(lambda: process.poll() is not None, f'end of {name}', name)
+        del self._processes[name]
         if process.returncode:
             raise StartError(f'{argv} exited with {process.returncode}')
 

@@ -5,7 +5,6 @@ import http.server
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -215,23 +214,23 @@ def test_one_that_accepts_and_says_nothing(
     released = threading.Event()
 
     def hang(_call: Call) -> Answer:
-        released.wait(10)
+        released.wait(60)
         return 200, {}
 
     cloud.answer = hang
-    began = time.monotonic()
-    with pytest.raises(Away):
+    with pytest.raises(Away, match='cannot be reached: no answer in time'):
         Api(cloud.service(), insecure=False).job('j')
-    assert time.monotonic() - began < 5
+    # It has not answered yet.
     released.set()
 
 
 def test_nobody_is_there(cloud: Cloud) -> None:
     nowhere = 'http://127.0.0.1:1'
-    with pytest.raises(Away, match=r'127\.0\.0\.1'):
-        Api(cloud.service(auth_url=nowhere), insecure=False).job('j')
-    with pytest.raises(Away, match=r'127\.0\.0\.1'):
-        Api(cloud.service(backup_url=nowhere), insecure=False).job('j')
+    for service in (cloud.service(auth_url=nowhere), cloud.service(backup_url=nowhere)):
+        with pytest.raises(Away) as error:
+            Api(service, insecure=False).job('j')
+        said = f'{nowhere} cannot be reached: Connection refused'
+        assert str(error.value) == said
 
 
 @pytest.mark.parametrize('status', [401, 403, 500])
