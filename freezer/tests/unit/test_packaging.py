@@ -112,6 +112,21 @@ def test_every_dependency_has_a_minimum(requirement: str) -> None:
     assert re.match(r'[A-Za-z0-9_.-]+>=\d', requirement)
 
 
+def test_the_page_has_every_extra() -> None:
+    page = (ROOT / 'doc/source/user/install.rst').read_text()
+    listed = set(re.findall(r'^``([\w-]+)``  ', page, re.MULTILINE))
+    assert listed == set(PROJECT['project']['optional-dependencies'])
+
+
+@pytest.mark.parametrize('name', ['Containerfile', 'tools/package.sh', 'tools/lib.sh'])
+def test_extras_that_are_installed_are_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    (named,) = re.findall(r'(?:\.|src)\[([\w,-]+)\]|^EXTRAS=(\S+)', text, re.MULTILINE)
+    chosen = set(''.join(named).split(','))
+    assert len(chosen) > 1
+    assert chosen <= set(PROJECT['project']['optional-dependencies'])
+
+
 def test_bindep_has_what_the_tests_install() -> None:
     done = subprocess.run(
         ['bash', '-c', '. tools/lib.sh; echo "${PACKAGES[@]}"'],
