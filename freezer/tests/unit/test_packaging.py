@@ -198,6 +198,13 @@ def test_pre_commit_stops_a_bad_file(
     assert hook('broken.sh', '#!/bin/bash\nif\n', 'shell-syntax') == 1
 
 
+def test_the_containerfile_is_linted() -> None:
+    program = Path(sys.executable).with_name('hadolint')
+    argv = [str(program), '--no-color', 'Containerfile']
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
 def test_files_are_as_editorconfig_says() -> None:
     files = subprocess.run(
         ['git', 'ls-files', '-z', '*.py', '*.sh', '*.rst', '*.toml', '*.yaml', '*.cfg'],
