@@ -48,6 +48,8 @@ step 'ruff format' ruff format --check .
 step 'mypy' mypy
 step 'import contracts' lint-imports
 step 'release notes' reno -q lint
+step 'release notes, rendered' \
+    sphinx-build -q -W -b html releasenotes/source releasenotes/build/html
 step 'documentation' docs
 say pytest
 # In place of this shell: pytest's closing line is the last one.

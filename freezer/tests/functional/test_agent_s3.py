@@ -52,6 +52,7 @@ def assert_restores(agent: Agent, expected: Path, target: Path, *options: str) -
 # The whole way
 
 
+@pytest.mark.package
 @REAL
 def test_every_state_of_a_chain_restores(agent: Agent, tmp_path: Path) -> None:
     source = tmp_path / 'source'
@@ -75,6 +76,7 @@ def test_every_state_of_a_chain_restores(agent: Agent, tmp_path: Path) -> None:
     assert missed(states[2], newest) == []
 
 
+@pytest.mark.package
 @REAL
 def test_backup_of_many_parts(agent: Agent, store: S3Store, tmp_path: Path) -> None:
     source = tmp_path / 'source'
@@ -164,6 +166,7 @@ def test_keys_from_environment_or_command_line(
         assert f'--{name}' in missing
 
 
+@pytest.mark.package
 @ONE
 @pytest.mark.parametrize(
     'compression, magic',
@@ -193,6 +196,7 @@ def test_restore_knows_the_compression(
     assert_restores(agent, source, tmp_path / 'target', '--compression', other)
 
 
+@pytest.mark.package
 @REAL
 def test_encrypted_backup_is_read_by_openssl_and_tar(
     store: S3Store, tmp_path: Path

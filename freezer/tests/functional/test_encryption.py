@@ -58,6 +58,7 @@ def make(agent: Agent, source: Path) -> list[tuple[int, Tree]]:
     return states
 
 
+@pytest.mark.package
 def test_a_chain(store: S3Store, options: tuple[object, ...], tmp_path: Path) -> None:
     source = tmp_path / 'source'
     trees.make_tree(source, seed=7)
@@ -112,6 +113,7 @@ def test_a_stream_of_many_volumes(
     assert missed(trees.describe(big), tmp_path / 'target') == []
 
 
+@pytest.mark.package
 def test_several_storages(
     store: S3Store, options: tuple[object, ...], source: Path, tmp_path: Path
 ) -> None:

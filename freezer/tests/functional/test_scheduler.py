@@ -85,6 +85,7 @@ def example(name: str, changes: dict[str, str], **schedule: Any) -> dict[str, An
     return job
 
 
+@pytest.mark.package
 def test_the_examples(store: S3Store, tree: Path, tmp_path: Path) -> None:
     drill = tmp_path / 'drill'
     here = {'backups/web1': store.container}
@@ -322,6 +323,7 @@ def test_a_hundred_jobs_at_once(scheduler: Scheduler, tmp_path: Path) -> None:
     assert len(lines(log)) == 200
 
 
+@pytest.mark.package
 def test_the_daemon(scheduler: Scheduler, tmp_path: Path) -> None:
     seen = tmp_path / 'seen'
     scheduler.job('a', document(executes(f'touch {seen}'), schedule_interval='1 hour'))

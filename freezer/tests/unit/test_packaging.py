@@ -1,0 +1,261 @@
+"""What is around the code: versions, what a wheel holds, lists that must agree."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from freezer.tests.agent import ROOT
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+LAYERS = [
+    contract
+    for contract in PROJECT['tool']['importlinter']['contracts']
+    if contract['type'] == 'layers'
+]
+HOOKS = [
+    hook
+    for repository in yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())[
+        'repos'
+    ]
+    for hook in repository['hooks']
+]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """What a build reads, in a directory that git knows nothing of."""
+    folder = tmp_path / 'tree'
+    (folder / 'freezer' / 'tests').mkdir(parents=True)
+    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'requirements.txt'):
+        shutil.copy(ROOT / name, folder)
+    for name in ('README.rst', 'LICENSE', 'freezer/__init__.py'):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / 'freezer' / 'tests' / '__init__.py').touch()
+    return folder
+
+
+def git(tree: Path, *arguments: str) -> None:
+    who = ('-c', 'user.name=somebody', '-c', 'user.email=somebody@example.com')
+    subprocess.run(['git', *who, *arguments], cwd=tree, check=True, capture_output=True)
+
+
+def commit(tree: Path, *options: str) -> None:
+    git(tree, 'commit', '-q', '--no-gpg-sign', '-m', 'a change', *options)
+
+
+def version(tree: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, 'setup.py', '--quiet', '--version'],
+        cwd=tree,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.split()[-1]
+
+
+# The version
+
+
+def test_the_version_of_an_export(tree: Path) -> None:
+    assert version(tree) == '20.0.0.dev0'
+
+
+def test_the_version_of_an_export_inside_another_clone(tree: Path) -> None:
+    git(tree.parent, 'init', '-q')
+    commit(tree.parent, '--allow-empty')
+    git(tree.parent, 'tag', '-a', '3.2.1', '-m', 'of another project')
+    assert version(tree) == '20.0.0.dev0'
+
+
+def test_the_version_follows_git(tree: Path) -> None:
+    git(tree, 'init', '-q')
+    git(tree, 'add', '.')
+    commit(tree)
+    assert version(tree) == '20.0.0.dev0'
+    commit(tree, '--allow-empty')
+    assert re.fullmatch(r'20\.0\.0\.dev[12]', version(tree))
+    git(tree, 'tag', '-a', '20.0.0', '-m', 'a release')
+    assert version(tree) == '20.0.0'
+
+
+def test_the_version_of_an_sdist_is_that_of_its_metadata(tree: Path) -> None:
+    (tree / 'PKG-INFO').write_text('Name: freezer\nVersion: 20.4.2\n')
+    assert version(tree) == '20.4.2'
+
+
+# Dependencies
+
+
+def requirements() -> list[str]:
+    lines = (ROOT / 'requirements.txt').read_text().splitlines()
+    extras = PROJECT['project']['optional-dependencies']
+    return [
+        *(line.partition('#')[0].strip() for line in lines if line[:1] != '#'),
+        *(each for extra in extras.values() for each in extra),
+    ]
+
+
+@pytest.mark.parametrize('requirement', requirements())
+def test_every_dependency_has_a_minimum(requirement: str) -> None:
+    assert re.match(r'[A-Za-z0-9_.-]+>=\d', requirement)
+
+
+def test_the_page_has_every_extra() -> None:
+    page = (ROOT / 'doc/source/user/install.rst').read_text()
+    listed = set(re.findall(r'^``([\w-]+)``  ', page, re.MULTILINE))
+    assert listed == set(PROJECT['project']['optional-dependencies'])
+
+
+@pytest.mark.parametrize('name', ['Containerfile', 'tools/package.sh', 'tools/lib.sh'])
+def test_extras_that_are_installed_are_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    (named,) = re.findall(r'(?:\.|src)\[([\w,-]+)\]|^EXTRAS=(\S+)', text, re.MULTILINE)
+    chosen = set(''.join(named).split(','))
+    assert len(chosen) > 1
+    assert chosen <= set(PROJECT['project']['optional-dependencies'])
+
+
+def test_bindep_has_what_the_tests_install() -> None:
+    done = subprocess.run(
+        ['bash', '-c', '. tools/lib.sh; echo "${PACKAGES[@]}"'],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = (ROOT / 'bindep.txt').read_text().splitlines()
+    named = {line.split()[0] for line in lines if line and line[0] != '#'}
+    assert set(done.stdout.split()) <= named
+    assert 'tar' in named
+
+
+# Habits
+
+
+def test_hooks_are_local_and_their_programs_are_those_of_the_tests() -> None:
+    config = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
+    assert {repository['repo'] for repository in config['repos']} == {'local'}
+    script = (ROOT / 'tools' / 'test.sh').read_text()
+    for hook in HOOKS:
+        program = shlex.split(hook['entry'])[0]
+        if program != 'bash':
+            assert re.search(rf"step '[^']*' {Path(program).name}\b", script), hook
+
+
+@pytest.mark.parametrize('hook', HOOKS, ids=lambda hook: hook['id'])
+def test_a_hook_runs(hook: dict[str, Any]) -> None:
+    if hook['id'] in ('mypy', 'import-contracts'):
+        # They take long, and are steps of tools/test.sh as they stand here.
+        arguments = ['--help']
+    else:
+        arguments = {'shell-syntax': ['tools/lib.sh'], 'release-notes': []}.get(
+            hook['id'], ['setup.py']
+        )
+    program, *options = shlex.split(hook['entry'])
+    found = Path(program).name
+    beside = Path(sys.executable).parent / found
+    done = subprocess.run(
+        [str(beside) if beside.exists() else found, *options, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pre_commit_stops_a_bad_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('PRE_COMMIT_HOME', str(tmp_path / 'cache'))
+    folder = tmp_path / 'clone'
+    folder.mkdir()
+    git(folder, 'init', '-q')
+    for name in ('.pre-commit-config.yaml', 'pyproject.toml'):
+        shutil.copy(ROOT / name, folder)
+    (folder / '.venv').symlink_to(sys.prefix)
+
+    def hook(name: str, content: str, *only: str) -> int:
+        (folder / name).write_text(content)
+        git(folder, 'add', name)
+        argv = [sys.executable, '-m', 'pre_commit', 'run', *only, '--files', name]
+        return subprocess.run(argv, cwd=folder, check=False).returncode
+
+    assert hook('fine.py', "NAME = 'x'\n", 'ruff-check') == 0
+    assert hook('unused.py', 'import os\n', 'ruff-check') == 1
+    assert hook('broken.sh', '#!/bin/bash\nif\n', 'shell-syntax') == 1
+
+
+def test_the_containerfile_is_linted() -> None:
+    program = Path(sys.executable).with_name('hadolint')
+    argv = [str(program), '--no-color', 'Containerfile']
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+
+def test_files_are_as_editorconfig_says() -> None:
+    files = subprocess.run(
+        ['git', 'ls-files', '-z', '*.py', '*.sh', '*.rst', '*.toml', '*.yaml', '*.cfg'],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout.split(b'\0')
+    for name in files[:-1]:
+        path = os.path.join(os.fsencode(ROOT), name)
+        if not os.path.exists(path):  # removed, and not committed yet
+            continue
+        with open(path, 'rb') as file:
+            content = file.read()
+        content.decode('utf-8')
+        assert b'\r' not in content, name
+        assert not content or content.endswith(b'\n'), name
+        assert not re.search(rb'[ \t]\n', content), name
+
+
+# The picture
+
+
+@pytest.fixture(scope='module')
+def picture() -> ModuleType:
+    path = ROOT / 'doc' / 'source' / '_ext' / 'import_contract.py'
+    spec = importlib.util.spec_from_file_location('import_contract', path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('contract', LAYERS, ids=lambda c: str(c['name'][:20]))
+def test_the_picture_has_every_layer(
+    contract: dict[str, Any], picture: ModuleType
+) -> None:
+    page = (ROOT / 'doc/source/contributor/architecture.rst').read_text()
+    assert f'.. import-contract:: {contract["name"]}\n' in page
+    found = picture.layers(contract['name'])
+    assert [' | '.join(layer) for layer in found] == contract['layers']
+    arrows = picture.arrows(found)
+    drawn = picture.svg(found, arrows)
+    order = [module for layer in found for module in layer]
+    for module in order:
+        assert f'>{module.rpartition(".")[2]}</text>' in drawn
+    assert drawn.count('fill="none"') == len(arrows) > len(found)
+    # Down, and never up.
+    assert all(order.index(a) < order.index(b) for a, b in arrows)
+
+
+def test_a_contract_that_is_not_there(picture: ModuleType) -> None:
+    with pytest.raises(LookupError, match='no contract'):
+        picture.layers('another')
