@@ -160,13 +160,12 @@ class Part:
         self._directories.add(found.path, renamed(unit, head, name, b'', None))
         if found.chosen:
             self._pass(found.path, directory=True)
+            if not self._is_chosen(found.path[:-1]):
+                self._clear_place(found.path)
             self._make_ready(found.path)
             self.chosen.append(found.path)
-            if unit.dumpdir is None or not self._is_chosen(found.path[:-1]):
-                # With a list, tar expects a directory in the target, if anything.
-                yield renamed(unit, head, name, b'', None)
-            if unit.dumpdir is not None:
-                yield renamed(unit, head, name, b'', contents(unit.dumpdir))
+            listed = None if unit.dumpdir is None else contents(unit.dumpdir)
+            yield renamed(unit, head, name, b'', listed)
 
     def _pass(self, path: Path, directory: bool = False) -> None:
         """Something is about to be made there: note the directories it needs."""
@@ -193,6 +192,21 @@ class Part:
                 f'{os.fsdecode(full)} is a directory, and none in the backup: remove '
                 f'it, or restore elsewhere'
             )
+
+    def _clear_place(self, path: Path) -> None:
+        """A directory takes the place of a file, or a link.
+
+        Here, because no list of a directory has tar remove it; and tar looks for what
+        is too much in a directory before it makes it.
+        """
+        full = b'/'.join((self._target, *path))
+        try:
+            if not stat.S_ISDIR(os.lstat(full).st_mode):
+                os.unlink(full)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
 
     def _is_absent(self, path: Path) -> bool:
         full = b'/'.join((self._target, *path))
