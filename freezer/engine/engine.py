@@ -93,6 +93,7 @@ class Run:
     :param base: the engine's file of the level below, to be left as it is; None at
         level 0
     :param state: where the engine's file for the next level has to be written
+    :param level: of the archive
     :param include: paths to archive whether they changed or not
     """
 
@@ -100,6 +101,7 @@ class Run:
     base: Path | None
     state: Path
     warnings: 'Warnings'
+    level: int
     include: frozenset[bytes] = frozenset()
 
 
@@ -297,7 +299,11 @@ class BackupEngine(abc.ABC):
                     backup = Backup(self, backup.hostname_backup_name, time, time, 0)
             key = base.key if base else self._new_key()
             run = Run(
-                source, base.state if base else None, folder / 'state', Warnings()
+                source,
+                base.state if base else None,
+                folder / 'state',
+                Warnings(),
+                backup.level,
             )
             for _ in range(_ATTEMPTS):
                 sealer = self._sealer(key, backup, base)

@@ -42,11 +42,12 @@ _HARMLESS = re.compile(
     r'|tar: (Removing leading .*|Exiting with failure status due to previous errors)\Z'
 )
 _WARNING = re.compile(
-    r'tar: (.*?): ('
+    # The last place where a text can begin: names may have such texts in them.
+    r'tar: (.*)(?:: Warning|(?<!: Warning)): ('
     r'[Ff]ile changed as we read it'
     r'|File removed before we read it'
     r'|File shrank by \d+ bytes?; padding with zeros'
-    r'|(Warning: )?Cannot [a-z_]+: .*'
+    r'|Cannot [a-z_]+: .*'
     r')\Z'
 )
 _MISSING_LINKS = re.compile(r"tar: Missing links to '(.*)'\.\Z")

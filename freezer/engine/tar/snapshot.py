@@ -16,12 +16,14 @@ Handed to the next level as it is, the file loses data, seen with tar 1.34:
   may carry a time before it, and is never stored. So the dump's time is put back.
 * A file that could not be read counts as stored. It is taken out of the record, and so
   is new at the next level.
+* What was excluded counts as not changed, stored or not. It gets a letter of its own,
+  and is taken out of the record before tar reads it.
 * Of a single file there is no record, and another one that is older would count as not
   changed. A record of a directory that tar never looks for has its path.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 
 from freezer.exceptions import EngineError
 
@@ -30,6 +32,9 @@ MARGIN_NANOSECONDS = 2 * 10**9
 _DIRECTORY_FIELDS = 6
 #: what a snapshot file is of, if it is of a directory
 TREE = b'.'
+_UNCHANGED = b'N'
+# Ours; tar takes any letter for a name it knows.
+_EXCLUDED = b'I'
 
 
 @dataclasses.dataclass
@@ -77,12 +82,34 @@ class Snapshot:
         if subject != TREE:
             self.directories.append(Directory([b'0'] * 5, subject, []))
 
-    def for_next_level(self) -> None:
-        """Make it what the next level may safely build on."""
+    def note_excluded(
+        self, stored: Container[bytes], is_younger: Callable[[bytes], bool]
+    ) -> None:
+        """Tell what was excluded from what has not changed.
+
+        :param stored: paths that the level below has
+        :param is_younger: whether one has changed since
+        """
+        for directory in self.directories:
+            folder = plain_path(directory.name)
+            prefix = folder + b'/' if folder else b''
+            for number, entry in enumerate(directory.entries):
+                path = prefix + entry[1:]
+                if entry[:1] == _UNCHANGED and (path not in stored or is_younger(path)):
+                    directory.entries[number] = _EXCLUDED + entry[1:]
+
+    def for_next_level(self, level: int) -> None:
+        """Make it what the next level may safely build on.
+
+        :param level: the next one; at level 0 all counts as changed but what was
+            excluded
+        """
+        excluded = (_EXCLUDED, _UNCHANGED) if level == 1 else (_EXCLUDED,)
         time = self.seconds * 10**9 + self.nanoseconds - MARGIN_NANOSECONDS
         self.seconds, self.nanoseconds = divmod(time, 10**9)
         for directory in self.directories:
             directory.head[3] = b'0'
+            directory.entries = [e for e in directory.entries if e[:1] not in excluded]
 
     def forget(self, paths: Iterable[bytes]) -> None:
         """Make the next level store these, and all below them, whatever their times.

@@ -67,9 +67,10 @@ class TarEngine(BackupEngine):
 
     def archive(self, run: Run) -> Generator[Block, None, None]:
         base_time = 0
+        base: snapshot.Snapshot | None = None
         if run.base is not None:
             base = snapshot.load(run.base.read_bytes())
-            base.for_next_level()
+            base.for_next_level(run.level)
             base.forget(run.include)
             base_time = base.seconds * 10**9 + base.nanoseconds
             run.state.write_bytes(base.dump())
@@ -100,6 +101,11 @@ class TarEngine(BackupEngine):
             status = process.wait()
             lines = said.lines()
         found = _judge(status, lines, source, run.warnings)
+        if base is None and head == b'\0':
+            raise EngineError(
+                f'{os.path.join(source.folder, source.name)}: --exclude leaves out all '
+                f'of it'
+            )
         # In the state each file that was stored has a field that begins with Y. Beside
         # a single file there are no directories, and so no fields; an archive of
         # nothing is zeros.
@@ -113,9 +119,15 @@ class TarEngine(BackupEngine):
             self._check_links(run, base_time, [path for path in links if path])
         # tar counts what it could not read as stored.
         unread = [m.path for m in found if m.kind is messages.Kind.WARNING and m.path]
-        if unread or source.name != '.':
+        excluded = base is not None and bool(self.settings.exclude)
+        if unread or excluded or source.name != '.':
             written = snapshot.load(run.state.read_bytes())
             written.note(_subject(source))
+            if excluded:
+                assert base is not None
+                written.note_excluded(
+                    base.paths(), lambda path: _is_younger(source, path, base_time)
+                )
             written.forget(snapshot.plain_path(path) for path in unread)
             run.state.write_bytes(written.dump())
 
@@ -286,6 +298,15 @@ class TarEngine(BackupEngine):
 
     def begins(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
+
+
+def _is_younger(source: Source, path: bytes, time: int) -> bool:
+    """Whether a file counts as changed since; epoch nanoseconds."""
+    try:
+        status = os.lstat(os.path.join(os.fsencode(source.folder), path))
+    except OSError:
+        return True
+    return max(status.st_mtime_ns, status.st_ctime_ns) >= time
 
 
 def _subject(source: Source) -> bytes:

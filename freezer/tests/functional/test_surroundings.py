@@ -227,3 +227,37 @@ def test_job_file_names_no_other(
     job = job_file(tmp_path / 'job', {'job': {key: tmp_path}})
     error = local.backup(source, '--config', job).only_error
     assert f'{key.replace("-", "_")} is not an option of this agent' in error
+
+
+# Exclusion
+
+
+def test_what_is_no_longer_excluded_is_stored(
+    local: Agent, source: Path, tmp_path: Path
+) -> None:
+    for name in ('never.o', 'first.o', 'file'):
+        (source / name).write_text('first')
+    excluding = local.told('--exclude', '*.o')
+    time.sleep(OLD)
+    # Once: not in level 1, because it is older than level 0, which has not got it.
+    assert level(excluding, source) == 0
+    assert level(local, source) == 1
+    (source / 'first.o').write_text('second')
+    time.sleep(OLD)
+    # Once: not in level 3, because it is older than level 2, which left it out.
+    assert level(excluding, source) == 2
+    time.sleep(OLD)
+    assert level(excluding, source) == 3
+    assert level(local, source) == 4
+    local.restore(tmp_path / 'target').check()
+    assert missed(trees.describe(source), tmp_path / 'target') == []
+
+
+@pytest.mark.parametrize('pattern, path', [('.', ''), ('*.o', 'file.o')])
+def test_excluding_everything_is_refused(
+    local: Agent, source: Path, pattern: str, path: str
+) -> None:
+    (source / 'file.o').write_text('content')
+    result = local.backup(source / path, '--exclude', pattern)
+    assert 'leaves out all of it' in result.only_error
+    assert local.store.markers() == []

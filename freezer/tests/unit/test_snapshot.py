@@ -113,7 +113,7 @@ def test_the_next_level_sees_what_came_in_the_same_tick(
     before = found.seconds
     (tree / 'b' / 'three').write_text('changed')
     os.utime(tree / 'b' / 'three', (before - 1, before - 1))
-    found.for_next_level()
+    found.for_next_level(1)
     assert found.seconds < before
     state.write_bytes(found.dump())
     assert 'b/three' in dump(tree, state)
@@ -122,7 +122,7 @@ def test_the_next_level_sees_what_came_in_the_same_tick(
 def test_nothing_is_taken_for_a_rename(tree: Path, state: Path) -> None:
     """tar knows directories by number, and stores nothing of one that was renamed."""
     found = load(state)
-    found.for_next_level()
+    found.for_next_level(1)
     state.write_bytes(found.dump())
     (tree / 'a').rename(tree / 'c')
     assert {'c/one', 'c/deep/two'} <= dump(tree, state)

@@ -31,6 +31,11 @@ LINES = [
     ('tar: ./a: Cannot savedir: Permission denied', Kind.WARNING, b'./a'),
     (r'tar: ./a\nb: Cannot open: Permission denied', Kind.WARNING, b'./a\nb'),
     (r'tar: ./\303\274\\: Cannot open: x', Kind.WARNING, b'./\xc3\xbc\\'),
+    (
+        'tar: ./a: Cannot open: b: Cannot open: Permission denied',
+        Kind.WARNING,
+        b'./a: Cannot open: b',
+    ),
     ("tar: Missing links to './a'.", Kind.MISSING_LINKS, b'./a'),
     ('tar: .: Cannot open: Permission denied', Kind.FATAL, b'.'),
     ('tar: ./: Cannot open: Permission denied', Kind.FATAL, b'./'),
