@@ -177,7 +177,7 @@ def _parse(conf: cfg.ConfigOpts, argv: Sequence[str]) -> None:
         text = said.getvalue().strip().rpartition('error: ')[2]
         if stop.code == 2:
             sys.stderr.write(f'{PROG}: {_without_values(text)}; see --help\n')
-        elif stop.code:
+        elif stop.code != 0:  # oslo.config 9 ends with None, which is 0
             raise ConfigError(_plainly(text)) from stop
         raise
     except cfg.Error as error:
