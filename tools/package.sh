@@ -27,7 +27,7 @@ for each in $ONLY; do
     [ "$each" = oldest ] || [ "$each" = newest ] || die "$each: is neither oldest nor newest"
 done
 
-EXTRAS=zstd,encryption,crt,scheduler
+EXTRAS=zstd,encryption,crt,metrics,scheduler,scheduler-api
 PYTHON=${PYTHON:-python3}
 SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/freezer-package.XXXXXX")
 trap 'rm -rf "$SCRATCH"' EXIT
