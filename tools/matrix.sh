@@ -5,7 +5,7 @@
 #
 #   tools/matrix.sh                   takes about half an hour on two processors
 #   tools/matrix.sh --rst FILE        writes the table to a file as well:
-#                                     doc/source/user/matrix.inc
+#                                     doc/source/reference/matrix.inc
 #   tools/matrix.sh --only WORD       only the runs whose name has this word in it:
 #                                     newest, ceph, virtual, swift-https …
 #

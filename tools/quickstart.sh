@@ -284,7 +284,7 @@ A directory was backed up to S3, then only what had changed in it; both states w
 restored, and every byte, mode, owner, time and link is right. The S3 server and all
 files of this run are removed now.
 
-  Your own files and bucket   $REPOSITORY/doc/source/user/s3.rst
+  Your own files and bucket   $REPOSITORY/doc/source/user/stores.rst
   Older states, partial ones  $REPOSITORY/doc/source/user/restore.rst
   Coming from Freezer 19      $REPOSITORY/doc/source/user/from-freezer-19.rst
 

@@ -6,7 +6,10 @@ from freezer.job.job import Job, Outcome, Table
 from freezer.storage.check import CheckReport, CheckRow
 from freezer.storage.exceptions import StorageException
 
-_WIDTH = 50
+# Of a terminal.
+_COLUMNS = 80
+# A column of text that is narrower is not read any more.
+_NARROWEST = 30
 
 
 class CheckJob(Job):
@@ -62,15 +65,17 @@ def _document(report: CheckReport, summary: str, several: bool) -> dict[str, Any
 
 
 def _table(report: CheckReport, several: bool) -> Table:
-    rows = [
-        (
-            *((row.storage,) if several else ()),
-            row.name,
-            row.finding.result.value,
-            row.finding.seen,
-            row.finding.mend,
-        )
-        for row in report.rows
-    ]
-    header = ('Check', 'Result', 'Seen', 'What helps')
-    return Table((*(('Storage',) if several else ()), *header), rows, _WIDTH)
+    header = [*(['Storage'] if several else []), 'Check', 'Result', 'Seen']
+    rows = []
+    for row in report.rows:
+        first = [row.storage] if several else []
+        finding = row.finding
+        rows.append([*first, row.name, finding.result.value, finding.seen])
+        if finding.mend:
+            rows.append([*('' for _ in first), '', '', f'What helps: {finding.mend}'])
+    # What the other columns leave of a terminal.
+    taken = sum(
+        3 + max(len(row[column]) for row in (header, *rows))
+        for column in range(len(header) - 1)
+    )
+    return Table(header, rows, max(_NARROWEST, _COLUMNS - taken - 4))

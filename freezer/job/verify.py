@@ -175,16 +175,20 @@ class VerifyJob(Job):
 
     def _table(self, checked: Sequence[_Checked]) -> Table:
         several = self.config.storage == 'multiple'
+        # A column that says "tar" in every row would not fit into 80 characters.
+        engines = len({one.backup.engine.name for one in checked}) > 1
         return Table(
             (
                 *(('Storage',) if several else ()),
-                *('Host', 'Name', 'Engine', 'Level', 'Date', 'Bytes', 'Result'),
+                *('Host', 'Name'),
+                *(('Engine',) if engines else ()),
+                *('Level', 'Date', 'Bytes', 'Result'),
             ),
             [
                 (
                     *((one.storage,) if several else ()),
                     *layout.split_identity(one.backup.hostname_backup_name),
-                    one.backup.engine.name,
+                    *((one.backup.engine.name,) if engines else ()),
                     one.backup.level,
                     iso(one.backup.timestamp),
                     one.found.size,

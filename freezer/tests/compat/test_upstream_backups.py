@@ -1,5 +1,7 @@
 """Backups that Freezer 19.0.0 made, and what Freezer 19 would make of ours.
 
+``from-freezer-19.rst`` says how one moves.
+
 The fixture has four chains of one small tree, written by Freezer 19.0.0 to local
 storage; on S3 the objects would be the same. Its archives keep whole seconds of times
 only, and no holes.

@@ -21,6 +21,7 @@ from freezer.tests.conformance.places import (
 )
 from freezer.tests.conformance.variants import VARIANTS, Variant, Way
 from freezer.tests.conftest import SERVERS
+from freezer.tests.toy.place import SqlitePlace
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -107,6 +108,7 @@ def place(
     yield {
         'local': local,
         's3': other,
+        'sqlite': SqlitePlace(tmp_path / 'some where' / 'ü.sqlite'),
         'multiple': MultiplePlace({'here': local, 'there': other}),
     }[driver]
     if isinstance(other, S3Place):

@@ -1,7 +1,7 @@
 """How stores differ from AWS, and that the driver does right in spite of it.
 
-Each test is a row of the table in ``doc/source/user/stores.rst``. One that fails
-because a newer version of a store has mended its ways goes with its row.
+Each test is a row of the table in ``doc/source/reference/store-differences.rst``. One
+that fails because a newer version of a store has mended its ways goes with its row.
 """
 
 import contextlib

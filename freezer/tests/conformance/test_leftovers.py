@@ -1,4 +1,7 @@
-"""What failed backups leave on S3 goes, and nothing else does."""
+"""What failed backups leave on S3 goes, and nothing else does.
+
+As ``levels-and-retention.rst`` shows.
+"""
 
 import json
 from collections.abc import Iterator

@@ -44,6 +44,7 @@ from freezer.utils.streaming import RichQueue
 EVERY_S3 = {f's3-{server}': ('s3', server) for server in servers.KINDS}
 EVERY_STORAGE = {
     'local': ('local', None),
+    'sqlite': ('sqlite', None),
     'multiple-local': ('multiple', None),
     'multiple-mixed': ('multiple', 'moto'),
     **EVERY_S3,

@@ -91,7 +91,7 @@ def where(problem: Problem) -> tuple[str | None, int | None, int | None, int | N
     return problem.volume, problem.part, problem.start, problem.end
 
 
-@on('local', 'multiple-mixed', *STORES)
+@on('local', 'sqlite', 'multiple-mixed', *STORES)
 class TestEveryStorage:
     @both
     @pytest.mark.parametrize('size', [0, 1, len(CONTENT)])

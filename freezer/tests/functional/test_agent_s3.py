@@ -1,4 +1,7 @@
-"""What the agent is for, from its command line to a real S3 server and back."""
+"""What the agent is for, from its command line to a real S3 server and back.
+
+With what ``levels-and-retention.rst`` shows of retention.
+"""
 
 import os
 import shlex

@@ -1,4 +1,7 @@
-"""What is there, and what is in it, without a restore."""
+"""What is there, and what is in it, without a restore.
+
+The screens are in ``looking.rst``.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Keys of a profile, and where no secret goes."""
+"""Keys of a profile, and where no secret goes: ``s3.rst``."""
 
 import base64
 import datetime

@@ -1,4 +1,7 @@
-"""The real freezer-scheduler, with job files, the real agent and a real store."""
+"""The real freezer-scheduler, with job files, the real agent and a real store.
+
+As ``scheduler.rst`` shows it.
+"""
 
 import contextlib
 import json

@@ -1,4 +1,7 @@
-"""The installer of the S3 driver, on a directory that looks like Freezer 19.0.0."""
+"""The installer of the S3 driver, on a directory that looks like Freezer 19.0.0.
+
+As ``inside-freezer-19.rst`` shows it.
+"""
 
 import subprocess
 import sys

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from freezer.tests.agent import ROOT
 
-PAGE = Path(ROOT) / 'doc/source/user/stores.rst'
+PAGE = Path(ROOT) / 'doc/source/reference/store-differences.rst'
 TESTS = Path(ROOT) / 'freezer/tests/conformance/test_deviations.py'
 
 

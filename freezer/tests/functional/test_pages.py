@@ -1,0 +1,153 @@
+"""What the pages of the documentation have one type is typed, and answered so."""
+
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from freezer.tests import agent, pages, scheduler, servers
+from freezer.tests.agent import ROOT
+from freezer.tests.pages import Block, Reader
+
+BUCKET = 'backups'
+
+
+def runs() -> list[Any]:
+    """Each page, with each server that some of it is run on."""
+    found = []
+    for page in pages.pages():
+        name = str(page.relative_to(ROOT))
+        short = name.removeprefix('doc/source/').removesuffix('.rst')
+        run = [block.server for block in pages.blocks(page.read_text()) if block.is_run]
+        for server in dict.fromkeys(run):
+            found.append(pytest.param(page, server, id=f'{short}-{server}'))
+    return found
+
+
+@pytest.fixture(scope='session')
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the command ``aws``: that of this machine, or one from pip.
+
+    That one is in a virtual environment of its own, made once for all workers: it wants
+    one certain botocore.
+    """
+    found = shutil.which('aws')
+    if found:
+        return Path(found).parent
+    shared = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        shared = shared.parent
+    folder, ready = shared / 'aws', shared / 'aws.ready'
+    with open(shared / 'aws.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            venv = [sys.executable, '-m', 'venv', '--without-pip', str(folder)]
+            subprocess.run(venv, check=True)
+            pip = [sys.executable, '-m', 'pip', f'--python={folder}/bin/python']
+            pip += ['install', '--quiet', '--disable-pip-version-check', 'awscli']
+            done = subprocess.run(pip, capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f'no aws-cli: {done.stderr.strip()}')
+            ready.touch()
+    return folder / 'bin'
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """What there is on the machine that the pages speak of."""
+    root = tmp_path / 'web1'
+    for name, content in {
+        'etc/host.conf': 'multi on\n',
+        'etc/hostname': 'web1\n',
+        'etc/hosts': '127.0.0.1 localhost\n',
+        'etc/motd': 'Welcome.\n',
+        'etc/passwd': 'root:x:0:0:root:/root:/bin/bash\n',
+        'etc/ssh/sshd_config': 'PermitRootLogin no\n',
+        'etc/ssh/ssh_config': 'HashKnownHosts yes\n',
+        'home/alice/letter.txt': 'Dear reader,\n',
+        'home/alice/cache/index': 'what can be made again\n',
+        'srv/www/index.html': '<p>All is well.</p>\n',
+        'var/lib/freezer/notes': 'nothing yet\n',
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    for name in ('tmp', 'mnt', 'run', 'etc/freezer', 'var/tmp'):
+        (root / name).mkdir()
+    return root
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder with the commands of this tree."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    for name, argv in (
+        ('freezer-agent', agent.command()),
+        ('freezer-scheduler', scheduler.command()),
+    ):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n')
+        script.chmod(0o755)
+    return folder
+
+
+def empty(server: servers.Server) -> None:
+    """Take away the bucket of the page before."""
+    client = server.client()
+    try:
+        versions = client.get_paginator('list_object_versions')
+        for page in versions.paginate(Bucket=BUCKET):
+            for one in page.get('Versions', []) + page.get('DeleteMarkers', []):
+                where = {'Key': one['Key'], 'VersionId': one['VersionId']}
+                client.delete_object(Bucket=BUCKET, **where)
+        for key in server.keys(BUCKET):
+            server.delete(BUCKET, key)
+        for key, upload in server.uploads(BUCKET):
+            client.abort_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload)
+        client.delete_bucket(Bucket=BUCKET)
+    except client.exceptions.NoSuchBucket:
+        pass
+
+
+# Some type many commands.
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('page, s3_server', runs(), indirect=['s3_server'])
+def test_page(
+    page: Path,
+    s3_server: servers.Server,
+    machine: Path,
+    programs: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    todo = [
+        block
+        for block in pages.blocks(page.read_text())
+        if block.is_run and block.server == s3_server.name
+    ]
+    path = [programs]
+    if any(needs_aws(block) for block in todo):
+        path.append(request.getfixturevalue('aws'))
+    store = {
+        'ENDPOINT': s3_server.endpoint,
+        'ACCESS_KEY': s3_server.access_key,
+        'SECRET_KEY': s3_server.secret_key,
+    }
+    empty(s3_server)
+    try:
+        with Reader(machine, store, path) as reader:
+            for block in todo:
+                reader.follow(block)
+    finally:
+        empty(s3_server)
+
+
+def needs_aws(block: Block) -> bool:
+    return 'aws ' in block.text
