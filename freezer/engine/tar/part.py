@@ -55,7 +55,10 @@ class Part:
     def __init__(
         self, target: str, patterns: Patterns, make_ready: Callable[[Path], None]
     ) -> None:
-        """:param make_ready: called before a directory that is chosen is handed on"""
+        """
+        :param make_ready: lets tar work in a directory of the target, if it is there,
+            and in those below
+        """
         self._target = os.fsencode(target)
         self._make_ready = make_ready
         self._state = State(patterns)
@@ -64,8 +67,8 @@ class Part:
         self._links: dict[Path, list[_Link]] = {}
         # Directories on the way to something that was handed on.
         self._passed: set[Path] = set()
-        self.chosen: list[Path] = []
-        """The directories that are chosen, as far as they have been met."""
+        # Directories that are chosen, and in none that is.
+        self._tops: list[Path] = []
 
     @property
     def wanted(self) -> bool:
@@ -80,6 +83,14 @@ class Part:
     def unmatched(self) -> list[str]:
         """The patterns that have chosen nothing."""
         return [self._patterns.texts[n] for n in sorted(self._state.unmatched)]
+
+    def make_ready(self) -> None:
+        """Before each archive: what those before it left is ready for more.
+
+        What its directories have to be in the end, :meth:`directories` say.
+        """
+        for top in self._tops:
+            self._make_ready(top)
 
     def filter(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """An archive with what is to be extracted of this one.
@@ -121,8 +132,6 @@ class Part:
 
     def directories(self) -> Iterator[bytes]:
         """An archive of the directories of what was extracted."""
-        for path in self.chosen:
-            self._directories.need(path)
         yield from self._directories.needed()
         yield _END
 
@@ -161,47 +170,44 @@ class Part:
         if found.chosen:
             self._pass(found.path, directory=True)
             if not self._is_chosen(found.path[:-1]):
-                self._clear_place(found.path)
-            self._make_ready(found.path)
-            self.chosen.append(found.path)
+                self._tops.append(found.path)
+                self._make_ready(found.path)
+            self._directories.need(found.path)
             listed = None if unit.dumpdir is None else contents(unit.dumpdir)
             yield renamed(unit, head, name, b'', listed)
 
     def _pass(self, path: Path, directory: bool = False) -> None:
-        """Something is about to be made there: note the directories it needs."""
-        if not directory and not self._is_chosen(path[:-1]):
-            self._check_place(path)
+        """Something is about to be made there: see to its place, and note the
+        directories on the way that it needs."""
         parents = [path[:depth] for depth in range(1, len(path))]
-        if not parents or parents[-1] in self._passed:
-            return
-        self._passed.update(parents)
-        for parent in parents:
-            if self._is_chosen(parent):
-                return
-            if self._is_absent(parent):
-                self._directories.need(parent)
+        if parents and parents[-1] not in self._passed:
+            self._passed.update(parents)
+            for parent in parents:
+                if self._is_chosen(parent):
+                    break
+                if self._is_absent(parent):
+                    self._directories.need(parent)
+        if not self._is_chosen(path[:-1]):
+            self._clear_place(path, directory)
 
     def _is_chosen(self, path: Path) -> bool:
         return self._patterns.chosen(self._patterns.at(path))
 
-    def _check_place(self, path: Path) -> None:
-        """A file is not put in the place of a directory that nothing else removes."""
-        full = b'/'.join((self._target, *path))
-        if os.path.isdir(full) and not os.path.islink(full):
-            raise RestoreError(
-                f'{os.fsdecode(full)} is a directory, and none in the backup: remove '
-                f'it, or restore elsewhere'
-            )
+    def _clear_place(self, path: Path, directory: bool) -> None:
+        """Remove what a member will replace, as no list of a directory has tar do it.
 
-    def _clear_place(self, path: Path) -> None:
-        """A directory takes the place of a file, or a link.
-
-        Here, because no list of a directory has tar remove it; and tar looks for what
-        is too much in a directory before it makes it.
+        tar by itself looks for what is too much in a directory before it makes it; and
+        does not say so when it cannot put a hard link in the place of a file.
         """
         full = b'/'.join((self._target, *path))
         try:
-            if not stat.S_ISDIR(os.lstat(full).st_mode):
+            there = stat.S_ISDIR(os.lstat(full).st_mode)
+            if there and not directory:
+                raise RestoreError(
+                    f'{os.fsdecode(full)} is a directory, and none in the backup: '
+                    f'remove it, or restore elsewhere'
+                )
+            if not there:
                 os.unlink(full)
         except FileNotFoundError:
             return

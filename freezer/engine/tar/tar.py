@@ -218,7 +218,7 @@ class TarEngine(BackupEngine):
         guard = TargetGuard(target, self.settings.untrusted, self._patterns)
         return _TarPartExtractor(
             self._process(target, warnings, guard),
-            Part(target, self._patterns, lambda path: _make_one_ready(target, path)),
+            Part(target, self._patterns, lambda path: _make_part_ready(target, path)),
         )
 
     def _process(
@@ -425,9 +425,7 @@ class _TarPartExtractor(PartExtractor):
         hold: Callable[[Iterable[bytes]], Iterator[Block]],
     ) -> bool:
         part = self._part
-        # What the levels before left is ready for more; its members come at the end.
-        for path in part.chosen:
-            _make_one_ready(self._process.target, path)
+        part.make_ready()
         passed = part.filter_again if part.again else part.filter
         self._process.extract(hold(passed(blocks)))
         return part.again
@@ -462,8 +460,8 @@ def _make_ready(target: str) -> None:
             folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
 
 
-def _make_one_ready(target: str, path: Sequence[bytes]) -> None:
-    """The same for one directory, if it is there and no link is on the way."""
+def _make_part_ready(target: str, path: Sequence[bytes]) -> None:
+    """The same for a part, if it is there, a directory, and no link is on the way."""
     folder = os.fsencode(target)
     for name in path:
         folder = os.path.join(folder, name)
@@ -474,9 +472,7 @@ def _make_one_ready(target: str, path: Sequence[bytes]) -> None:
             return
         if not stat.S_ISDIR(status.st_mode):
             return
-    with contextlib.suppress(PermissionError):
-        os.chmod(folder, 0o700)
-    _drop_attributes(folder)
+    _make_ready(os.fsdecode(folder))
 
 
 def _drop_attributes(folder: bytes) -> None:

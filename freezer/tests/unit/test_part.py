@@ -1,6 +1,7 @@
 """Which members of a chain make up a state, and what tar gets of a part of it."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import time
@@ -387,6 +388,22 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
     assert sorted(os.listdir(target / 'd')) == ['x']
     assert (target / 'd' / 'x').read_bytes() == b'0'
     assert sorted(os.listdir(target)) == ['a', 'beside', 'd']
+
+
+def test_what_cannot_be_replaced_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tar would leave another file in the place of a hard link, and say nothing."""
+    target = tmp_path / 'target'
+    (target / 'a').mkdir(parents=True)
+    (target / 'a' / 'one').write_text('another')
+
+    def refused(path: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, 'unlink', refused)
+    with pytest.raises(RestoreError, match='a/one: Permission denied'):
+        extract(target, [LINKED], 'a/one', 't')
 
 
 def test_real_renames(tmp_path: Path) -> None:
