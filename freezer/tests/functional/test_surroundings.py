@@ -186,7 +186,8 @@ def test_too_few_open_files(local: Agent, source: Path) -> None:
 def test_log_that_cannot_be_written(local: Agent, source: Path, tmp_path: Path) -> None:
     (tmp_path / 'log').symlink_to('/dev/full')
     made = local.backup(source, '--log-file', tmp_path / 'log').check()
-    assert made.err.count('Warning: the log cannot be written: ') == 1
+    # When it happens, and once more with what was done.
+    assert 1 <= made.err.count('the log cannot be written: ') <= 2
     assert 'Traceback' not in made.err
     assert made.document['curr_backup_level'] == 0
 
