@@ -715,7 +715,7 @@ def _say_once() -> Callable[[logging.LogRecord], None]:
         error = sys.exc_info()[1]
         if not said:
             said.append(str(error))
-            NOTICES.warning('Warning: the log cannot be written: %s', error)
+            NOTICES.warning('the log cannot be written: %s', error)
 
     return failed
 

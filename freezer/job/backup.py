@@ -25,6 +25,7 @@ from freezer.mode.mode import Mode
 from freezer.storage.base import Backup
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
+from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
 
@@ -59,9 +60,10 @@ class BackupJob(Job):
             retention=one_cutoff(config),
         )
         if _is_link_only(source, config.dereference_symlink):
-            self.say(
-                f'Warning: {config.path_to_backup} is a symbolic link, and backed up '
-                f'as one: --dereference-symlink soft is for the file it leads to'
+            NOTICES.warning(
+                '%s is a symbolic link, and backed up as one: --dereference-symlink '
+                'soft is for the file it leads to',
+                config.path_to_backup,
             )
         if config.dry_run:
             return self._rehearse(engine, policy)

@@ -91,7 +91,8 @@ def test_link_to_a_file_is_said_to_be_one(local: Agent, tmp_path: Path) -> None:
     local.restore(tmp_path / 'as a link').check()
     assert os.readlink(tmp_path / 'as a link' / 'link') == 'file'
     followed = local.told('--dereference-symlink', 'soft')
-    assert followed.backup(tmp_path / 'link').check().err == ''
+    said = followed.backup(tmp_path / 'link').check().err
+    assert 'is a symbolic link' not in said
     local.restore(tmp_path / 'followed').check()
     assert (tmp_path / 'followed' / 'link').read_text() == 'content'
     assert not (tmp_path / 'followed' / 'link').is_symlink()
@@ -185,10 +186,9 @@ def test_too_few_open_files(local: Agent, source: Path) -> None:
 def test_log_that_cannot_be_written(local: Agent, source: Path, tmp_path: Path) -> None:
     (tmp_path / 'log').symlink_to('/dev/full')
     made = local.backup(source, '--log-file', tmp_path / 'log').check()
-    assert (
-        made.err
-        == 'Warning: the log cannot be written: [Errno 28] No space left on device\n'
-    )
+    # When it happens, and once more with what was done.
+    assert 1 <= made.err.count('the log cannot be written: ') <= 2
+    assert 'Traceback' not in made.err
     assert made.document['curr_backup_level'] == 0
 
 
@@ -246,7 +246,6 @@ def test_what_is_no_longer_excluded_is_stored(
     time.sleep(OLD)
     # Once: not in level 3, because it is older than level 2, which left it out.
     assert level(excluding, source) == 2
-    time.sleep(OLD)
     assert level(excluding, source) == 3
     assert level(local, source) == 4
     local.restore(tmp_path / 'target').check()
