@@ -18,19 +18,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from freezer.exceptions import ConfigError, EngineError, RestoreError, TamperedError
-from freezer.storage import layout, levels, manifest
+from freezer.engine.settings import EngineSettings
+from freezer.engine.stored import StoredLevels
+from freezer.exceptions import EngineError, RestoreError
+from freezer.storage import layout, levels
 from freezer.storage.base import Backup, Storage
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.stream import compression, encryption
 from freezer.utils import signals
 from freezer.utils.blocks import Block
-from freezer.utils.progress import Progress
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
 if TYPE_CHECKING:
     # It needs a package that who does not encrypt has not.
-    from freezer.engine.sealing import ChainKey, Keyring, SealedLevel, Sealer
+    from freezer.engine.sealing import ChainKey, Sealer
 
 LOG = logging.getLogger(__name__)
 
@@ -41,33 +42,6 @@ KEPT_WARNINGS = 100
 _QUEUE_BLOCKS = 4
 # How often an archive is made before the source is said to change too fast.
 _ATTEMPTS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineSettings:
-    """How an archive is made, and extracted.
-
-    :param compression: a name of :data:`freezer.stream.compression.NAMES`
-    :param encrypt_pass_file: path, or None for no encryption
-    :param encryption: a name of :data:`freezer.stream.encryption.NAMES`; None for
-        Freezer's, and for whichever is there when it is restored
-    :param include: patterns: what of a backup to list or restore; none is all of it
-    :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
-    :param untrusted: leave out of a restore what could give somebody rights
-    :param progress: is told how far it is
-    """
-
-    compression: str = 'gzip'
-    encrypt_pass_file: str | None = None
-    encryption: str | None = None
-    dereference_symlink: str = 'none'
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    max_restore_size: int = 0
-    untrusted: bool = False
-    progress: Progress = dataclasses.field(
-        default_factory=Progress, repr=False, compare=False
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +166,7 @@ class BackupEngine(abc.ABC):
             if settings.encrypt_pass_file
             else None
         )
-        self._keys: Keyring | None = None
+        self._stored = StoredLevels(settings, self._passphrase, self.begins)
 
     @abc.abstractmethod
     def archive(self, run: Run) -> Generator[Block, None, None]:
@@ -330,13 +304,13 @@ class BackupEngine(abc.ABC):
         key = None
         try:
             if self._writes_age:
-                sealed = self._sealed(backup, backup.metadata())
+                sealed = self._stored.sealed(backup, backup.metadata())
                 fits = sealed is not None
                 if sealed is not None:
                     key = sealed.key
                     state.write_bytes(sealed.engine_metadata())
             else:
-                state.write_bytes(self._plain_state(backup, backup.metadata()))
+                state.write_bytes(self._stored.plain_state(backup, backup.metadata()))
                 fits = not encryption.is_age(state)
             reason = (
                 self.why_unusable(state, source, now)
@@ -447,9 +421,7 @@ class BackupEngine(abc.ABC):
         :raises EncryptionError: it is not what was encrypted
         :raises StorageException: a marker cannot be read
         """
-        markers = {level: self._usable(backup) for level, backup in chain.items()}
-        if any(self._format_of(m) == layout.AGE for m in markers.values()):
-            self._check_seals(chain, markers)
+        markers = self._stored.markers(chain)
         self._check_include(chain, markers)
         return markers
 
@@ -464,30 +436,10 @@ class BackupEngine(abc.ABC):
         for level, backup in sorted(chain.items(), reverse=True):
             if not missing:
                 return
-            state = self._state_of(backup, markers[level])
+            state = self._stored.state(backup, markers[level])
             missing = self.not_in(missing, state) if state is not None else set()
         if missing:
             raise _no_match([p for p in self.settings.include if p in missing])
-
-    def _check_seals(
-        self, chain: Mapping[int, Backup], markers: Mapping[int, Mapping[str, Any]]
-    ) -> None:
-        """:raises EncryptionError: a level is not what was written, or not there"""
-        base = None
-        for level, backup in sorted(chain.items()):
-            try:
-                sealed = self._sealed(backup, markers[level])
-                if sealed is None:
-                    raise TamperedError(
-                        f'{backup!r} is not encrypted in format age, and others of its '
-                        f'chain are: somebody has exchanged it'
-                    )
-                sealed.check(base)
-            except NotFound as error:
-                raise TamperedError(
-                    f'{error.message}: the backup is damaged'
-                ) from error
-            base = backup
 
     def restore(
         self,
@@ -507,7 +459,7 @@ class BackupEngine(abc.ABC):
             self._restore_part(target, chain, metadata, warnings)
             return warnings
         newest = max(chain)
-        state = self._state_of(chain[newest], metadata[newest])
+        state = self._stored.state(chain[newest], metadata[newest])
         self._progress.begin()
         self._progress.total = self._total(chain.values())
         self._progress.phase = 'Restoring'
@@ -516,7 +468,9 @@ class BackupEngine(abc.ABC):
         for level, backup in sorted(chain.items()):
             LOG.info('restoring level %d (%r) into %s', level, backup, target)
             # Closed here and not some time later: it has downloads under way.
-            with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
+            with contextlib.closing(
+                self._stored.data(backup, metadata[level])
+            ) as blocks:
                 held = limit.hold(self._progress.archived(blocks))
                 extractor.extract(held)
                 # That all of it was there shows at its end, which tar may not ask for.
@@ -555,9 +509,8 @@ class BackupEngine(abc.ABC):
             LOG.info('restoring of level %d (%r) into %s', level, backup, target)
             again = True
             while again:
-                with contextlib.closing(
-                    self._receive(backup, metadata[level])
-                ) as blocks:
+                data = self._stored.data(backup, metadata[level])
+                with contextlib.closing(data) as blocks:
                     again = extractor.extract(blocks, hold)
             if not extractor.wanted:
                 break
@@ -580,102 +533,30 @@ class BackupEngine(abc.ABC):
         lister = self.lister()
         for level, backup in sorted(chain.items(), reverse=True):
             LOG.info('listing level %d (%r)', level, backup)
-            with contextlib.closing(self._receive(backup, metadata[level])) as blocks:
+            with contextlib.closing(
+                self._stored.data(backup, metadata[level])
+            ) as blocks:
                 yield from lister.entries(blocks, level)
             if not lister.wanted:
                 break
         if lister.unmatched:
             raise _no_match(lister.unmatched)
 
-    def _usable(self, backup: Backup) -> dict[str, Any]:
-        metadata = backup.metadata()
-        try:
-            compression.check_available(self._compression_of(metadata))
-        except ConfigError as error:
-            raise RestoreError(f'{backup.metadata_path}: {error}') from error
-        found = self._format_of(metadata)
-        if found not in (None, *encryption.NAMES):
-            raise RestoreError(
-                f'{backup.metadata_path}: encryption format {found!r} is not known: it '
-                f'is damaged, or of a newer agent; restore with that'
-            )
-        if found and self._passphrase is None:
-            raise RestoreError(
-                f'{backup!r} is encrypted: give its passphrase with --encrypt-pass-file'
-            )
-        wanted = self.settings.encryption
-        if wanted and found != wanted:
-            how = f'encrypted in format {found}, not in {wanted}'
-            raise RestoreError(
-                f'{backup!r} is {how if found else "not encrypted"}: without '
-                f'--encryption it is restored all the same'
-            )
-        return metadata
-
-    def _receive(
-        self, backup: Backup, metadata: Mapping[str, Any]
-    ) -> Generator[Block, None, None]:
-        assert backup.storage is not None
-        name = self._compression_of(metadata)
-        stream = self._progress.stored(backup.storage.backup_blocks(backup))
-        sealed = self._sealed(backup, metadata)
-        if sealed is not None:
-            stream = sealed.data(stream)
-        elif self._format_of(metadata) and self._passphrase is not None:
-            stream = encryption.decrypt(
-                self._passphrase, stream, lambda head: self._looks_right(name, head)
-            )
-        return compression.decompress(name, stream)
-
     def state_of(self, backup: Backup) -> bytes | None:
         """The engine's file of a backup; None if it is lost.
 
         :raises RestoreError, EncryptionError: it does not open
         """
-        return self._state_of(backup, self._usable(backup))
+        return self._stored.state(backup, self._stored.marker(backup))
 
-    def _state_of(self, backup: Backup, marker: Mapping[str, Any]) -> bytes | None:
-        try:
-            sealed = self._sealed(backup, marker)
-            if sealed is not None:
-                return sealed.engine_metadata()
-            return self._plain_state(backup, marker)
-        except (NotFound, IntegrityError) as error:
-            LOG.warning('%r: %s', backup, error)
-            return None
-
-    def _plain_state(self, backup: Backup, marker: Mapping[str, Any]) -> bytes:
-        """
-        :raises NotFound: it is not there
-        :raises IntegrityError: it is not what was written
-        """
-        path = backup.engine_metadata_path
-        return manifest.check_state(backup.engine_metadata(), marker, path)
-
-    # Encryption
+    # Encryption of what is written
 
     @property
     def _writes_age(self) -> bool:
         return self._passphrase is not None and self.settings.encryption == layout.AGE
 
-    def _format_of(self, marker: Mapping[str, Any]) -> str | None:
-        """How a level is encrypted; None if it is not."""
-        # Freezer 19 decrypts when a passphrase is given and the marker says nothing.
-        encrypted = marker.get('encryption', self._passphrase is not None)
-        found = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
-        return str(found) if found else None
-
-    @property
-    def _keyring(self) -> 'Keyring':
-        from freezer.engine.sealing import Keyring
-
-        if self._keys is None:
-            assert self._passphrase is not None
-            self._keys = Keyring(self._passphrase)
-        return self._keys
-
     def _new_key(self) -> 'ChainKey | None':
-        return self._keyring.make() if self._writes_age else None
+        return self._stored.keyring.make() if self._writes_age else None
 
     def _sealer(
         self, key: 'ChainKey | None', backup: Backup, base: _Base | None
@@ -685,28 +566,6 @@ class BackupEngine(abc.ABC):
         from freezer.engine.sealing import Sealer
 
         return Sealer(key, backup, base.backup if base else None)
-
-    def _sealed(
-        self, backup: Backup, marker: Mapping[str, Any]
-    ) -> 'SealedLevel | None':
-        """A level, opened; None if it is not in format age.
-
-        :raises NotFound: its key is not there
-        :raises EncryptionError: it does not open
-        """
-        if self._format_of(marker) != layout.AGE:
-            return None
-        from freezer.engine.sealing import SealedLevel
-
-        return SealedLevel(self._keyring.key_of(backup), backup, marker)
-
-    def _compression_of(self, metadata: Mapping[str, Any]) -> str:
-        """The marker decides; the option, where it says nothing."""
-        return str(metadata.get('compression') or self.settings.compression)
-
-    def _looks_right(self, name: str, head: bytes) -> bool:
-        magic = compression.MAGIC.get(name)
-        return self.begins(head) if magic is None else head.startswith(magic)
 
 
 class _Limit:

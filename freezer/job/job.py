@@ -149,7 +149,7 @@ class Job(abc.ABC):
         return NoSuchBackup(f'{member}{self.nothing(container)}')
 
     def engine(self) -> 'BackupEngine':
-        from freezer.engine.engine import EngineSettings
+        from freezer.engine.settings import EngineSettings
 
         config = self.config
         engine = plugins.load(plugins.ENGINES, 'engine', config.engine_name)

@@ -22,7 +22,6 @@ from typing import IO, TYPE_CHECKING
 from freezer.engine.engine import (
     Again,
     BackupEngine,
-    EngineSettings,
     Extractor,
     Lister,
     PartExtractor,
@@ -30,6 +29,7 @@ from freezer.engine.engine import (
     Source,
     Warnings,
 )
+from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import messages, snapshot
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.patterns import Patterns

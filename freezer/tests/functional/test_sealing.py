@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import EngineSettings, Source
+from freezer.engine.engine import Source
+from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import (

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import EngineSettings, Extractor, Warnings
+from freezer.engine.engine import Extractor, Warnings
+from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import EngineError, UnsafeArchiveError

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import EngineSettings, Entry, Warnings
+from freezer.engine.engine import Entry, Warnings
+from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import (
