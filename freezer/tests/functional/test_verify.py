@@ -176,7 +176,7 @@ def test_damage_is_named(
     assert f'Problem: {expected.line}' in problems(found), found
     bad = expected.damaged | expected.lost
     assert f'{len(bad)} of {len(rows(found))} backups' in found.error
-    results = {int(row[3]): row[-1] for row in rows(found)}
+    results = {int(row[2]): row[-1] for row in rows(found)}
     for level, result in results.items():
         in_words = 'damaged' if level in expected.damaged else 'not restorable'
         assert result == (in_words if level in bad else 'ok')
@@ -230,9 +230,7 @@ def test_what_is_said_of_good_backups(chain: Chain, tmp_path: Path) -> None:
     assert (
         summary == f'All is well: 3 backups, {document["size"]} bytes, every byte read'
     )
-    assert rows(read)[0] == [
-        *(HOST, 'bk', 'tar', '0', iso(chain.times[0]), str(size), 'ok')
-    ]
+    assert rows(read)[0] == [*(HOST, 'bk', '0', iso(chain.times[0]), str(size), 'ok')]
     assert verify(agent, '--quiet').check().err == ''
 
 
