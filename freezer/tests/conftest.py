@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 
 from freezer.tests import servers
@@ -25,6 +26,15 @@ HEAVY = ('ceph', 'swift')
 _CLEARED = {'ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT', 'TAR_OPTIONS'}
 _CLEARED |= {'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'}
 _CLEARED_PREFIXES = ('AWS_', 'OS_')
+
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    'freezer',
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile('freezer')
 
 
 def pytest_configure(config: pytest.Config) -> None:
