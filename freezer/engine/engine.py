@@ -603,7 +603,21 @@ class Extractor(abc.ABC):
         """
 
 
-class PartExtractor(abc.ABC):
+class _Choosing(abc.ABC):
+    """Looks for what ``include`` chooses in the levels of a chain, newest first."""
+
+    @property
+    @abc.abstractmethod
+    def wanted(self) -> bool:
+        """Whether an older level may have something of it."""
+
+    @property
+    @abc.abstractmethod
+    def unmatched(self) -> list[str]:
+        """The patterns that have chosen nothing until now."""
+
+
+class PartExtractor(_Choosing):
     """Extracts a part of a chain, the newest level first, into one directory."""
 
     @abc.abstractmethod
@@ -628,18 +642,8 @@ class PartExtractor(abc.ABC):
         :raises EngineError: it could not be done
         """
 
-    @property
-    @abc.abstractmethod
-    def wanted(self) -> bool:
-        """Whether an older level may have something of it."""
 
-    @property
-    @abc.abstractmethod
-    def unmatched(self) -> list[str]:
-        """The patterns that have chosen nothing until now."""
-
-
-class Lister(abc.ABC):
+class Lister(_Choosing):
     """Lists a chain, the newest level first."""
 
     @abc.abstractmethod
@@ -649,16 +653,6 @@ class Lister(abc.ABC):
         :param blocks: read to their end
         :raises EngineError: the archive is damaged
         """
-
-    @property
-    @abc.abstractmethod
-    def wanted(self) -> bool:
-        """As in :class:`PartExtractor`."""
-
-    @property
-    @abc.abstractmethod
-    def unmatched(self) -> list[str]:
-        """As in :class:`PartExtractor`."""
 
 
 def _no_match(patterns: Iterable[str]) -> RestoreError:
