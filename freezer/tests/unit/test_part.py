@@ -72,6 +72,17 @@ def test_patterns_that_choose_nothing_of_their_own(pattern: str) -> None:
         Patterns([pattern])
 
 
+@pytest.mark.parametrize(
+    'patterns', [['a', 'a/b'], ['a/**', '**/c'], ['**', 'a/b/c'], ['*', 'a/*/c', 'a/b']]
+)
+def test_patterns_of_what_others_choose_as_well(patterns: Sequence[str]) -> None:
+    those = Patterns(patterns)
+    found: set[int] = set()
+    for path in ([b'a'], [b'a', b'b'], [b'a', b'b', b'c']):
+        found.update(those.matched(those.at(path)))
+    assert found == set(range(len(patterns)))
+
+
 def test_nothing_below_is_known_without_a_look() -> None:
     patterns = Patterns(['a/b', 'c/*/d'])
     assert not patterns.at([b'x'])
