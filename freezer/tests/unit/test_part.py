@@ -402,6 +402,19 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
     assert sorted(os.listdir(target)) == ['a', 'beside', 'd']
 
 
+def test_a_directory_that_was_excluded_stays(tmp_path: Path) -> None:
+    low = directory(b'.', b'Dd') + directory(b'./d', b'Yf', b'Nx', b'Yl')
+    low += member(b'./d/f', b'0') + member(b'./d/l', b'1') + END
+    high = directory(b'.', b'Dd') + directory(b'./d', b'Nf', b'Nx', b'Nl') + END
+    target = tmp_path / 'target'
+    for name in ('x', 'f', 'gone'):
+        (target / 'd' / name / 'in it').mkdir(parents=True)
+    extract(target, [low, high], 'd')
+    assert sorted(os.listdir(target / 'd')) == ['f', 'l', 'x']
+    assert (target / 'd' / 'x' / 'in it').is_dir()
+    assert (target / 'd' / 'f').read_bytes() == b'0'
+
+
 def test_what_cannot_be_replaced_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
