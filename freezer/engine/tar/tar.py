@@ -207,17 +207,28 @@ class TarEngine(BackupEngine):
                 known = snapshot.load(state)
         except EngineError as error:
             LOG.warning('the snapshot file: %s', error)
-        guard = TargetGuard(target, self.settings.untrusted)
+        whole_tree = known.subject == snapshot.TREE
+        directories = _Directories(target)
+        guard = TargetGuard(
+            target,
+            self.settings.untrusted,
+            opened=lambda: whole_tree and not directories.refused,
+        )
         return _TarExtractor(
-            self._process(target, warnings, guard),
-            whole_tree=known.subject == snapshot.TREE,
+            self._process(target, warnings, guard), directories, whole_tree=whole_tree
         )
 
     def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
         from freezer.engine.tar.part import Part
 
-        guard = TargetGuard(target, self.settings.untrusted, self._patterns)
         directories = _Directories(target)
+        # Where a part leaves a directory as it is, it removes the link itself.
+        guard = TargetGuard(
+            target,
+            self.settings.untrusted,
+            self._patterns,
+            lambda: not directories.refused,
+        )
         return _TarPartExtractor(
             self._process(target, warnings, guard),
             Part(target, self._patterns, directories.make_ready),
@@ -414,10 +425,12 @@ class _Process:
 class _TarExtractor(Extractor):
     """All of a chain."""
 
-    def __init__(self, process: _Process, *, whole_tree: bool) -> None:
+    def __init__(
+        self, process: _Process, directories: '_Directories', *, whole_tree: bool
+    ) -> None:
         self._process = process
+        self._directories = directories
         self._whole_tree = whole_tree
-        self._directories = _Directories(process.target)
 
     def extract(self, blocks: Iterator[Block]) -> None:
         if self._whole_tree:
@@ -478,6 +491,8 @@ class _Directories:
     """
 
     def __init__(self, target: str) -> None:
+        self.refused = False
+        """One of them was not ours to make ready."""
         self._target = os.fsencode(os.path.realpath(target))
         self._changed: list[_Was] = []
         # Whole seconds of even number: any file system keeps them.
@@ -505,8 +520,10 @@ class _Directories:
         while folders:
             folder = folders.pop()
             # Somebody else's directory: tar will say what it could not do there.
-            with contextlib.suppress(PermissionError):
+            try:
                 self._make_one_ready(folder)
+            except PermissionError:
+                self.refused = True
             with os.scandir(folder) as entries:
                 folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
 
