@@ -34,7 +34,7 @@ links during the restore.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from freezer.engine.tar.links import NOT_A_LINK, Links, Node
@@ -73,6 +73,7 @@ class TargetGuard:
         target: str | os.PathLike[str],
         untrusted: bool = False,
         patterns: Patterns | None = None,
+        opened: Callable[[], bool] = lambda: False,
     ) -> None:
         """Look for symbolic links that are in the target already.
 
@@ -81,6 +82,8 @@ class TargetGuard:
             files of device nodes.
         :param patterns: what of the target the archives have at most; no more of it is
             looked through.
+        :param opened: whether, before the present archive, each directory that it may
+            change was made writable.
 
         Raises :class:`EngineError` when the target, or a directory in it, is not
         readable.
@@ -98,6 +101,7 @@ class TargetGuard:
         # What tar took for directories in the present archive.
         self._dirs: set[bytes] = set()
         self._patterns = patterns or Patterns([])
+        self._opened = opened
         self._scan(os.fsencode(target))
 
     def check(self, chunks: Iterable[Block]) -> Iterator[bytes]:
@@ -295,7 +299,8 @@ class TargetGuard:
                 # still sees the inode of the file that kept the place.
                 raise RefusedError('it was a link before in the same archive')
             parent = self._links.find(path[:-1])
-            if parent is not None and parent.locked >= self._archive:
+            locked = parent is not None and parent.locked >= self._archive
+            if locked and not self._opened():
                 raise RefusedError(
                     'a symbolic link is in its place that only root could remove'
                 )

@@ -18,7 +18,9 @@ is then read a second time, because the contents have passed by then.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -189,6 +191,8 @@ class Part:
                     self._directories.need(parent)
         if not self._is_chosen(path[:-1]):
             self._clear_place(path, directory)
+        elif not directory:
+            self._clear_directory(path)
 
     def _is_chosen(self, path: Path) -> bool:
         return self._patterns.chosen(self._patterns.at(path))
@@ -210,6 +214,32 @@ class Part:
             if not there:
                 os.unlink(full)
         except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
+
+    def _clear_directory(self, path: Path) -> None:
+        """Remove a directory in the place of a file, below one that is chosen.
+
+        The newest list may not tell a file of an older archive from a directory that
+        was excluded; of these tar keeps what is there.
+        """
+        full = b'/'.join((self._target, *path))
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            if not stat.S_ISDIR(os.lstat(full).st_mode):
+                return
+            # A name is taken apart, so that no link on the way is followed.
+            *parents, name = path
+            with contextlib.ExitStack() as opened:
+                folder = os.open(self._target, flags)
+                opened.callback(os.close, folder)
+                for parent in parents:
+                    folder = os.open(parent, flags | os.O_NOFOLLOW, dir_fd=folder)
+                    opened.callback(os.close, folder)
+                shutil.rmtree(name, dir_fd=folder)
+        except (FileNotFoundError, NotADirectoryError):
+            # Nothing is there, or what tar replaces or refuses by itself.
             return
         except OSError as error:
             raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error

@@ -43,7 +43,7 @@ class Patterns:
 
     def below(self, place: Place, name: bytes) -> Place:
         """Where an entry of a directory is."""
-        if not place or self.chosen(place):
+        if all(map(self._ended, place)):
             return place
         return self._closed(self._step(place, name))
 
@@ -69,6 +69,10 @@ class Patterns:
     def _step(self, place: Place, name: bytes) -> Iterable[tuple[int, int]]:
         text = os.fsdecode(name)
         for number, component in place:
+            if self._ended((number, component)):
+                # The others may match something below: they are not in vain.
+                yield number, component
+                continue
             part = self._parts[number][component]
             if part is None:
                 yield number, component
@@ -76,15 +80,17 @@ class Patterns:
                 yield number, component + 1
 
     def _closed(self, found: Iterable[tuple[int, int]]) -> Place:
-        """With what follows a ``**`` that stands for nothing."""
+        """With what follows a ``**`` that stands for nothing; without what is left of a
+        pattern that is matched."""
         place = set()
         for number, component in found:
-            parts = self._parts[number]
+            parts = self._parts[number] if number >= 0 else []
             place.add((number, component))
             while component < len(parts) and parts[component] is None:
                 component += 1
                 place.add((number, component))
-        return frozenset(place)
+        ended = {at[0] for at in place if self._ended(at)}
+        return frozenset(at for at in place if at[0] not in ended or self._ended(at))
 
 
 def _parts(pattern: str) -> list[re.Pattern[str] | None]:

@@ -140,6 +140,19 @@ class Snapshot:
             found.update(prefix + entry[1:] for entry in directory.entries)
         return found
 
+    def left_out(self) -> set[bytes]:
+        """At level 0: the paths, as in :meth:`paths`, of what was excluded."""
+        found: set[bytes] = set()
+        for directory in self.directories if self.subject == TREE else ():
+            folder = plain_path(directory.name)
+            prefix = folder + b'/' if folder else b''
+            found.update(
+                prefix + entry[1:]
+                for entry in directory.entries
+                if entry[:1] == _UNCHANGED
+            )
+        return found
+
 
 EMPTY = Snapshot(b'', 0, 0, [])
 

@@ -275,13 +275,10 @@ def _steps(name: bytes) -> list[bytes]:
 def contents(dumpdir: bytes) -> bytes:
     """What a directory had in it, for tar to remove what else there is.
 
-    Without renames. A directory in the place of a file of an older archive (``N``) goes
-    as well: that archive's own list, which would say so, is not handed on.
+    Without renames.
     """
     parts = []
     for entry in split(dumpdir, b'\0'):
-        if entry[:1] in {b'Y', b'N'}:
-            parts.append(b'Y' + entry[1:])
-        elif entry[:1] == b'D':
+        if entry[:1] in {b'Y', b'N', b'D'}:
             parts.append(entry)
     return b''.join(part + b'\0' for part in parts) + b'\0'

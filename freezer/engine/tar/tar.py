@@ -11,13 +11,14 @@ import fcntl
 import functools
 import logging
 import os
+import random
 import shutil
 import stat
 import subprocess
 import threading
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from freezer.engine.engine import (
     Again,
@@ -206,19 +207,32 @@ class TarEngine(BackupEngine):
                 known = snapshot.load(state)
         except EngineError as error:
             LOG.warning('the snapshot file: %s', error)
-        guard = TargetGuard(target, self.settings.untrusted)
+        whole_tree = known.subject == snapshot.TREE
+        directories = _Directories(target)
+        guard = TargetGuard(
+            target,
+            self.settings.untrusted,
+            opened=lambda: whole_tree and not directories.refused,
+        )
         return _TarExtractor(
-            self._process(target, warnings, guard),
-            whole_tree=known.subject == snapshot.TREE,
+            self._process(target, warnings, guard), directories, whole_tree=whole_tree
         )
 
     def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
         from freezer.engine.tar.part import Part
 
-        guard = TargetGuard(target, self.settings.untrusted, self._patterns)
+        directories = _Directories(target)
+        # Where a part leaves a directory as it is, it removes the link itself.
+        guard = TargetGuard(
+            target,
+            self.settings.untrusted,
+            self._patterns,
+            lambda: not directories.refused,
+        )
         return _TarPartExtractor(
             self._process(target, warnings, guard),
-            Part(target, self._patterns, lambda path: _make_part_ready(target, path)),
+            Part(target, self._patterns, directories.make_ready),
+            directories,
         )
 
     def _process(
@@ -262,7 +276,10 @@ class TarEngine(BackupEngine):
             state = self.state_of(newest)
             if state is None:
                 raise EngineError(f'{newest.engine_metadata_path} is missing')
-            kept = snapshot.load(state).paths()
+            known = snapshot.load(state)
+            kept = known.paths()
+            # Of a later level it may be what an older one has.
+            left = known.left_out() if newest.level == 0 else set()
         except EngineError as error:
             raise RestoreError(
                 f'what --overwrite would remove from {target} cannot be told '
@@ -273,7 +290,7 @@ class TarEngine(BackupEngine):
         removed = (
             path
             for path, _ in _walk(target, self._patterns)
-            if path not in kept and self._goes(path, kept)
+            if path not in kept and self._goes(path, kept, left)
         )
         # What is removed whole is named once.
         whole: list[bytes] = []
@@ -282,9 +299,15 @@ class TarEngine(BackupEngine):
                 whole.append(path)
         return [os.fsdecode(path) for path in whole]
 
-    def _goes(self, path: bytes, kept: Container[bytes]) -> bool:
+    def _goes(
+        self, path: bytes, kept: Container[bytes], left: Container[bytes]
+    ) -> bool:
         """Whether it is in a directory that is restored as a whole."""
-        parent = path.rpartition(b'/')[0]
+        above = parent = path.rpartition(b'/')[0]
+        while above:
+            if above in left:
+                return False
+            above = above.rpartition(b'/')[0]
         if not self.settings.include:
             return True
         while parent:
@@ -402,22 +425,30 @@ class _Process:
 class _TarExtractor(Extractor):
     """All of a chain."""
 
-    def __init__(self, process: _Process, *, whole_tree: bool) -> None:
+    def __init__(
+        self, process: _Process, directories: '_Directories', *, whole_tree: bool
+    ) -> None:
         self._process = process
+        self._directories = directories
         self._whole_tree = whole_tree
 
     def extract(self, blocks: Iterator[Block]) -> None:
         if self._whole_tree:
-            _make_ready(self._process.target)
+            self._directories.make_ready()
         self._process.extract(blocks)
+        # Of what was excluded, archives have no directories.
+        self._directories.put_back()
 
 
 class _TarPartExtractor(PartExtractor):
     """A part of a chain."""
 
-    def __init__(self, process: _Process, part: 'Part') -> None:
+    def __init__(
+        self, process: _Process, part: 'Part', directories: '_Directories'
+    ) -> None:
         self._process = process
         self._part = part
+        self._directories = directories
 
     def extract(
         self,
@@ -428,6 +459,7 @@ class _TarPartExtractor(PartExtractor):
         part.make_ready()
         passed = part.filter_again if part.again else part.filter
         self._process.extract(hold(passed(blocks)))
+        self._directories.put_back()
         return part.again
 
     def finish(self) -> None:
@@ -442,48 +474,101 @@ class _TarPartExtractor(PartExtractor):
         return self._part.unmatched
 
 
-def _make_ready(target: str) -> None:
-    """Take from each directory what would stay, spread, or be in the way.
+class _Was(NamedTuple):
+    """A directory of the target as it was."""
 
-    Every archive of a tree holds all its directories, and tar sets what is set there;
-    it does not take away extended attributes, new directories inherit the setgid bit,
-    and who is not root cannot write into a directory that is read-only.
+    path: bytes
+    mode: int
+    mtime_ns: int
+    attributes: dict[str, bytes] | None
+
+
+class _Directories:
+    """The directories of a target: made ready for an archive, and as they were again
+    if it has nothing to say of them.
+
+    Those have a time that nothing else has: tar sets that of each directory it meets.
     """
-    folders = [os.fsencode(target)]
-    while folders:
-        folder = folders.pop()
-        # Somebody else's directory: tar will say what it could not do there.
-        with contextlib.suppress(PermissionError):
-            os.chmod(folder, 0o700)
-        _drop_attributes(folder)
-        with os.scandir(folder) as entries:
-            folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
 
+    def __init__(self, target: str) -> None:
+        self.refused = False
+        """One of them was not ours to make ready."""
+        self._target = os.fsencode(os.path.realpath(target))
+        self._changed: list[_Was] = []
+        # Whole seconds of even number: any file system keeps them.
+        self._mark = 2 * random.SystemRandom().randrange(2**28, 2**29) * 10**9
 
-def _make_part_ready(target: str, path: Sequence[bytes]) -> None:
-    """The same for a part, if it is there, a directory, and no link is on the way."""
-    folder = os.fsencode(target)
-    for name in path:
-        folder = os.path.join(folder, name)
-        try:
-            status = os.lstat(folder)
-        except OSError:
-            # Not there, or tar will say what it could not do there.
+    def make_ready(self, path: Sequence[bytes] = ()) -> None:
+        """Take from a directory and each below what would stay, spread, or be in the
+        way. Nothing if it is not there, no directory, or a link is on the way.
+
+        tar sets what is set in the archive; it does not take away extended attributes,
+        new directories inherit the setgid bit, and who is not root cannot write into a
+        directory that is read-only.
+        """
+        folder = self._target
+        for name in path:
+            folder = os.path.join(folder, name)
+            try:
+                status = os.lstat(folder)
+            except OSError:
+                # Not there, or tar will say what it could not do there.
+                return
+            if not stat.S_ISDIR(status.st_mode):
+                return
+        folders = [folder]
+        while folders:
+            folder = folders.pop()
+            # Somebody else's directory: tar will say what it could not do there.
+            try:
+                self._make_one_ready(folder)
+            except PermissionError:
+                self.refused = True
+            with os.scandir(folder) as entries:
+                folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+
+    def _make_one_ready(self, folder: bytes) -> None:
+        status = os.lstat(folder)
+        if status.st_mtime_ns == self._mark:
             return
-        if not stat.S_ISDIR(status.st_mode):
-            return
-    _make_ready(os.fsdecode(folder))
+        os.chmod(folder, 0o700)
+        attributes = _drop_attributes(folder)
+        mode = stat.S_IMODE(status.st_mode)
+        self._changed.append(_Was(folder, mode, status.st_mtime_ns, attributes or None))
+        os.utime(folder, ns=(status.st_atime_ns, self._mark))
+
+    def put_back(self) -> None:
+        """After the archive."""
+        # What is in a directory before itself, which may not be open afterwards.
+        for folder, mode, mtime_ns, attributes in reversed(self._changed):
+            # Gone; or in one that is closed by now to who is not root.
+            with contextlib.suppress(
+                FileNotFoundError, NotADirectoryError, PermissionError
+            ):
+                status = os.lstat(folder)
+                if status.st_mtime_ns != self._mark:
+                    continue
+                for name, value in (attributes or {}).items():
+                    os.setxattr(folder, name, value)
+                os.chmod(folder, mode)
+                os.utime(folder, ns=(status.st_atime_ns, mtime_ns))
+        self._changed = []
 
 
-def _drop_attributes(folder: bytes) -> None:
+def _drop_attributes(folder: bytes) -> dict[str, bytes]:
+    """Those that were dropped."""
+    dropped = {}
     try:
         for name in os.listxattr(folder, follow_symlinks=False):
             if name != 'security.selinux':
+                value = os.getxattr(folder, name, follow_symlinks=False)
                 os.removexattr(folder, name, follow_symlinks=False)
+                dropped[name] = value
     except OSError as error:
         # The file system has none, or the attribute is only root's to take away.
         if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
             raise
+    return dropped
 
 
 def _walk(

@@ -159,6 +159,38 @@ def test_parts_of_every_state(seed: int, chain: Chain, tmp_path: Path) -> None:
             check_outside(before, after, whole, tops)
 
 
+@pytest.mark.parametrize('include', [[], ['folder']])
+def test_a_directory_in_the_place_of_a_link_that_was_read_only(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, include: list[str]
+) -> None:
+    """Once refused to who is not root: as if a link were in the way."""
+    folder = chain.source / 'folder'
+    folder.mkdir(parents=True)
+    (folder / 'name').symlink_to('/')
+    folder.chmod(0o555)
+    chain.add()
+    folder.chmod(0o755)
+    (folder / 'name').unlink()
+    (folder / 'name').mkdir()
+    (folder / 'name' / 'file').write_text('content')
+    folder.chmod(0o555)
+    chain.add()
+    target = tmp_path / 'target'
+    user = os.geteuid() or 65534
+    monkeypatch.setattr(os, 'geteuid', lambda: user)
+    target.mkdir()
+    if os.getuid() == 0:
+        os.chown(target, user, user)
+    chain.restore(0, target)
+    chain.restore(1, target, *include)
+    chain.restore(1, tmp_path / 'other', *include)
+    for restored in (target, tmp_path / 'other'):
+        found = trees.describe(restored)
+        assert (
+            differences(chain.states[1], {**found, b'.': chain.states[1][b'.']}) == []
+        )
+
+
 def is_in_the_way(before: Tree, whole: Tree, tops: Sequence[bytes]) -> bool:
     """Whether a file is in the place of a directory on the way, or the reverse."""
     ways = parents_of(whole, tops)

@@ -1,6 +1,7 @@
 """What a backup is made of, and where the agent runs, is odd: it says so, or holds."""
 
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -250,6 +251,44 @@ def test_what_is_no_longer_excluded_is_stored(
     assert level(local, source) == 4
     local.restore(tmp_path / 'target').check()
     assert missed(trees.describe(source), tmp_path / 'target') == []
+
+
+def test_a_directory_that_is_excluded_later_is_as_it_was(
+    local: Agent, source: Path, tmp_path: Path
+) -> None:
+    inner = source / 'sub' / 'cache' / 'inner'
+    inner.mkdir(parents=True)
+    (inner / 'file').write_text('content')
+    os.setxattr(inner, 'user.note', b'kept')
+    inner.chmod(0o2751)
+    os.utime(inner, ns=(1, 1234567891))
+    before = trees.describe(source)
+    assert level(local, source) == 0
+    for number in (1, 2):
+        assert level(local.told('--exclude', 'cache'), source) == number
+    for options in ([], ['--include', 'sub/cache/inner']):
+        target = tmp_path / str(len(options))
+        local.restore(target, *options).check()
+        # Once: 0700, without attributes.
+        path = b'sub/cache/inner'
+        assert trees.describe(target)[path] == before[path]
+
+
+def test_what_was_excluded_stays(local: Agent, source: Path, tmp_path: Path) -> None:
+    (source / 'sub' / 'cache' / 'inner').mkdir(parents=True)
+    (source / 'sub' / 'cache' / 'file').write_text('content')
+    (source / 'sub' / 'cache' / 'inner').chmod(0o751)
+    assert level(local.told('--exclude', 'cache'), source) == 0
+    (source / 'sub' / 'gone').touch()
+    for options in ([], ['--include', 'sub']):
+        target = tmp_path / str(len(options))
+        shutil.copytree(source, target)
+        os.utime(target / 'sub' / 'cache', ns=(1, 987654321))
+        cache = trees.describe(target / 'sub' / 'cache')
+        said = local.restore(target, '--overwrite', *options).check().err
+        # Once: all that is in it was said to go, and with --include it went.
+        assert f'from {target}: 1 in all\n  sub/gone\n' in said
+        assert trees.describe(target / 'sub' / 'cache') == cache
 
 
 @pytest.mark.parametrize('pattern, path', [('.', ''), ('*.o', 'file.o')])

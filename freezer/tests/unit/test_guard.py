@@ -296,6 +296,35 @@ def test_locked_directory(acl: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, 'geteuid', lambda: 0)
 
 
+@pytest.mark.parametrize('between', [b'', directory(b'./q', b'Yf') + member(b'./q/f')])
+def test_opened_directory(between: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tar makes it read-only when all of the archive has been extracted."""
+    user = os.geteuid() or 65534
+    level = (
+        directory(b'.', b'Dp', b'Dq')
+        + directory(b'./p', b'Dd', mode=0o555)
+        + between
+        + directory(b'./p/d', b'Yfile')
+        + member(b'./p/d/file')
+    )
+    with tempfile.TemporaryDirectory() as name:
+        target, outside = Path(name, 'target'), Path(name, 'outside')
+        for path in (target, outside, target / 'p'):
+            path.mkdir()
+            if os.geteuid() == 0:
+                os.chown(path, user, user)
+        os.chmod(name, 0o755)
+        (target / 'p' / 'd').symlink_to('../../outside')
+        with monkeypatch.context() as patched:
+            patched.setattr(os, 'geteuid', lambda: user)
+            guard = TargetGuard(target, opened=lambda: True)
+            assert b''.join(guard.check([level + END])) == level + END
+        extract(target, level + END, None if os.geteuid() else user)
+        assert os.listdir(outside) == []
+        assert os.listdir(target / 'p' / 'd') == ['file']
+        (target / 'p').chmod(0o755)
+
+
 def test_locked_directory_as_root(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

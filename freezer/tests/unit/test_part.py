@@ -72,6 +72,17 @@ def test_patterns_that_choose_nothing_of_their_own(pattern: str) -> None:
         Patterns([pattern])
 
 
+@pytest.mark.parametrize(
+    'patterns', [['a', 'a/b'], ['a/**', '**/c'], ['**', 'a/b/c'], ['*', 'a/*/c', 'a/b']]
+)
+def test_patterns_of_what_others_choose_as_well(patterns: Sequence[str]) -> None:
+    those = Patterns(patterns)
+    found: set[int] = set()
+    for path in ([b'a'], [b'a', b'b'], [b'a', b'b', b'c']):
+        found.update(those.matched(those.at(path)))
+    assert found == set(range(len(patterns)))
+
+
 def test_nothing_below_is_known_without_a_look() -> None:
     patterns = Patterns(['a/b', 'c/*/d'])
     assert not patterns.at([b'x'])
@@ -389,6 +400,19 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
     assert sorted(os.listdir(target / 'd')) == ['x']
     assert (target / 'd' / 'x').read_bytes() == b'0'
     assert sorted(os.listdir(target)) == ['a', 'beside', 'd']
+
+
+def test_a_directory_that_was_excluded_stays(tmp_path: Path) -> None:
+    low = directory(b'.', b'Dd') + directory(b'./d', b'Yf', b'Nx', b'Yl')
+    low += member(b'./d/f', b'0') + member(b'./d/l', b'1') + END
+    high = directory(b'.', b'Dd') + directory(b'./d', b'Nf', b'Nx', b'Nl') + END
+    target = tmp_path / 'target'
+    for name in ('x', 'f', 'gone'):
+        (target / 'd' / name / 'in it').mkdir(parents=True)
+    extract(target, [low, high], 'd')
+    assert sorted(os.listdir(target / 'd')) == ['f', 'l', 'x']
+    assert (target / 'd' / 'x' / 'in it').is_dir()
+    assert (target / 'd' / 'f').read_bytes() == b'0'
 
 
 def test_what_cannot_be_replaced_is_an_error(
