@@ -166,6 +166,8 @@ class BackupEngine(abc.ABC):
             if settings.encrypt_pass_file
             else None
         )
+        if self._writes_age:
+            encryption.check_available(layout.AGE)
         self._stored = StoredLevels(settings, self._passphrase, self.begins)
 
     @abc.abstractmethod

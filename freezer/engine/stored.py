@@ -70,6 +70,11 @@ class StoredLevels:
             raise RestoreError(
                 f'{backup!r} is encrypted: give its passphrase with --encrypt-pass-file'
             )
+        if found:
+            try:
+                encryption.check_available(found)
+            except ConfigError as error:
+                raise RestoreError(f'{backup.metadata_path}: {error}') from error
         wanted = self._settings.encryption
         if wanted and found != wanted:
             how = f'encrypted in format {found}, not in {wanted}'

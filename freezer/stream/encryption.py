@@ -22,6 +22,9 @@ OPENSSL = 'openssl'
 # The second is in freezer.stream.age.
 NAMES = (OPENSSL, layout.AGE)
 
+# The extra's minimum. Debian 12 has 38, which does for the first.
+_AGE_NEEDS = 43
+
 _AGE_MAGIC = b'age-encryption.org/'
 _MAGIC = b'Salted__'
 _SALT_BYTES = 8
@@ -105,14 +108,20 @@ def decrypt(
         yield rest
 
 
-def check_available() -> None:
-    """:raises ConfigError: the library is not installed"""
+def check_available(name: str = OPENSSL) -> None:
+    """:raises ConfigError: the library is not installed, or too old for the format"""
     try:
-        import cryptography  # noqa: F401
+        import cryptography
     except ImportError as error:
         raise ConfigError(
             'encryption needs the package cryptography: pip install freezer[encryption]'
         ) from error
+    version = cryptography.__version__
+    if name == layout.AGE and int(version.partition('.')[0]) < _AGE_NEEDS:
+        raise ConfigError(
+            f'encryption age needs cryptography {_AGE_NEEDS} or newer, and {version} '
+            'is installed: pip install freezer[encryption]'
+        )
 
 
 def _cipher(passphrase: bytes, salt: bytes, digest: str) -> Any:

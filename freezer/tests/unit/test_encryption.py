@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,3 +125,16 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'cryptography', None)
     with pytest.raises(ConfigError, match=r'pip install freezer\[encryption\]'):
         encryption.check_available()
+
+
+def test_a_library_that_is_too_old_for_age_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = types.ModuleType('cryptography')
+    monkeypatch.setitem(sys.modules, 'cryptography', old)
+    old.__dict__['__version__'] = '38.0.4'
+    encryption.check_available('openssl')
+    with pytest.raises(ConfigError, match=r'43 or newer, and 38\.0\.4 is installed'):
+        encryption.check_available('age')
+    old.__dict__['__version__'] = '43.0.0'
+    encryption.check_available('age')

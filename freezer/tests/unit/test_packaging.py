@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from freezer.stream import encryption
 from freezer.tests.agent import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / 'pyproject.toml').read_text())
@@ -139,6 +140,86 @@ def test_bindep_has_what_the_tests_install() -> None:
     named = {line.split()[0] for line in lines if line and line[0] != '#'}
     assert set(done.stdout.split()) <= named
     assert 'tar' in named
+
+
+# Debian
+
+DEBIAN = ROOT / 'packaging' / 'debian'
+
+
+@pytest.mark.parametrize('command', sorted(PROJECT['project']['scripts']))
+def test_a_package_for_debian_has_all_of_a_command(command: str) -> None:
+    installed = (DEBIAN / f'{command}.install').read_text().split()
+    data = PROJECT['tool']['setuptools']['data-files']
+    assert f'usr/bin/{command}' in installed
+    for target, shell in (('bash-completion/completions', 'bash'), ('zsh', 'zsh')):
+        (folder,) = (each for each in data if each.startswith(f'share/{target}'))
+        (pattern,) = data[folder]
+        (file,) = (
+            path for path in ROOT.glob(pattern) if path.name[-9:] == command[-9:]
+        )
+        assert f'usr/{folder}/{file.name}' in installed, shell
+    (page,) = (DEBIAN / f'{command}.manpages').read_text().split()
+    assert (ROOT / f'doc/source/cli/{Path(page).stem}.rst').exists()
+    for pattern in (DEBIAN / f'{command}.examples').read_text().split():
+        assert list(ROOT.glob(pattern)), pattern
+
+
+def test_debian_has_a_package_for_each_command() -> None:
+    named = re.findall(
+        r'^Package: (.*)', (DEBIAN / 'control').read_text(), re.MULTILINE
+    )
+    assert sorted(named) == sorted(PROJECT['project']['scripts'])
+    installed = {path.stem for path in DEBIAN.glob('*.install')}
+    assert installed == set(named)
+
+
+def test_debian_depends_on_what_the_scheduler_needs() -> None:
+    control = (DEBIAN / 'control').read_text()
+    extras = PROJECT['project']['optional-dependencies']
+    for each in extras['scheduler']:
+        name = re.match(r'[\w-]+', each)[0].removeprefix('python-')  # type: ignore[index]
+        assert f' python3-{name},\n' in control
+
+
+def test_the_minimum_for_age_is_that_of_the_extra() -> None:
+    (needed,) = PROJECT['project']['optional-dependencies']['encryption']
+    minimum = needed.removeprefix('cryptography>=').partition('.')[0]
+    assert int(minimum) == encryption._AGE_NEEDS
+    assert f'python3-cryptography (>= {minimum})' in (DEBIAN / 'control').read_text()
+
+
+def test_debian_starts_the_command_that_it_installs() -> None:
+    unit = (ROOT / 'etc/systemd/freezer-scheduler.service').read_text()
+    rules = (DEBIAN / 'rules').read_text()
+    (old, new) = re.findall(r"sed 's,(.*),(.*),' etc/systemd", rules)[0]
+    assert 'ExecStart=/usr/bin/freezer-scheduler ' in unit.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ('of_pbr', 'of_debian'),
+    [
+        ('20.0.0', '20.0.0'),
+        ('20.0.0.dev5', '20.0.0~dev5'),
+        ('20.0.0.0rc1', '20.0.0~rc1'),
+        ('20.0.0.0b2.dev7', '20.0.0~b2~dev7'),
+    ],
+)
+def test_the_version_for_debian_and_back(of_pbr: str, of_debian: str) -> None:
+    def sed(file: Path, found: str, text: str) -> str:
+        (script,) = re.findall(found, file.read_text())
+        done = subprocess.run(
+            ['sed', '-E', script],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    script = ROOT / 'tools' / 'debian.sh'
+    assert sed(script, r"VERSION\" \| sed -E '(.*)'\)", of_pbr) == of_debian
+    assert sed(DEBIAN / 'rules', r"\| sed '(.*)'\)", of_debian) == of_pbr
 
 
 # Habits
