@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -113,7 +114,8 @@ class Shell:
 def _bash(folder: Path) -> Shell:
     shell = Shell(('bash', '--norc', '--noprofile', '-i'), folder)
     for command in COMMANDS:
-        shell.tell(f'source {ROOT}/etc/bash-completion/{command}\n')
+        script = shlex.quote(f'{ROOT}/etc/bash-completion/{command}')
+        shell.tell(f'source {script}\n')
     return shell
 
 
@@ -121,7 +123,8 @@ def _zsh(folder: Path) -> Shell:
     if shutil.which('zsh') is None:
         pytest.skip('zsh is not installed')
     shell = Shell(('zsh', '-f', '-i'), folder)
-    shell.tell(f'fpath=({ROOT}/etc/zsh $fpath); autoload -U compinit; compinit -u -D\n')
+    scripts = shlex.quote(f'{ROOT}/etc/zsh')
+    shell.tell(f'fpath=({scripts} $fpath); autoload -U compinit; compinit -u -D\n')
     return shell
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -179,7 +180,7 @@ def run_in_shell(lines: list[str], folder: Path, agent: Agent) -> Path:
     scripts = folder / 'scripts'
     scripts.mkdir()
     script = scripts / 'freezer-agent'
-    script.write_text(f'#!/bin/sh\nexec {" ".join(command())} "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
     script.chmod(0o755)
     env = environment(agent.env)
     env['PATH'] = f'{scripts}:{env["PATH"]}'
