@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-import shlex
 import socket
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -25,8 +24,8 @@ from urllib.parse import urlsplit
 from oslo_config import cfg
 from oslo_log import log
 
-from freezer.common import exposed, jobfile, plugins, upstream, usage
-from freezer.common.opts import declared_options, help_usage
+from freezer.common import exposed, jobfile, plugins, reach, upstream, usage
+from freezer.common.opts import declared_options, driver_options, help_usage
 from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
@@ -148,7 +147,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     values['storages'] = _storages(conf, values, job)
     if job is not None and job.storages:
         values['storage'] = 'multiple'
-    values['reach'], values['reach_keys'] = _reach(conf, values, job, pinned)
+    values['reach'], values['reach_keys'] = reach.reach(conf, values, job, pinned)
     values['exposed'] = tuple(exposed.warnings(_secret_files(conf, values, job)))
     return AgentConfig(**values)
 
@@ -534,76 +533,12 @@ def _storages(
     driver = plugins.load(plugins.STORAGES, 'storage', values['storage'])
     options = {
         key: _value(conf, option.dest, group)
-        for key, group, option in _driver_options(driver)
+        for key, group, option in driver_options(driver)
     }
     settings = StorageSettings(
         container=values['container'], options=options, **_for_every_storage(values)
     )
     return ((driver, settings),)
-
-
-# Of the main ones, those that a restore needs to be told as the backup was.
-_REACH = (
-    *('storage', 'container', 'engine_name', 'encrypt_pass_file', 'proxy'),
-    'insecure',
-)
-
-
-def _reach(
-    conf: cfg.ConfigOpts,
-    values: Mapping[str, Any],
-    job: jobfile.JobFile | None,
-    pinned: Container[tuple[str | None, str]],
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """``reach`` and ``reach_keys`` of :class:`AgentConfig`.
-
-    What is in a job file is not repeated, but for one that is gone with its process.
-    """
-    if not values['storages']:
-        return (), ()
-    kept = job is not None and not job.path.startswith(('/dev/', '/proc/'))
-    if values['storage'] == 'multiple' and not kept:
-        return (), ()
-    words = [f'--config {shlex.quote(job.path)}'] if job is not None and kept else []
-    for name in ('config_file', 'config_dir'):
-        if _source(conf, name) is cfg.Locations.command_line:
-            flag = f'--{name.replace("_", "-")}'
-            words += [f'{flag} {shlex.quote(path)}' for path in conf[name]]
-    given: list[tuple[str | None, Any, Any]] = [
-        (None, option, values[option.dest])
-        for option in declared_options()[None]
-        if option.dest in _REACH
-    ]
-    if values['storage'] != 'multiple':
-        ((driver, settings),) = values['storages']
-        given += [
-            (group, option, settings.options[key])
-            for key, group, option in _driver_options(driver)
-        ]
-    keys = []
-    for group, option, value in given:
-        if kept and (group, option.dest) not in pinned:
-            continue
-        if not value and not isinstance(option, cfg.BoolOpt):
-            continue
-        if value == option.default:
-            continue
-        name = f'{group}-{option.name}' if group else option.name
-        # The URL of a proxy may hold a password.
-        if option.secret or (option.dest == 'proxy' and '@' in value):
-            keys.append(name)
-        else:
-            words.append(_argument(group, option, value))
-    return tuple(words), tuple(keys)
-
-
-def _argument(group: str | None, option: Any, value: Any) -> str:
-    """An option as it is written on the command line, for a shell."""
-    prefix = f'--{group}-' if group else '--'
-    if isinstance(option, cfg.BoolOpt):
-        return f'{prefix}{"" if value else "no"}{option.name}'
-    text = ','.join(value) if isinstance(value, list) else str(value)
-    return f'{prefix}{option.name} {shlex.quote(text)}'
 
 
 # Options that name a file which is a secret itself.
@@ -659,13 +594,6 @@ def _configuration_files(conf: cfg.ConfigOpts) -> list[str]:
     ]
 
 
-def _driver_options(driver: Any) -> Iterator[tuple[str, str | None, Any]]:
-    """(key in settings and job files, group, option) of all a driver declares."""
-    for group, declared in driver.OPTIONS.items():
-        for option in declared:
-            yield f'{group}_{option.dest}' if group else option.dest, group, option
-
-
 def _for_every_storage(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ('max_segment_size', 'insecure', 'proxy')}
 
@@ -682,7 +610,7 @@ def _section_storage(
     driver = plugins.load(plugins.STORAGES, f'{where}: storage', name)
     container = given.pop('container', '')
     options: dict[str, Any] = {}
-    for key, _group, option in _driver_options(driver):
+    for key, _group, option in driver_options(driver):
         text = given.pop(key, '')
         try:
             unset = _is_unset(isinstance(option, cfg.BoolOpt), text)

@@ -1,5 +1,6 @@
 """The agent's options, and every option there is."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from oslo_config import cfg
@@ -291,6 +292,13 @@ def declared_options() -> dict[str | None, tuple[Any, ...]]:
         for group, declared in driver.OPTIONS.items():
             options[group] = options.get(group, ()) + tuple(declared)
     return options
+
+
+def driver_options(driver: Any) -> Iterator[tuple[str, str | None, Any]]:
+    """(key in settings and job files, group, option) of all a driver declares."""
+    for group, declared in driver.OPTIONS.items():
+        for option in declared:
+            yield f'{group}_{option.dest}' if group else option.dest, group, option
 
 
 def list_opts() -> list[tuple[str | None, list[Any]]]:

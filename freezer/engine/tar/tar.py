@@ -6,19 +6,17 @@ arguments, never through a shell.
 """
 
 import contextlib
-import errno
 import fcntl
 import functools
 import logging
 import os
-import random
 import shutil
 import stat
 import subprocess
 import threading
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
 
 from freezer.engine.engine import (
     Again,
@@ -32,6 +30,7 @@ from freezer.engine.engine import (
 )
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import messages, snapshot
+from freezer.engine.tar.directories import TargetDirectories
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.patterns import Patterns
 from freezer.exceptions import ConfigError, EngineError, RestoreError
@@ -208,7 +207,7 @@ class TarEngine(BackupEngine):
         except EngineError as error:
             LOG.warning('the snapshot file: %s', error)
         whole_tree = known.subject == snapshot.TREE
-        directories = _Directories(target)
+        directories = TargetDirectories(target)
         guard = TargetGuard(
             target,
             self.settings.untrusted,
@@ -221,7 +220,7 @@ class TarEngine(BackupEngine):
     def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
         from freezer.engine.tar.part import Part
 
-        directories = _Directories(target)
+        directories = TargetDirectories(target)
         # Where a part leaves a directory as it is, it removes the link itself.
         guard = TargetGuard(
             target,
@@ -426,7 +425,7 @@ class _TarExtractor(Extractor):
     """All of a chain."""
 
     def __init__(
-        self, process: _Process, directories: '_Directories', *, whole_tree: bool
+        self, process: _Process, directories: TargetDirectories, *, whole_tree: bool
     ) -> None:
         self._process = process
         self._directories = directories
@@ -444,7 +443,7 @@ class _TarPartExtractor(PartExtractor):
     """A part of a chain."""
 
     def __init__(
-        self, process: _Process, part: 'Part', directories: '_Directories'
+        self, process: _Process, part: 'Part', directories: TargetDirectories
     ) -> None:
         self._process = process
         self._part = part
@@ -472,103 +471,6 @@ class _TarPartExtractor(PartExtractor):
     @property
     def unmatched(self) -> list[str]:
         return self._part.unmatched
-
-
-class _Was(NamedTuple):
-    """A directory of the target as it was."""
-
-    path: bytes
-    mode: int
-    mtime_ns: int
-    attributes: dict[str, bytes] | None
-
-
-class _Directories:
-    """The directories of a target: made ready for an archive, and as they were again
-    if it has nothing to say of them.
-
-    Those have a time that nothing else has: tar sets that of each directory it meets.
-    """
-
-    def __init__(self, target: str) -> None:
-        self.refused = False
-        """One of them was not ours to make ready."""
-        self._target = os.fsencode(os.path.realpath(target))
-        self._changed: list[_Was] = []
-        # Whole seconds of even number: any file system keeps them.
-        self._mark = 2 * random.SystemRandom().randrange(2**28, 2**29) * 10**9
-
-    def make_ready(self, path: Sequence[bytes] = ()) -> None:
-        """Take from a directory and each below what would stay, spread, or be in the
-        way. Nothing if it is not there, no directory, or a link is on the way.
-
-        tar sets what is set in the archive; it does not take away extended attributes,
-        new directories inherit the setgid bit, and who is not root cannot write into a
-        directory that is read-only.
-        """
-        folder = self._target
-        for name in path:
-            folder = os.path.join(folder, name)
-            try:
-                status = os.lstat(folder)
-            except OSError:
-                # Not there, or tar will say what it could not do there.
-                return
-            if not stat.S_ISDIR(status.st_mode):
-                return
-        folders = [folder]
-        while folders:
-            folder = folders.pop()
-            # Somebody else's directory: tar will say what it could not do there.
-            try:
-                self._make_one_ready(folder)
-            except PermissionError:
-                self.refused = True
-            with os.scandir(folder) as entries:
-                folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
-
-    def _make_one_ready(self, folder: bytes) -> None:
-        status = os.lstat(folder)
-        if status.st_mtime_ns == self._mark:
-            return
-        os.chmod(folder, 0o700)
-        attributes = _drop_attributes(folder)
-        mode = stat.S_IMODE(status.st_mode)
-        self._changed.append(_Was(folder, mode, status.st_mtime_ns, attributes or None))
-        os.utime(folder, ns=(status.st_atime_ns, self._mark))
-
-    def put_back(self) -> None:
-        """After the archive."""
-        # What is in a directory before itself, which may not be open afterwards.
-        for folder, mode, mtime_ns, attributes in reversed(self._changed):
-            # Gone; or in one that is closed by now to who is not root.
-            with contextlib.suppress(
-                FileNotFoundError, NotADirectoryError, PermissionError
-            ):
-                status = os.lstat(folder)
-                if status.st_mtime_ns != self._mark:
-                    continue
-                for name, value in (attributes or {}).items():
-                    os.setxattr(folder, name, value)
-                os.chmod(folder, mode)
-                os.utime(folder, ns=(status.st_atime_ns, mtime_ns))
-        self._changed = []
-
-
-def _drop_attributes(folder: bytes) -> dict[str, bytes]:
-    """Those that were dropped."""
-    dropped = {}
-    try:
-        for name in os.listxattr(folder, follow_symlinks=False):
-            if name != 'security.selinux':
-                value = os.getxattr(folder, name, follow_symlinks=False)
-                os.removexattr(folder, name, follow_symlinks=False)
-                dropped[name] = value
-    except OSError as error:
-        # The file system has none, or the attribute is only root's to take away.
-        if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
-            raise
-    return dropped
 
 
 def _walk(

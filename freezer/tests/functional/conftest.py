@@ -1,6 +1,5 @@
 """Stores and sources that several modules use."""
 
-import fcntl
 import os
 import ssl
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import trustme
 from freezer.tests import servers
 from freezer.tests.agent import PART, Agent, LocalStore, S3Store, Trap
 from freezer.tests.front import Front
+from freezer.tests.once import made_once
 from freezer.tests.proxy import Proxy
 from freezer.tests.servers import control_plane as plane
 from freezer.tests.servers.control_plane import ControlPlane
@@ -100,17 +100,13 @@ def secure(moto: servers.Moto, authority: trustme.CA) -> Iterator[Front]:
 @pytest.fixture(scope='session')
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Keystone and freezer-api. Tests with them share a worker."""
-    shared = tmp_path_factory.getbasetemp()
-    if 'PYTEST_XDIST_WORKER' in os.environ:
-        shared = shared.parent
-    folder, ready = shared / 'control-plane', shared / 'control-plane.ready'
-    with open(shared / 'control-plane.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists():
-            try:
-                plane.build(folder)
-            except plane.Unavailable as error:
-                pytest.skip(f'no freezer-api: {error}')
-            ready.touch()
+
+    def make(folder: Path) -> None:
+        try:
+            plane.build(folder)
+        except plane.Unavailable as error:
+            pytest.skip(f'no freezer-api: {error}')
+
+    folder = made_once(tmp_path_factory, 'control-plane', make)
     with ControlPlane(folder) as server:
         yield server

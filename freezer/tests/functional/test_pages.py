@@ -1,7 +1,5 @@
 """What the pages of the documentation have one type is typed, and answered so."""
 
-import fcntl
-import os
 import shlex
 import shutil
 import subprocess
@@ -13,6 +11,7 @@ import pytest
 
 from freezer.tests import agent, pages, scheduler, servers
 from freezer.tests.agent import ROOT
+from freezer.tests.once import made_once
 from freezer.tests.pages import Block, Reader
 
 BUCKET = 'backups'
@@ -40,23 +39,17 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = shutil.which('aws')
     if found:
         return Path(found).parent
-    shared = tmp_path_factory.getbasetemp()
-    if 'PYTEST_XDIST_WORKER' in os.environ:
-        shared = shared.parent
-    folder, ready = shared / 'aws', shared / 'aws.ready'
-    with open(shared / 'aws.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            venv = [sys.executable, '-m', 'venv', '--without-pip', str(folder)]
-            subprocess.run(venv, check=True)
-            pip = [sys.executable, '-m', 'pip', f'--python={folder}/bin/python']
-            pip += ['install', '--quiet', '--disable-pip-version-check', 'awscli']
-            done = subprocess.run(pip, capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f'no aws-cli: {done.stderr.strip()}')
-            ready.touch()
-    return folder / 'bin'
+
+    def make(folder: Path) -> None:
+        venv = [sys.executable, '-m', 'venv', '--without-pip', str(folder)]
+        subprocess.run(venv, check=True)
+        pip = [sys.executable, '-m', 'pip', f'--python={folder}/bin/python']
+        pip += ['install', '--quiet', '--disable-pip-version-check', 'awscli']
+        done = subprocess.run(pip, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f'no aws-cli: {done.stderr.strip()}')
+
+    return made_once(tmp_path_factory, 'aws', make) / 'bin'
 
 
 @pytest.fixture
