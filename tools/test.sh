@@ -53,4 +53,4 @@ step 'release notes, rendered' \
 step 'documentation' docs
 say pytest
 # In place of this shell: pytest's closing line is the last one.
-exec pytest -n 2 --dist loadgroup "$@"
+exec pytest -n 3 --dist loadgroup "$@"

@@ -1,6 +1,7 @@
 """The agent as its users meet it: a command, started in a process of its own."""
 
 import abc
+import atexit
 import copy
 import dataclasses
 import functools
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import freezer
 from freezer.engine.tar import snapshot
 from freezer.storage import layout, manifest
-from freezer.tests import servers, trees
+from freezer.tests import servers, trees, warm
 
 ROOT = Path(freezer.__file__).parent.parent
 
@@ -75,7 +76,9 @@ def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, st
     """This process's environment, the tree the tests are from, and the changes; None
     takes a variable away."""
     tree = {} if PACKAGED else {'PYTHONPATH': str(ROOT)}
-    merged = {**os.environ, **tree, **(changes or {})}
+    # One that hangs is asked where.
+    asked = {'PYTHONFAULTHANDLER': '1'}
+    merged = {**os.environ, **tree, **asked, **(changes or {})}
     return {name: value for name, value in merged.items() if value is not None}
 
 
@@ -134,6 +137,17 @@ class Result:
     __repr__ = __str__
 
 
+#: that each agent is to be started from nothing; by the fixture ``cold``, or for all
+COLD = os.environ.get('FREEZER_TEST_COLD', '') not in ('', '0')
+
+
+@functools.cache
+def _nursery() -> warm.Nursery:
+    nursery = warm.Nursery(environment())
+    atexit.register(nursery.close)
+    return nursery
+
+
 class Process:
     """An agent that is running.
 
@@ -150,13 +164,22 @@ class Process:
         runner: Iterable[str] = (),
         program: Iterable[str] = (),
     ) -> None:
+        runner, program = tuple(runner), tuple(program)
         self.argv = (*runner, *(program or command()), *map(str, arguments))
+        self._process: subprocess.Popen[bytes] | warm.Child
+        variables = environment(env)
+        if not (COLD or PACKAGED or runner or program) and warm.suits(
+            variables, environment()
+        ):
+            argv = (command()[-1], *map(str, arguments))
+            self._process = _nursery().start(argv, variables)
+            return
         self._process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(env),
+            env=variables,
         )
 
     @property
@@ -182,13 +205,15 @@ class Process:
         """What it left; one that hangs is killed, and fails the test."""
         try:
             out, err = self._process.communicate(timeout=TIMEOUT)
+            code = self._process.wait()
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            # With that, Python says where each of its threads is.
+            self._process.send_signal(signal.SIGABRT)
             out, err = self._process.communicate()
             raise AssertionError(f'it hangs: {self.argv}\n{err.decode()}') from None
         return Result(
             self.argv,
-            self._process.returncode,
+            code,
             out.decode(errors='backslashreplace'),
             err.decode(errors='backslashreplace'),
         )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import hypothesis
 import pytest
 
-from freezer.tests import servers
+from freezer.tests import agent, servers
 
 SERVERS = tuple(servers.KINDS)
 # One start of each, in one of xdist's workers: Ceph takes a gigabyte of memory, and
@@ -45,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
         name = variable.upper()
         if name in _CLEARED or name.startswith(_CLEARED_PREFIXES):
             del os.environ[variable]
+    # Else each agent that is started would compile its modules anew.
+    os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
     # The agent writes to ~/.freezer. What does so while tests are collected fails, even
     # for root, who could make any directory.
     os.environ['HOME'] = os.devnull
@@ -68,6 +70,13 @@ def _home(
     monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
     # An agent that is killed leaves its temporary directory.
     monkeypatch.setenv('TMPDIR', str(tmp_path_factory.mktemp('tmp')))
+
+
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start each agent from nothing, as its users do: for tests of what is decided
+    then, or seen of it from outside."""
+    monkeypatch.setattr(agent, 'COLD', True)
 
 
 @pytest.fixture

@@ -25,11 +25,16 @@ def command() -> tuple[str, ...]:
     return agent.script('freezer-scheduler', 'freezer.scheduler.main')
 
 
-def until(condition: Callable[[], object], what: object = '') -> None:
-    """Wait for something that will come about."""
+def until(
+    condition: Callable[[], object], what: Callable[[], object] = lambda: ''
+) -> None:
+    """Wait for something that will come about.
+
+    :param what: what there is to say if it does not
+    """
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what()
         time.sleep(0.05)
 
 
@@ -105,7 +110,9 @@ class Scheduler:
                 stderr=log,
                 env=self.env,
             )
-        until(lambda: self.said.count(_BEGINS) > before or self.ended, self.log)
+        until(
+            lambda: self.said.count(_BEGINS) > before or self.ended, lambda: self.said
+        )
         return self
 
     @property
@@ -161,9 +168,9 @@ class Scheduler:
         """Wait for what is remembered of a job to be so."""
         until(
             lambda: values.items() <= self.record(name).items(),
-            (values, self.record(name), self.said),
+            lambda: (values, self.record(name), self.said),
         )
         return self.record(name)
 
     def until_said(self, text: str) -> None:
-        until(lambda: text in self.said, f'not said: {text}')
+        until(lambda: text in self.said, lambda: f'not said: {text}\n{self.said}')

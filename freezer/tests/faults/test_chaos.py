@@ -154,6 +154,8 @@ class Chaos:
         agent = self.agent()
         before = set(self.store.markers())
         declared = hurt(self.proxy, self.chance)
+        # Should it hang, nobody else will have said it.
+        print(f'  backup under {declared}')
         result, killed = self.backup(agent)
         told = f'{declared}, killed: {killed}\n{result}'
         self.proxy.clear()
@@ -183,6 +185,7 @@ class Chaos:
         target = self.folder / 'target'
         expected = trees.describe(self.source)
         declared = hurt(self.proxy, self.chance)
+        print(f'  restore under {declared}')
         result = agent.restore(target)
         self.proxy.clear()
         if result.code != 0:

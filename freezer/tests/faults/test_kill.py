@@ -12,6 +12,8 @@ from freezer.tests import servers, trees
 from freezer.tests.agent import Agent, S3Store, in_parts, missed
 from freezer.tests.proxy import Proxy
 
+pytestmark = pytest.mark.usefixtures('cold')
+
 KILLS = 20
 # A volume holds three parts of five.
 SEVERAL_VOLUMES = ('--s3-max-parts', '4', '--s3-concurrency', '2')

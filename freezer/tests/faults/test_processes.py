@@ -23,6 +23,8 @@ from freezer.tests.agent import (
 from freezer.tests.functional.waiting import gone, until
 from freezer.tests.proxy import Proxy, Request
 
+pytestmark = pytest.mark.usefixtures('cold')
+
 
 def test_20_tar_is_killed(proxied: S3Store, proxy: Proxy, tmp_path: Path) -> None:
     source = tmp_path / 'source'
@@ -158,7 +160,7 @@ def test_33_signal_while_an_upload_is_held_back(
         process.send(signal.SIGTERM)
         result = process.wait()
     assert result.code == -signal.SIGTERM, result
-    assert store.is_untouched()
+    assert store.is_untouched(), result
     assert local.is_untouched()
 
 

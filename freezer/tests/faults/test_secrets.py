@@ -27,6 +27,8 @@ from freezer.tests.agent import (
 from freezer.tests.conformance.variants import certified
 from freezer.tests.proxy import BROKEN, Proxy
 
+pytestmark = pytest.mark.usefixtures('cold')
+
 PASSPHRASE = 'Pass phrase/7+'
 SSE_KEY = bytes(range(200, 232))
 WRONG = 'sk/quite+wrong'

@@ -12,6 +12,8 @@ from freezer.tests import trees
 from freezer.tests.agent import NO_LANDLOCK, Agent, missed
 from freezer.utils import landlock
 
+pytestmark = pytest.mark.usefixtures('cold')
+
 # Nobody special: the user stays, as the tests' files are theirs.
 NO_RIGHTS = ('setpriv', '--bounding-set=-all', '--inh-caps=-all')
 

@@ -100,7 +100,10 @@ def test_the_examples(store: S3Store, tree: Path, tmp_path: Path) -> None:
                 'daily-s3', {**here, '/etc"': f'{tree}"'}, schedule_interval='2 seconds'
             ),
         )
-        until(lambda: scheduler.record('daily').get('successes', 0) > 1, scheduler.said)
+        until(
+            lambda: scheduler.record('daily').get('successes', 0) > 1,
+            lambda: scheduler.said,
+        )
         scheduler.job(
             'minimal',
             example('minimal', {**here, '/home': str(tree)}, schedule_date=soon()),

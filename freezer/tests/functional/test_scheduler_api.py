@@ -55,7 +55,7 @@ class Remote:
 
         until(
             lambda: schedule.items() <= found().items(),
-            (schedule, self.scheduler.said),
+            lambda: (schedule, found(), self.scheduler.said),
         )
 
     def backups(self, job_id: str, session: Any = None) -> list[dict[str, Any]]:
@@ -128,7 +128,7 @@ def test_backup_restore_stop_and_delete(
         assert (told['container'], told['hostname']) == (store.container, HOST)
         # Asked for again, it is done again.
         remote.freezer('job-start', job_id)
-        until(lambda: len(remote.backups(job_id)) == 2, scheduler.said)
+        until(lambda: len(remote.backups(job_id)) == 2, lambda: scheduler.said)
         restore = s3(store, action='restore', restore_abs_path=str(target))
         second = remote.create(document(restore))
         remote.until(second, status='completed', result='success')
@@ -231,11 +231,15 @@ def test_all_of_it_is_away_in_turn(
         'hostname': HOST,
     }
     job_id = remote.create(document(backup, schedule_interval='3 seconds'))
-    until(lambda: scheduler.record(job_id).get('successes', 0) > 0, scheduler.said)
+    until(
+        lambda: scheduler.record(job_id).get('successes', 0) > 0, lambda: scheduler.said
+    )
 
     def goes_on() -> None:
         runs = scheduler.record(job_id)['successes']
-        until(lambda: scheduler.record(job_id)['successes'] > runs, scheduler.said)
+        until(
+            lambda: scheduler.record(job_id)['successes'] > runs, lambda: scheduler.said
+        )
 
     with away(control_plane, 'api'):
         goes_on()
@@ -283,7 +287,7 @@ def test_a_backup_that_outlives_the_scheduler(
     scheduler.start()
     held.release()
     until(lambda: not is_alive(pid))
-    until(lambda: remote.backups(job_id), scheduler.said)
+    until(lambda: remote.backups(job_id), lambda: scheduler.said)
     (told,) = remote.backups(job_id)
     assert told['container'] == proxied.container
     assert len(proxied.markers()) == 1
@@ -315,7 +319,7 @@ def test_a_session_of_two(remote: Remote, control_plane: ControlPlane) -> None:
         return [found()['jobs'][job_id]['result'] for job_id in jobs]
 
     # freezer-api takes a session with a failure for completed, whatever still runs.
-    until(lambda: results() == ['success', 'fail'], scheduler.said)
+    until(lambda: results() == ['success', 'fail'], lambda: scheduler.said)
     known = found()
     assert (known['session_tag'], known['status']) == (1, 'completed')
     assert known['result'] == 'fail'
@@ -323,7 +327,7 @@ def test_a_session_of_two(remote: Remote, control_plane: ControlPlane) -> None:
     def tags() -> list[int]:
         return [plane.call('GET', f'jobs/{each}')['session_tag'] for each in jobs]
 
-    until(lambda: tags() == [1, 1], scheduler.said)
+    until(lambda: tags() == [1, 1], lambda: scheduler.said)
 
 
 def test_a_central_scheduler_works_for_others(

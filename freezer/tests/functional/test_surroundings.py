@@ -12,6 +12,8 @@ from freezer.engine.tar import snapshot
 from freezer.tests import trees
 from freezer.tests.agent import Agent, Result, job_file, missed, run
 
+pytestmark = pytest.mark.usefixtures('cold')
+
 # What is this much older than a level counts as not changed by the next.
 OLD = snapshot.MARGIN_NANOSECONDS / 10**9 + 0.1
 

@@ -287,7 +287,8 @@ def test_parts_and_retries(
         wait_for_line(process, ' part')
         held.release()
         made = process.wait().check()
-    assert ', 5 parts, ' in made.err or ', 4 parts, ' in made.err, made.err
+    # How many are under way when that is said, is the machine's affair.
+    assert re.search(r', [2-5] parts, ', made.err), made.err
     assert made.document['retries'] == 1
     assert made.document['bytes_stored'] > 4 * PART
     assert '  Retries:   1 request made again' in made.err
