@@ -20,8 +20,9 @@ class AdminJob(Job):
                 'action admin needs remove-older-than (more than 0 days) or '
                 'remove-before-date; or, on s3, s3-stale-after or s3-purge-versions'
             )
-        self.remove_old()
-        self._tidy()
+        with self.storage.housekeeping():
+            self.remove_old()
+            self._tidy()
         return Outcome()
 
     def _tidy(self) -> None:

@@ -10,6 +10,7 @@ Names and signatures are Freezer 19's.
 """
 
 import abc
+import contextlib
 import json
 import logging
 import time
@@ -377,6 +378,14 @@ class Storage(abc.ABC):
     def time(self) -> float | None:
         """The storage's own clock, epoch seconds; None if it has none."""
         return None
+
+    def housekeeping(self) -> contextlib.AbstractContextManager[None]:
+        """In it, what retention and :meth:`tidy` both go by is looked at once.
+
+        What was removed in it may still be listed, and what others have made since may
+        not be.
+        """
+        return contextlib.nullcontext()
 
     @property
     def tidies(self) -> bool:

@@ -308,6 +308,13 @@ class MultipleStorage(Storage):
         told = [storage.time() for storage in self.storages.values()]
         return min((each for each in told if each is not None), default=None)
 
+    @contextlib.contextmanager
+    def housekeeping(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for storage in self.storages.values():
+                stack.enter_context(storage.housekeeping())
+            yield
+
     @property
     def tidies(self) -> bool:
         return any(storage.tidies for storage in self.storages.values())

@@ -7,6 +7,7 @@ stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
 It runs inside Freezer 19.0.0 as well (``tools/install-into-freezer.sh``).
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from freezer.storage._s3.bucket import Bucket
     from freezer.storage._s3.claim import Claim
     from freezer.storage._s3.journal import Entry, Journal
+    from freezer.storage._s3.survey import Survey
     from freezer.storage._s3.upload import Plan
     from freezer.storage.base import Named, StorageSettings
     from freezer.storage.check import CheckReport
@@ -333,6 +335,7 @@ class S3Storage(Manifested):
         self._entries: dict[str, Entry] = {}
         self._opened: Bucket | None = None
         self._opened_by = 0
+        self._survey: Survey | None = None
         self._cancelled = threading.Event()
         super().__init__(container, max_segment_size, skip_prepare)
 
@@ -765,7 +768,7 @@ class S3Storage(Manifested):
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         prefix = keys.tree_prefix(path)
-        for item in self._bucket.list(prefix):
+        for item in (self._survey or self._bucket).list(prefix):
             yield item.key[len(prefix) :], item.size
 
     def listdir(self, path: str) -> list[str]:
@@ -807,22 +810,36 @@ class S3Storage(Manifested):
     def tidies(self) -> bool:
         return self.options.stale_after is not None or self.options.purge_versions
 
+    @contextlib.contextmanager
+    def housekeeping(self) -> Iterator[None]:
+        self._survey = self._new_survey()
+        try:
+            yield
+        finally:
+            self._survey = None
+
+    def _new_survey(self) -> 'Survey':
+        from freezer.storage._s3.survey import Survey
+
+        return Survey(self._bucket, keys.tree_prefix(self.container))
+
     def tidy(self, dry_run: bool = False) -> Tidied:
         from freezer.storage._s3 import leftovers
 
         bucket = self._bucket
-        root = keys.tree_prefix(self.container)
+        survey = self._survey or self._new_survey()
         found = self._journal.clean_up(bucket, dry_run=dry_run)
         # What the journal named is not to be counted twice in a dry run.
         live = self._journal.folders(bucket)
         after = self.options.stale_after
         after = STALE_AFTER if after is None else after
-        found += leftovers.clear_stale(bucket, root, live, after, dry_run=dry_run)
-        return Tidied(tuple(found), self._old_versions(root, dry_run))
+        found += leftovers.clear_stale(bucket, survey, live, after, dry_run=dry_run)
+        return Tidied(tuple(found), self._old_versions(dry_run))
 
-    def _old_versions(self, root: str, dry_run: bool) -> tuple[OldVersions, ...]:
+    def _old_versions(self, dry_run: bool) -> tuple[OldVersions, ...]:
         from freezer.storage._s3 import leftovers
 
+        root = keys.tree_prefix(self.container)
         purge = self.options.purge_versions
         if not self._bucket.keeps_versions(must_know=purge):
             return ()

@@ -12,31 +12,17 @@ after the claim is gone, and before any data is touched.
 
 import itertools
 import logging
-import re
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from freezer.storage import layout
 from freezer.storage._s3 import claim
 from freezer.storage._s3.bucket import Bucket
 from freezer.storage._s3.listings import DELETE_BATCH, Parts, Upload, Version
+from freezer.storage._s3.survey import Survey
 from freezer.storage.exceptions import AccessDenied, NotFound, PartialDelete, Rejected
 from freezer.storage.housekeeping import Leftover
-from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
-
-
-# What a check that was killed has left.
-_SCRATCH = re.compile(rf'{layout.CHECK}/[0-9a-f]{{32}}(?=/)')
-
-
-@dataclass
-class _Suspect:
-    """A folder that may be left over. ``newest`` in seconds of the store's clock."""
-
-    marker: str | None
-    newest: float = 0.0
 
 
 def clear(
@@ -94,21 +80,21 @@ def _clear(
 
 def clear_stale(
     bucket: Bucket,
-    root: str,
+    survey: Survey,
     live: Container[str],
     stale_after: float,
     *,
     dry_run: bool = False,
 ) -> Iterator[Leftover]:
-    """Remove what is left below the container, where nothing has changed for so long.
+    """Remove what is left in a container, where nothing has changed for so long.
 
-    :param root: the prefix of all keys of the container, empty or ending with a slash
+    :param survey: of the container; what is removed is looked at again
     :param live: keys of folders that agents are known to write to
     :param stale_after: seconds
     :returns: what there was, folder by folder
     """
-    now = bucket.store_time()
-    for folder, suspect in _suspects(bucket, root).items():
+    now = survey.began
+    for folder, suspect in survey.suspects().items():
         if folder in live or max(0, now - suspect.newest) < stale_after:
             continue
         uploads = _open_uploads(bucket, folder)
@@ -118,52 +104,6 @@ def clear_stale(
         left = _clear(bucket, folder, suspect.marker, uploads, dry_run)
         if left:
             yield left
-
-
-def _suspects(bucket: Bucket, root: str) -> dict[str, _Suspect]:
-    """Every folder without a marker, or with what has no place beside one."""
-    committed = set()
-    for item in bucket.list(f'{root}{layout.METADATA}/'):
-        folder = _folder(root, item.key, layout.METADATA)
-        if folder is not None and item.key == f'{folder}/{layout.METADATA}':
-            committed.add(_beside(root, folder, layout.DATA))
-    suspects: dict[str, _Suspect] = {}
-
-    def suspect(key: str, when: float, whatever: bool = False) -> None:
-        if scratch := _SCRATCH.match(key, len(root)):
-            one = suspects.setdefault(root + scratch[0], _Suspect(None))
-            one.newest = max(one.newest, when)
-            return
-        folder = _folder(root, key, layout.DATA)
-        if folder is not None and (whatever or folder not in committed):
-            marker = f'{_beside(root, folder, layout.METADATA)}/{layout.METADATA}'
-            one = suspects.setdefault(folder, _Suspect(marker))
-            one.newest = max(one.newest, when)
-
-    for item in bucket.list(f'{root}{layout.CHECK}/'):
-        suspect(item.key, item.modified)
-    for item in bucket.list(f'{root}{layout.DATA}/'):
-        suspect(item.key, item.modified, whatever=claim.is_claim(item.key))
-    try:
-        for upload, initiated in bucket.list_uploads(root):
-            suspect(upload.key, initiated, whatever=True)
-    except (AccessDenied, Rejected) as error:
-        # rclone serve s3 has no such list: then the journal is all there is.
-        NOTICES.warning('Open uploads cannot be listed: %s', error.message)
-    return suspects
-
-
-def _folder(root: str, key: str, kind: str) -> str | None:
-    """The level's folder a key is in; None for what is not of a backup."""
-    found = layout.parse(key[len(root) :])
-    if found is None or found.kind != kind:
-        return None
-    return key[: -len(found.name) - 1]
-
-
-def _beside(root: str, folder: str, kind: str) -> str:
-    """The folder of the same level among the data, or among the metadata."""
-    return root + kind + folder[folder.index('/', len(root)) :]
 
 
 def _open_uploads(

@@ -13,6 +13,7 @@ import pytest
 from freezer.storage import exceptions as e
 from freezer.storage._s3 import claim
 from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.listings import Listed
 from freezer.storage.base import Backup, EngineName
 from freezer.storage.housekeeping import Tidied
 from freezer.storage.s3 import S3Storage
@@ -338,3 +339,36 @@ def test_a_bucket_without_versions_has_none(place: S3Place, tmp_path: Path) -> N
     store(storage, tmp_path)
     storage.discard(backup())
     assert tidy(place, s3_purge_versions=True) == Tidied()
+
+
+def test_retention_and_tidying_look_once(
+    place: S3Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a container of many backups each look is many pages."""
+    storage = place.storage(s3_stale_after=0)
+    store(storage, tmp_path)
+    alone = FOLDER.replace(str(ZERO), str(ZERO + 1))
+    assert alone != FOLDER
+    place.write(f'{alone}/data', b'12345')
+    asked = []
+    real = Bucket.list
+
+    def ask(bucket: Bucket, prefix: str) -> Iterator[Listed]:
+        asked.append(prefix.removeprefix(f'{place.prefix}/'))
+        return real(bucket, prefix)
+
+    monkeypatch.setattr(Bucket, 'list', ask)
+    with storage.housekeeping():
+        (chain,) = storage.remove_older_than(EngineName('tar'), ZERO, 'host_name')
+        (left,) = storage.tidy().leftovers
+    assert [each.timestamp for each in chain] == [ZERO]
+    assert left.what.endswith(alone)
+    assert place.files() == {}
+    # What is to go is looked at again.
+    whole = [prefix for prefix in asked if not prefix.startswith(alone)]
+    assert sorted(whole) == ['check/', 'data/', 'metadata/']
+    # Outside it, what is there now counts.
+    place.write(f'{alone}/data', b'12345')
+    assert len(storage.tidy().leftovers) == 1
+    assert list(storage.list_tree(f'{place.bucket}/{place.prefix}')) == []
+    storage.close()
