@@ -201,8 +201,12 @@ class Remote(Source):
             look = self._is_time(next_look) and not ends
             if look:
                 next_look = time.monotonic() + self._settings.interval
+            before = self._answers
             failure = self._try(look)
             if failure:
+                if self._answers > before:
+                    # It is not that one any more which did not answer at all.
+                    self._backoff.answered()
                 delay = self._backoff.failed()
                 next_look = time.monotonic() + delay
                 self._failed(failure, delay)
@@ -211,6 +215,10 @@ class Remote(Source):
             if ends:
                 return
             self._rest(next_look)
+
+    @property
+    def _answers(self) -> int:
+        return 0 if self._api is None else self._api.answers
 
     def _try(self, look: bool) -> str:
         """What is wrong; empty if nothing."""

@@ -69,6 +69,8 @@ class Api:
         self._trust_id = trust_id
         self._session = self._new_session()
         self._trusts: dict[str, Api] = {}
+        #: how often it has answered as it would if it were well
+        self.answers = 0
         self._found_project = ''
         self._found_base = ''
 
@@ -181,6 +183,7 @@ class Api:
             if kind is Away:
                 raise Away(f'{said}{reason}')
             raise Refused(f'{said}{reason}', status)
+        self.answers += 1
         if status in (404, 409):
             return None
         try:

@@ -7,6 +7,8 @@ says so::
     @on_servers(lambda kind: kind.properties.checks_keys)
 """
 
+import gc
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -70,6 +72,20 @@ def _home(
     monkeypatch.setenv('HOME', str(tmp_path_factory.mktemp('home')))
     # An agent that is killed leaves its temporary directory.
     monkeypatch.setenv('TMPDIR', str(tmp_path_factory.mktemp('tmp')))
+
+
+_TESTS = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Now and then, let what tests have left be collected. A storage that is opened
+    spares Python the look at all there is (``freezer/utils/collection.py``), and here
+    that would be what each test before has left."""
+    yield
+    if next(_TESTS) % 25 == 0:
+        gc.unfreeze()
+        gc.collect()
 
 
 @pytest.fixture
