@@ -40,6 +40,7 @@ class FakeApi:
         self.unlisted: set[str] = set()
         self.odd: list[Any] = []
         self.trusts: dict[str, FakeApi] = {}
+        self.answers = 0
 
     def add(self, job_id: str, **changes: Any) -> dict[str, Any]:
         job = {
@@ -65,6 +66,7 @@ class FakeApi:
         for each in (name, '*'):
             if each in self.fails:
                 raise self.fails[each]
+        self.answers += 1
 
     def _done(self, name: str) -> None:
         if name in self.after:
@@ -632,6 +634,19 @@ def test_one_that_is_away_is_not_hammered(
     # It may have been set up anew.
     assert len(api.clients) == 2
     assert saved.contact(settings.state_dir)['error'] == ''
+
+
+def test_one_that_answers_in_part_is_not_away(api: FakeApi, settings: Settings) -> None:
+    """As while it starts: each failure is the first."""
+    jobs = source(api, settings, interval=0.02)
+    api.fails['jobs'] = Away('500')
+    jobs.begin(lambda: None)
+    deadline = time.monotonic() + 30
+    # In twice the time for each, the last of them would come after minutes.
+    while api.names().count('jobs') < 15:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    jobs.end()
 
 
 def test_a_defect_does_not_end_it(api: FakeApi, jobs: Remote) -> None:
