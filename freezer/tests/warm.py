@@ -1,9 +1,9 @@
 """Agents that need not start from nothing.
 
-Four fifths of what a small backup costs is to load Python's modules, and the tests run
-some thousands. So a process that has loaded them, and has done nothing with them, is
-kept; each agent is a fork of it, with arguments, environment, directory, streams and a
-process of its own, and goes through the same ``main``.
+More than half of what a small action costs is to load Python's modules, and the tests
+run some thousands. So a process that has loaded them, and has done nothing with them,
+is kept; each agent is a fork of it, with arguments, environment, directory, streams
+and a process of its own, and goes through the same ``main``.
 
 What is decided when Python itself starts is not of such an agent, nor is its line in
 ``ps``: see :func:`suits`, and the fixture ``cold``.
