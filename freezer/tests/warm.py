@@ -57,6 +57,8 @@ class Child:
         self.stderr = stderr
         self.returncode: int | None = None
         self._status = status
+        self._read: dict[str, bytes] = {}
+        self._readers: list[threading.Thread] = []
         # It alone waits: the number is written when the agent has been reaped.
         self._waiter = threading.Thread(target=self._reap, daemon=True)
         self._waiter.start()
@@ -86,8 +88,7 @@ class Child:
 
     def communicate(self, timeout: float | None = None) -> tuple[bytes, bytes]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        if not hasattr(self, '_read'):
-            self._read: dict[str, bytes] = {}
+        if not self._readers:
             self._readers = [
                 threading.Thread(target=self._drain, args=each, daemon=True)
                 for each in (('stdout', self.stdout), ('stderr', self.stderr))
@@ -107,7 +108,7 @@ class Child:
 
 
 class Nursery:
-    """The process they are forks of. For one thread at a time.
+    """The process they are forks of.
 
     :param env: its environment
     """
