@@ -23,8 +23,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from concurrent.futures import Future
+from typing import IO, Any, TypeVar
+
+_T = TypeVar('_T')
 
 #: what Python, or the loader of programs, reads before anything of ours is there
 _READ_AT_START = ('PYTHON', 'LD_', 'LC_', 'LANG', 'GLIBC_', 'MALLOC_')
@@ -55,31 +59,25 @@ class Child:
         self.pid = pid
         self.stdout = stdout
         self.stderr = stderr
-        self.returncode: int | None = None
         self._status = status
-        self._read: dict[str, bytes] = {}
-        self._readers: list[threading.Thread] = []
+        self._said: tuple[Future[bytes], Future[bytes]] | None = None
         # It alone waits: the number is written when the agent has been reaped.
-        self._waiter = threading.Thread(target=self._reap, daemon=True)
-        self._waiter.start()
+        self._code = _aside(self._reap)
 
-    def _reap(self) -> None:
+    def _reap(self) -> int:
         with self._status:
             said = self._status.readline()
         # Of one whose shepherd was killed as well.
-        self.returncode = int(said) if said else -signal.SIGKILL
+        return int(said) if said else -signal.SIGKILL
 
     def poll(self) -> int | None:
-        return self.returncode
+        return self._code.result() if self._code.done() else None
 
     def wait(self, timeout: float | None = None) -> int:
-        self._waiter.join(timeout)
-        if self.returncode is None:
-            raise subprocess.TimeoutExpired('freezer-agent', timeout or 0)
-        return self.returncode
+        return self._within(timeout, self._code)
 
     def send_signal(self, number: int) -> None:
-        if self.returncode is None:
+        if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -88,23 +86,41 @@ class Child:
 
     def communicate(self, timeout: float | None = None) -> tuple[bytes, bytes]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._readers:
-            self._readers = [
-                threading.Thread(target=self._drain, args=each, daemon=True)
-                for each in (('stdout', self.stdout), ('stderr', self.stderr))
-            ]
-            for reader in self._readers:
-                reader.start()
-        for thread in (*self._readers, self._waiter):
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            thread.join(left)
-            if thread.is_alive():
-                raise subprocess.TimeoutExpired('freezer-agent', timeout or 0)
-        return self._read['stdout'], self._read['stderr']
+        if self._said is None:
+            self._said = (_aside(self.stdout.read), _aside(self.stderr.read))
 
-    def _drain(self, name: str, stream: IO[bytes]) -> None:
-        with stream:
-            self._read[name] = stream.read()
+        def left() -> float | None:
+            return None if deadline is None else max(deadline - time.monotonic(), 0)
+
+        out, err = (self._within(left(), each) for each in self._said)
+        self._within(left(), self._code)
+        self.stdout.close()
+        self.stderr.close()
+        return out, err
+
+    def _within(self, timeout: float | None, future: 'Future[_T]') -> _T:
+        try:
+            return future.result(timeout)
+        except futures.TimeoutError:
+            raise subprocess.TimeoutExpired('freezer-agent', timeout or 0) from None
+
+
+def _aside(work: Callable[[], _T]) -> 'Future[_T]':
+    """What a thread of its own comes to.
+
+    Who waits for a future may be interrupted, and wait again; a thread whose ``join``
+    was interrupted, as by the time limit of a test, counts as ended when it is not.
+    """
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (the waiter raises it)
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 class Nursery:
