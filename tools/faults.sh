@@ -3,7 +3,7 @@
 # of it, servers, and whether it did. Arguments go to pytest: tools/faults.sh -k test_12
 #
 #   FREEZER_CHAOS_SEED, FREEZER_CHAOS_RUNS   of the run under random faults
-#   PYTHON   the Python to make .venv with (python3)
+#   PYTHON   the Python to make .venv with (the system's)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh

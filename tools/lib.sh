@@ -4,6 +4,17 @@
 say() { printf '\n==> %s\n' "$*"; }
 die() { printf 'tools/%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
+# The distribution's Python, where it can be had: its packages run with it, and it is
+# faster than one that was compiled without a profile.
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    if /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
+        2>/dev/null
+    then
+        PYTHON=/usr/bin/python3
+    fi
+fi
+
 # What of the system tests are skipped without: Ceph's and Swift's S3, extended
 # attributes and ACLs, what opens a backup without the agent.
 PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
@@ -27,7 +38,7 @@ missing() {  # the programs that are not there
 #
 # pip runs when something has changed since it last did.
 virtual_environment() {
-    local python=${PYTHON:-python3} wanted=$1 where=.venv oldest
+    local wanted=$1 where=.venv oldest
     local stamp now packages
     packages=(-e '.[zstd,encryption,crt,quickstart,scheduler,scheduler-api,metrics]')
     case $wanted in
@@ -41,12 +52,12 @@ virtual_environment() {
             ;;
     esac
     if [ ! -x $where/bin/python ]; then
-        command -v "$python" >/dev/null || die "no $python; set PYTHON to a Python 3.11+"
-        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-            die "$("$python" --version) is too old: 3.11 is needed; set PYTHON"
+        command -v "$PYTHON" >/dev/null || die "no $PYTHON; set PYTHON to a Python 3.11+"
+        "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+            die "$("$PYTHON" --version) is too old: 3.11 is needed; set PYTHON"
         # Where ensurepip is missing, one without pip is left.
-        "$python" -m venv $where ||
-            { rm -rf $where; die "$python cannot make a venv (Debian: python3-venv)"; }
+        "$PYTHON" -m venv $where ||
+            { rm -rf $where; die "$PYTHON cannot make a venv (Debian: python3-venv)"; }
     fi
     $where/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die "$where has $($where/bin/python --version), 3.11 is needed: remove $where"

@@ -9,7 +9,7 @@
 #   tools/matrix.sh --only WORD       only the runs whose name has this word in it:
 #                                     newest, ceph, virtual, swift-https …
 #
-#   PYTHON   the Python to make .venv and .venv-oldest with (python3)
+#   PYTHON   the Python to make .venv and .venv-oldest with (the system's)
 #   JOBS     runs at a time (one for each processor)
 #   TMPDIR   where the temporary directory goes (/tmp)
 set -euo pipefail

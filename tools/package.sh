@@ -9,7 +9,7 @@
 #   tools/package.sh --build          only builds and measures
 #   tools/package.sh --only oldest    or newest
 #
-#   PYTHON   the Python to make the virtual environments with (python3)
+#   PYTHON   the Python to make the virtual environments with (the system's)
 #   TMPDIR   where the temporary directory goes (/tmp)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,7 +28,6 @@ for each in $ONLY; do
 done
 
 EXTRAS=zstd,encryption,crt,metrics,scheduler,scheduler-api
-PYTHON=${PYTHON:-python3}
 SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/freezer-package.XXXXXX")
 trap 'rm -rf "$SCRATCH"' EXIT
 trap 'exit 129' HUP

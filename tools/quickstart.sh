@@ -5,7 +5,7 @@
 # which is removed at the end. Your ~/.freezer is not touched: the agent is run with a
 # HOME of its own.
 #
-#   PYTHON   the Python to make .venv with (python3)
+#   PYTHON   the Python to make .venv with (the system's)
 #   TMPDIR   where the temporary directory goes (/tmp)
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -2,7 +2,7 @@
 # Everything that has to pass, from a fresh clone: Python 3.11 or newer with venv, git
 # and GNU tar. Arguments go to pytest: tools/test.sh -k upload
 #
-#   PYTHON   the Python to make .venv with (python3)
+#   PYTHON   the Python to make .venv with (the system's)
 #   CI=true  a skipped test is a failure; on Debian, as root, what they need of the
 #            system is installed first
 set -euo pipefail
