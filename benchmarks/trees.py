@@ -52,6 +52,7 @@ class _Trees:
     """One tree, and one store for it.
 
     :param found: files and MiB of the tree
+    :ivar target: where the restore under way restores to
     """
 
     bench: Bench
@@ -62,9 +63,7 @@ class _Trees:
 
     def __post_init__(self) -> None:
         self.environment = self.bench.environment | self.place.environment()
-        # Not on a disk: an ext4 without a journal leaves inodes alone for minutes after
-        # a deletion, and to find others takes 25 s for such a tree, whoever restores.
-        self.target = self.bench.memory / 'restored'
+        self.target = self.bench.scratch
         self.url = f'store:{self.place.container}'
         self.repository = self.environment['RESTIC_REPOSITORY']
         # Folders may have spaces in their names.
@@ -118,7 +117,10 @@ class _Trees:
 
     def into_empty(self, restore: Callable[[], Cost]) -> Callable[[], Cost]:
         def run() -> Cost:
-            shutil.rmtree(self.target, ignore_errors=True)
+            # None is removed before the end: an ext4 without a journal leaves inodes
+            # alone for minutes after that, and whoever restores such a tree then takes
+            # 25 s to find others.
+            self.target = self.bench.scratch / self.bench.fresh('restored')
             self.target.mkdir()
             return restore()
 
@@ -135,7 +137,6 @@ def trees(bench: Bench) -> Iterator[Result]:
         yield _p4(of)
         yield _p5(of)
         yield _p6(of)
-        shutil.rmtree(of.target, ignore_errors=True)
         yield _p7(of)
     shutil.rmtree(tree)
 
@@ -185,23 +186,23 @@ def _p5(of: _Trees) -> Result:
 
 
 def _p6(of: _Trees) -> Result:
-    bench, target = of.bench, of.target
+    bench = of.bench
 
     def restore() -> Cost:
         return of.run(
             *bench.agent('--action', 'restore', '--backup-name', bench.newest('zst')),
-            *('--restore-abs-path', target),
+            *('--restore-abs-path', of.target),
         )
 
     def pipeline() -> Cost:
         return of.shell(
             f'{of.rclone} cat {of.url}/{bench.newest("pipe")} | zstd -dq | '
-            f'tar -xf - -C {shlex.quote(str(target))}'
+            f'tar -xf - -C {shlex.quote(str(of.target))}'
         )
 
     def restic() -> Cost:
         return of.restic(
-            bench.newest('restic'), 'restore', 'latest', '--target', target
+            bench.newest('restic'), 'restore', 'latest', '--target', of.target
         )
 
     rows = bench.interleaved(
