@@ -524,7 +524,9 @@ def _storages(
     if values['action'] == 'exec':
         return ()
     if job is not None and job.storages:
-        return tuple(_section_storage(job.path, s, values) for s in job.storages)
+        found = tuple(_section_storage(job.path, s, values) for s in job.storages)
+        _refuse_equal(job.path, found)
+        return found
     if not values['storage']:
         raise ConfigError(
             'no storage is named: give --storage s3 or --storage local, or storage = … '
@@ -630,6 +632,19 @@ def _section_storage(
         name=section.name.removeprefix(jobfile.STORAGE_PREFIX),
     )
     return driver, settings
+
+
+def _refuse_equal(path: str, found: Iterable[tuple[Any, StorageSettings]]) -> None:
+    """:raises ConfigError: what was meant to be two copies would be one"""
+    names: dict[tuple[Any, ...], str] = {}
+    for driver, settings in found:
+        place = (driver, settings.container, settings.options.get('endpoint'))
+        first = names.setdefault(place, settings.name)
+        if first != settings.name:
+            raise ConfigError(
+                f'config {path}: [storage:{first}] and [storage:{settings.name}] are '
+                f'the same container: give each its own'
+            )
 
 
 def _say_once() -> Callable[[logging.LogRecord], None]:

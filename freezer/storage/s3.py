@@ -547,6 +547,7 @@ class S3Storage(Manifested):
         self._cancelled.clear()
         backup = backup.copy(self)
         path = backup.data_prefix_path
+        keys.check_folder(path)
         folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
         self._claims[path] = claim.take(self._bucket, folder)
         place = Place(self.endpoint, self._bucket.name, folder, marker)

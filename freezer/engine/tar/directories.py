@@ -5,7 +5,7 @@ import errno
 import os
 import random
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -72,8 +72,20 @@ class TargetDirectories:
         self._changed.append(_Was(folder, mode, status.st_mtime_ns, attributes or None))
         os.utime(folder, ns=(status.st_atime_ns, self._mark))
 
-    def put_back(self) -> None:
-        """After the archive."""
+    @contextlib.contextmanager
+    def for_archive(self) -> Iterator[None]:
+        """A block that makes ready and extracts; in the end, and also if it fails, what
+        the archive has said nothing of is as it was."""
+        try:
+            yield
+        except BaseException:
+            # The first error is the one to tell.
+            with contextlib.suppress(OSError):
+                self._put_back()
+            raise
+        self._put_back()
+
+    def _put_back(self) -> None:
         # What is in a directory before itself, which may not be open afterwards.
         for folder, mode, mtime_ns, attributes in reversed(self._changed):
             # Gone; or in one that is closed by now to who is not root.

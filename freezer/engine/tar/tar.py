@@ -432,11 +432,11 @@ class _TarExtractor(Extractor):
         self._whole_tree = whole_tree
 
     def extract(self, blocks: Iterator[Block]) -> None:
-        if self._whole_tree:
-            self._directories.make_ready()
-        self._process.extract(blocks)
         # Of what was excluded, archives have no directories.
-        self._directories.put_back()
+        with self._directories.for_archive():
+            if self._whole_tree:
+                self._directories.make_ready()
+            self._process.extract(blocks)
 
 
 class _TarPartExtractor(PartExtractor):
@@ -455,10 +455,10 @@ class _TarPartExtractor(PartExtractor):
         hold: Callable[[Iterable[bytes]], Iterator[Block]],
     ) -> bool:
         part = self._part
-        part.make_ready()
-        passed = part.filter_again if part.again else part.filter
-        self._process.extract(hold(passed(blocks)))
-        self._directories.put_back()
+        with self._directories.for_archive():
+            part.make_ready()
+            passed = part.filter_again if part.again else part.filter
+            self._process.extract(hold(passed(blocks)))
         return part.again
 
     def finish(self) -> None:

@@ -1,9 +1,14 @@
 """From ``bucket/prefix`` paths to object keys. Pure."""
 
+import os
 import re
 from urllib.parse import urlsplit
 
+from freezer.storage import layout
 from freezer.storage.exceptions import StorageConfigError
+
+#: of UTF-8, on AWS and on Ceph
+MAX_KEY_BYTES = 1024
 
 # What botocore accepts; AWS is stricter, Ceph and others allow old-style names.
 _BUCKET = re.compile(r'[A-Za-z0-9._-]{3,255}\Z')
@@ -28,6 +33,21 @@ def check_container(container: str) -> None:
     if any(part in ('', '.', '..') for part in prefix):
         raise StorageConfigError(
             f'container {container!r}: the prefix must not have empty parts, . or ..'
+        )
+
+
+def check_folder(path: str) -> None:
+    """:raises StorageConfigError: a backup there would have a key that is too long
+
+    Asked before its first object is written: the longest keys are of the last ones.
+    """
+    # The marker's, in a folder of its own, is five bytes shorter.
+    size = len(os.fsencode(key_of(layout.join(path, layout.volume_name(1)))))
+    if size > MAX_KEY_BYTES:
+        raise StorageConfigError(
+            f'{path}: keys in it would have up to {size} bytes, and S3 allows '
+            f'{MAX_KEY_BYTES}: give the container a shorter prefix, or the backup a '
+            f'shorter name'
         )
 
 

@@ -207,6 +207,23 @@ def test_53_overwriting_says_first_what_it_removes(
     assert missed(trees.describe(source), target) == []
 
 
+@pytest.mark.parametrize('part', [(), ('--include', 'kept')])
+def test_53_directories_of_a_restore_that_fails(
+    agent: Agent, source: Path, target: Path, part: tuple[str, ...]
+) -> None:
+    for parent in (source, target):
+        (parent / 'kept' / 'deep').mkdir(parents=True)
+    (target / 'kept' / 'deep').chmod(0o750)
+    (target / 'kept').chmod(0o555)
+    os.utime(target / 'kept' / 'deep', (1, 10**9))
+    before = trees.describe(target)
+    agent.backup(source).check()
+    said = agent.restore(target, '--overwrite', '--max-restore-size', 1, *part)
+    assert '--max-restore-size' in said.error
+    assert trees.describe(target) == before
+    (target / 'kept').chmod(0o755)
+
+
 # Names and kinds
 
 

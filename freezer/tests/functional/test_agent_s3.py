@@ -90,6 +90,26 @@ def test_backup_of_many_parts(agent: Agent, store: S3Store, tmp_path: Path) -> N
     assert store.open_uploads() == []
 
 
+@REAL
+@pytest.mark.parametrize('longest', [1024, 1025])
+def test_long_keys(
+    s3_server: servers.Server, source: Path, tmp_path: Path, longest: int
+) -> None:
+    folder = f'/data/tar/{HOST}_bk/1234567890/0_1234567890'
+    left = longest - len(f'{folder}/segments/00000001')
+    # A store that keeps files takes 255 bytes between slashes.
+    prefix = (f'{"p" * 99}/' * 10)[:left]
+    store = S3Store(s3_server, prefix=prefix)
+    agent = Agent(store)
+    result = agent.backup(source)
+    if longest <= 1024:
+        result.check()
+        assert_restores(agent, source, tmp_path / 'target')
+        return
+    assert 'would have up to 1025 bytes, and S3 allows 1024' in result.only_error
+    assert store.sizes() == {}
+
+
 @ONE
 @pytest.mark.parametrize('name', ["-rf o'dd $(x);\n\u2603\\"])
 def test_single_file(agent: Agent, tmp_path: Path, name: str) -> None:

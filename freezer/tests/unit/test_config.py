@@ -537,6 +537,14 @@ def test_storage_sections_with_errors(job: Job, old: str, new: str, named: str) 
     assert '[storage:two]' in message
 
 
+def test_storage_sections_of_one_container(job: Job) -> None:
+    again = MULTIPLE[MULTIPLE.index('[storage:two]') :].replace('two', 'three')
+    message = refused(*job(f'{MULTIPLE}\n{again}'))
+    assert '[storage:two] and [storage:three] are the same container' in message
+    elsewhere = again.replace('http://s3', 'http://elsewhere')
+    load(*job(f'{MULTIPLE}\n{elsewhere}'))
+
+
 def test_what_s3_needs_is_named_with_three_ways() -> None:
     ((driver, settings),) = load('--storage', 's3').storages
     with pytest.raises(StorageConfigError) as caught:
