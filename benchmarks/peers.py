@@ -43,7 +43,6 @@ class Place:
             'AWS_EC2_METADATA_DISABLED': 'true',
             # The trailing checksums of newer ones are not understood by every store.
             'AWS_REQUEST_CHECKSUM_CALCULATION': 'when_required',
-            'AWS_RESPONSE_CHECKSUM_VALIDATION': 'when_required',
             'S3_ENDPOINT_URL': self.endpoint,
             'RCLONE_CONFIG': '/notfound',
             'RCLONE_CONFIG_STORE_TYPE': 's3',

@@ -10,6 +10,8 @@ import matplotlib as mpl
 
 mpl.use('svg')
 mpl.rcParams['svg.hashsalt'] = 'freezer'
+# Text stays text: a third of the size, and it can be searched.
+mpl.rcParams['svg.fonttype'] = 'none'
 
 from matplotlib import pyplot  # noqa: E402
 

@@ -1,5 +1,6 @@
 """P1 to P3: a pipe and an object, near and far."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -111,12 +112,18 @@ def p2(bench: Bench) -> Iterator[Result]:
         )
 
 
-def p3(bench: Bench) -> Iterator[Result]:
+@contextlib.contextmanager
+def far_away(bench: Bench) -> Iterator[Place]:
+    """The null store, over the distance."""
     with (
         bench.store('null') as near,
         helper('benchmarks.distance', near.endpoint.rpartition('/')[2]) as address,
     ):
-        far = Place(f'http://{address}', near.access_key, near.secret_key, near.bucket)
+        yield Place(f'http://{address}', near.access_key, near.secret_key, near.bucket)
+
+
+def p3(bench: Bench) -> Iterator[Result]:
+    with far_away(bench) as far:
         pipes, stored = _Pipes(bench, far, _PATIENCE_FAR), _Stored()
         for action, run in (('put', pipes.puts), ('get', pipes.gets)):
             rows = run(stored)

@@ -3,7 +3,7 @@
 # and writes it as benchmark.txt, benchmark.json and benchmark.svg. Fails if a target is
 # missed.
 #
-#   tools/benchmark.sh                about forty minutes on two processors
+#   tools/benchmark.sh                about an hour on two processors
 #   tools/benchmark.sh --quick        under five minutes, and less sure
 #   tools/benchmark.sh --only P1,P2   some of P1, P2, P3, P4-P7, P8, P9, P10
 #   tools/benchmark.sh --runs 3       runs of each (5)
