@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 mpl.use('svg')
 mpl.rcParams['svg.hashsalt'] = 'freezer'
-# Text stays text: a third of the size, and it can be searched.
+# Text stays text: it takes less, and can be searched.
 mpl.rcParams['svg.fonttype'] = 'none'
 
 from matplotlib import pyplot  # noqa: E402

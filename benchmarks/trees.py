@@ -52,7 +52,6 @@ class _Trees:
     """One tree, and one store for it.
 
     :param found: files and MiB of the tree
-    :ivar target: where the restore under way restores to
     """
 
     bench: Bench
@@ -63,7 +62,6 @@ class _Trees:
 
     def __post_init__(self) -> None:
         self.environment = self.bench.environment | self.place.environment()
-        self.target = self.bench.scratch
         self.url = f'store:{self.place.container}'
         self.repository = self.environment['RESTIC_REPOSITORY']
         # Folders may have spaces in their names.
@@ -115,14 +113,14 @@ class _Trees:
         self.restic(name, 'init')
         return self.restic(name, 'backup', self.tree)
 
-    def into_empty(self, restore: Callable[[], Cost]) -> Callable[[], Cost]:
+    def into_empty(self, restore: Callable[[Path], Cost]) -> Callable[[], Cost]:
         def run() -> Cost:
             # None is removed before the end: an ext4 without a journal leaves inodes
             # alone for minutes after that, and whoever restores such a tree then takes
             # 25 s to find others.
-            self.target = self.bench.scratch / self.bench.fresh('restored')
-            self.target.mkdir()
-            return restore()
+            target = self.bench.scratch / self.bench.fresh('restored')
+            target.mkdir()
+            return restore(target)
 
         return run
 
@@ -188,21 +186,21 @@ def _p5(of: _Trees) -> Result:
 def _p6(of: _Trees) -> Result:
     bench = of.bench
 
-    def restore() -> Cost:
+    def restore(target: Path) -> Cost:
         return of.run(
             *bench.agent('--action', 'restore', '--backup-name', bench.newest('zst')),
-            *('--restore-abs-path', of.target),
+            *('--restore-abs-path', target),
         )
 
-    def pipeline() -> Cost:
+    def pipeline(target: Path) -> Cost:
         return of.shell(
             f'{of.rclone} cat {of.url}/{bench.newest("pipe")} | zstd -dq | '
-            f'tar -xf - -C {shlex.quote(str(of.target))}'
+            f'tar -xf - -C {shlex.quote(str(target))}'
         )
 
-    def restic() -> Cost:
+    def restic(target: Path) -> Cost:
         return of.restic(
-            bench.newest('restic'), 'restore', 'latest', '--target', of.target
+            bench.newest('restic'), 'restore', 'latest', '--target', target
         )
 
     rows = bench.interleaved(

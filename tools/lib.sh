@@ -4,12 +4,13 @@
 say() { printf '\n==> %s\n' "$*"; }
 die() { printf 'tools/%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; }
+
 # The distribution's Python, where it can be had: its packages run with it, and it is
 # faster than one that was compiled without a profile.
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3
-    if /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
-        2>/dev/null
+    if { new_enough /usr/bin/python3 && /usr/bin/python3 -c 'import ensurepip'; } 2>/dev/null
     then
         PYTHON=/usr/bin/python3
     fi
@@ -53,13 +54,13 @@ virtual_environment() {
     esac
     if [ ! -x $where/bin/python ]; then
         command -v "$PYTHON" >/dev/null || die "no $PYTHON; set PYTHON to a Python 3.11+"
-        "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        new_enough "$PYTHON" ||
             die "$("$PYTHON" --version) is too old: 3.11 is needed; set PYTHON"
         # Where ensurepip is missing, one without pip is left.
         "$PYTHON" -m venv $where ||
             { rm -rf $where; die "$PYTHON cannot make a venv (Debian: python3-venv)"; }
     fi
-    $where/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    new_enough $where/bin/python ||
         die "$where has $($where/bin/python --version), 3.11 is needed: remove $where"
     # The directory too: the editable installation points at it.
     now=$({ pwd; cat requirements.txt test-requirements.txt pyproject.toml setup.*; } |

@@ -74,7 +74,7 @@ class Child:
         return self._code.result() if self._code.done() else None
 
     def wait(self, timeout: float | None = None) -> int:
-        return self._within(timeout, self._code)
+        return _within(timeout, self._code)
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -92,20 +92,21 @@ class Child:
         def left() -> float | None:
             return None if deadline is None else max(deadline - time.monotonic(), 0)
 
-        out, err = (self._within(left(), each) for each in self._said)
-        self._within(left(), self._code)
+        out, err = (_within(left(), each) for each in self._said)
+        _within(left(), self._code)
         self.stdout.close()
         self.stderr.close()
         return out, err
 
-    def _within(self, timeout: float | None, future: 'Future[_T]') -> _T:
-        try:
-            return future.result(timeout)
-        except futures.TimeoutError:
-            raise subprocess.TimeoutExpired('freezer-agent', timeout or 0) from None
+
+def _within(timeout: float | None, future: Future[_T]) -> _T:
+    try:
+        return future.result(timeout)
+    except futures.TimeoutError:
+        raise subprocess.TimeoutExpired('freezer-agent', timeout or 0) from None
 
 
-def _aside(work: Callable[[], _T]) -> 'Future[_T]':
+def _aside(work: Callable[[], _T]) -> Future[_T]:
     """What a thread of its own comes to.
 
     Who waits for a future may be interrupted, and wait again; a thread whose ``join``
