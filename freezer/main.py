@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from freezer.common.config import AgentConfig
-    from freezer.storage.base import Storage
+    from freezer.storage.repository import Repository
     from freezer.utils.progress import Progress
     from freezer.watch import Watch
 
@@ -173,17 +173,17 @@ class _Agent:
         job.validate(settings)
         if settings.max_priority:
             priority.raise_to_highest()
-        storage = _storage(settings, progress)
+        repository = _repository(settings, progress)
         try:
-            if storage is not None and job.writes and not settings.dry_run:
-                storage.prepare()
+            if repository is not None and job.writes and not settings.dry_run:
+                repository.prepare()
             if job.writes and not settings.metadata_out:
                 _import_ahead('prettytable')
             with self._watching(progress):
-                outcome = job(settings, storage, self.say, progress).execute()
+                outcome = job(settings, repository, self.say, progress).execute()
         finally:
-            if storage is not None:
-                storage.close()
+            if repository is not None:
+                repository.close()
         try:
             output.publish(outcome, settings.metadata_out)
         except output.NoOutput as error:
@@ -234,31 +234,29 @@ def _progress(settings: 'AgentConfig') -> 'Progress':
     return Progress(Rate(settings.upload_limit), Rate(settings.download_limit))
 
 
-def _storage(settings: 'AgentConfig', progress: 'Progress') -> 'Storage | None':
-    """Driver objects that have talked to nobody yet."""
+def _repository(
+    settings: 'AgentConfig', progress: 'Progress'
+) -> 'Repository | None':
+    """Driver objects that have contacted no store yet; None for actions without one."""
     import dataclasses
 
-    from freezer.storage.base import Storage
+    from freezer.storage.repository import Repository
 
     if not settings.storages:
         return None
-    members: dict[str, Storage] = {
-        options.name: driver.from_settings(
-            dataclasses.replace(
-                options,
-                sending=progress.sending,
-                receiving=progress.receiving,
-                progress=progress,
+    return Repository(
+        {
+            options.name: driver.from_settings(
+                dataclasses.replace(
+                    options,
+                    sending=progress.sending,
+                    receiving=progress.receiving,
+                    progress=progress,
+                )
             )
-        )
-        for driver, options in settings.storages
-    }
-    if settings.storage != 'multiple':
-        (single,) = members.values()
-        return single
-    from freezer.storage.multiple import MultipleStorage
-
-    return MultipleStorage(members)
+            for driver, options in settings.storages
+        }
+    )
 
 
 def _import_ahead(name: str) -> None:

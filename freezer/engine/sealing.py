@@ -18,7 +18,7 @@ from typing import Any
 
 from freezer.exceptions import TamperedError
 from freezer.storage import layout, manifest
-from freezer.storage.base import Backup
+from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.exceptions import IntegrityError
 from freezer.stream import age
 from freezer.utils.blocks import Block
@@ -48,14 +48,14 @@ class Keyring:
         key = age.Key.generate()
         return ChainKey(key, age.lock(self._passphrase, key.dump()))
 
-    def key_of(self, backup: Backup) -> ChainKey:
+    def key_of(self, stored: StoredLevel) -> ChainKey:
         """
         :raises NotFound: the file is not there
         :raises PassphraseError: it does not open
         """
-        where = backup.identity_path
+        where = stored.paths.identity
         if where not in self._known:
-            file = backup.identity()
+            file = stored.identity
             if file not in self._opened:
                 content = age.unlock(self._passphrase, file, where)
                 self._opened[file] = ChainKey(age.Key.parse(content, where), file)
@@ -90,8 +90,8 @@ class Sealer:
     def __init__(self, key: ChainKey, backup: Backup, base: Backup | None) -> None:
         self.file = key.file
         self._key = key.key
-        self._level = _level(backup)
-        self._base = None if base is None else _level(base)
+        self._level = backup.path
+        self._base = None if base is None else base.path
         self._data = self._engine_metadata = ''
 
     def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
@@ -120,76 +120,55 @@ class SealedLevel:
     :raises TamperedError: its marker is not the one it was written with
     """
 
-    def __init__(
-        self, key: ChainKey, backup: Backup, marker: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, key: ChainKey, stored: StoredLevel) -> None:
         self.key = key
-        self._backup = backup
-        self._seal = _open_seal(key.key, marker, backup.metadata_path)
-        if self._seal.level != _level(backup):
+        self._stored = stored
+        where = stored.paths.marker
+        self._seal = _open_seal(key.key, stored.marker, where)
+        if self._seal.level != stored.backup.path:
             raise TamperedError(
-                f'{backup.metadata_path}: is the marker of {self._seal.level}: '
-                f'somebody has moved it'
+                f'{where}: is the marker of {self._seal.level}: somebody has moved it'
             )
-        # The storage writes its token and a digest; what is changed in these finds no
-        # manifest, or not the file.
-        self._marker = marker
+        # The storage adds its token and a digest; a change of these finds no manifest,
+        # or not the file.
         seen = {
             name: value
-            for name, value in marker.items()
+            for name, value in stored.marker.items()
             if name not in (SEAL_KEY, manifest.MARKER_KEY, manifest.STATE_KEY)
         }
         if self._seal.marker != seen:
-            raise TamperedError(
-                f'{backup.metadata_path}: somebody has changed it, or it is damaged'
-            )
+            raise TamperedError(f'{where}: somebody has changed it, or it is damaged')
 
-    def check(self, base: Backup | None) -> None:
-        """All but the data.
-
-        :param base: what it will be extracted on
-        :raises NotFound: the engine's file is not there
-        :raises TamperedError: it is another, or the level was not made on that base
+    def check_base(self, base: StoredLevel | None) -> None:
         """
-        if self._seal.base != (None if base is None else _level(base)):
+        :param base: the level it will be extracted on
+        :raises TamperedError: it was made on another one
+        """
+        if self._seal.base != (None if base is None else base.backup.path):
             raise TamperedError(
-                f'{self._backup!r}: was made on {self._seal.base}, which is not there '
+                f'{self._stored!r}: was made on {self._seal.base}, which is not there '
                 f'any more: somebody has removed it, or put another in its place'
             )
-        for _block in self._engine_metadata():
-            pass
 
     def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
-        """What the stream was; raises TamperedError where it is another."""
-        where = self._backup.data_prefix_path
+        """The decrypted stream; raises TamperedError where it was changed."""
+        where = self._stored.paths.folder
         return age.decrypt(self.key.key, blocks, where, self._seal.data)
 
     def engine_metadata(self) -> bytes:
         """
-        :raises NotFound: it is not there
-        :raises TamperedError: it is another
+        :raises NotFound: it is missing
+        :raises TamperedError: it was changed or exchanged
         """
-        return b''.join(self._engine_metadata())
-
-    def _engine_metadata(self) -> Generator[Block, None, None]:
-        path = self._backup.engine_metadata_path
-        content = self._backup.engine_metadata()
+        path = self._stored.paths.engine_metadata
+        content = self._stored.engine_metadata()
         expected = self._seal.engine_metadata
-        yield from age.decrypt(self.key.key, [content], path, expected)
+        decrypted = b''.join(age.decrypt(self.key.key, [content], path, expected))
         try:
-            manifest.check_state(content, self._marker, path)
+            manifest.check_state(content, self._stored.marker, path)
         except IntegrityError as error:
             raise TamperedError(error.message) from error
-
-
-def _level(backup: Backup) -> str:
-    """The same wherever the container is."""
-    return layout.join(
-        backup.engine.name,
-        backup.hostname_backup_name,
-        str(backup.level_zero_timestamp),
-        layout.level_name(backup.level, backup.timestamp),
-    )
+        return decrypted
 
 
 def _open_seal(key: age.Key, marker: Mapping[str, Any], where: str) -> _Seal:

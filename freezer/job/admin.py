@@ -15,25 +15,25 @@ class AdminJob(Job):
         one_cutoff(config)
 
     def execute(self) -> Outcome:
-        if not one_cutoff(self.config) and not self.storage.tidies:
+        if not one_cutoff(self.config) and not self.repository.needs_cleanup:
             raise ConfigError(
                 'action admin needs remove-older-than (more than 0 days) or '
                 'remove-before-date; or, on s3, s3-stale-after or s3-purge-versions'
             )
-        with self.storage.housekeeping():
+        with self.repository.housekeeping():
             self.remove_old()
-            self._tidy()
+            self._clean_up()
         return Outcome()
 
-    def _tidy(self) -> None:
+    def _clean_up(self) -> None:
         dry_run = self.config.dry_run
-        tidied = self.storage.tidy(dry_run)
-        for left in tidied.leftovers:
+        report = self.repository.clean_up(dry_run)
+        for left in report.leftovers:
             self.say(
                 f'{"Would remove" if dry_run else "Removed"} what was never committed '
                 f'of {left}'
             )
-        for old in tidied.old_versions:
+        for old in report.old_versions:
             self.say(_said(old, dry_run))
 
 

@@ -10,19 +10,20 @@ from urllib.parse import urlsplit
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
 from freezer.common.version import version
-from freezer.engine.engine import (
-    CLOCK_TOLERANCE,
-    BackupEngine,
-    Made,
-    Plan,
-    Source,
-    source_of,
-)
+from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
+from freezer.engine.engine import require_files
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.job import summary
-from freezer.job.job import Job, Outcome, one_cutoff, property_table
+from freezer.job.job import (
+    Job,
+    Outcome,
+    engine_settings,
+    make_engine,
+    one_cutoff,
+    property_table,
+)
 from freezer.mode.mode import Mode
-from freezer.storage.base import Backup
+from freezer.storage.backup import Backup
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.utils.text import NOTICES
@@ -38,20 +39,19 @@ class BackupJob(Job):
     @classmethod
     def validate(cls, config: AgentConfig) -> None:
         super().validate(config)
-        if not config.path_to_backup:
-            raise ConfigError(
-                'path-to-backup is required for action backup: give --path-to-backup, '
-                'or path_to_backup in the job file'
-            )
         one_cutoff(config)
         plugins.load(plugins.MODES, 'mode', config.mode)
-        source_of(config.path_to_backup)
+        engine = make_engine(config, engine_settings(config))
+        if config.consistency_check:
+            require_files(engine, 'consistency-check')
+        engine.source(config.path_to_backup)
 
     def execute(self) -> Outcome:
         config = self.config
-        assert config.path_to_backup is not None
-        source = source_of(config.path_to_backup)
-        engine = self.engine()
+        settings = engine_settings(config, self.progress)
+        engine = make_engine(config, settings)
+        source = engine.source(config.path_to_backup)
+        writer = BackupWriter(self.repository, engine, settings)
         policy = LevelPolicy(
             config.incremental,
             config.max_level,
@@ -59,31 +59,30 @@ class BackupJob(Job):
             config.restart_always_level,
             retention=one_cutoff(config),
         )
-        if _is_link_only(source, config.dereference_symlink):
-            NOTICES.warning(
-                '%s is a symbolic link, and backed up as one: --dereference-symlink '
-                'soft is for the file it leads to',
-                config.path_to_backup,
-            )
+        for note in source.notes:
+            NOTICES.warning('%s', note)
         if config.dry_run:
-            return self._rehearse(engine, policy)
+            return self._rehearse(writer, policy)
         if config.sync:
             os.sync()
         mode: Mode = plugins.load(plugins.MODES, 'mode', config.mode)()
         try:
             mode.prepare()
-            digest = (
-                self.checksum_of(engine, source) if config.consistency_check else None
-            )
+            digest = None
+            if config.consistency_check:
+                self.progress.phase = 'Computing the checksum'
+                digest = require_files(engine, 'consistency-check').checksum(source)
             self.progress.phase = 'Looking for earlier backups'
             now = int(time.time())
-            plan = engine.plan(config.identities[0], policy, now)
+            plan = writer.plan(config.identities[0], policy, now)
             # Of two backups in one second the later one takes the next second, when it
             # has come: a backup must not look younger than it is.
             ahead = plan.backup.timestamp - time.time()
             if 0 < ahead <= CLOCK_TOLERANCE:
                 time.sleep(ahead)
-            made = self._make(engine, source, plan, now)
+            LOG.info('backing up %s as %r', source.label, plan.backup)
+            made = writer.write(source, plan, now)
+            LOG.info('committed %r', made.backup)
         finally:
             mode.release()
         progress = self.progress
@@ -100,12 +99,12 @@ class BackupJob(Job):
             outcome.failure = error
         return outcome
 
-    def _rehearse(self, engine: BackupEngine, policy: LevelPolicy) -> Outcome:
+    def _rehearse(self, writer: BackupWriter, policy: LevelPolicy) -> Outcome:
         """Say what would be done."""
         identity = self.config.identities[0]
         now = int(time.time())
         try:
-            backup = engine.plan(identity, policy, now).backup
+            backup = writer.plan(identity, policy, now).backup
         except NotFound as error:
             self.say(f'Would make the container: {error.message}')
             backup = None
@@ -113,16 +112,10 @@ class BackupJob(Job):
         path = self.config.path_to_backup
         self.say(f'Would back up {path} as level {level} of {identity}')
         if backup is None:
-            backup = Backup(engine, identity, now, now, 0)
+            backup = Backup(self.config.engine_name, identity, now, now, 0)
         else:
             self.remove_old(backup.level_zero_timestamp)
         return Outcome(self._document(backup, None))
-
-    def _make(self, engine: BackupEngine, source: Source, plan: Plan, now: int) -> Made:
-        LOG.info('backing up %s as %r', self.config.path_to_backup, plan.backup)
-        made = engine.backup(source, plan, now)
-        LOG.info('committed %r', made.backup)
-        return made
 
     def _document(self, backup: Backup, digest: str | None) -> dict[str, Any]:
         """The keys of Freezer 19, in its order; then this agent's own."""
@@ -163,11 +156,6 @@ class BackupJob(Job):
             'engine_name': config.engine_name,
             **summary.figures(self.progress),
         }
-
-
-def _is_link_only(source: Source, dereference: str) -> bool:
-    path = os.path.join(source.folder, source.name)
-    return os.path.islink(path) and dereference not in ('soft', 'all')
 
 
 def _without_password(url: str | None) -> str | None:

@@ -23,7 +23,7 @@ class CheckJob(Job):
             )
             return Outcome()
         self.progress.phase = 'Trying out the storage'
-        report = self.storage.check()
+        report = self.repository.check()
         problems = report.problems
         summary = _complaint(problems) if problems else 'Backups can be made here'
         several = self.config.storage == 'multiple'

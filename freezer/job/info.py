@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from freezer.exceptions import VerifyError
 from freezer.job.job import Job, Outcome, Table, iso
 from freezer.storage import layout
-from freezer.storage.base import ChainReport
-from freezer.storage.details import Details
 from freezer.storage.exceptions import IntegrityError, NotFound
+from freezer.storage.reports import ChainReport, Details
 from freezer.utils import human
 
 LOG = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ class InfoJob(Job):
     """
 
     def execute(self) -> Outcome:
-        report = self.storage.report()
+        report = self.repository.report()
         chains = [c for c in report.chains if self.is_asked_for(c.identity)]
         looked = self._look(chains) if self.config.long else None
         backups = [self._entry(chain, looked) for chain in chains]
@@ -56,10 +55,11 @@ class InfoJob(Job):
     def _look(self, chains: Sequence[ChainReport]) -> '_Looked':
         looked = _Looked({}, [])
         wanted = {_key(chain) for chain in chains}
-        for backup in self.storage.backups():
+        for stored in self.repository.committed():
+            backup = stored.backup
             where = (
-                self.storage.member_name(backup),
-                backup.engine.name,
+                stored.member,
+                backup.engine,
                 backup.hostname_backup_name,
                 backup.level_zero_timestamp,
             )
@@ -67,7 +67,7 @@ class InfoJob(Job):
                 continue
             details: Details | None
             try:
-                details = self.storage.details(backup)
+                details = self.repository.details(stored)
             except NotFound:
                 # Somebody removes it.
                 continue

@@ -17,15 +17,16 @@ from freezer.exceptions import (
     RestoreError,
     TamperedError,
 )
-from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
+from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import IntegrityError, StorageException
-from freezer.storage.levels import SECONDS_PER_DAY
-from freezer.utils import checksum
+from freezer.storage.levels import SECONDS_PER_DAY, NoSuchBackup
+from freezer.storage.repository import Repository
 from freezer.utils.progress import Progress
 
 if TYPE_CHECKING:
     # Not every action makes archives.
-    from freezer.engine.engine import BackupEngine, Source
+    from freezer.engine.engine import Engine
+    from freezer.engine.settings import EngineSettings
 
 LOG = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Outcome:
 class Job(abc.ABC):
     """An action.
 
-    :param storage: where it acts; None for actions that need none
+    :param repository: where it acts; None for actions that need none
     :param say: tells the person who watches, a line at a time
     :param progress: is told how far it is
     """
@@ -84,12 +85,12 @@ class Job(abc.ABC):
     def __init__(
         self,
         config: AgentConfig,
-        storage: Storage | None,
+        repository: Repository | None,
         say: Callable[[str], None],
         progress: Progress | None = None,
     ) -> None:
         self.config = config
-        self._storage = storage
+        self._repository = repository
         self.say = say
         self.progress = progress or Progress()
 
@@ -115,9 +116,9 @@ class Job(abc.ABC):
         """
 
     @property
-    def storage(self) -> Storage:
-        assert self._storage is not None
-        return self._storage
+    def repository(self) -> Repository:
+        assert self._repository is not None
+        return self._repository
 
     def is_asked_for(self, identity: str) -> bool:
         """Whether a backup is of the name, or the host, that was given; any, if none
@@ -148,51 +149,24 @@ class Job(abc.ABC):
         """The same as an error; ``member`` is what to call a storage among several."""
         return NoSuchBackup(f'{member}{self.nothing(container)}')
 
-    def engine(self) -> 'BackupEngine':
-        from freezer.engine.settings import EngineSettings
-
-        config = self.config
-        engine = plugins.load(plugins.ENGINES, 'engine', config.engine_name)
-        settings = EngineSettings(
-            compression=config.compression,
-            encrypt_pass_file=config.encrypt_pass_file,
-            encryption=config.encryption,
-            dereference_symlink=config.dereference_symlink,
-            exclude=config.exclude,
-            include=config.include,
-            max_restore_size=config.max_restore_size,
-            untrusted=config.untrusted,
-            progress=self.progress,
-        )
-        made: BackupEngine = engine(self.storage, settings)
-        return made
-
-    def find_state(self) -> dict[int, Backup]:
-        """The newest state, or that of ``restore_from_date``: level -> backup.
+    def find_state(self) -> dict[int, StoredLevel]:
+        """The newest state, or that of ``restore_from_date``: level -> stored level.
 
         :raises NoSuchBackup: there is none
         """
         date = self.config.restore_from_date
-        engine = EngineName(self.config.engine_name)
         missing: NoSuchBackup | None = None
         for identity in self.config.identities:
             try:
-                return self.storage.get_latest_level_zero_increments(
-                    engine, identity, int(date.timestamp()) if date else None
+                return self.repository.find_state(
+                    self.config.engine_name,
+                    identity,
+                    int(date.timestamp()) if date else None,
                 )
             except NoSuchBackup as error:
                 missing = missing or error
         assert missing is not None
         raise missing
-
-    def checksum_of(self, engine: 'BackupEngine', source: 'Source') -> str:
-        self.progress.phase = 'Computing the checksum'
-        return checksum.checksum(
-            source.folder,
-            engine.members(source),
-            self.config.dereference_symlink in ('soft', 'all'),
-            LOG.warning,
-        )
 
     def remove_old(self, keep: int | None = None) -> None:
         """Retention, as far as the options ask for it.
@@ -205,12 +179,11 @@ class Job(abc.ABC):
         if self.config.remove_older_than:
             self._check_clock()
         self.progress.phase = 'Removing old backups'
-        engine = EngineName(self.config.engine_name)
         dry_run = self.config.dry_run
         some = False
         for identity in self.config.identities:
-            removed = self.storage.remove_older_than(
-                engine, cutoff, identity, keep, dry_run
+            removed = self.repository.remove_older_than(
+                self.config.engine_name, identity, cutoff, keep, dry_run
             )
             for chain in removed:
                 first = chain[0]
@@ -228,7 +201,7 @@ class Job(abc.ABC):
 
         :raises FreezerError: this machine's is, by the storage's own
         """
-        theirs = self.storage.time()
+        theirs = self.repository.time()
         ahead = 0 if theirs is None else time.time() - theirs
         if ahead > _TOLERATED_SECONDS:
             raise FreezerError(
@@ -236,6 +209,32 @@ class Job(abc.ABC):
                 f'remove-older-than goes by it: nothing was removed. Set the clock, or '
                 f'say a date with --remove-before-date'
             )
+
+
+def engine_settings(
+    config: AgentConfig, progress: Progress | None = None
+) -> 'EngineSettings':
+    # Not every action makes archives.
+    from freezer.engine.settings import EngineSettings
+
+    return EngineSettings(
+        compression=config.compression,
+        encrypt_pass_file=config.encrypt_pass_file,
+        encryption=config.encryption,
+        dereference_symlink=config.dereference_symlink,
+        exclude=config.exclude,
+        include=config.include,
+        max_restore_size=config.max_restore_size,
+        untrusted=config.untrusted,
+        progress=progress or Progress(),
+    )
+
+
+def make_engine(config: AgentConfig, settings: 'EngineSettings') -> 'Engine':
+    """:raises ConfigError: there is none of that name, or it cannot be used here"""
+    engine = plugins.load(plugins.ENGINES, 'engine', config.engine_name)
+    made: Engine = engine.from_settings(settings)
+    return made
 
 
 @contextlib.contextmanager

@@ -6,8 +6,16 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from freezer.engine.engine import Entry
-from freezer.job.job import Job, Outcome, damage_explained, iso
+from freezer.engine.engine import Entry, require_files
+from freezer.engine.restore import RestoreChain
+from freezer.job.job import (
+    Job,
+    Outcome,
+    damage_explained,
+    engine_settings,
+    iso,
+    make_engine,
+)
 from freezer.utils import human
 
 _TYPES = {
@@ -28,13 +36,15 @@ class ListJob(Job):
     takes_part = True
 
     def execute(self) -> Outcome:
-        engine = self.engine()
+        settings = engine_settings(self.config, self.progress)
+        engine = require_files(make_engine(self.config, settings), 'action list')
         self.progress.phase = 'Looking for the backup'
         chain = self.find_state()
         # All of them before the first is shown: in order, and none of a backup that
         # turns out to be damaged.
         with damage_explained():
-            entries = sorted(engine.entries(chain, engine.check(chain)), key=_place)
+            opened = RestoreChain(chain, engine, settings)
+            entries = sorted(opened.entries(), key=_place)
         newest = chain[max(chain)]
         dates = {level: backup.timestamp for level, backup in chain.items()}
         size = sum(entry.size for entry in entries)

@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from freezer.common.config import AgentConfig
-from freezer.engine.engine import Source
+from freezer.engine.engine import require_files
+from freezer.engine.restore import RestoreChain
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
 from freezer.job import summary
-from freezer.job.job import SAID, Job, Outcome, damage_explained, iso, levels_said
+from freezer.job.job import (
+    SAID,
+    Job,
+    Outcome,
+    damage_explained,
+    engine_settings,
+    iso,
+    levels_said,
+    make_engine,
+)
 from freezer.storage import layout
-from freezer.storage.base import Backup
+from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import StorageException
 from freezer.utils import checksum
 
@@ -26,11 +36,7 @@ class RestoreJob(Job):
     @classmethod
     def validate(cls, config: AgentConfig) -> None:
         super().validate(config)
-        if not config.restore_abs_path:
-            raise ConfigError(
-                'restore-abs-path is required for action restore: give '
-                '--restore-abs-path, or restore_abs_path in the job file'
-            )
+        engine = make_engine(config, engine_settings(config))
         if config.consistency_checksum:
             if config.include:
                 raise ConfigError(
@@ -38,7 +44,8 @@ class RestoreJob(Job):
                     'restores a part'
                 )
             checksum.compare(config.consistency_checksum, '')
-        _check_target(os.path.abspath(config.restore_abs_path), config.overwrite)
+            require_files(engine, 'consistency-checksum')
+        engine.check_target(config.restore_abs_path, config.overwrite)
 
     def execute(self) -> Outcome:
         with damage_explained():
@@ -46,41 +53,36 @@ class RestoreJob(Job):
 
     def _restore(self) -> Outcome:
         config = self.config
-        assert config.restore_abs_path is not None
-        target = os.path.abspath(config.restore_abs_path)
-        engine = self.engine()
+        settings = engine_settings(config, self.progress)
+        engine = make_engine(config, settings)
+        target = engine.check_target(config.restore_abs_path, config.overwrite)
         self.progress.phase = 'Looking for the backup'
-        chain = self.find_state()
-        newest = chain[max(chain)]
+        found = self.find_state()
+        chain = RestoreChain(found, engine, settings)
+        newest = chain.newest
         what = f'level {newest.level} of {iso(newest.timestamp)}'
         if config.include:
             what = f'{" ".join(map(repr, config.include))} of {what}'
-        removals = engine.removals(target, newest) if os.path.isdir(target) else []
+        removals = chain.removals(target) if config.overwrite else []
         if removals:
             self._say_removals(target, removals)
         if config.dry_run:
-            if config.include:
-                # A pattern for which there is nothing is told without the data.
-                engine.check(chain)
             self.say(
-                f'Would restore {what} into {target}: {levels_said(chain.values())}'
+                f'Would restore {what} into {target}: {levels_said(found.values())}'
             )
             return Outcome()
-        metadata = engine.check(chain)
         try:
-            os.makedirs(target, exist_ok=True)
-        except OSError as error:
-            raise RestoreError(f'{target}: {error.strerror}') from error
-        try:
-            warnings = engine.restore(target, chain, metadata)
+            warnings = chain.restore(target)
         except (FreezerError, StorageException) as error:
             self.say(f'{target} is not what was backed up: the restore did not finish')
             raise error
         if config.consistency_checksum:
-            found = self.checksum_of(engine, Source(target, '.'))
-            if not checksum.compare(config.consistency_checksum, found):
+            self.progress.phase = 'Computing the checksum'
+            files = require_files(engine, 'consistency-checksum')
+            digest = files.checksum(engine.source(target))
+            if not checksum.compare(config.consistency_checksum, digest):
                 raise RestoreError(
-                    f'{target}: its checksum is {found}, not '
+                    f'{target}: its checksum is {digest}, not '
                     f'{config.consistency_checksum}: it is another state, or something '
                     f'has changed the files'
                 )
@@ -93,18 +95,18 @@ class RestoreJob(Job):
             lines=summary.of_restore(config, progress, head, warnings.kept),
         )
 
-    def _document(self, backup: Backup, target: str) -> dict[str, Any]:
+    def _document(self, newest: StoredLevel, target: str) -> dict[str, Any]:
         config = self.config
-        host, name = layout.split_identity(backup.hostname_backup_name)
+        host, name = layout.split_identity(newest.backup.hostname_backup_name)
         return {
             'action': config.action,
             'hostname': host,
             'backup_name': name,
             'storage': config.storage,
             'container': config.container,
-            'engine_name': backup.engine.name,
-            'level': backup.level,
-            'time_stamp': backup.timestamp,
+            'engine_name': newest.backup.engine,
+            'level': newest.level,
+            'time_stamp': newest.timestamp,
             'restore_abs_path': target,
             **summary.figures(self.progress),
         }
@@ -122,17 +124,3 @@ class RestoreJob(Job):
         for path in removals:
             LOG.warning('%s: %s', would, os.path.join(target, path))
 
-
-def _check_target(target: str, overwrite: bool) -> None:
-    """:raises RestoreError: not a directory to restore into"""
-    try:
-        present = os.listdir(target)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RestoreError(f'restore-abs-path {target}: {error.strerror}') from error
-    if present and not overwrite:
-        raise RestoreError(
-            f'restore-abs-path {target} is not empty: choose another, or give '
-            f'--overwrite, which also removes what the backup does not hold'
-        )

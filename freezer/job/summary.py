@@ -6,7 +6,7 @@ from typing import Any
 
 from freezer.common.config import AgentConfig
 from freezer.job.job import SAID, iso
-from freezer.storage.base import Backup
+from freezer.storage.backup import Backup
 from freezer.utils import human
 from freezer.utils.progress import Progress
 

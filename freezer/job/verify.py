@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from freezer.exceptions import VerifyError
 from freezer.job.job import SAID, Job, Outcome, Table, iso, levels_said
 from freezer.storage import layout, levels
-from freezer.storage.base import Backup, NoSuchBackup
+from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.exceptions import StorageException
+from freezer.storage.levels import NoSuchBackup
 from freezer.storage.verify import Problem, Verification
 from freezer.stream import compression, encryption
 
@@ -18,15 +19,22 @@ LOG = logging.getLogger(__name__)
 
 @dataclass
 class _Checked:
-    """A backup, and what was found of it.
+    """A stored level, and what was found of it.
 
     :param gaps: what is wrong below it in its chain
     """
 
-    backup: Backup
-    storage: str
+    stored: StoredLevel
     found: Verification
     gaps: list[str] = field(default_factory=list)
+
+    @property
+    def backup(self) -> Backup:
+        return self.stored.backup
+
+    @property
+    def storage(self) -> str:
+        return self.stored.member
 
     @property
     def ok(self) -> bool:
@@ -49,30 +57,28 @@ class _Gap(NamedTuple):
     """What is missing or damaged in a chain, and the backups it takes along."""
 
     what: str
-    above: list[Backup]
+    above: list[StoredLevel]
 
 
 class VerifyJob(Job):
     """Check the backups of a name, or all there are; read their data if asked to."""
 
     def execute(self) -> Outcome:
-        backups = self._find()
+        there = self._find()
         checked: list[_Checked] = []
         failure: StorageException | VerifyError | None = None
-        for number, backup in enumerate(backups, 1):
-            self.progress.phase = f'Verifying {number} of {len(backups)}'
+        for number, stored in enumerate(there, 1):
+            self.progress.phase = f'Verifying {number} of {len(there)}'
             if self.config.verify_data:
-                self.say(f'Reading {number} of {len(backups)}: {self._name(backup)}')
+                self.say(f'Reading {number} of {len(there)}: {self._name(stored)}')
             try:
-                found = self.storage.verify(backup, self.config.verify_data)
+                found = self.repository.verify(stored, self.config.verify_data)
             except StorageException as error:
                 # What was found until now is worth telling.
                 failure = error
                 break
             if found is not None:
-                found = _check_names(found)
-                member = self.storage.member_name(backup)
-                checked.append(_Checked(backup, member, found))
+                checked.append(_Checked(stored, _check_names(found)))
         if not checked:
             raise failure or NoSuchBackup(
                 'all of it was removed meanwhile: run it again'
@@ -90,20 +96,20 @@ class VerifyJob(Job):
         if not complete:
             outcome.lines.append(f'Not all was verified. {_verdict(checked)}')
         elif failure is None:
-            removed = len(backups) - len(checked)
+            removed = len(there) - len(checked)
             outcome.lines.append(self._all_is_well(checked, removed))
         return outcome
 
     # Which
 
-    def _find(self) -> list[Backup]:
+    def _find(self) -> list[StoredLevel]:
         """:raises NoSuchBackup: there is none on the storage, or on a member"""
         found = [
-            backup
-            for backup in self.storage.backups()
-            if self.is_asked_for(backup.hostname_backup_name)
+            stored
+            for stored in self.repository.committed()
+            if self.is_asked_for(stored.backup.hostname_backup_name)
         ]
-        there = {self.storage.member_name(backup) for backup in found}
+        there = {stored.member for stored in found}
         for _driver, settings in self.config.storages:
             if settings.name not in there:
                 member = f'[storage:{settings.name}]: ' if settings.name else ''
@@ -112,13 +118,12 @@ class VerifyJob(Job):
 
     # What is said
 
-    def _name(self, backup: Backup) -> str:
-        return f'{self._identity(backup)}, {levels_said([backup])}'
+    def _name(self, stored: StoredLevel) -> str:
+        return f'{self._identity(stored)}, {levels_said([stored])}'
 
-    def _identity(self, backup: Backup) -> str:
-        member = self.storage.member_name(backup)
-        storage = f'[storage:{member}] ' if member else ''
-        return f'{storage}{backup.hostname_backup_name}'
+    def _identity(self, stored: StoredLevel) -> str:
+        storage = f'[storage:{stored.member}] ' if stored.member else ''
+        return f'{storage}{stored.backup.hostname_backup_name}'
 
     def _problems(
         self, checked: Sequence[_Checked], gaps: Sequence[_Gap]
@@ -126,7 +131,7 @@ class VerifyJob(Job):
         """A line each: of the backups, then of the chains."""
         lines = []
         for one in checked:
-            name = self._name(one.backup)
+            name = self._name(one.stored)
             for problem in one.found.problems:
                 part = f'part {problem.part}: ' if problem.part else ''
                 lines.append(f'{name}: {part}{problem.what}')
@@ -150,7 +155,7 @@ class VerifyJob(Job):
         count = 0
         for one in checked:
             for warning in one.found.warnings:
-                line = f'{self._name(one.backup)}: {warning}'
+                line = f'{self._name(one.stored)}: {warning}'
                 LOG.warning('%s', line)
                 count += 1
                 if count <= SAID:
@@ -176,7 +181,7 @@ class VerifyJob(Job):
     def _table(self, checked: Sequence[_Checked]) -> Table:
         several = self.config.storage == 'multiple'
         # A column that says "tar" in every row would not fit into 80 characters.
-        engines = len({one.backup.engine.name for one in checked}) > 1
+        engines = len({one.backup.engine for one in checked}) > 1
         return Table(
             (
                 *(('Storage',) if several else ()),
@@ -188,7 +193,7 @@ class VerifyJob(Job):
                 (
                     *((one.storage,) if several else ()),
                     *layout.split_identity(one.backup.hostname_backup_name),
-                    *((one.backup.engine.name,) if engines else ()),
+                    *((one.backup.engine,) if engines else ()),
                     one.backup.level,
                     iso(one.backup.timestamp),
                     one.found.size,
@@ -225,7 +230,7 @@ def _check_names(found: Verification) -> Verification:
         if name is None or name in names:
             continue
         problem = Problem(
-            f'{found.backup.metadata_path}: {key} {name!r} is not known: damaged, or '
+            f'{found.stored.paths.marker}: {key} {name!r} is not known: damaged, or '
             f'of a newer agent'
         )
         found = replace(
@@ -242,25 +247,25 @@ def _find_gaps(checked: Sequence[_Checked]) -> list[_Gap]:
     chains: dict[tuple[str, str, str, int], list[_Checked]] = {}
     for one in checked:
         backup = one.backup
-        name = backup.engine.name, backup.hostname_backup_name
+        name = backup.engine, backup.hostname_backup_name
         chain = one.storage, *name, backup.level_zero_timestamp
         chains.setdefault(chain, []).append(one)
     return [gap for chain in chains.values() for gap in _find_gaps_of(chain)]
 
 
 def _find_gaps_of(chain: Sequence[_Checked]) -> list[_Gap]:
-    backups = [one.backup for one in chain]
-    damaged = [one.backup for one in chain if not one.found.restorable]
-    above: dict[str, list[Backup]] = {}
+    there = [one.stored for one in chain]
+    damaged = [one.stored for one in chain if not one.found.restorable]
+    above: dict[str, list[StoredLevel]] = {}
     for one in chain:
         one.gaps = [f'level {level} is missing' for level in one.found.missing]
         one.gaps += (
             f'{levels_said([below])} is damaged'
-            for below in reversed(levels.needed(one.backup, backups))
+            for below in reversed(levels.needed(one.stored, there))
             if below in damaged
         )
         for what in one.gaps:
-            above.setdefault(what, []).append(one.backup)
+            above.setdefault(what, []).append(one.stored)
     return [_Gap(what, those) for what, those in above.items()]
 
 
@@ -279,7 +284,7 @@ def _entry(one: _Checked) -> dict[str, Any]:
     return {
         'hostname': host,
         'backup_name': name,
-        'engine': backup.engine.name,
+        'engine': backup.engine,
         'level_zero': iso(backup.level_zero_timestamp),
         'level_zero_timestamp': backup.level_zero_timestamp,
         'level': backup.level,

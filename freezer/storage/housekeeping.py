@@ -1,11 +1,11 @@
-"""What a storage says of what it tidied up."""
+"""What a clean-up reports."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """What was left of one backup that was never committed. Size in bytes.
+    """The remains of one backup that was never committed. Size in bytes.
 
     :param what: where it is, for people
     """
@@ -36,8 +36,8 @@ class OldVersions:
 
 
 @dataclass(frozen=True)
-class Tidied:
-    """What was, or in a dry run would be, removed; and what is kept."""
+class CleanUpReport:
+    """What was removed, or would be in a dry run; and what is kept."""
 
     leftovers: tuple[Leftover, ...] = ()
     old_versions: tuple[OldVersions, ...] = ()

@@ -1,16 +1,21 @@
-"""Which level comes next, and which levels make up a state. Pure functions.
+"""Finds the levels on a storage; which come next, and which make up a state.
 
-The rules are Freezer's, with three mended: `restart_always_level` counts from level 0
+The rules are Freezer's, with three fixed: `restart_always_level` counts from level 0
 and not from the newest backup (a daily job never restarted); several backups of one
 level resolve to the newest, not to whichever the listing names last; and a chain with a
 gap is refused before anything is extracted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from freezer.storage.exceptions import StorageException
+from freezer.storage import layout
+from freezer.storage.backup import Backup, Readable, StoredLevel
+from freezer.storage.exceptions import AccessDenied, StorageException
+
+LOG = logging.getLogger(__name__)
 
 SECONDS_PER_DAY = 86400
 
@@ -31,6 +36,10 @@ class BrokenChain(StorageException):
     """Levels are missing: what is above the gap cannot be restored."""
 
 
+class NoSuchBackup(StorageException):
+    """Nothing of that name, or nothing as old as that."""
+
+
 @dataclass(frozen=True)
 class LevelPolicy:
     """How far increments go. 0 and 0.0 mean unset.
@@ -46,7 +55,7 @@ class LevelPolicy:
 
     @property
     def needs_listing(self) -> bool:
-        """Whether nothing can be done without knowing what is there."""
+        """Whether the existing backups must be known."""
         return self.incremental or self.retention
 
 
@@ -128,3 +137,113 @@ def base_for_next(chain: Mapping[int, L], policy: LevelPolicy, now: float) -> L 
     if policy.always_level and highest == policy.always_level:
         return chain[highest - 1]
     return chain[highest]
+
+
+def committed(storage: Readable, member: str = '') -> list[StoredLevel]:
+    """Every level in the container, by engine, name, chain, level and time.
+
+    :param member: name of the storage among several
+    """
+    found = sorted(_markers(storage, layout.METADATA))
+    return [StoredLevel(storage, backup_at(each), member) for each in found]
+
+
+def chains(
+    storage: Readable, engine: str, hostname_backup_name: str, member: str = ''
+) -> dict[int, list[StoredLevel]]:
+    """Every level of a name: level-0 timestamp -> its levels, by level and time."""
+    root = layout.join(layout.METADATA, engine, hostname_backup_name)
+    found: dict[int, list[StoredLevel]] = {}
+    for each in sorted(_markers(storage, root)):
+        # A name that begins with this one and a slash is below it.
+        if each.identity == hostname_backup_name:
+            level = StoredLevel(storage, backup_at(each), member)
+            found.setdefault(each.level_zero, []).append(level)
+    return found
+
+
+def _markers(storage: Readable, root: str) -> Iterator[layout.Location]:
+    for path, _size in storage.list_tree(layout.join(storage.storage_path, root)):
+        found = layout.parse(layout.join(root, path))
+        if found is not None and found.name == layout.METADATA:
+            yield found
+
+
+def backup_at(found: layout.Location) -> Backup:
+    return Backup(
+        found.engine, found.identity, found.level_zero, found.timestamp, found.level
+    )
+
+
+def find_state(
+    storage: Readable,
+    engine: str,
+    hostname_backup_name: str,
+    date: int | None = None,
+    member: str = '',
+) -> dict[int, StoredLevel]:
+    """The newest state not after a date (epoch seconds): level -> stored level.
+
+    :raises NoSuchBackup: there is none
+    :raises BrokenChain: a level is missing
+    """
+    there = chains(storage, engine, hostname_backup_name, member)
+    in_time = {
+        zero: [each for each in chain if date is None or each.timestamp <= date]
+        for zero, chain in there.items()
+        if date is None or zero <= date
+    }
+    newest = max((zero for zero, found in in_time.items() if found), default=None)
+    if newest is None:
+        raise NoSuchBackup(
+            f'No matching backup name: {hostname_backup_name!r} (engine {engine})'
+            + (
+                ' at or before that date; --action info shows the dates'
+                if there
+                else ' is not on this storage; --action info shows what is'
+            )
+        )
+    try:
+        return resolve(in_time[newest])
+    except BrokenChain as error:
+        raise BrokenChain(
+            f'{hostname_backup_name}, chain {newest}: {error.message}; '
+            f'--restore-from-date with an earlier date finds an earlier state'
+        ) from error
+
+
+def plan(
+    storage: Readable,
+    engine: str,
+    hostname_backup_name: str,
+    policy: LevelPolicy,
+    now: float,
+) -> tuple[StoredLevel | None, int]:
+    """The level that the next backup builds on, and its earliest timestamp.
+
+    Keys that may not list get a new chain, if a full backup is all that is asked for.
+
+    :param now: epoch seconds
+    :returns: the base, None for a new chain; and one second after the newest backup of
+        the name, 0 if there is none
+    """
+    try:
+        there = chains(storage, engine, hostname_backup_name)
+    except AccessDenied as error:
+        if policy.needs_listing:
+            raise AccessDenied(
+                f'{error.message}; keys that may not list can make full backups only: '
+                f'without --incremental, and without removing old ones'
+            ) from error
+        LOG.info('existing backups are unknown: %s', error.message)
+        return None, 0
+    if not there:
+        return None, 0
+    newest = max(each.timestamp for chain in there.values() for each in chain)
+    try:
+        chain = resolve(there[max(there)])
+    except BrokenChain as error:
+        # A new level 0 is a good backup; an increment on a gap never is one.
+        LOG.warning('%s: starting a new chain at level 0', error)
+        return None, newest + 1
+    return base_for_next(chain, policy, now), newest + 1

@@ -248,17 +248,21 @@ def load(document: bytes, where: str) -> Manifest:
         raise ManifestError(f'{where}: {error}') from error
 
 
-def add_token(freezer_metadata: bytes, token: str, state_digest: str) -> bytes:
-    """Name the manifest in the commit marker, so that one that is lost is missed, and
-    what else is beside the data.
+def add_token(
+    marker: Mapping[str, Any], token: str, state: bytes
+) -> dict[str, Any]:
+    """The commit marker, naming the manifest and the engine's file, so that a lost or
+    exchanged one is detected.
 
     Freezer 19 reads the marker's first line as JSON and ignores keys it does not know.
 
-    :param state_digest: SHA-256 of the engine's file, hexadecimal
+    :param state: the engine's file
     """
-    document = json.loads(freezer_metadata)
-    document |= {MARKER_KEY: token, STATE_KEY: state_digest}
-    return json.dumps(document).encode()
+    return {
+        **marker,
+        MARKER_KEY: token,
+        STATE_KEY: hashlib.sha256(state).hexdigest(),
+    }
 
 
 def check_state(state: bytes, marker: Mapping[str, Any], where: str) -> bytes:

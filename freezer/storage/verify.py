@@ -1,19 +1,17 @@
-"""Whether a backup is there as it was written. Nothing is written to find out.
+"""Checks that a stored level is complete and undamaged. Writes nothing.
 
-It stands on a few verbs of a storage with paths, so it is the same for all of them.
+It uses a few verbs of the storage contract, so it is the same for every driver.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from freezer.storage import layout, manifest
+from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
-
-if TYPE_CHECKING:
-    from freezer.storage.base import Backup
 
 T = TypeVar('T')
 
@@ -22,24 +20,6 @@ LISTED = 20
 # A piece that the store does not give has used up the time of a request: so many one
 # after the other, and the rest of the volume is not waited for.
 _FAILED_IN_A_ROW = 3
-
-
-class Stat(NamedTuple):
-    """Size in bytes, and what the store says of a file; None where it says nothing.
-
-    :param etag: as the store gives it
-    :param storage_class: stores leave out their standard one
-    :param lock_mode: GOVERNANCE or COMPLIANCE, until ``locked_until``
-    :param locked_until: epoch seconds
-    :param legal_hold: locked until somebody takes it off
-    """
-
-    size: int
-    etag: str | None
-    storage_class: str | None = None
-    lock_mode: str | None = None
-    locked_until: int | None = None
-    legal_hold: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of one backup.
+    """What was found of one level.
 
     :param size: bytes of its stream, as far as is known
     :param digests: whether it has any; Freezer 19 wrote none
@@ -75,7 +55,7 @@ class Verification:
     :param marker: the content of its marker, empty if it could not be read
     """
 
-    backup: 'Backup'
+    stored: StoredLevel
     size: int
     digests: bool
     problems: tuple[Problem, ...]
@@ -86,35 +66,17 @@ class Verification:
     marker: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Readable(Protocol):
-    """A storage, as far as it is needed here."""
+def examine(stored: StoredLevel, data: bool) -> Verification | None:
+    """Check everything that a level consists of; with ``data``, read every byte.
 
-    def list_tree(self, path: str) -> Iterator[tuple[str, int]]: ...
+    Finds every problem, not only the first. Whatever cannot be read is a problem of
+    the level, as long as the storage can be listed. Memory is bounded.
 
-    def read_file(self, path: str, limit: int | None = None) -> bytes: ...
-
-    def stat(self, path: str) -> Stat: ...
-
-    def read_pieces(
-        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
-    ) -> Generator[manifest.Read, None, None]: ...
-
-    def manifest_of(
-        self, backup: 'Backup', marker: Mapping[str, Any] | None = None
-    ) -> manifest.Manifest | None: ...
-
-
-def examine(storage: Readable, backup: 'Backup', data: bool) -> Verification | None:
-    """Look at all that a backup is made of; with ``data``, read every byte.
-
-    Whatever cannot be read is a problem of the backup, as long as the storage can be
-    listed.
-
-    :returns: None if it is not committed any more: somebody removes it
+    :returns: None if it is not committed any more: another agent removes it
     :raises StorageException: the storage cannot be listed
     """
     try:
-        return _Examination(storage, backup, data).run()
+        return _Examination(stored, data).run()
     except _Removed:
         return None
 
@@ -127,11 +89,11 @@ _ANYWHERE = Problem('')
 
 
 class _Examination:
-    def __init__(self, storage: Readable, backup: 'Backup', data: bool) -> None:
-        self._storage = storage
-        self._backup = backup
+    def __init__(self, stored: StoredLevel, data: bool) -> None:
+        self._stored = stored
+        self._storage = stored.storage
+        self._paths = stored.paths
         self._data = data
-        self._folder = backup.data_prefix_path
         self._size = 0
         self._problems: list[Problem] = []
         self._count = 0
@@ -139,15 +101,11 @@ class _Examination:
         self._warnings: list[str] = []
 
     def run(self) -> Verification:
-        backup = self._backup
-        found: manifest.Manifest | None = None
-        marker = self._attempt(backup.metadata_path, backup.metadata)
+        stored, paths = self._stored, self._paths
+        marker = self._attempt(paths.marker, lambda: stored.marker)
         if marker is not None:
             self._check_engine(marker)
-            found = self._attempt(
-                self._path(layout.MANIFEST),
-                lambda: self._storage.manifest_of(backup, marker),
-            )
+            found = self._attempt(paths.manifest, lambda: stored.manifest)
             if found is not None:
                 self._check_volumes(found)
             elif manifest.MARKER_KEY not in marker:
@@ -155,47 +113,41 @@ class _Examination:
         # A restore does not need it, unless all is authenticated.
         sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
         self._check_file(
-            backup.engine_metadata_path,
+            paths.engine_metadata,
             fatal=sealed,
             # As a restore does, all of it at once.
-            read=lambda: manifest.check_state(
-                backup.engine_metadata(), marker or {}, backup.engine_metadata_path
-            ),
+            read=stored.checked_engine_metadata if marker else stored.engine_metadata,
         )
         if sealed:
-            self._check_file(self._path(layout.IDENTITY), fatal=True)
-        # Last, so that what was removed meanwhile is told by that.
+            self._check_file(paths.identity, fatal=True)
+        # Last, so that it detects what was removed meanwhile.
         present = self._committed()
         levels = {level for level, _timestamp in present}
         return Verification(
-            backup,
+            stored,
             self._size,
             manifest.MARKER_KEY in (marker or {}),
             tuple(self._problems),
             self._count,
             self._restorable,
-            tuple(level for level in range(backup.level) if level not in levels),
+            tuple(level for level in range(stored.level) if level not in levels),
             tuple(self._warnings),
             marker or {},
         )
-
-    def _path(self, name: str) -> str:
-        return layout.join(self._folder, name)
 
     def _committed(self) -> set[tuple[int, int]]:
         """Level and timestamp of each backup of the chain.
 
         :raises _Removed: this one is not among them
         """
+        chain = self._paths.marker.rpartition('/')[0].rpartition('/')[0]
         present = set()
-        for path, _size in self._storage.list_tree(
-            self._backup.increments_metadata_path
-        ):
+        for path, _size in self._storage.list_tree(chain):
             name, _, rest = path.partition('/')
             level = layout.parse_level_name(name)
             if level is not None and rest == layout.METADATA:
                 present.add(level)
-        if (self._backup.level, self._backup.timestamp) not in present:
+        if (self._stored.level, self._stored.timestamp) not in present:
             raise _Removed
         return present
 
@@ -226,11 +178,10 @@ class _Examination:
     # What a backup is made of
 
     def _check_engine(self, marker: Mapping[str, Any]) -> None:
-        engine = marker.get('engine_name', self._backup.engine.name)
-        if engine != self._backup.engine.name:
-            self._report(
-                Problem(f'{self._backup.metadata_path} is of another engine: {engine}')
-            )
+        expected = self._stored.backup.engine
+        engine = marker.get('engine_name', expected)
+        if engine != expected:
+            self._report(Problem(f'{self._paths.marker} is of another engine: {engine}'))
 
     def _check_volumes(self, found: manifest.Manifest) -> None:
         self._size = found.size
@@ -244,7 +195,7 @@ class _Examination:
         if whole and stream.hexdigest() != found.digest:
             self._report(
                 Problem(
-                    f'{self._path(layout.MANIFEST)}: the digest of the stream is not '
+                    f'{self._paths.manifest}: the digest of the stream is not '
                     f'the one of its digests',
                     fatal=False,
                 )
@@ -252,7 +203,7 @@ class _Examination:
 
     def _digests(self, volume: manifest.Volume) -> bytes | None:
         """The digests object's bytes, if they are right."""
-        path = self._path(volume.digests)
+        path = self._paths.file(volume.digests)
 
         def read() -> bytes:
             lines = self._storage.read_file(path, volume.digests_size)
@@ -266,7 +217,7 @@ class _Examination:
         return self._attempt(path, read, Problem('', volume.name))
 
     def _check_volume(self, volume: manifest.Volume, lines: bytes | None) -> None:
-        path = self._path(volume.name)
+        path = self._paths.file(volume.name)
         where = Problem('', volume.name)
         if volume.size:
             where = replace(where, start=0, end=volume.size - 1)
@@ -301,15 +252,15 @@ class _Examination:
 
     def _check_plain(self) -> None:
         """The data of a backup by Freezer 19, of which only the size is known."""
-        path = self._path(layout.MANIFEST)
+        path = self._paths.manifest
         if self._attempt(path, lambda: self._exists(path)):
             self._report(
                 Problem(
-                    f'{self._backup.metadata_path} does not name the manifest, and '
+                    f'{self._paths.marker} does not name the manifest, and '
                     f'there is one: {path}'
                 )
             )
-        path = self._backup.data_path
+        path = self._paths.data
         where = Problem('', layout.DATA)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
         if stat is None:

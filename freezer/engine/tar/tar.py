@@ -6,6 +6,7 @@ arguments, never through a shell.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import logging
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from freezer.engine.engine import (
-    Again,
-    BackupEngine,
+    Archiving,
     Extractor,
+    FileEngine,
     Lister,
     PartExtractor,
-    Run,
     Source,
+    SourceChanged,
     Warnings,
 )
 from freezer.engine.settings import EngineSettings
@@ -34,8 +35,7 @@ from freezer.engine.tar.directories import TargetDirectories
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.patterns import Patterns
 from freezer.exceptions import ConfigError, EngineError, RestoreError
-from freezer.storage.base import Backup, Storage
-from freezer.utils import landlock, signals
+from freezer.utils import checksum, landlock, signals
 from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
 
@@ -55,17 +55,41 @@ _METADATA = ('--xattrs', '--xattrs-include=*', '--acls')
 _ENVIRONMENT = ('PATH', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH', 'LD_PRELOAD')
 
 
-class TarEngine(BackupEngine):
+@dataclasses.dataclass(frozen=True)
+class PathSource(Source):
+    """``name`` as seen from ``folder``; ``.`` is the folder itself."""
+
+    folder: str
+    name: str
+
+
+class TarEngine(FileEngine):
     """GNU tar."""
 
     name = 'tar'
 
-    def __init__(self, storage: Storage, settings: EngineSettings) -> None:
-        super().__init__(storage, settings)
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
         self._tar = _find_tar()
         self._patterns = Patterns(settings.include)
 
-    def archive(self, run: Run) -> Generator[Block, None, None]:
+    def source(self, path: str | None) -> PathSource:
+        if not path:
+            raise ConfigError(
+                'path-to-backup is required for action backup: give --path-to-backup, '
+                'or path_to_backup in the job file'
+            )
+        source = _source_at(os.path.abspath(os.path.expanduser(path)))
+        follows = self.settings.dereference_symlink in ('soft', 'all')
+        if os.path.islink(os.path.join(source.folder, source.name)) and not follows:
+            note = (
+                f'{path} is a symbolic link; only the link is backed up. To back up '
+                f'its target use --dereference-symlink soft'
+            )
+            return dataclasses.replace(source, notes=(note,))
+        return source
+
+    def archive(self, run: Archiving) -> Generator[Block, None, None]:
         base_time = 0
         base: snapshot.Snapshot | None = None
         if run.base is not None:
@@ -78,6 +102,7 @@ class TarEngine(BackupEngine):
             # Empty, it is as none: tar makes a level 0.
             run.state.write_bytes(b'')
         source = run.source
+        assert isinstance(source, PathSource)
         argv = self._create(
             source,
             '--file=-',
@@ -131,32 +156,34 @@ class TarEngine(BackupEngine):
             written.forget(snapshot.plain_path(path) for path in unread)
             run.state.write_bytes(written.dump())
 
-    def _check_links(self, run: Run, base_time: int, paths: Sequence[bytes]) -> None:
+    def _check_links(self, run: Archiving, base_time: int, paths: Sequence[bytes]) -> None:
         """Names of one file stay names of one file.
 
         In a directory that was moved a file is stored again, though it has not changed;
         its names elsewhere are not, and a restore would make two files of one.
 
         :param base_time: epoch nanoseconds: older files count as not changed
-        :raises Again: the archive lacks names of files it holds
+        :raises SourceChanged: the archive lacks names of files it holds
         """
+        source = run.source
+        assert isinstance(source, PathSource)
         wanted = set()
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(os.fsencode(run.source.folder), path))
+                status = os.lstat(os.path.join(os.fsencode(source.folder), path))
                 # One that changed since is stored under all its names.
                 if max(status.st_mtime_ns, status.st_ctime_ns) < base_time:
                     wanted.add((status.st_dev, status.st_ino))
         names: dict[tuple[int, int], set[bytes]] = {}
         if wanted:
-            for path, status in _walk(run.source.folder):
+            for path, status in _walk(source.folder):
                 if (status.st_dev, status.st_ino) in wanted:
                     names.setdefault((status.st_dev, status.st_ino), set()).add(path)
         missing = set().union(*(many for many in names.values() if len(many) > 1))
         if missing - run.include:
-            raise Again(run.include | missing)
+            raise SourceChanged(run.include | missing)
 
-    def why_unusable(self, state: Path, source: Source, now: int) -> str | None:
+    def base_problem(self, state: Path, source: Source, now: int) -> str | None:
         try:
             base = snapshot.load(state.read_bytes())
         except EngineError as error:
@@ -170,7 +197,17 @@ class TarEngine(BackupEngine):
             return 'increments of a single file need the same path each time'
         return None
 
-    def members(self, source: Source) -> list[bytes]:
+    def checksum(self, source: Source) -> str:
+        assert isinstance(source, PathSource)
+        return checksum.checksum(
+            source.folder,
+            self._members(source),
+            self.settings.dereference_symlink in ('soft', 'all'),
+            LOG.warning,
+        )
+
+    def _members(self, source: PathSource) -> list[bytes]:
+        """The paths an archive would hold, below the source's folder, unsorted."""
         # Into /dev/null tar reads no file, and names on standard output what it would.
         argv = self._create(
             source, '--file=/dev/null', '--verbose', '--quoting-style=escape'
@@ -182,7 +219,7 @@ class TarEngine(BackupEngine):
         names = listing.decode('ascii', 'surrogateescape').splitlines()
         return [messages.unescape(name) for name in names]
 
-    def _create(self, source: Source, *options: str) -> list[str]:
+    def _create(self, source: PathSource, *options: str) -> list[str]:
         return [
             self._tar,
             '--create',
@@ -195,12 +232,33 @@ class TarEngine(BackupEngine):
             source.name,
         ]
 
+    def check_target(self, path: str | None, overwrite: bool) -> str:
+        if not path:
+            raise ConfigError(
+                'restore-abs-path is required for action restore: give '
+                '--restore-abs-path, or restore_abs_path in the job file'
+            )
+        target = os.path.abspath(path)
+        try:
+            present = os.listdir(target)
+        except FileNotFoundError:
+            return target
+        except OSError as error:
+            raise RestoreError(f'restore-abs-path {target}: {error.strerror}') from error
+        if present and not overwrite:
+            raise RestoreError(
+                f'restore-abs-path {target} is not empty: choose another, or give '
+                f'--overwrite, which also removes what the backup does not hold'
+            )
+        return target
+
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
     ) -> Extractor:
         # The data is what counts: without this a restore only leaves extended
         # attributes where they are.
         known = snapshot.EMPTY
+        _make_target(target)
         try:
             if state is not None:
                 known = snapshot.load(state)
@@ -220,6 +278,7 @@ class TarEngine(BackupEngine):
     def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
         from freezer.engine.tar.part import Part
 
+        _make_target(target)
         directories = TargetDirectories(target)
         # Where a part leaves a directory as it is, it removes the link itself.
         guard = TargetGuard(
@@ -251,7 +310,7 @@ class TarEngine(BackupEngine):
 
         return TarLister(self._patterns)
 
-    def not_in(self, patterns: Iterable[str], state: bytes) -> set[str]:
+    def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
         try:
             known = snapshot.load(state)
         except EngineError as error:
@@ -268,17 +327,21 @@ class TarEngine(BackupEngine):
                 break
         return {text for number, text in enumerate(texts) if number not in found}
 
-    def removals(self, target: str, newest: Backup) -> list[str]:
-        if not os.listdir(target):
+    def removals(
+        self, target: str, state: bytes | None, level: int, where: str
+    ) -> list[str]:
+        try:
+            if not os.listdir(target):
+                return []
+        except FileNotFoundError:
             return []
         try:
-            state = self.state_of(newest)
             if state is None:
-                raise EngineError(f'{newest.engine_metadata_path} is missing')
+                raise EngineError(f'{where} is missing')
             known = snapshot.load(state)
             kept = known.paths()
             # Of a later level it may be what an older one has.
-            left = known.left_out() if newest.level == 0 else set()
+            left = known.left_out() if level == 0 else set()
         except EngineError as error:
             raise RestoreError(
                 f'what --overwrite would remove from {target} cannot be told '
@@ -318,11 +381,37 @@ class TarEngine(BackupEngine):
             parent = parent.rpartition(b'/')[0]
         return False
 
-    def begins(self, head: bytes) -> bool:
+    def is_archive_start(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
 
 
-def _is_younger(source: Source, path: bytes, time: int) -> bool:
+def _make_target(target: str) -> None:
+    try:
+        os.makedirs(target, exist_ok=True)
+    except OSError as error:
+        raise RestoreError(f'{target}: {error.strerror}') from error
+
+
+def _source_at(path: str) -> PathSource:
+    """:raises EngineError: it is missing or cannot be read"""
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path):
+                return PathSource(path, path, '.')
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            # Nothing else: opening a fifo waits, and a tape is wound back.
+            with open(path, 'rb'):
+                pass
+    except OSError as error:
+        raise EngineError(
+            f'path-to-backup {path}: {error.strerror or error}'
+        ) from error
+    if stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise EngineError(f'path-to-backup {path}: a socket, which cannot be stored')
+    return PathSource(path, os.path.dirname(path), os.path.basename(path))
+
+
+def _is_younger(source: PathSource, path: bytes, time: int) -> bool:
     """Whether a file counts as changed since; epoch nanoseconds."""
     try:
         status = os.lstat(os.path.join(os.fsencode(source.folder), path))
@@ -333,6 +422,7 @@ def _is_younger(source: Source, path: bytes, time: int) -> bool:
 
 def _subject(source: Source) -> bytes:
     """What a snapshot file says it is of; see :attr:`snapshot.Snapshot.subject`."""
+    assert isinstance(source, PathSource)
     if source.name == '.':
         return snapshot.TREE
     return os.fsencode(os.path.join(source.folder, source.name))
@@ -569,7 +659,7 @@ def _running(
 
 
 def _judge(
-    status: int, lines: list[str], source: Source, warnings: Warnings
+    status: int, lines: list[str], source: PathSource, warnings: Warnings
 ) -> list[messages.Message]:
     """What tar said, if the archive is good; see :mod:`freezer.engine.tar.messages`.
 

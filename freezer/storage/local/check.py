@@ -1,15 +1,11 @@
-"""Action check on a directory: what a file system can do, tried out."""
+"""Action check on a directory: tests what its file system can do."""
 
 import contextlib
 import os
 import secrets
 import shutil
 import stat
-import statistics
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from freezer.storage import layout
 from freezer.storage.check import (
@@ -23,43 +19,27 @@ from freezer.storage.check import (
     problem,
     try_out,
 )
+from freezer.storage.path_probes import PATH_PROBES, PathScratch
+from freezer.storage.paths import PathStorage
 from freezer.utils.text import NOTICES
 
-if TYPE_CHECKING:
-    from freezer.storage.local import LocalStorage
-
 GIB = 1024**3
-# From here on it is worth a note.
-_SLOW_SYNC_SECONDS = 0.5
 _LITTLE_SPACE = GIB
 _FEW_FILES = 1000
 # Freezer's names and their suffix, and a host and backup name of some length.
 _SHORT_NAME_BYTES = 200
 
-_CONTENT = bytes(range(256)) * 64
 
-
-@dataclass(frozen=True)
-class _Scratch:
-    """:param folder: where things are tried out"""
-
-    storage: 'LocalStorage'
-    folder: str
-
-    def path(self, name: str) -> str:
-        return os.path.join(self.folder, name)
-
-
-def check(storage: 'LocalStorage') -> CheckReport:
+def check(storage: PathStorage) -> CheckReport:
     """:raises StorageException: the directory cannot be written to at all"""
     container = storage.storage_path
     was_there = os.path.isdir(container)
     missing = list(_missing(container))
     folder = layout.join(container, layout.CHECK, secrets.token_hex(16))
-    scratch = _Scratch(storage, folder)
+    scratch = PathScratch(storage, folder)
     try:
         storage.prepare()
-        storage.put_bytes(scratch.path('small'), _CONTENT)
+        scratch.write()
         made = 'was not there: made, as a backup makes it, and removed again'
         rows = [
             CheckRow('directory', ok('there' if was_there else made)),
@@ -83,7 +63,7 @@ def _missing(path: str) -> Iterator[str]:
         path = os.path.dirname(path)
 
 
-def _clean_up(scratch: _Scratch, made: list[str]) -> Finding:
+def _clean_up(scratch: PathScratch, made: list[str]) -> Finding:
     """Remove everything; may be called again."""
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -99,76 +79,20 @@ def _clean_up(scratch: _Scratch, made: list[str]) -> Finding:
     return ok('nothing remains')
 
 
-def _read(scratch: _Scratch) -> Finding:
-    if scratch.storage.read_file(scratch.path('small')) != _CONTENT:
-        return problem('other bytes came back')
-    return ok('the same bytes came back')
-
-
-def _list(scratch: _Scratch) -> Finding:
-    listed = dict(scratch.storage.list_tree(scratch.folder))
-    if listed != {'small': len(_CONTENT)}:
-        return problem(f'listed are {listed}')
-    return ok('what was written is listed')
-
-
-def _range(scratch: _Scratch) -> Finding:
-    with open(scratch.path('small'), 'rb') as stream:
-        for start, end in ((0, 1), (300, 5000), (len(_CONTENT) - 1, len(_CONTENT))):
-            stream.seek(start)
-            if stream.read(end - start) != _CONTENT[start:end]:
-                return problem(f'bytes {start} to {end - 1} came wrong')
-    return ok('the bytes that were asked for')
-
-
-def _rename(scratch: _Scratch) -> Finding:
+def _rename(scratch: PathScratch) -> Finding:
     """A file must appear whole, also in place of another that is being read."""
     path = scratch.path('replaced')
-    scratch.storage.put_bytes(path, b'before')
+    scratch.storage.write_file(path, b'before')
     with open(path, 'rb') as reader:
-        scratch.storage.put_bytes(path, b'after it')
+        scratch.storage.write_file(path, b'after it')
         if reader.read() != b'before':
-            return problem('who was reading a file got parts of the one in its place')
+            return problem('a reader got parts of the file that replaced its own')
     if scratch.storage.read_file(path) != b'after it':
-        return problem('a renamed file is not what it was')
+        return problem('a renamed file has other content')
     return ok('a file takes the place of another as a whole')
 
 
-def _exclusive(scratch: _Scratch) -> Finding:
-    """Of two agents only one may get a place."""
-    os.mkdir(scratch.path('claimed'))
-    try:
-        os.mkdir(scratch.path('claimed'))
-    except FileExistsError:
-        return ok('a directory is made once')
-    return problem('two agents could take the same place')
-
-
-def _delete(scratch: _Scratch) -> Finding:
-    path = scratch.path('deleted/file')
-    scratch.storage.put_bytes(path, _CONTENT)
-    scratch.storage.delete_files([path])
-    if os.path.lexists(scratch.path('deleted')):
-        return problem('what was deleted is still there')
-    return ok('gone')
-
-
-def _sync(scratch: _Scratch) -> Finding:
-    """How long it takes until a small file is on disk."""
-    path = scratch.path('synced')
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        scratch.storage.put_bytes(path, b'x' * 4096)
-        times.append(time.perf_counter() - started)
-    seconds = statistics.median(times)
-    seen = f'{seconds * 1000:.1f} ms until a small file is on disk'
-    if seconds > _SLOW_SYNC_SECONDS:
-        return note(seen, value=seconds)
-    return ok(seen, seconds)
-
-
-def _space(scratch: _Scratch) -> Finding:
+def _space(scratch: PathScratch) -> Finding:
     found = os.statvfs(scratch.folder)
     free = found.f_bavail * found.f_frsize
     seen = f'{free / GIB:.1f} GiB free'
@@ -180,7 +104,7 @@ def _space(scratch: _Scratch) -> Finding:
     return note(seen, 'another --container, or --remove-older-than', free)
 
 
-def _long_names(scratch: _Scratch) -> Finding:
+def _long_names(scratch: PathScratch) -> Finding:
     longest = os.pathconf(scratch.folder, 'PC_NAME_MAX')
     # Backups of a name are in a directory <host>_<name>.
     os.mkdir(scratch.path('n' * longest))
@@ -190,7 +114,7 @@ def _long_names(scratch: _Scratch) -> Finding:
     return ok(seen, longest)
 
 
-def _odd_names(scratch: _Scratch) -> Finding:
+def _odd_names(scratch: PathScratch) -> Finding:
     odd = {
         'space': ['a b'],
         '+': ['a+b'],
@@ -220,7 +144,7 @@ def _are_kept(folder: str, names: list[str]) -> bool:
     return sorted(os.listdir(folder)) == sorted(names)
 
 
-def _permissions(scratch: _Scratch) -> Finding:
+def _permissions(scratch: PathScratch) -> Finding:
     """Backups are for who made them: they hold what others may not read."""
     for path in (scratch.path('small'), scratch.folder):
         mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -232,15 +156,10 @@ def _permissions(scratch: _Scratch) -> Finding:
     return ok('only this user can read what is written')
 
 
-#: what is tried once a file was written; name, act, and whether a backup needs it
+#: run once a file is written
 PROBES = (
-    Probe('read', _read),
-    Probe('list', _list),
-    Probe('range', _range),
+    *PATH_PROBES,
     Probe('rename', _rename),
-    Probe('exclusive', _exclusive),
-    Probe('delete', _delete),
-    Probe('sync', _sync),
     Probe('space', _space, needed=False),
     Probe('long names', _long_names, needed=False),
     Probe('odd names', _odd_names, needed=False),
