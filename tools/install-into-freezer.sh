@@ -17,13 +17,20 @@ HERE=$(cd "$(dirname "$0")/.." && pwd)
 FILES=(
     freezer/storage/s3.py
     freezer/storage/_s3/*.py
+    freezer/storage/_s3/*/*.py
     freezer/storage/check.py
+    freezer/storage/claims.py
     freezer/storage/details.py
     freezer/storage/exceptions.py
     freezer/storage/housekeeping.py
+    freezer/storage/journal.py
     freezer/storage/layout.py
+    freezer/storage/leftovers.py
     freezer/storage/manifest.py
     freezer/storage/manifested.py
+    freezer/storage/objects.py
+    freezer/storage/retry.py
+    freezer/storage/survey.py
     freezer/storage/verify.py
     freezer/utils/blocks.py
     freezer/utils/collection.py
@@ -70,12 +77,12 @@ plan() {  # "replaced PATH" or "added PATH", one a line
 install_files() {
     local how file
     plan >"$TARGET/$RECORD"
-    install -d -m 755 "$TARGET/freezer/storage/_s3"
     while read -r how file; do
         if [ "$how" = replaced ]; then
             cp -p "$TARGET/$file" "$TARGET/$file$SUFFIX.new"
             mv "$TARGET/$file$SUFFIX.new" "$TARGET/$file$SUFFIX"
         fi
+        install -d -m 755 "$(dirname "$TARGET/$file")"
         install -m 644 "$HERE/$file" "$TARGET/$file.new"
         mv "$TARGET/$file.new" "$TARGET/$file"
         echo "$how $file"

@@ -38,9 +38,9 @@ class CheckJob(Job):
 def _complaint(problems: list[CheckRow]) -> str:
     first = problems[0]
     where = f'[storage:{first.storage}], ' if first.storage else ''
-    line = f'Backups cannot be made here: {where}{first.name}: {first.finding.seen}'
-    if first.finding.mend:
-        line += f'; what helps: {first.finding.mend}'
+    line = f'Backups cannot be made here: {where}{first.name}: {first.finding.message}'
+    if first.finding.hint:
+        line += f'; what helps: {first.finding.hint}'
     more = len(problems) - 1
     return f'{line} (and {more} more)' if more else line
 
@@ -55,9 +55,9 @@ def _document(report: CheckReport, summary: str, several: bool) -> dict[str, Any
             | {
                 'name': row.name,
                 'result': row.finding.result.value,
-                'seen': row.finding.seen,
+                'message': row.finding.message,
                 'value': row.finding.value,
-                'mend': row.finding.mend,
+                'hint': row.finding.hint,
             }
             for row in report.rows
         ],
@@ -70,9 +70,9 @@ def _table(report: CheckReport, several: bool) -> Table:
     for row in report.rows:
         first = [row.storage] if several else []
         finding = row.finding
-        rows.append([*first, row.name, finding.result.value, finding.seen])
-        if finding.mend:
-            rows.append([*('' for _ in first), '', '', f'What helps: {finding.mend}'])
+        rows.append([*first, row.name, finding.result.value, finding.message])
+        if finding.hint:
+            rows.append([*('' for _ in first), '', '', f'What helps: {finding.hint}'])
     # What the other columns leave of a terminal.
     taken = sum(
         3 + max(len(row[column]) for row in (header, *rows))

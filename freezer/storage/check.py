@@ -28,32 +28,32 @@ class Result(enum.StrEnum):
 class Finding:
     """What came of one probe.
 
-    :param seen: for a person, part of a line
-    :param mend: which option to set, or what else to do; empty where nothing helps
+    :param message: for a person, part of a line
+    :param hint: which option to set, or what else to do; empty where nothing helps
     :param value: the same for a program: whether the storage can, or a figure in bytes,
         seconds or bytes per second, or a name the storage gave; None if not known
     """
 
     result: Result
-    seen: str
-    mend: str = ''
+    message: str
+    hint: str = ''
     value: bool | float | str | None = None
 
 
-def ok(seen: str, value: bool | float | str | None = True) -> Finding:
-    return Finding(Result.OK, seen, value=value)
+def ok(message: str, value: bool | float | str | None = True) -> Finding:
+    return Finding(Result.OK, message, value=value)
 
 
 def note(
-    seen: str, mend: str = '', value: bool | float | str | None = False
+    message: str, hint: str = '', value: bool | float | str | None = False
 ) -> Finding:
-    return Finding(Result.NOTE, seen, mend, value)
+    return Finding(Result.NOTE, message, hint, value)
 
 
 def problem(
-    seen: str, mend: str = '', value: bool | float | str | None = False
+    message: str, hint: str = '', value: bool | float | str | None = False
 ) -> Finding:
-    return Finding(Result.PROBLEM, seen, mend, value)
+    return Finding(Result.PROBLEM, message, hint, value)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Drivers translate what their protocol raises into one of these, chained to the c
 Freezer 19, because code outside this tree catches it.
 
 Whether another attempt may help is a property of the class, ``temporary``; what decides
-it for S3 is one table in ``_s3/errors.py``.
+it for S3 is one table in ``_s3/transport/errors.py``.
 """
 
 

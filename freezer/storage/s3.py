@@ -43,15 +43,15 @@ from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
     # Not at run time: inside Freezer 19 its own modules of these names are there.
-    from freezer.storage._s3.bucket import Bucket
-    from freezer.storage._s3.claim import Claim
-    from freezer.storage._s3.journal import Entry, Journal
-    from freezer.storage._s3.survey import Survey
-    from freezer.storage._s3.upload import Plan
+    from freezer.storage._s3.transport.bucket import Bucket
+    from freezer.storage._s3.upload import UploadPlan
     from freezer.storage.base import Named, StorageSettings
     from freezer.storage.check import CheckReport
+    from freezer.storage.claims import Claim
+    from freezer.storage.journal import Journal, JournalEntry
     from freezer.storage.levels import LevelPolicy
     from freezer.storage.manifest import Manifest
+    from freezer.storage.survey import Survey
     from freezer.utils.streaming import RichQueue
 
 LOG = logging.getLogger(__name__)
@@ -332,7 +332,7 @@ class S3Storage(Manifested):
         self._secret_key = secret_key
         self._claims: dict[str, Claim] = {}
         self._manifests: dict[str, Manifest] = {}
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, JournalEntry] = {}
         self._opened: Bucket | None = None
         self._opened_by = 0
         self._survey: Survey | None = None
@@ -409,16 +409,16 @@ class S3Storage(Manifested):
         return self._opened
 
     def _open(self, options: S3Options) -> 'Bucket':
-        from freezer.storage._s3.bucket import Bucket
-        from freezer.storage._s3.client import (
+        from freezer.storage._s3.transport.bucket import Bucket
+        from freezer.storage._s3.transport.client import (
             COMPLETE_READ_TIMEOUT,
             Credentials,
             make_client,
         )
-        from freezer.storage._s3.clock import StoreClock
-        from freezer.storage._s3.parameters import Parameters
-        from freezer.storage._s3.retry import Retry
-        from freezer.storage._s3.wire import Wire
+        from freezer.storage._s3.transport.clock import StoreClock
+        from freezer.storage._s3.transport.parameters import Parameters
+        from freezer.storage._s3.transport.wire import Wire
+        from freezer.storage.retry import Retry
 
         credentials = Credentials(self._access_key, self._secret_key, options)
         wire = Wire(options.sending, options.receiving)
@@ -483,13 +483,13 @@ class S3Storage(Manifested):
 
     @property
     def _journal(self) -> 'Journal':
-        from freezer.storage._s3.journal import Journal
+        from freezer.storage.journal import Journal
 
         return Journal(Path(JOURNAL).expanduser())
 
     def check(self) -> 'CheckReport':
-        from freezer.storage._s3.check import check, hint
-        from freezer.storage._s3.scratch import Scratch
+        from freezer.storage._s3.check.run import addressing_style_hint, check
+        from freezer.storage._s3.check.scratch import ScratchPrefix
         from freezer.storage.check import CheckReport
 
         folder = layout.join(self.container, layout.CHECK, secrets.token_hex(16))
@@ -502,11 +502,11 @@ class S3Storage(Manifested):
                 legal_hold=False,
             )
         )
-        scratch = Scratch(bucket, keys.key_of(folder), self._plan, self.options)
+        scratch = ScratchPrefix(bucket, keys.key_of(folder), self._plan, self.options)
         try:
             rows = check(scratch, self._make_ready)
         except StorageException as error:
-            advice = hint(
+            advice = addressing_style_hint(
                 error,
                 self._bucket,
                 self.options.addressing_style,
@@ -541,26 +541,26 @@ class S3Storage(Manifested):
             return None, 0
 
     def claim(self, backup: Backup) -> None:
-        from freezer.storage._s3 import claim
-        from freezer.storage._s3.journal import Place
+        from freezer.storage import claims
+        from freezer.storage.journal import Place
 
         self._cancelled.clear()
         backup = backup.copy(self)
         path = backup.data_prefix_path
         keys.check_folder(path)
         folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
-        self._claims[path] = claim.take(self._bucket, folder)
+        self._claims[path] = claims.take(self._bucket, folder)
         place = Place(self.endpoint, self._bucket.name, folder, marker)
         self._entries[path] = self._journal.begin(place)
 
     @property
-    def _plan(self) -> 'Plan':
-        from freezer.storage._s3.upload import Plan
+    def _plan(self) -> 'UploadPlan':
+        from freezer.storage._s3.upload import UploadPlan
 
         part_size = self._part_size(self.max_segment_size)
         by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
         by_size = self.options.max_object_size // part_size
-        return Plan(
+        return UploadPlan(
             part_size=part_size,
             parts_per_volume=max(1, min(by_count, by_size)),
             concurrency=self.options.at_once(part_size),
@@ -604,17 +604,17 @@ class S3Storage(Manifested):
     def put_metadata(
         self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
     ) -> None:
-        from freezer.storage._s3.threads import beside
+        from freezer.storage._s3.threads import in_background
 
         backup = backup.copy(self)
         path = backup.data_prefix_path
         claim = self._claims.get(path)
         token = self._tokens.get(path)
         # Before the marker: keys that may only write could not take it away.
-        with beside(lambda: self._read_back(backup)) as read_back:
+        with in_background(lambda: self._read_back(backup)) as read_back:
             self.put_file(engine_metadata_path, backup.engine_metadata_path)
         blind = read_back.result()
-        if blind and claim is not None and not claim.stands_unseen(self._bucket):
+        if blind and claim is not None and not claim.is_held_write_only(self._bucket):
             raise self._taken_for_dead(path)
         self.put_marker(engine_metadata_path, freezer_metadata_path, backup)
         if not blind:
@@ -644,12 +644,12 @@ class S3Storage(Manifested):
         :raises IntegrityError: the store does not have the marker
         :raises Conflict: the claim is gone
         """
-        from freezer.storage._s3.threads import beside
+        from freezer.storage._s3.threads import in_background
 
         def stands() -> bool:
-            return claim is None or claim.stands(self._bucket)
+            return claim is None or claim.is_held(self._bucket)
 
-        with beside(stands) as standing:
+        with in_background(stands) as standing:
             if token and backup.metadata().get(manifest.MARKER_KEY) != token:
                 raise IntegrityError(
                     f'{self._bucket.url(keys.key_of(backup.metadata_path))} at '
@@ -663,27 +663,27 @@ class S3Storage(Manifested):
 
         :raises IntegrityError: the store does not have it
         """
-        from freezer.storage._s3.sight import Sight
-        from freezer.storage._s3.threads import beside
+        from freezer.storage._s3.read_probe import ReadProbe
+        from freezer.storage._s3.threads import in_background
         from freezer.storage._s3.upload import confirm
 
         path = backup.data_prefix_path
         written = self._manifests.pop(path, None)
         if written is None:
             return False
-        sight = Sight()
+        probe = ReadProbe()
         marker = {manifest.MARKER_KEY: written.token}
-        with beside(
-            lambda: sight.look(lambda: self.manifest_of(backup, marker))
+        with in_background(
+            lambda: probe.attempt(lambda: self.manifest_of(backup, marker))
         ) as look:
-            confirm(self._bucket, keys.key_of(path), written, sight)
+            confirm(self._bucket, keys.key_of(path), written, probe)
         found = look.result()
         if found is not None and found != written:
             raise IntegrityError(
                 f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
                 f'manifest is not what was written: run the backup again'
             )
-        return sight.blind
+        return probe.read_denied
 
     def _taken_for_dead(self, path: str) -> Conflict:
         return Conflict(
@@ -783,9 +783,9 @@ class S3Storage(Manifested):
             self.put_bytes(to_path, stream.read())
 
     def put_bytes(self, to_path: str, content: bytes) -> None:
-        from freezer.storage._s3.parameters import Kind
+        from freezer.storage.objects import ObjectKind
 
-        self._bucket.put(keys.key_of(to_path), content, Kind.RECORD)
+        self._bucket.put(keys.key_of(to_path), content, ObjectKind.RECORD)
 
     def get_file(self, from_path: str, to_path: str) -> None:
         content = self.read_file(from_path)
@@ -820,12 +820,12 @@ class S3Storage(Manifested):
             self._survey = None
 
     def _new_survey(self) -> 'Survey':
-        from freezer.storage._s3.survey import Survey
+        from freezer.storage.survey import Survey
 
         return Survey(self._bucket, keys.tree_prefix(self.container))
 
     def tidy(self, dry_run: bool = False) -> Tidied:
-        from freezer.storage._s3 import leftovers
+        from freezer.storage import leftovers
 
         bucket = self._bucket
         survey = self._survey or self._new_survey()
@@ -838,18 +838,18 @@ class S3Storage(Manifested):
         return Tidied(tuple(found), self._old_versions(dry_run))
 
     def _old_versions(self, dry_run: bool) -> tuple[OldVersions, ...]:
-        from freezer.storage._s3 import leftovers
+        from freezer.storage._s3 import versions
 
         root = keys.tree_prefix(self.container)
         purge = self.options.purge_versions
         if not self._bucket.keeps_versions(must_know=purge):
             return ()
         count = size = 0
-        for version in leftovers.old_versions(self._bucket, root):
+        for version in versions.old_versions(self._bucket, root):
             count += 1
             size += version.size
         if purge and not dry_run:
-            leftovers.purge(self._bucket, root)
+            versions.purge(self._bucket, root)
         if not count:
             return ()
         return (OldVersions(self._bucket.url(root), count, size, purge),)
@@ -911,7 +911,7 @@ class S3Storage(Manifested):
         :raises StorageException: it is too long for one object
         """
         from freezer.storage._s3.images import store_image
-        from freezer.storage._s3.journal import Place
+        from freezer.storage.journal import Place
 
         path = layout.join(self.container, package_name)
         folder = keys.key_of(path)

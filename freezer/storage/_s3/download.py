@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, Any
 
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.objects import Head
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.objects import Head
 from freezer.storage.exceptions import (
     Conflict,
     IntegrityError,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from freezer.storage import layout
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.journal import Entry
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.upload import ObjectUpload, Plan
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.upload import ObjectUpload, UploadPlan
+from freezer.storage.journal import JournalEntry
+from freezer.storage.objects import ObjectKind
 from freezer.utils.blocks import Block
 
 
@@ -18,8 +18,8 @@ def store_image(
     stream: Iterable[Block | str],
     key: str,
     headers: Mapping[str, Any] | None,
-    plan: Plan,
-    entry: Entry,
+    plan: UploadPlan,
+    entry: JournalEntry,
 ) -> None:
     """Store a stream as one object, and then its headers beside it, as JSON.
 
@@ -30,7 +30,7 @@ def store_image(
     upload = ObjectUpload(bucket, key, plan, secrets.token_hex(16), entry.add)
     try:
         upload.write_object(stream)
-        bucket.put(marker, json.dumps(headers).encode(), Kind.RECORD)
+        bucket.put(marker, json.dumps(headers).encode(), ObjectKind.RECORD)
     except BaseException:
         # What was stored goes with the next run.
         entry.keep()

@@ -23,10 +23,10 @@ def threads(number: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 @contextlib.contextmanager
-def beside(look: Callable[[], T]) -> Iterator[Future[T]]:
+def in_background(read: Callable[[], T]) -> Iterator[Future[T]]:
     """A block, and something that is looked at meanwhile.
 
     Something that only reads: a signal that ends the block does not wait for it.
     """
-    with threads(1, 's3-beside') as pool:
-        yield pool.submit(look)
+    with threads(1, 's3-background') as pool:
+        yield pool.submit(read)

@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from freezer.storage import layout, manifest
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Upload
-from freezer.storage._s3.multipart import Sent, UncertainComplete
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.sight import Sight
+from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import threads
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
+from freezer.storage.objects import ObjectKind, Upload
 from freezer.utils.blocks import Block, Buffer, Buffers, cut
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ _STOP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class UploadPlan:
     """How a stream is cut.
 
     :param part_size: bytes of every part but the last
@@ -92,7 +91,7 @@ class StreamUpload:
         self,
         bucket: Bucket,
         folder: str,
-        plan: Plan,
+        plan: UploadPlan,
         token: str,
         opened: Callable[[Upload], None],
         cancelled: threading.Event | None = None,
@@ -127,7 +126,7 @@ class StreamUpload:
             # A signal does not wait for them: they may be written yet.
             self.left_behind |= self._digests is not None and not self._digests.done()
         result = self._manifest.finish()
-        self._bucket.put(self._key(layout.MANIFEST), result.dump(), Kind.RECORD)
+        self._bucket.put(self._key(layout.MANIFEST), result.dump(), ObjectKind.RECORD)
         return result
 
     def _blocks(self, chunks: Iterable[Block | str]) -> '_Blocks':
@@ -154,7 +153,7 @@ class StreamUpload:
             def put() -> str | None:
                 with self._bucket.progress.part():
                     return self._bucket.put(
-                        key, body, Kind.VOLUME, self._token, self._cancelled
+                        key, body, ObjectKind.VOLUME, self._token, self._cancelled
                     )
 
             stored = self._store(number, _digest(body), put, pool)
@@ -182,7 +181,7 @@ class StreamUpload:
         except BaseException:
             self._abort(upload)
             raise
-        self._bucket.make_up_for(key)
+        self._bucket.apply_lock_and_tags(key)
         self._finish(number, size, stored)
 
     def _store(
@@ -203,7 +202,7 @@ class StreamUpload:
         except BaseException as error:
             # Nothing may be written any more when what is there is removed.
             self._cancelled.set()
-            wait([written], _patience(error))
+            wait([written], _shutdown_timeout(error))
             raise
         return _Stored(etag, lines, written)
 
@@ -230,7 +229,7 @@ class StreamUpload:
             self._cancelled.set()
             for future in under_way:
                 future.cancel()
-            wait(under_way, _patience(error))
+            wait(under_way, _shutdown_timeout(error))
             raise
         return sorted(parts)
 
@@ -246,7 +245,7 @@ class StreamUpload:
 
     def _put_digests(self, number: int, lines: bytes) -> None:
         key = self._key(layout.digests_name(number))
-        self._bucket.put(key, lines, Kind.RECORD, None, self._cancelled)
+        self._bucket.put(key, lines, ObjectKind.RECORD, None, self._cancelled)
 
     def _finish(self, number: int, size: int, stored: _Stored) -> None:
         stored.written.result()
@@ -274,7 +273,7 @@ class StreamUpload:
             )
 
 
-def _patience(error: BaseException) -> float | None:
+def _shutdown_timeout(error: BaseException) -> float | None:
     """Seconds to wait for what is under way when something fails: as many as it takes,
     or few, if a signal ends it."""
     return None if isinstance(error, Exception) else _STOP_SECONDS
@@ -325,19 +324,19 @@ class ObjectUpload(StreamUpload):
 
 
 def confirm(
-    bucket: Bucket, folder: str, written: manifest.Manifest, sight: Sight
+    bucket: Bucket, folder: str, written: manifest.Manifest, probe: ReadProbe
 ) -> None:
     """See that every volume is there, and is the one that was written.
 
     :param folder: the key of the level's folder, without a slash at its end
-    :param sight: through which it is looked at
+    :param probe: through which it is looked at
     :raises IntegrityError: names the volume that is not
     """
     for volume in written.volumes:
         key = f'{folder}/{volume.name}'
         where = f'{bucket.url(key)} at {bucket.endpoint}'
         try:
-            head = sight.look(functools.partial(bucket.head, key))
+            head = probe.attempt(functools.partial(bucket.head, key))
         except NotFound as error:
             raise IntegrityError(
                 f'{where} is missing: the store confirmed it, and does not have it; '

@@ -51,7 +51,7 @@ def check(storage: PathStorage) -> CheckReport:
         # Also of a signal, even one that came while it was cleaned up.
         left = _clean_up(scratch, missing)
         if left.result is not Result.OK:
-            NOTICES.warning('%s', left.seen)
+            NOTICES.warning('%s', left.message)
         raise
     return CheckReport(container, tuple(rows))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from freezer.storage._s3.bucket import Bucket
+from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage.base import Backup, Storage
 from freezer.tests import servers
 from freezer.tests.conformance.backups import MARKER, STATE, Store, chunks, write

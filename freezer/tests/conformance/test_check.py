@@ -14,7 +14,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage import local_check
-from freezer.storage._s3 import probes
+from freezer.storage._s3.check import probes
 from freezer.storage.base import Storage
 from freezer.storage.check import Finding, Probe, Result
 from freezer.storage.local import LocalStorage
@@ -87,7 +87,7 @@ class TestS3:
         place = new_s3_place(s3_server)
         report = check(place)
         assert problems(report) == []
-        assert 'made' in row(report, 'bucket').seen
+        assert 'made' in row(report, 'bucket').message
         assert place.bucket not in buckets(s3_server)
         with pytest.raises(e.BucketNotFound, match='s3-create-bucket'):
             check(place, s3_create_bucket=False)
@@ -194,7 +194,7 @@ def test_nothing_remains_in_a_bucket_with_versions(
     assert problems(report) == []
     found = row(report, 'versioning')
     assert (found.result, found.value) == (NOTE, 'Enabled')
-    assert '--s3-purge-versions' in found.mend
+    assert '--s3-purge-versions' in found.hint
     assert row(report, 'clean-up').result is OK
     assert versions(place) == before
     assert place.uploads() == []
@@ -216,7 +216,7 @@ def test_nothing_remains_in_a_bucket_that_locks(s3_server: servers.Server) -> No
     report = check(place, s3_legal_hold=True)
     assert problems(report) == []
     assert row(report, 'object lock').value == 'COMPLIANCE'
-    assert 'not tried' in row(report, 'two-part upload').seen
+    assert 'not tried' in row(report, 'two-part upload').message
     assert row(report, 'clean-up').result is OK
     assert versions(place) == []
     assert place.uploads() == []
@@ -232,7 +232,7 @@ def test_locks_that_are_asked_for(s3_server: servers.Server) -> None:
     assert problems(report) == []
     found = row(report, 'locked')
     later = ', and uploads once they are completed'
-    assert found.seen.endswith(later) is not _locks_uploads(s3_server)
+    assert found.message.endswith(later) is not _locks_uploads(s3_server)
     assert row(report, 'clean-up').result is OK
     assert place.bucket not in buckets(s3_server)
 
@@ -280,7 +280,7 @@ class TestLocal:
     def test_a_directory_that_is_not_there(self, local: LocalPlace) -> None:
         report = local.storage().check()
         assert problems(report) == []
-        assert 'made' in row(report, 'directory').seen
+        assert 'made' in row(report, 'directory').message
         assert not local.root.parent.exists()
 
     def test_where_nothing_can_be_written(self) -> None:
@@ -373,7 +373,7 @@ class TestLocalFaults:
         monkeypatch.setattr(os, 'mkdir', fold)
         report = LocalPlace(tmp_path).storage().check()
         found = row(report, 'odd names')
-        assert (found.result, found.seen) == (NOTE, 'not kept: upper and lower case')
+        assert (found.result, found.message) == (NOTE, 'not kept: upper and lower case')
 
 
 # Several
@@ -393,7 +393,7 @@ def test_each_member_has_rows(tmp_path: Path) -> None:
     assert len(rows['first']) == len(rows['last']) > 10
     (broken,) = rows['broken']
     assert report.problems == [broken]
-    assert '/proc/nowhere' in broken.finding.seen
+    assert '/proc/nowhere' in broken.finding.message
 
 
 def test_a_row_of_its_own_for_each_thing() -> None:

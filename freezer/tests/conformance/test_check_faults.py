@@ -16,7 +16,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage import layout
-from freezer.storage._s3 import probes, scratch
+from freezer.storage._s3.check import probes, scratch
 from freezer.storage.check import CheckReport, Finding, Probe, Result
 from freezer.tests import servers
 from freezer.tests.conformance.checks import buckets, check, names, row
@@ -290,7 +290,7 @@ def test_a_store_that_errs(name: str, try_only: TryOnly, proxy: Proxy) -> None:
     report = try_only(fault.probe)
     found = row(report, fault.probe)
     assert found.result is fault.result, found
-    assert fault.said in f'{found.seen}; {found.mend}'
+    assert fault.said in f'{found.message}; {found.hint}'
     assert bool(found.value) == (found.result is OK)
     assert row(report, 'clean-up').result is OK
 
@@ -305,8 +305,8 @@ def test_a_byte_changed_on_the_way(try_only: TryOnly, proxy: Proxy) -> None:
 
     proxy.change(on('PUT', '/wrong payload'), note_etag)
     found = row(try_only('checksum SHA-256'), 'checksum SHA-256')
-    assert (found.result, found.mend) == (NOTE, '')
-    assert 'is stored' in found.seen
+    assert (found.result, found.hint) == (NOTE, '')
+    assert 'is stored' in found.message
     (etag,) = stored
     assert etag != f'"{hashlib.md5(probes._SMALL).hexdigest()}"'
 
@@ -316,7 +316,7 @@ def test_what_helps_against_changed_bytes(try_only: TryOnly, proxy: Proxy) -> No
     proxy.answer(on('PUT', '/wrong ChecksumCRC32'), refusal)
     report = try_only('checksum CRC32', 'checksum SHA-256')
     assert row(report, 'checksum CRC32').result is OK
-    assert row(report, 'checksum SHA-256').mend == '--s3-checksum crc32'
+    assert row(report, 'checksum SHA-256').hint == '--s3-checksum crc32'
 
 
 def test_uploads_of_equal_parts_only(try_only: TryOnly, proxy: Proxy) -> None:
@@ -326,7 +326,7 @@ def test_uploads_of_equal_parts_only(try_only: TryOnly, proxy: Proxy) -> None:
     proxy.answer(completes, error(400, 'InvalidPart'))
     found = row(try_only('part sizes'), 'part sizes')
     assert (found.result, found.value) == (NOTE, False)
-    assert 'of one size' in found.seen
+    assert 'of one size' in found.message
 
 
 def test_that_parts_are_unequal_is_said_late(try_only: TryOnly, proxy: Proxy) -> None:
@@ -338,7 +338,7 @@ def test_that_parts_are_unequal_is_said_late(try_only: TryOnly, proxy: Proxy) ->
     proxy.answer(completes, error(200, 'InvalidPart'))
     found = row(try_only('part sizes'), 'part sizes')
     assert (found.result, found.value) == (NOTE, False)
-    assert 'of one size' in found.seen
+    assert 'of one size' in found.message
 
 
 @pytest.mark.parametrize('limit, found', [(1000, 1000), (4999, 1000), (50, None)])
@@ -349,7 +349,7 @@ def test_fewer_parts(
     proxy.answer(lambda request: request.part > limit, refusal)
     seen = row(try_only('part numbers', s3_max_parts=10000), 'part numbers')
     assert (seen.result, seen.value) == (PROBLEM, found)
-    assert seen.mend == f'--s3-max-parts {found or ""}'.strip()
+    assert seen.hint == f'--s3-max-parts {found or ""}'.strip()
     seen = row(try_only('part numbers', s3_max_parts=50), 'part numbers')
     assert (seen.result, seen.value) == (OK, 50)
 
@@ -362,7 +362,7 @@ def test_uploads_that_cannot_be_aborted(
     assert row(report, 'abort').result is PROBLEM
     left = row(report, 'clean-up')
     assert left.result is PROBLEM
-    assert f's3://{moto_place.bucket}/{moto_place.prefix}/check/' in left.seen
+    assert f's3://{moto_place.bucket}/{moto_place.prefix}/check/' in left.message
     assert moto_place.files() == {}
     ((key, upload_id),) = moto.uploads(moto_place.bucket)
     what = {'Bucket': moto_place.bucket, 'Key': key, 'UploadId': upload_id}
@@ -390,7 +390,7 @@ def test_a_listing_that_is_late(try_only: TryOnly, proxy: Proxy) -> None:
         without(b'Contents'),
     )
     found = row(try_only('list'), 'list')
-    assert (found.result, found.seen) == (
+    assert (found.result, found.message) == (
         NOTE,
         'what was written is listed after 0.01 s',
     )
@@ -411,7 +411,7 @@ def test_clock(
     proxy.change(lambda request: request.method == 'HEAD', shift)
     found = row(try_only(), 'clock')
     assert found.result is result
-    assert found.seen.startswith(said)
+    assert found.message.startswith(said)
     assert isinstance(found.value, float)
     assert abs(found.value - 60 * minutes) < 3
 
@@ -422,7 +422,7 @@ def test_a_store_that_is_far_away(
     monkeypatch.setattr(probes, '_SLOW_SECONDS', 0.0)
     found = row(try_only('round trip'), 'round trip')
     assert found.result is NOTE
-    assert '--s3-concurrency' in found.mend
+    assert '--s3-concurrency' in found.hint
 
 
 def test_round_trip(try_only: TryOnly, proxy: Proxy) -> None:
@@ -487,7 +487,7 @@ def test_locks_that_do_not_come_about(
     report = check(place, endpoint=proxy.endpoint, **lock)
     found = row(report, 'locked')
     assert found.result is PROBLEM
-    assert found.seen.startswith(said)
+    assert found.message.startswith(said)
     assert row(report, 'clean-up').result is OK
     assert place.bucket not in buckets(moto)
 
@@ -515,8 +515,8 @@ def test_no_answer(name: str, at: Matches, try_only: TryOnly, proxy: Proxy) -> N
     found = row(try_only(name, 'encryption'), name)
     assert found.result is PROBLEM
     assert found.value is None
-    assert 'cannot be reached' in found.seen
-    assert 'no more was tried' in found.seen
+    assert 'cannot be reached' in found.message
+    assert 'no more was tried' in found.message
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_a_store_in_trouble(
     report = try_only(name, 'round trip')
     found = row(report, name)
     assert (found.result, found.value) == (NOTE, None)
-    assert 'InternalError' in found.seen
+    assert 'InternalError' in found.message
     assert names(report)[-2:] == ['round trip', 'clean-up']
 
 
@@ -616,7 +616,7 @@ def test_nothing_remains_of_a_check_that_breaks_off(
 ) -> None:
     place = new_s3_place(moto)
 
-    def break_off(scratch: scratch.Scratch) -> Finding:
+    def break_off(scratch: scratch.ScratchPrefix) -> Finding:
         upload = scratch.open_upload('left')
         scratch.bucket.upload_part(upload, 1, b'x')
         assert place.files()
@@ -641,7 +641,7 @@ def test_what_remains_is_said(
     report = try_only('read')
     found = row(report, 'clean-up')
     assert found.result is PROBLEM
-    assert found.seen.startswith(
+    assert found.message.startswith(
         f'something may remain below s3://{moto_place.bucket}/{moto_place.prefix}/check'
     )
     assert next(iter(moto_place.files())).startswith(f'{layout.CHECK}/')

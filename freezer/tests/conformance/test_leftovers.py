@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from freezer.storage import claims
 from freezer.storage import exceptions as e
-from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Listed
+from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage.base import Backup, EngineName
 from freezer.storage.housekeeping import Tidied
+from freezer.storage.objects import ListedObject
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.places import PART, S3Place, new_s3_place
@@ -207,7 +207,7 @@ def test_the_journal_alone_protects_a_backup_under_way(
     place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container, whose processes cannot be seen from outside."""
-    monkeypatch.setattr(claim, 'held_here', lambda *_: False)
+    monkeypatch.setattr(claims, 'held_here', lambda *_: False)
     storage = place.storage()
     storage.claim(backup())
     write(storage, b'content')
@@ -353,7 +353,7 @@ def test_retention_and_tidying_look_once(
     asked = []
     real = Bucket.list
 
-    def ask(bucket: Bucket, prefix: str) -> Iterator[Listed]:
+    def ask(bucket: Bucket, prefix: str) -> Iterator[ListedObject]:
         asked.append(prefix.removeprefix(f'{place.prefix}/'))
         return real(bucket, prefix)
 

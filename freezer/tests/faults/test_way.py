@@ -183,7 +183,7 @@ def test_31_not_corrected(s3_server: servers.Server, source: Path) -> None:
     """The same without the protection."""
     store = S3Store(s3_server)
     patch = clock_off_by(1200) + (
-        'from freezer.storage._s3.clock import StoreClock\n'
+        'from freezer.storage._s3.transport.clock import StoreClock\n'
         'StoreClock._corrected = lambda *_: False'
     )
     result = unprotected(Agent(store), patch).backup(source)

@@ -54,9 +54,9 @@ def test_document(store: S3Store) -> None:
     assert rows['read'] == {
         'name': 'read',
         'result': 'ok',
-        'seen': 'the same bytes came back',
+        'message': 'the same bytes came back',
         'value': True,
-        'mend': '',
+        'hint': '',
     }
     assert 0 < rows['round trip']['value'] < 5
     assert rows['upload speed']['value'] > 1000

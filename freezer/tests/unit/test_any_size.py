@@ -12,12 +12,12 @@ import pytest
 
 from freezer.storage import manifest
 from freezer.storage._s3 import upload
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.claim import Claim
-from freezer.storage._s3.journal import Entry
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
-from freezer.storage._s3.retry import Retry
+from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage.base import Backup, EngineName
+from freezer.storage.claims import Claim
+from freezer.storage.journal import JournalEntry
+from freezer.storage.retry import Retry
 from freezer.storage.s3 import S3Storage
 from freezer.utils.blocks import Buffers
 from freezer.utils.streaming import RichQueue
@@ -126,7 +126,7 @@ def write(client: CountingClient, size: int, part: int, **options: Any) -> Any:
     backup = Backup(EngineName('tar'), 'h', 1, 1, 0).copy(storage)
     path = backup.data_prefix_path
     storage._claims[path] = Claim('claim', b'', (), exclusive=True)
-    storage._entries[path] = Entry(None)
+    storage._entries[path] = JournalEntry(None)
     queue = RichQueue(2)
     queue.put_messages(cast(Any, [Nothing(size)]))
     storage.write_backup(queue, backup)

@@ -10,12 +10,11 @@ import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Upload
-from freezer.storage._s3.multipart import Sent, UncertainComplete
-from freezer.storage._s3.objects import TOKEN_KEY
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.retry import Retry
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
+from freezer.storage._s3.transport.objects import TOKEN_KEY
+from freezer.storage.objects import ObjectKind, Upload
+from freezer.storage.retry import Retry
 from freezer.tests.unit.clock import FakeClock
 
 ENDPOINT = 'https://s3.example.com'
@@ -641,7 +640,7 @@ def test_get_that_breaks_off_begins_again() -> None:
 
 def test_put_without_etag_is_put_again() -> None:
     bucket, client = make(put_object=[{}, {'ETag': '"e"'}])
-    assert bucket.put(KEY, b'x', Kind.VOLUME, TOKEN) == '"e"'
+    assert bucket.put(KEY, b'x', ObjectKind.VOLUME, TOKEN) == '"e"'
     assert client.arguments('put_object')[0]['Metadata'] == {TOKEN_KEY: TOKEN}
 
 
@@ -651,7 +650,7 @@ def test_put_if_absent_after_a_lost_answer(found: bytes, ours: bool) -> None:
         put_object=[LOST, refusal('PreconditionFailed', 412)],
         get_object=[{'ContentLength': len(found), 'Body': Body(found)}],
     )
-    assert bucket.put_if_absent(KEY, b'ours', Kind.PASSING) is ours
+    assert bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY) is ours
     assert all(c['IfNoneMatch'] == '*' for c in client.arguments('put_object'))
 
 
@@ -660,7 +659,7 @@ def test_put_if_absent_after_a_lost_answer_by_keys_that_may_not_look() -> None:
         put_object=[LOST, refusal('PreconditionFailed', 412)], get_object=[DENIED]
     )
     with pytest.raises(e.Conflict):
-        bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+        bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY)
 
 
 def wants_digest(**arguments: Any) -> Answer:
@@ -673,8 +672,8 @@ def wants_digest(**arguments: Any) -> Answer:
 
 def test_a_digest_that_is_asked_for_is_sent_from_then_on() -> None:
     bucket, client = make(put_object=[wants_digest], upload_part=[wants_digest])
-    bucket.put(KEY, b'1', Kind.VOLUME)
-    bucket.put(KEY, b'2', Kind.VOLUME)
+    bucket.put(KEY, b'1', ObjectKind.VOLUME)
+    bucket.put(KEY, b'2', ObjectKind.VOLUME)
     assert bucket.upload_part(UPLOAD, 1, b'3') == Sent('"e"', {})
     assert [name for name, _ in client.calls] == [
         *('put_object', 'put_object', 'put_object'),
@@ -687,13 +686,13 @@ def test_a_digest_is_not_asked_for_twice() -> None:
     error.response['Error']['Message'] = 'Content-MD5 is what I do not like'
     bucket, client = make(put_object=[error])
     with pytest.raises(e.Rejected):
-        bucket.put(KEY, b'1', Kind.VOLUME)
+        bucket.put(KEY, b'1', ObjectKind.VOLUME)
     assert len(client.calls) == 2
 
 
 def test_put_if_absent_that_was_refused_at_once() -> None:
     bucket, client = make(put_object=[refusal('PreconditionFailed', 412)])
-    assert not bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+    assert not bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY)
     assert [name for name, _ in client.calls] == ['put_object']
 
 
@@ -702,7 +701,7 @@ def test_an_old_botocore_has_no_conditional_put() -> None:
     model = client.meta.service_model.operation_model('PutObject')
     model.input_shape.members.clear()
     with pytest.raises(e.Rejected):
-        bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+        bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY)
     assert client.calls == []
 
 

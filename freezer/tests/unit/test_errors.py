@@ -12,7 +12,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.errors import MEANINGS, RIGHTS, translate
+from freezer.storage._s3.transport.errors import MEANINGS, RIGHTS, translate
 from freezer.tests.agent import ROOT
 from freezer.utils.signals import Interrupted
 

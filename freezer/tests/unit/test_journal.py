@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.journal import Journal, Place
-from freezer.storage._s3.listings import Listed, Opened, Parts, Upload
-from freezer.storage._s3.retry import Retry
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage.journal import Journal, Place
+from freezer.storage.objects import ListedObject, OpenUpload, Upload, UploadedParts
+from freezer.storage.retry import Retry
 
 ENDPOINT = 'http://store.example:1'
 PLACE = Place(ENDPOINT, 'bucket', 'p/data/1_2', 'p/metadata/1_2/metadata')
@@ -29,17 +29,19 @@ class FakeBucket(Bucket):
         if key not in self.keys:
             raise e.NotFound(key)
 
-    def list(self, prefix: str) -> Iterator[Listed]:
-        return (Listed(key, 1, 0.0) for key in self.keys if key.startswith(prefix))
+    def list(self, prefix: str) -> Iterator[ListedObject]:
+        return (
+            ListedObject(key, 1, 0.0) for key in self.keys if key.startswith(prefix)
+        )
 
     def delete(self, keys: Sequence[str]) -> None:
         self.keys = [key for key in self.keys if key not in keys]
 
-    def list_uploads(self, prefix: str) -> Iterator[Opened]:
+    def list_uploads(self, prefix: str) -> Iterator[OpenUpload]:
         return iter(())
 
-    def parts(self, upload: Upload) -> Parts:
-        return Parts(3, 0.0)
+    def parts(self, upload: Upload) -> UploadedParts:
+        return UploadedParts(3, 0.0)
 
     def abort(self, upload: Upload) -> None:
         self.aborted.append(upload)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.retry import FIRST_ANSWER_SECONDS, NOTICE_SECONDS, Retry
+from freezer.storage.retry import FIRST_ANSWER_SECONDS, NOTICE_SECONDS, Retry
 from freezer.tests.unit.clock import FakeClock, FakeEvent
 from freezer.utils.text import NOTICES
 

@@ -385,7 +385,7 @@ def test_checksum_that_botocore_does_not_know(
             super().__init__(name)
             self.argument = 'ChecksumOFTHEFUTURE'
 
-    monkeypatch.setattr('freezer.storage._s3.client.Checksum', Future)
+    monkeypatch.setattr('freezer.storage._s3.transport.client.Checksum', Future)
     storage = driver('command line', tmp_path, s3_checksum='crc32')
     with pytest.raises(StorageConfigError, match=r's3-checksum crc32: botocore .*know'):
         storage.prepare()

@@ -17,16 +17,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.claim import LISTING_DELAYS
+from freezer.storage._s3.check.scratch import ScratchPrefix
 from freezer.storage._s3.download import read_stream
-from freezer.storage._s3.errors import Refusal
-from freezer.storage._s3.listings import Upload
-from freezer.storage._s3.objects import Head
 from freezer.storage._s3.options import S3Options
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.scratch import Scratch
-from freezer.storage._s3.upload import Plan, StreamUpload
+from freezer.storage._s3.transport.errors import Refusal
+from freezer.storage._s3.transport.objects import Head
+from freezer.storage._s3.upload import StreamUpload, UploadPlan
 from freezer.storage.check import Finding, Probe, Result, note, ok, problem
+from freezer.storage.claims import LISTING_DELAYS
+from freezer.storage.objects import ObjectKind, Upload
 
 MIB = 1024 * 1024
 # The smallest part that S3 has, but for the last of an object.
@@ -44,7 +43,7 @@ _SMALL = b'What a check of the storage wrote; it can be deleted.\n'
 # The way there
 
 
-def connection(scratch: Scratch) -> Finding:
+def connection(scratch: ScratchPrefix) -> Finding:
     scheme = urlsplit(scratch.bucket.endpoint).scheme
     if scheme != 'https':
         return note(
@@ -58,7 +57,7 @@ def connection(scratch: Scratch) -> Finding:
     return ok('https, certificate checked')
 
 
-def bucket(scratch: Scratch, make_ready: Callable[[], None]) -> Finding:
+def bucket(scratch: ScratchPrefix, make_ready: Callable[[], None]) -> Finding:
     # Known before it is made: who is interrupted now removes it too.
     scratch.made_bucket = not scratch.bucket.exists()
     make_ready()
@@ -67,7 +66,7 @@ def bucket(scratch: Scratch, make_ready: Callable[[], None]) -> Finding:
     return ok('was not there: made, as a backup makes it, and removed again')
 
 
-def _clock(scratch: Scratch) -> Finding:
+def _clock(scratch: ScratchPrefix) -> Finding:
     before = time.time()
     answer = scratch.probe('head_bucket')
     after = time.time()
@@ -83,11 +82,13 @@ def _clock(scratch: Scratch) -> Finding:
     scratch.clock_offset = offset
     if abs(offset) < 1 + (after - before):
         return ok('that of this machine', round(offset, 1))
-    seen = f'{abs(offset):.0f} s {"ahead of" if offset > 0 else "behind"} this machine'
+    message = (
+        f'{abs(offset):.0f} s {"ahead of" if offset > 0 else "behind"} this machine'
+    )
     if abs(offset) < _CLOCK_SECONDS:
-        return ok(seen, round(offset, 1))
+        return ok(message, round(offset, 1))
     return note(
-        f'{seen}; many stores refuse requests from 900 s on',
+        f'{message}; many stores refuse requests from 900 s on',
         "set this machine's clock: backups are named by it",
         round(offset, 1),
     )
@@ -96,7 +97,7 @@ def _clock(scratch: Scratch) -> Finding:
 # What the bucket is set to, as far as it has to be known first
 
 
-def _versioning(scratch: Scratch) -> Finding:
+def _versioning(scratch: ScratchPrefix) -> Finding:
     answer = scratch.probe('get_bucket_versioning')
     if isinstance(answer, Refusal):
         return _not_told(answer)
@@ -113,7 +114,7 @@ def _versioning(scratch: Scratch) -> Finding:
     return ok('off', status)
 
 
-def _object_lock(scratch: Scratch) -> Finding:
+def _object_lock(scratch: ScratchPrefix) -> Finding:
     answer = scratch.probe('get_object_lock_configuration')
     if isinstance(answer, Refusal):
         if answer.code == 'ObjectLockConfigurationNotFoundError':
@@ -137,11 +138,11 @@ def _object_lock(scratch: Scratch) -> Finding:
 # Small objects
 
 
-def write(scratch: Scratch) -> Finding:
+def write(scratch: ScratchPrefix) -> Finding:
     scratch.wrote = True
     try:
         key = scratch.key('small')
-        scratch.bucket.put(key, _SMALL, Kind.RECORD, scratch.token)
+        scratch.bucket.put(key, _SMALL, ObjectKind.RECORD, scratch.token)
     except e.StorageException as error:
         # Refused, there is nothing to clean up.
         scratch.wrote = error.temporary
@@ -155,26 +156,26 @@ def write(scratch: Scratch) -> Finding:
     return ok('an object was written')
 
 
-def _read(scratch: Scratch) -> Finding:
+def _read(scratch: ScratchPrefix) -> Finding:
     content = scratch.get('small')
     if content != _SMALL:
         return problem(f'other bytes came back: {_difference(_SMALL, content)}')
     return ok('the same bytes came back')
 
 
-def _empty(scratch: Scratch) -> Finding:
+def _empty(scratch: ScratchPrefix) -> Finding:
     scratch.put('empty', b'')
     return problem('has bytes') if scratch.get('empty') else ok('kept')
 
 
-def _metadata(scratch: Scratch) -> Finding:
+def _metadata(scratch: ScratchPrefix) -> Finding:
     head = scratch.bucket.head(scratch.key('small'))
     if head.size != len(_SMALL):
         return problem(f'the size told is {head.size}, not {len(_SMALL)}')
     return _of_token(scratch, head)
 
 
-def _of_token(scratch: Scratch, head: Head) -> Finding:
+def _of_token(scratch: ScratchPrefix, head: Head) -> Finding:
     if head.token == scratch.token:
         return ok('kept')
     return note(
@@ -182,7 +183,7 @@ def _of_token(scratch: Scratch, head: Head) -> Finding:
     )
 
 
-def _list(scratch: Scratch) -> Finding:
+def _list(scratch: ScratchPrefix) -> Finding:
     key = scratch.key('small')
     waited = 0.0
     for delay in LISTING_DELAYS:
@@ -201,7 +202,7 @@ def _list(scratch: Scratch) -> Finding:
     return ok('what was written is listed at once')
 
 
-def _list_versions(scratch: Scratch) -> Finding:
+def _list_versions(scratch: ScratchPrefix) -> Finding:
     """Both of them, in pages of two: a listing that ends early hides backups."""
     names = [f'paged/{number}' for number in range(5)]
     for name in names:
@@ -215,14 +216,14 @@ def _list_versions(scratch: Scratch) -> Finding:
     used = scratch.options.list_version
     other = 3 - used
     if used in wrong:
-        mend = '' if other in wrong else f'--s3-list-version {other}'
-        return problem(f'version {used}, which is used: {wrong[used]}', mend)
+        hint = '' if other in wrong else f'--s3-list-version {other}'
+        return problem(f'version {used}, which is used: {wrong[used]}', hint)
     if other in wrong:
         return note(f'version {used} works; version {other}: {wrong[other]}')
     return ok('both, page by page')
 
 
-def _listing_wrong(scratch: Scratch, version: int, expected: list[str]) -> str:
+def _listing_wrong(scratch: ScratchPrefix, version: int, expected: list[str]) -> str:
     """What is wrong with a listing; empty if nothing is."""
 
     def shorten(params: dict[str, Any], **_event: Any) -> None:
@@ -245,7 +246,7 @@ def _listing_wrong(scratch: Scratch, version: int, expected: list[str]) -> str:
 _RANGED = bytes(range(256)) * 8
 
 
-def _range(scratch: Scratch) -> Finding:
+def _range(scratch: ScratchPrefix) -> Finding:
     key = scratch.key('ranged')
     etag = scratch.put('ranged', _RANGED)
     for start, end in ((0, 1), (300, 1701), (2047, 2048)):
@@ -256,7 +257,7 @@ def _range(scratch: Scratch) -> Finding:
     return ok('the bytes that were asked for, of the object that was asked for')
 
 
-def _conditional_read(scratch: Scratch) -> Finding:
+def _conditional_read(scratch: ScratchPrefix) -> Finding:
     answer = scratch.probe('get_object', 'small', IfMatch='"00000000000000000000"')
     if isinstance(answer, Refusal):
         if answer.status == 412:
@@ -266,7 +267,7 @@ def _conditional_read(scratch: Scratch) -> Finding:
     return note('If-Match is ignored; the agent compares the ETag of each answer')
 
 
-def _conditional_write(scratch: Scratch) -> Finding:
+def _conditional_write(scratch: ScratchPrefix) -> Finding:
     """By its meaning: a store that does not know the header may well take it."""
     first = scratch.probe_put('condition', b'first', IfNoneMatch='*')
     if isinstance(first, Refusal) and not scratch.has('condition'):
@@ -284,7 +285,7 @@ def _conditional_write(scratch: Scratch) -> Finding:
 # Deleting
 
 
-def _delete(scratch: Scratch) -> Finding:
+def _delete(scratch: ScratchPrefix) -> Finding:
     key = scratch.key('deleted')
     scratch.put('deleted', _SMALL)
     scratch.bucket.delete([key])
@@ -303,7 +304,7 @@ def _delete(scratch: Scratch) -> Finding:
     return ok('gone, and no longer listed')
 
 
-def _multi_delete(scratch: Scratch) -> Finding:
+def _multi_delete(scratch: ScratchPrefix) -> Finding:
     names = ('several/1', 'several/2')
     for name in names:
         scratch.put(name, b'')
@@ -322,14 +323,16 @@ def _multi_delete(scratch: Scratch) -> Finding:
 # Multipart uploads
 
 
-def _if_removable(run: Callable[[Scratch], Finding]) -> Callable[[Scratch], Finding]:
+def _if_removable(
+    run: Callable[[ScratchPrefix], Finding],
+) -> Callable[[ScratchPrefix], Finding]:
     """A probe that is left out where the upload it completes could not be removed.
 
     Ceph 16.2 takes the retention that is asked for with an upload for none, and gives
     it the bucket's own.
     """
 
-    def run_if_removable(scratch: Scratch) -> Finding:
+    def run_if_removable(scratch: ScratchPrefix) -> Finding:
         if scratch.locks:
             return note(
                 'not tried: the bucket would keep the upload',
@@ -341,7 +344,7 @@ def _if_removable(run: Callable[[Scratch], Finding]) -> Callable[[Scratch], Find
     return run_if_removable
 
 
-def _two_parts(scratch: Scratch) -> Finding:
+def _two_parts(scratch: ScratchPrefix) -> Finding:
     parts = [os.urandom(_PART), os.urandom(1)]
     upload = scratch.open_upload('two parts')
     bucket = scratch.bucket
@@ -356,11 +359,11 @@ def _two_parts(scratch: Scratch) -> Finding:
         return problem(f'other bytes came back: {_difference(whole, data)}')
     finding = _of_token(scratch, bucket.head(upload.key))
     if finding.result is not Result.OK:
-        return replace(finding, seen=f'the same bytes; metadata {finding.seen}')
+        return replace(finding, message=f'the same bytes; metadata {finding.message}')
     return ok('two parts became one object of the same bytes')
 
 
-def _locked(scratch: Scratch) -> Finding | None:
+def _locked(scratch: ScratchPrefix) -> Finding | None:
     """Whether what is asked for with an object or an upload becomes a lock."""
     if not scratch.options.object_lock_mode:
         return None
@@ -392,7 +395,7 @@ def _locked(scratch: Scratch) -> Finding | None:
     )
 
 
-def _upload_locked(scratch: Scratch, lock: dict[str, Any]) -> Any:
+def _upload_locked(scratch: ScratchPrefix, lock: dict[str, Any]) -> Any:
     name = 'locked upload'
     answer = scratch.probe('create_multipart_upload', name, **lock)
     if isinstance(answer, Refusal):
@@ -412,12 +415,12 @@ def _upload_locked(scratch: Scratch, lock: dict[str, Any]) -> Any:
     return answer
 
 
-def _is_locked(scratch: Scratch, name: str) -> bool:
+def _is_locked(scratch: ScratchPrefix, name: str) -> bool:
     answer = scratch.probe('head_object', name)
     return not isinstance(answer, Refusal) and bool(answer.get('ObjectLockMode'))
 
 
-def _unequal_parts(scratch: Scratch) -> Finding:
+def _unequal_parts(scratch: ScratchPrefix) -> Finding:
     sizes = (_PART, _PART + 1, 1)
     upload = scratch.open_upload('unequal parts')
     parts = []
@@ -442,7 +445,7 @@ def _unequal_parts(scratch: Scratch) -> Finding:
     return note(f'refused: {answer}; those of a backup are of one size')
 
 
-def _part_numbers(scratch: Scratch) -> Finding:
+def _part_numbers(scratch: ScratchPrefix) -> Finding:
     most = scratch.options.max_parts
     upload = scratch.open_upload('part numbers')
 
@@ -470,7 +473,7 @@ def _part_numbers(scratch: Scratch) -> Finding:
     )
 
 
-def _abort(scratch: Scratch) -> Finding:
+def _abort(scratch: ScratchPrefix) -> Finding:
     upload = scratch.open_upload('aborted')
     scratch.bucket.upload_part(upload, 1, b'x')
     scratch.abort(upload)
@@ -479,7 +482,7 @@ def _abort(scratch: Scratch) -> Finding:
     return ok('an upload can be given up')
 
 
-def _open_uploads(scratch: Scratch) -> Finding:
+def _open_uploads(scratch: ScratchPrefix) -> Finding:
     upload = scratch.open_upload('open')
     listed = _is_listed(scratch, upload)
     scratch.abort(upload)
@@ -493,7 +496,7 @@ def _open_uploads(scratch: Scratch) -> Finding:
     return ok('listed')
 
 
-def _is_listed(scratch: Scratch, upload: Upload) -> bool:
+def _is_listed(scratch: ScratchPrefix, upload: Upload) -> bool:
     opened = scratch.bucket.list_uploads(upload.key)
     return upload in [each.upload for each in opened]
 
@@ -501,17 +504,17 @@ def _is_listed(scratch: Scratch, upload: Upload) -> bool:
 # Checksums
 
 
-def _content_md5(scratch: Scratch) -> Finding:
+def _content_md5(scratch: ScratchPrefix) -> Finding:
     return _checksum(scratch, 'ContentMD5', '1B2M2Y8AsgTpgAmY7PhCfg==')
 
 
-def _crc32(scratch: Scratch) -> Finding:
+def _crc32(scratch: ScratchPrefix) -> Finding:
     finding = _checksum(scratch, 'ChecksumCRC32', 'AAAAAA==')
     scratch.crc32_checked = finding.result is Result.OK
     return finding
 
 
-def _checksum(scratch: Scratch, header: str, of_nothing: str) -> Finding:
+def _checksum(scratch: ScratchPrefix, header: str, of_nothing: str) -> Finding:
     """The checksum of no bytes: right of an empty object, wrong of any other."""
     right = scratch.probe_put(f'right {header}', b'', **{header: of_nothing})
     if isinstance(right, Refusal):
@@ -522,7 +525,7 @@ def _checksum(scratch: Scratch, header: str, of_nothing: str) -> Finding:
     return note('not checked: a wrong one is taken')
 
 
-def _payload_digest(scratch: Scratch) -> Finding:
+def _payload_digest(scratch: ScratchPrefix) -> Finding:
     """A byte changes after the request was signed, as on a bad line."""
 
     def change(request: Any, **_kwargs: Any) -> None:
@@ -541,7 +544,7 @@ def _payload_digest(scratch: Scratch) -> Finding:
 # Names
 
 
-def _odd_names(scratch: Scratch) -> Finding:
+def _odd_names(scratch: ScratchPrefix) -> Finding:
     odd = {'space': 'a b', '+': 'a+b', '%': 'a%20b', 'ü': 'für', '&': 'a&<b>'}
     lost = [shown for shown, name in odd.items() if _becomes(scratch, name)]
     if lost:
@@ -549,17 +552,17 @@ def _odd_names(scratch: Scratch) -> Finding:
     return ok(f'kept: {" ".join(odd)}')
 
 
-def _backslash(scratch: Scratch) -> Finding:
+def _backslash(scratch: ScratchPrefix) -> Finding:
     became = _becomes(scratch, 'back\\slash')
     return note(became, 'a --backup-name without it') if became else ok('kept')
 
 
-def _double_slash(scratch: Scratch) -> Finding:
+def _double_slash(scratch: ScratchPrefix) -> Finding:
     became = _becomes(scratch, 'double//slash')
     return note(f'{became}; the agent makes none') if became else ok('kept')
 
 
-def _becomes(scratch: Scratch, name: str) -> str:
+def _becomes(scratch: ScratchPrefix, name: str) -> str:
     """What becomes of an object with that name; empty if it is kept as it is."""
     # The folder's name is the same, whatever becomes of the rest.
     folder = f'odd/{secrets.token_hex(4)}/'
@@ -579,7 +582,7 @@ def _becomes(scratch: Scratch, name: str) -> str:
 # What the bucket is set to
 
 
-def _encryption(scratch: Scratch) -> Finding:
+def _encryption(scratch: ScratchPrefix) -> Finding:
     answer = scratch.probe('get_bucket_encryption')
     if isinstance(answer, Refusal):
         if answer.code == 'ServerSideEncryptionConfigurationNotFoundError':
@@ -598,19 +601,19 @@ def _not_told(refused: Refusal) -> Finding:
 # How fast
 
 
-def _round_trip(scratch: Scratch) -> Finding:
+def _round_trip(scratch: ScratchPrefix) -> Finding:
     key = scratch.key('small')
     seconds = statistics.median(
         _seconds(partial(scratch.bucket.head, key)) for _ in range(_ROUND_TRIPS)
     )
-    seen = f'{seconds * 1000:.1f} ms'
+    message = f'{seconds * 1000:.1f} ms'
     if seconds > _SLOW_SECONDS:
-        mend = f'more than {scratch.plan.concurrency} with --s3-concurrency'
-        return note(seen, mend, seconds)
-    return ok(seen, seconds)
+        hint = f'more than {scratch.plan.concurrency} with --s3-concurrency'
+        return note(message, hint, seconds)
+    return ok(message, seconds)
 
 
-def _upload_speed(scratch: Scratch) -> Finding:
+def _upload_speed(scratch: ScratchPrefix) -> Finding:
     plan = replace(scratch.plan, part_size=min(scratch.plan.part_size, _LARGEST_PART))
     count = min(max(plan.concurrency, 2), S3Options().at_once(plan.part_size))
     noise = os.urandom(plan.part_size - 1)
@@ -634,7 +637,7 @@ def _upload_speed(scratch: Scratch) -> Finding:
     return _speed(_seconds(send), count * plan.part_size, plan)
 
 
-def _download_speed(scratch: Scratch) -> Finding:
+def _download_speed(scratch: ScratchPrefix) -> Finding:
     stream = scratch.stream
     if stream is None:
         return note('not tried: there was no upload', value=None)
@@ -653,7 +656,7 @@ def _download_speed(scratch: Scratch) -> Finding:
     return _speed(seconds, size, scratch.plan)
 
 
-def _speed(seconds: float, size: int, plan: Plan) -> Finding:
+def _speed(seconds: float, size: int, plan: UploadPlan) -> Finding:
     rate = size / seconds
     return ok(
         f'{rate / MIB:.1f} MiB/s: {size / MIB:.0f} MiB, {plan.concurrency} at once',

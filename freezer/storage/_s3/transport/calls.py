@@ -10,12 +10,18 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.clock import StoreClock
-from freezer.storage._s3.errors import Refusal, refusal, translate, wants_digest
 from freezer.storage._s3.options import S3Options
-from freezer.storage._s3.parameters import Kind, Parameters
-from freezer.storage._s3.retry import Retry
-from freezer.storage._s3.wire import Wire
+from freezer.storage._s3.transport.clock import StoreClock
+from freezer.storage._s3.transport.errors import (
+    Refusal,
+    refusal,
+    translate,
+    wants_digest,
+)
+from freezer.storage._s3.transport.parameters import Parameters
+from freezer.storage._s3.transport.wire import Wire
+from freezer.storage.objects import ObjectKind
+from freezer.storage.retry import Retry
 from freezer.utils.progress import Progress
 
 T = TypeVar('T')
@@ -90,7 +96,7 @@ class Calls:
     def _ask(
         self,
         operation: str,
-        kind: Kind | None = None,
+        kind: ObjectKind | None = None,
         client: Any = None,
         **arguments: Any,
     ) -> Any:
@@ -118,7 +124,7 @@ class Calls:
         return str(etag)
 
     def _translate(
-        self, error: Exception, doing: str, key: str, kind: Kind | None = None
+        self, error: Exception, doing: str, key: str, kind: ObjectKind | None = None
     ) -> e.StorageException:
         translated = translate(error, f'{doing} {self.url(key)}', self.endpoint)
         message = translated.message
@@ -149,7 +155,7 @@ class Calls:
         key: str,
         call: Callable[[], T],
         cancelled: threading.Event | None = None,
-        kind: Kind | None = None,
+        kind: ObjectKind | None = None,
     ) -> T:
         def translated() -> T:
             try:
@@ -176,7 +182,7 @@ class Calls:
         self,
         operation: str,
         key: str = '',
-        kind: Kind | None = None,
+        kind: ObjectKind | None = None,
         **arguments: Any,
     ) -> Any:
         """The answer to any operation of the client; a :class:`Refusal` is one too.

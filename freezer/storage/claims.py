@@ -19,8 +19,7 @@ import time
 from dataclasses import dataclass, replace
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.parameters import Kind
+from freezer.storage.objects import ObjectKind, ObjectStore
 from freezer.utils import process
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class Claim:
     exclusive: bool
     listed: bool = True
 
-    def stands(self, bucket: Bucket) -> bool:
+    def is_held(self, bucket: ObjectStore) -> bool:
         """Whether nobody has taken it away."""
         try:
             return bucket.get(self.key) == self.content
@@ -55,14 +54,14 @@ class Claim:
         except e.NotFound:
             return False
 
-    def stands_unseen(self, bucket: Bucket) -> bool:
+    def is_held_write_only(self, bucket: ObjectStore) -> bool:
         """The same, by keys that may not read: what is there cannot be written again.
 
         True where the store ignores the condition, as nothing is known then.
         """
         if not self.exclusive:
             return True
-        return not bucket.put_if_absent(self.key, self.content, Kind.PASSING)
+        return not bucket.put_if_absent(self.key, self.content, ObjectKind.TEMPORARY)
 
 
 def is_claim(key: str) -> bool:
@@ -70,7 +69,7 @@ def is_claim(key: str) -> bool:
     return name == CLAIM or name.startswith(f'{CLAIM}.')
 
 
-def held_here(bucket: Bucket, folder: str) -> bool:
+def held_here(bucket: ObjectStore, folder: str) -> bool:
     """Whether a process that lives on this machine holds a claim in the folder."""
     for item in bucket.list(f'{folder}/{CLAIM}'):
         try:
@@ -83,7 +82,7 @@ def held_here(bucket: Bucket, folder: str) -> bool:
     return False
 
 
-def take(bucket: Bucket, folder: str) -> Claim:
+def take(bucket: ObjectStore, folder: str) -> Claim:
     """Claim a folder.
 
     :param folder: the key of the level's folder, without a slash at its end
@@ -96,7 +95,7 @@ def take(bucket: Bucket, folder: str) -> Claim:
         ours = Claim(key, content, (key,), exclusive=True)
     else:
         own = f'{key}.{token}'
-        bucket.put(own, content, Kind.PASSING)
+        bucket.put(own, content, ObjectKind.TEMPORARY)
         ours = Claim(own, content, (own, key), exclusive=False)
     try:
         listed = _listing_with(bucket, folder, ours.key)
@@ -115,7 +114,7 @@ def take(bucket: Bucket, folder: str) -> Claim:
     return ours
 
 
-def _listing_with(bucket: Bucket, folder: str, key: str) -> set[str]:
+def _listing_with(bucket: ObjectStore, folder: str, key: str) -> set[str]:
     """The folder's keys, once they include a key or the store had time for it.
 
     A store may list late (Swift), or never: SeaweedFS takes a backslash for a slash,
@@ -129,21 +128,21 @@ def _listing_with(bucket: Bucket, folder: str, key: str) -> set[str]:
     return listed
 
 
-def _put_conditionally(bucket: Bucket, key: str, content: bytes) -> bool:
+def _put_conditionally(bucket: ObjectStore, key: str, content: bytes) -> bool:
     """Whether the store honours the condition, and so ours is the only claim."""
     try:
-        if not bucket.put_if_absent(key, content, Kind.PASSING):
+        if not bucket.put_if_absent(key, content, ObjectKind.TEMPORARY):
             raise _taken(bucket, key.rpartition('/')[0])
         # A second one, of another content, must be refused.
         with contextlib.suppress(e.Conflict):
-            return not bucket.put_if_absent(key, b'probe', Kind.PASSING)
+            return not bucket.put_if_absent(key, b'probe', ObjectKind.TEMPORARY)
         return True
     except e.Rejected as error:
         LOG.debug('no conditional put here: %s', error)
         return False
 
 
-def _taken(bucket: Bucket, folder: str) -> e.Conflict:
+def _taken(bucket: ObjectStore, folder: str) -> e.Conflict:
     return e.Conflict(
         f'{bucket.url(folder)} at {bucket.endpoint} is taken: another backup of this '
         f'name started in the same second; run it again'

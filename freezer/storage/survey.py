@@ -9,11 +9,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from freezer.storage import layout
-from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Listed
+from freezer.storage import claims, layout
 from freezer.storage.exceptions import AccessDenied, Rejected
+from freezer.storage.objects import ListedObject, ObjectStore
 from freezer.utils.text import NOTICES
 
 # What a check that was killed has left.
@@ -38,7 +36,7 @@ class Survey:
     :param root: the prefix of all keys of the container, empty or ending with a slash
     """
 
-    def __init__(self, bucket: Bucket, root: str) -> None:
+    def __init__(self, bucket: ObjectStore, root: str) -> None:
         self._bucket = bucket
         self._root = root
         self._looked: set[str] = set()
@@ -50,45 +48,45 @@ class Survey:
         """Before the first look; seconds of the store's clock."""
         return self._bucket.store_time()
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[ListedObject]:
         """Every object whose key starts with the prefix, as it was when it was first
         asked for, or as it is now if it was before."""
         for kind in (layout.METADATA, layout.DATA):
             if kind not in self._looked and prefix.startswith(f'{self._root}{kind}/'):
-                return self._look(kind, prefix)
+                return self._list(kind, prefix)
         return self._bucket.list(prefix)
 
     def suspects(self) -> dict[str, Suspect]:
         """Every folder without a marker, or with what has no place beside one."""
-        self._see_to(layout.METADATA)
-        self._see_to(layout.DATA)
+        self._ensure_listed(layout.METADATA)
+        self._ensure_listed(layout.DATA)
         for item in self._bucket.list(f'{self._root}{layout.CHECK}/'):
-            self._suspect(item.key, item.modified)
+            self._record(item.key, item.modified)
         try:
             for upload, initiated in self._bucket.list_uploads(self._root):
-                self._suspect(upload.key, initiated, whatever=True)
+                self._record(upload.key, initiated, force=True)
         except (AccessDenied, Rejected) as error:
             # rclone serve s3 has no such list: then the journal is all there is.
             NOTICES.warning('Open uploads cannot be listed: %s', error.message)
         return self._suspects
 
-    def _see_to(self, kind: str) -> None:
+    def _ensure_listed(self, kind: str) -> None:
         if kind not in self._looked:
-            for _item in self._look(kind, ''):
+            for _item in self._list(kind, ''):
                 pass
 
-    def _look(self, kind: str, prefix: str) -> Iterator[Listed]:
+    def _list(self, kind: str, prefix: str) -> Iterator[ListedObject]:
         """At all of a kind; what is below the prefix is shown."""
         # The first thing: what is written meanwhile is not to be old.
         _ = self.began
         if kind == layout.DATA:
             # By which it is judged.
-            self._see_to(layout.METADATA)
+            self._ensure_listed(layout.METADATA)
         for item in self._bucket.list(f'{self._root}{kind}/'):
             if kind == layout.METADATA:
                 self._commit(item.key)
             else:
-                self._suspect(item.key, item.modified, claim.is_claim(item.key))
+                self._record(item.key, item.modified, claims.is_claim(item.key))
             if item.key.startswith(prefix):
                 yield item
         self._looked.add(kind)
@@ -98,13 +96,13 @@ class Survey:
         if folder is not None and key == f'{folder}/{layout.METADATA}':
             self._committed.add(self._beside(folder, layout.DATA))
 
-    def _suspect(self, key: str, when: float, whatever: bool = False) -> None:
-        """:param whatever: it has no place beside a marker either"""
+    def _record(self, key: str, when: float, force: bool = False) -> None:
+        """:param force: it has no place beside a marker either"""
         if scratch := _SCRATCH.match(key, len(self._root)):
             folder, marker = self._root + scratch[0], None
         else:
             found = self._folder(key, layout.DATA)
-            if found is None or (found in self._committed and not whatever):
+            if found is None or (found in self._committed and not force):
                 return
             folder = found
             marker = f'{self._beside(found, layout.METADATA)}/{layout.METADATA}'

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.calls import WIRE_ERRORS
-from freezer.storage._s3.listings import Listings, Upload
-from freezer.storage._s3.objects import TOKEN_KEY, Objects
-from freezer.storage._s3.parameters import Kind
+from freezer.storage._s3.transport.calls import WIRE_ERRORS
+from freezer.storage._s3.transport.listings import Listings
+from freezer.storage._s3.transport.objects import TOKEN_KEY, Objects
+from freezer.storage.objects import ObjectKind, Upload
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Multipart(Objects, Listings):
         """Open a multipart upload. If the answer is lost and it is asked again, the
         upload nobody has the id of is aborted."""
         attempts = 0
-        kind = Kind.VOLUME
+        kind = ObjectKind.VOLUME
 
         def call() -> str:
             nonlocal attempts
@@ -201,25 +201,27 @@ class Multipart(Objects, Listings):
             LOG.debug('%s is archived', self.url(key))
         return head.etag
 
-    def make_up_for(self, key: str) -> None:
+    def apply_lock_and_tags(self, key: str) -> None:
         """Lock and tag a completed upload, where the store has not done so.
 
         Ceph 16.2 forgets what it was told when the upload was opened, and gives the
         object the bucket's own retention, if it has one. And an upload may have been
         open for long.
         """
-        remedies = self._parameters.remedies()
-        if not remedies:
+        post_upload_fixes = self._parameters.post_upload_fixes()
+        if not post_upload_fixes:
             return
         try:
             found = self._run('look at', key, lambda: self._ask('head_object', Key=key))
         except e.AccessDenied as error:
             LOG.debug('locked and tagged once more, not looked at: %s', error.message)
             found = {}
-        for is_there, operation, arguments in remedies:
+        for is_there, operation, arguments in post_upload_fixes:
             if not is_there(found):
                 call = functools.partial(self._ask, operation, Key=key, **arguments)
-                self._run(operation.replace('_', ' '), key, call, kind=Kind.VOLUME)
+                self._run(
+                    operation.replace('_', ' '), key, call, kind=ObjectKind.VOLUME
+                )
 
     def abort(self, upload: Upload) -> None:
         """Give up an upload and what it holds; one that is gone is no error."""

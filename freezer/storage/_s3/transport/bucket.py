@@ -7,9 +7,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.clock import epoch
-from freezer.storage._s3.multipart import Multipart
 from freezer.storage._s3.options import DEFAULT_REGION
+from freezer.storage._s3.transport.clock import epoch
+from freezer.storage._s3.transport.multipart import Multipart
 
 LOG = logging.getLogger(__name__)
 

@@ -12,14 +12,13 @@ from typing import Any
 
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.claim import LISTING_DELAYS
-from freezer.storage._s3.errors import Refusal
-from freezer.storage._s3.listings import Upload
 from freezer.storage._s3.options import S3Options
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.upload import Plan
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.errors import Refusal
+from freezer.storage._s3.upload import UploadPlan
 from freezer.storage.check import Finding, Result, note, ok, problem
+from freezer.storage.claims import LISTING_DELAYS
+from freezer.storage.objects import ObjectKind, Upload
 
 LOG = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ LOCKED_SECONDS = 5
 
 
 @dataclass
-class Scratch:
+class ScratchPrefix:
     """What there is, and what is known about the store so far.
 
     :param folder: its key, without a slash at its end
@@ -41,7 +40,7 @@ class Scratch:
 
     bucket: Bucket
     folder: str
-    plan: Plan
+    plan: UploadPlan
     options: S3Options
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     made_bucket: bool = False
@@ -67,7 +66,7 @@ class Scratch:
     # The verbs of a backup
 
     def put(self, name: str, body: bytes) -> str:
-        return self.bucket.put(self.key(name), body, Kind.PASSING)
+        return self.bucket.put(self.key(name), body, ObjectKind.TEMPORARY)
 
     def get(self, name: str) -> bytes:
         return self.bucket.get(self.key(name))
@@ -99,7 +98,7 @@ class Scratch:
             # S3 insists on it where objects are locked.
             arguments.setdefault('ContentMD5', _md5(body))
         return self.bucket.probe(
-            'put_object', self.key(name), Kind.PASSING, Body=body, **arguments
+            'put_object', self.key(name), ObjectKind.TEMPORARY, Body=body, **arguments
         )
 
     # Locks

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.calls import Calls
+from freezer.storage._s3.transport.calls import Calls
+from freezer.storage.objects import (
+    ListedObject,
+    OpenUpload,
+    Upload,
+    UploadedParts,
+)
 
 LOG = logging.getLogger(__name__)
 
 DELETE_BATCH = 1000
-
-
-class Listed(NamedTuple):
-    """An object; when it was written in epoch seconds of the store's clock."""
-
-    key: str
-    size: int
-    modified: float
 
 
 class Version(NamedTuple):
@@ -31,28 +29,6 @@ class Version(NamedTuple):
     size: int
     is_latest: bool
     is_marker: bool
-
-
-@dataclass(frozen=True)
-class Upload:
-    """An open multipart upload."""
-
-    key: str
-    upload_id: str
-
-
-class Opened(NamedTuple):
-    """An open upload, and when it was begun, in epoch seconds of the store's clock."""
-
-    upload: Upload
-    initiated: float
-
-
-class Parts(NamedTuple):
-    """What an open upload holds: bytes, and when the last part came; 0 for never."""
-
-    size: int
-    modified: float
 
 
 @dataclass(frozen=True)
@@ -120,11 +96,13 @@ class Listings(Calls):
 
     _batches_refused = False
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[ListedObject]:
         """Every object whose key starts with the prefix."""
         for page in self._pages(_OBJECTS[self.list_version], prefix, Prefix=prefix):
             for item in page.get('Contents', ()):
-                yield Listed(item['Key'], item['Size'], _epoch(item, 'LastModified'))
+                yield ListedObject(
+                    item['Key'], item['Size'], _epoch(item, 'LastModified')
+                )
 
     def list_children(self, prefix: str) -> Iterator[str]:
         """The names below a prefix that ends with ``/``, up to the next slash."""
@@ -151,18 +129,18 @@ class Listings(Calls):
             ]
             yield from sorted(found, key=lambda version: version.key)
 
-    def list_uploads(self, prefix: str) -> Iterator[Opened]:
+    def list_uploads(self, prefix: str) -> Iterator[OpenUpload]:
         """Open uploads of keys that start with the prefix."""
         try:
             for page in self._pages(_UPLOADS, prefix, Prefix=prefix):
                 for item in page.get('Uploads', ()):
                     upload = Upload(item['Key'], item['UploadId'])
-                    yield Opened(upload, _epoch(item, 'Initiated'))
+                    yield OpenUpload(upload, _epoch(item, 'Initiated'))
         except e.UploadNotFound:
             # rclone serve s3, of a bucket that has none.
             return
 
-    def parts(self, upload: Upload) -> Parts:
+    def parts(self, upload: Upload) -> UploadedParts:
         """What an open upload holds.
 
         :raises NotFound: it is not open any more (NoSuchUpload; NoSuchKey on Ceph)
@@ -174,7 +152,7 @@ class Listings(Calls):
             for item in page.get('Parts', ()):
                 size += item['Size']
                 modified = max(modified, _epoch(item, 'LastModified'))
-        return Parts(size, modified)
+        return UploadedParts(size, modified)
 
     def _pages(self, listing: _Listing, what: str, **where: Any) -> Iterator[Any]:
         """:param what: the key, or what every key that is listed starts with"""

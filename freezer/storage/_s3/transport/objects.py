@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.calls import Calls
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.wire import close, receive
+from freezer.storage._s3.transport.calls import Calls
+from freezer.storage._s3.transport.wire import close, receive
+from freezer.storage.objects import ObjectKind
 
 # How the object of our upload is told from anybody else's.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
@@ -36,7 +36,7 @@ class Objects(Calls):
         self,
         key: str,
         body: bytes | bytearray,
-        kind: Kind,
+        kind: ObjectKind,
         token: str | None = None,
         cancelled: threading.Event | None = None,
     ) -> str:
@@ -52,10 +52,10 @@ class Objects(Calls):
 
         return self._run('put', key, call, cancelled, kind)
 
-    def put_if_absent(self, key: str, body: bytes, kind: Kind) -> bool:
+    def put_if_absent(self, key: str, body: bytes, kind: ObjectKind) -> bool:
         """Write an object unless there is one; whether ours is there now.
 
-        A store that does not know If-None-Match may ignore it: see ``claim.py``.
+        A store that does not know If-None-Match may ignore it: see ``claims.py``.
 
         :raises Rejected: the store, or botocore before 1.35, refuses the condition
         :raises Conflict: there is one, and whose it is may not be looked at

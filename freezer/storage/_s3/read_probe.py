@@ -14,14 +14,14 @@ from freezer.storage.exceptions import AccessDenied, IntegrityError
 T = TypeVar('T')
 
 
-class Sight:
+class ReadProbe:
     """Looks at what one backup has written, and the store has confirmed."""
 
     def __init__(self) -> None:
         self._shown = False
         self._refused: AccessDenied | None = None
 
-    def look(self, call: Callable[[], T]) -> T | None:
+    def attempt(self, call: Callable[[], T]) -> T | None:
         """What the call returns; None where the keys are refused."""
         try:
             found = call()
@@ -32,7 +32,7 @@ class Sight:
         return found
 
     @property
-    def blind(self) -> bool:
+    def read_denied(self) -> bool:
         """Whether the keys may not look.
 
         :raises IntegrityError: some was shown, and some refused

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from botocore import exceptions as wire
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.clock import epoch
+from freezer.storage._s3.transport.clock import epoch
 
 
 class Meaning(NamedTuple):

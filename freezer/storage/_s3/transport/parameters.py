@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import enum
 import functools
 import hashlib
 from collections.abc import Callable, Container, Mapping
@@ -10,18 +9,7 @@ from typing import Any, NamedTuple
 
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage._s3.options import S3Options
-
-
-class Kind(enum.Enum):
-    """What an object is for, and so what it may be given."""
-
-    VOLUME = enum.auto()
-    """Data of a backup: may go to a cold storage class."""
-    RECORD = enum.auto()
-    """Metadata, manifest, digests: kept as long as the data, and always at hand."""
-    PASSING = enum.auto()
-    """A lease or a probe: has to be removable when it has served."""
-
+from freezer.storage.objects import ObjectKind
 
 # What an argument comes from.
 _OPTIONS = {
@@ -38,10 +26,10 @@ _OPTIONS = {
 }
 
 
-class Remedy(NamedTuple):
-    """What gives an object what it was to have from the beginning.
+class PostUploadFix(NamedTuple):
+    """A request that adds what a store forgot when an upload was completed.
 
-    :param is_there: whether it has it, by the answer to HeadObject
+    :param is_there: whether the object has it, by the answer to HeadObject
     :param arguments: of the operation
     """
 
@@ -99,7 +87,7 @@ class Parameters:
             None if options.checksum == 'none' else Checksum(options.checksum)
         )
 
-    def of(self, members: Container[str], kind: Kind | None) -> dict[str, Any]:
+    def of(self, members: Container[str], kind: ObjectKind | None) -> dict[str, Any]:
         """The arguments to add.
 
         :param members: of the operation's input shape
@@ -114,25 +102,25 @@ class Parameters:
             if name in members or name not in self._always
         }
 
-    def options(self, kind: Kind | None) -> list[str]:
+    def options(self, kind: ObjectKind | None) -> list[str]:
         """The options that :meth:`of` adds arguments for."""
         names = [_OPTIONS[name] for name in self._wanted(kind) if name in _OPTIONS]
         if kind is not None and self._checksum is not None:
             names.append('s3-checksum')
         return names
 
-    def _wanted(self, kind: Kind | None) -> dict[str, Any]:
+    def _wanted(self, kind: ObjectKind | None) -> dict[str, Any]:
         wanted = dict(self._always)
         if kind is not None:
             wanted |= self._created
-        if kind is Kind.VOLUME:
+        if kind is ObjectKind.VOLUME:
             wanted |= self._volumes
-        if kind in (Kind.VOLUME, Kind.RECORD):
+        if kind in (ObjectKind.VOLUME, ObjectKind.RECORD):
             wanted |= self._locks()
         return {name: value for name, value in wanted.items() if value}
 
     def of_body(
-        self, body: bytes | bytearray, kind: Kind = Kind.VOLUME
+        self, body: bytes | bytearray, kind: ObjectKind = ObjectKind.VOLUME
     ) -> dict[str, Any]:
         """The checksum to send along with a body, as arguments; empty for none.
 
@@ -141,7 +129,7 @@ class Parameters:
         arguments = {} if self._checksum is None else self._checksum.arguments(body)
         # Of what is small it costs nothing, and there are stores that verify this and
         # not the SHA-256 that is signed (SeaweedFS 4.48).
-        if self.with_md5 or kind is not Kind.VOLUME:
+        if self.with_md5 or kind is not ObjectKind.VOLUME:
             arguments['ContentMD5'] = _md5(body)
         return arguments
 
@@ -151,7 +139,7 @@ class Parameters:
             return {}
         return {'ChecksumAlgorithm': self._checksum.algorithm}
 
-    def remedies(self) -> list[Remedy]:
+    def post_upload_fixes(self) -> list[PostUploadFix]:
         """For a volume made by a multipart upload."""
         locks = self._locks()
         found = []
@@ -159,7 +147,7 @@ class Parameters:
             until = locks['ObjectLockRetainUntilDate']
             retention = {'Mode': mode, 'RetainUntilDate': until}
             found.append(
-                Remedy(
+                PostUploadFix(
                     functools.partial(_is_retained, mode, until),
                     'put_object_retention',
                     {'Retention': retention},
@@ -167,7 +155,7 @@ class Parameters:
             )
         if hold := locks.get('ObjectLockLegalHoldStatus'):
             found.append(
-                Remedy(
+                PostUploadFix(
                     lambda head: head.get('ObjectLockLegalHoldStatus') == hold,
                     'put_object_legal_hold',
                     {'LegalHold': {'Status': hold}},
@@ -175,7 +163,7 @@ class Parameters:
             )
         if self._tags:
             found.append(
-                Remedy(
+                PostUploadFix(
                     lambda head: head.get('TagCount') == len(self._tags),
                     'put_object_tagging',
                     {'Tagging': {'TagSet': self._tags}},

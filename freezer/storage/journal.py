@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from freezer.storage._s3 import leftovers
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Upload
+from freezer.storage import leftovers
 from freezer.storage.exceptions import StorageException
 from freezer.storage.housekeeping import Leftover
+from freezer.storage.objects import ObjectStore, Upload
 
 LOG = logging.getLogger(__name__)
 
@@ -38,11 +37,11 @@ class Place:
     folder: str
     marker: str
 
-    def is_in(self, bucket: Bucket) -> bool:
+    def is_in(self, bucket: ObjectStore) -> bool:
         return (self.endpoint, self.bucket) == (bucket.endpoint, bucket.name)
 
 
-class Entry:
+class JournalEntry:
     """A backup under way. Harmless where the journal cannot be written."""
 
     def __init__(self, stream: IO[str] | None) -> None:
@@ -76,7 +75,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def begin(self, place: Place) -> Entry:
+    def begin(self, place: Place) -> JournalEntry:
         # Under another name until it is locked: nobody takes it for a dead one.
         path = self._folder / f'{secrets.token_hex(8)}.new'
         try:
@@ -87,10 +86,10 @@ class Journal:
             path.rename(path.with_suffix(_SUFFIX))
         except OSError as error:
             LOG.warning('no journal of uploads in %s: %s', self._folder, error.strerror)
-            return Entry(None)
-        return Entry(stream)
+            return JournalEntry(None)
+        return JournalEntry(stream)
 
-    def clean_up(self, bucket: Bucket, *, dry_run: bool = False) -> list[Leftover]:
+    def clean_up(self, bucket: ObjectStore, *, dry_run: bool = False) -> list[Leftover]:
         """Undo what dead processes left in this bucket; what it was.
 
         What cannot be undone now stays in the journal, and is said in the log.
@@ -111,7 +110,7 @@ class Journal:
                     LOG.warning('what a dead backup left (%s) stays: %s', path, error)
         return found
 
-    def folders(self, bucket: Bucket) -> set[str]:
+    def folders(self, bucket: ObjectStore) -> set[str]:
         """The keys of the folders in this bucket that entries are about."""
         found = set()
         for _path, stream in self._entries():
@@ -140,7 +139,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _undo(bucket: Bucket, stream: IO[str], dry_run: bool) -> Leftover | None:
+def _undo(bucket: ObjectStore, stream: IO[str], dry_run: bool) -> Leftover | None:
     """What a dead process left, removed; None if it was not in this bucket."""
     place, uploads = _read(stream)
     if place is None:

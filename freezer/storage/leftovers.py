@@ -10,23 +10,20 @@ and fails. One that finds it had written its marker before, and the marker is lo
 after the claim is gone, and before any data is touched.
 """
 
-import itertools
 import logging
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
-from freezer.storage import layout
-from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import DELETE_BATCH, Parts, Upload, Version
-from freezer.storage._s3.survey import Survey
-from freezer.storage.exceptions import AccessDenied, NotFound, PartialDelete, Rejected
+from freezer.storage import claims
+from freezer.storage.exceptions import AccessDenied, NotFound, Rejected
 from freezer.storage.housekeeping import Leftover
+from freezer.storage.objects import ObjectStore, Upload, UploadedParts
+from freezer.storage.survey import Survey
 
 LOG = logging.getLogger(__name__)
 
 
 def clear(
-    bucket: Bucket,
+    bucket: ObjectStore,
     folder: str,
     marker: str | None,
     named: Collection[Upload] = (),
@@ -54,22 +51,22 @@ def clear(
 
 
 def _clear(
-    bucket: Bucket,
+    bucket: ObjectStore,
     folder: str,
     marker: str | None,
-    uploads: Mapping[Upload, Parts],
+    uploads: Mapping[Upload, UploadedParts],
     dry_run: bool,
 ) -> Leftover:
     sizes = {item.key: item.size for item in bucket.list(f'{folder}/')}
-    claims = [key for key in sizes if claim.is_claim(key)]
+    claimed = [key for key in sizes if claims.is_claim(key)]
     if not dry_run:
-        bucket.delete(claims)
+        bucket.delete(claimed)
     if marker is not None and bucket.has(marker):
-        sizes = {key: sizes[key] for key in claims}
+        sizes = {key: sizes[key] for key in claimed}
     if not dry_run:
         for upload in uploads:
             bucket.abort(upload)
-        bucket.delete([key for key in sizes if key not in claims])
+        bucket.delete([key for key in sizes if key not in claimed])
     return Leftover(
         bucket.url(folder),
         objects=len(sizes),
@@ -79,7 +76,7 @@ def _clear(
 
 
 def clear_stale(
-    bucket: Bucket,
+    bucket: ObjectStore,
     survey: Survey,
     live: Container[str],
     stale_after: float,
@@ -99,7 +96,7 @@ def clear_stale(
             continue
         uploads = _open_uploads(bucket, folder)
         newest = max((held.modified for held in uploads.values()), default=0.0)
-        if max(0, now - newest) < stale_after or claim.held_here(bucket, folder):
+        if max(0, now - newest) < stale_after or claims.held_here(bucket, folder):
             continue
         left = _clear(bucket, folder, suspect.marker, uploads, dry_run)
         if left:
@@ -107,8 +104,8 @@ def clear_stale(
 
 
 def _open_uploads(
-    bucket: Bucket, folder: str, named: Iterable[Upload] = ()
-) -> dict[Upload, Parts]:
+    bucket: ObjectStore, folder: str, named: Iterable[Upload] = ()
+) -> dict[Upload, UploadedParts]:
     """The uploads below a folder that are open, as far as the store tells."""
     uploads = set(named)
     try:
@@ -122,45 +119,5 @@ def _open_uploads(
         except NotFound:
             continue
         except Rejected:
-            found[upload] = Parts(0, 0.0)
+            found[upload] = UploadedParts(0, 0.0)
     return found
-
-
-def old_versions(bucket: Bucket, root: str) -> Iterator[Version]:
-    """Versions of the container's keys that nobody sees any more."""
-    for version in bucket.list_versions(root):
-        ours = layout.parse(version.key[len(root) :]) is not None
-        if ours and not version.is_latest and not version.is_marker:
-            yield version
-
-
-def purge(bucket: Bucket, root: str) -> None:
-    """Delete old versions for good, then the delete markers with nothing below.
-
-    In this order: a key whose delete marker went first would be there again.
-    """
-    _in_batches(bucket, old_versions(bucket, root))
-    _in_batches(bucket, _bare_markers(bucket, root))
-
-
-def _bare_markers(bucket: Bucket, root: str) -> Iterator[Version]:
-    """The delete markers that hide nothing any more."""
-    versions = bucket.list_versions(root)
-    for key, group in itertools.groupby(versions, key=lambda version: version.key):
-        if layout.parse(key[len(root) :]) is None:
-            continue
-        same = list(group)
-        bare = all(version.is_marker for version in same)
-        yield from (v for v in same if v.is_marker and (bare or not v.is_latest))
-
-
-def _in_batches(bucket: Bucket, versions: Iterator[Version]) -> None:
-    """:raises PartialDelete: after all others were tried"""
-    failure: PartialDelete | None = None
-    while batch := list(itertools.islice(versions, DELETE_BATCH)):
-        try:
-            bucket.delete_versions(batch)
-        except PartialDelete as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3 import probes
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.errors import Refusal
-from freezer.storage._s3.scratch import Scratch
+from freezer.storage._s3.check import probes
+from freezer.storage._s3.check.scratch import ScratchPrefix
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.errors import Refusal
 from freezer.storage.check import CheckRow, Result, try_out
 from freezer.utils.text import NOTICES
 
@@ -14,7 +14,9 @@ from freezer.utils.text import NOTICES
 PROBE_SECONDS = 15.0
 
 
-def check(scratch: Scratch, make_ready: Callable[[], None]) -> tuple[CheckRow, ...]:
+def check(
+    scratch: ScratchPrefix, make_ready: Callable[[], None]
+) -> tuple[CheckRow, ...]:
     """Try everything out; the last row says what remains.
 
     :param make_ready: makes the bucket if it is not there, as for a backup
@@ -40,12 +42,12 @@ def check(scratch: Scratch, make_ready: Callable[[], None]) -> tuple[CheckRow, .
         # Also of a signal, even one that came while it was cleaned up.
         left = scratch.clean_up()
         if left.result is not Result.OK:
-            NOTICES.warning('%s', left.seen)
+            NOTICES.warning('%s', left.message)
         raise
     return tuple(rows)
 
 
-def hint(
+def addressing_style_hint(
     error: e.StorageException,
     bucket: Bucket,
     style: str,
