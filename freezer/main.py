@@ -234,9 +234,7 @@ def _progress(settings: 'AgentConfig') -> 'Progress':
     return Progress(Rate(settings.upload_limit), Rate(settings.download_limit))
 
 
-def _repository(
-    settings: 'AgentConfig', progress: 'Progress'
-) -> 'Repository | None':
+def _repository(settings: 'AgentConfig', progress: 'Progress') -> 'Repository | None':
     """Driver objects that have contacted no store yet; None for actions without one."""
     import dataclasses
 

@@ -91,9 +91,7 @@ class OpenedLevel:
         self.stored = stored
         self._opener = opener
         marker = stored.marker
-        self.compression = str(
-            marker.get('compression') or opener.settings.compression
-        )
+        self.compression = str(marker.get('compression') or opener.settings.compression)
         # Freezer 19 decrypts when a passphrase is given and the marker does not say.
         encrypted = marker.get('encryption', opener.passphrase is not None)
         name = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from freezer.exceptions import TamperedError
-from freezer.storage import layout, manifest
+from freezer.storage import manifest
 from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.exceptions import IntegrityError
 from freezer.stream import age

@@ -12,7 +12,7 @@ from freezer.common.config import AgentConfig
 from freezer.common.version import version
 from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
 from freezer.engine.engine import require_files
-from freezer.exceptions import ConfigError, FreezerError
+from freezer.exceptions import FreezerError
 from freezer.job import summary
 from freezer.job.job import (
     Job,

@@ -123,4 +123,3 @@ class RestoreJob(Job):
             self.say(f'  … see {self.config.log_file}')
         for path in removals:
             LOG.warning('%s: %s', would, os.path.join(target, path))
-

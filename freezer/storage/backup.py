@@ -56,9 +56,7 @@ class LevelPaths:
 
     def __init__(self, root: str, backup: Backup) -> None:
         self.folder = layout.join(root, layout.DATA, backup.path)
-        self.marker = layout.join(
-            root, layout.METADATA, backup.path, layout.METADATA
-        )
+        self.marker = layout.join(root, layout.METADATA, backup.path, layout.METADATA)
         self.data = self.file(layout.DATA)
         self.engine_metadata = self.file(layout.ENGINE_METADATA)
         self.identity = self.file(layout.IDENTITY)

@@ -1,8 +1,8 @@
 """The contract of a storage.
 
-A driver subclasses :class:`Storage`, or a base with more in it: :class:`paths.PathStorage`
-for files under paths. What is not here is written once, above every driver: finding
-levels (``levels.py``), retention, reports, verification, several storages at once
+A driver subclasses :class:`Storage`, or :class:`paths.PathStorage` if it stores files
+under paths. The rest is written once, above every driver: finding levels
+(``levels.py``), retention, reports, verification, several storages at once
 (``repository.py``). Paths are the container joined with a path of ``layout.py``.
 """
 

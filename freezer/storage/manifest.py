@@ -248,9 +248,7 @@ def load(document: bytes, where: str) -> Manifest:
         raise ManifestError(f'{where}: {error}') from error
 
 
-def add_token(
-    marker: Mapping[str, Any], token: str, state: bytes
-) -> dict[str, Any]:
+def add_token(marker: Mapping[str, Any], token: str, state: bytes) -> dict[str, Any]:
     """The commit marker, naming the manifest and the engine's file, so that a lost or
     exchanged one is detected.
 

@@ -1,12 +1,11 @@
 """What drivers share that store files under paths: writing and reading backups.
 
-A driver provides a few verbs on files; this is the rest: the stream cut into pieces with
-a digest each, rates, cancelling, manifest and commit.
+A driver provides a few verbs on files. Here are pieces and their digests, rates,
+cancelling, manifest and commit.
 """
 
 import abc
 import contextlib
-import hashlib
 import json
 import secrets
 import threading
@@ -141,7 +140,9 @@ class _PendingFiles(PendingBackup):
                 step = view[start : start + sending.step]
                 sending.take(len(step), self._cancelled)
                 if self._cancelled.is_set():
-                    raise Cancelled('cancelled because another part of the backup failed')
+                    raise Cancelled(
+                        'cancelled because another part of the backup failed'
+                    )
                 yield step
 
     def cancel(self) -> None:

@@ -11,48 +11,49 @@ import contextlib
 import logging
 import os
 import secrets
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import six
 from oslo_config import cfg
 
-from freezer.storage import layout, manifest
-from freezer.storage._s3 import keys
+from freezer.storage import layout, leftovers, manifest
+from freezer.storage._s3 import keys, versions
+from freezer.storage._s3.check.run import addressing_style_hint, check
+from freezer.storage._s3.check.scratch import ScratchPrefix
+from freezer.storage._s3.download import read_pieces
+from freezer.storage._s3.freezer19 import Freezer19Calls
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
-from freezer.storage.base import Backup
+from freezer.storage._s3.pending import S3PendingBackup
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.client import (
+    COMPLETE_READ_TIMEOUT,
+    Credentials,
+    make_client,
+)
+from freezer.storage._s3.transport.clock import StoreClock
+from freezer.storage._s3.transport.parameters import Parameters
+from freezer.storage._s3.transport.wire import Wire
+from freezer.storage._s3.upload import UploadPlan
+from freezer.storage.backup import Backup, PendingBackup, Stat
+from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import (
     AccessDenied,
     BucketNotFound,
-    Conflict,
-    IntegrityError,
-    NotFound,
     StorageConfigError,
     StorageException,
 )
-from freezer.storage.housekeeping import OldVersions, Tidied
-from freezer.storage.manifested import Manifested
-from freezer.storage.verify import Stat
+from freezer.storage.housekeeping import CleanUpReport, OldVersions
+from freezer.storage.journal import Journal
+from freezer.storage.retry import Retry
+from freezer.storage.survey import Survey
 from freezer.utils import collection
-from freezer.utils.blocks import Block
-from freezer.utils.text import NOTICES
 from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
-    # Not at run time: inside Freezer 19 its own modules of these names are there.
-    from freezer.storage._s3.transport.bucket import Bucket
-    from freezer.storage._s3.upload import UploadPlan
-    from freezer.storage.base import Named, StorageSettings
-    from freezer.storage.check import CheckReport
-    from freezer.storage.claims import Claim
-    from freezer.storage.journal import Journal, JournalEntry
-    from freezer.storage.levels import LevelPolicy
-    from freezer.storage.manifest import Manifest
-    from freezer.storage.survey import Survey
-    from freezer.utils.streaming import RichQueue
+    # Not at run time: Freezer 19 has a module of this name, without it.
+    from freezer.storage.base import StorageSettings
 
 LOG = logging.getLogger(__name__)
 
@@ -283,7 +284,7 @@ def _options(values: Mapping[str, Any], **more: Any) -> S3Options:
     return S3Options(**{**values, **more, 'tags': tuple(values['tags'])})
 
 
-class S3Storage(Manifested):
+class S3Storage(Freezer19Calls):
     """One bucket, below an optional prefix.
 
     :param endpoint: ``http(s)://host[:port]``
@@ -330,13 +331,9 @@ class S3Storage(Manifested):
         )
         self._access_key = access_key
         self._secret_key = secret_key
-        self._claims: dict[str, Claim] = {}
-        self._manifests: dict[str, Manifest] = {}
-        self._entries: dict[str, JournalEntry] = {}
         self._opened: Bucket | None = None
         self._opened_by = 0
         self._survey: Survey | None = None
-        self._cancelled = threading.Event()
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
@@ -396,7 +393,7 @@ class S3Storage(Manifested):
         return f'<S3Storage {self.container} at {self.endpoint}>'
 
     @property
-    def _bucket(self) -> 'Bucket':
+    def _bucket(self) -> Bucket:
         """The wire, opened at its first use: botocore takes 0.3 s to import.
 
         Opened again in a child process, of which Freezer 19 forks two for a restore:
@@ -408,17 +405,7 @@ class S3Storage(Manifested):
             self._opened_by = os.getpid()
         return self._opened
 
-    def _open(self, options: S3Options) -> 'Bucket':
-        from freezer.storage._s3.transport.bucket import Bucket
-        from freezer.storage._s3.transport.client import (
-            COMPLETE_READ_TIMEOUT,
-            Credentials,
-            make_client,
-        )
-        from freezer.storage._s3.transport.clock import StoreClock
-        from freezer.storage._s3.transport.parameters import Parameters
-        from freezer.storage._s3.transport.wire import Wire
-        from freezer.storage.retry import Retry
+    def _open(self, options: S3Options) -> Bucket:
 
         credentials = Credentials(self._access_key, self._secret_key, options)
         wire = Wire(options.sending, options.receiving)
@@ -482,15 +469,11 @@ class S3Storage(Manifested):
             ) from error
 
     @property
-    def _journal(self) -> 'Journal':
-        from freezer.storage.journal import Journal
+    def _journal(self) -> Journal:
 
         return Journal(Path(JOURNAL).expanduser())
 
-    def check(self) -> 'CheckReport':
-        from freezer.storage._s3.check.run import addressing_style_hint, check
-        from freezer.storage._s3.check.scratch import ScratchPrefix
-        from freezer.storage.check import CheckReport
+    def check(self) -> CheckReport:
 
         folder = layout.join(self.container, layout.CHECK, secrets.token_hex(16))
         # Locks are tried out apart: what else is written must be removable.
@@ -521,41 +504,14 @@ class S3Storage(Manifested):
 
     # A backup
 
-    def plan(
-        self,
-        engine: 'Named',
-        hostname_backup_name: str,
-        policy: 'LevelPolicy',
-        now: float,
-    ) -> tuple[Backup | None, int]:
-        """For keys that may not list, a new chain, if that is what is asked for."""
-        try:
-            return super().plan(engine, hostname_backup_name, policy, now)
-        except AccessDenied as error:
-            if policy.needs_listing:
-                raise AccessDenied(
-                    f'{error.message}; keys that may not list can make full backups '
-                    f'only: without --incremental, and without removing old ones'
-                ) from error
-            LOG.info('what is there is not known: %s', error.message)
-            return None, 0
+    def location(self, path: str) -> str:
+        return f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}'
 
-    def claim(self, backup: Backup) -> None:
-        from freezer.storage import claims
-        from freezer.storage.journal import Place
-
-        self._cancelled.clear()
-        backup = backup.copy(self)
-        path = backup.data_prefix_path
-        keys.check_folder(path)
-        folder, marker = keys.key_of(path), keys.key_of(backup.metadata_path)
-        self._claims[path] = claims.take(self._bucket, folder)
-        place = Place(self.endpoint, self._bucket.name, folder, marker)
-        self._entries[path] = self._journal.begin(place)
+    def begin(self, backup: Backup) -> PendingBackup:
+        return S3PendingBackup(self, self._bucket, backup, self._plan, self._journal)
 
     @property
-    def _plan(self) -> 'UploadPlan':
-        from freezer.storage._s3.upload import UploadPlan
+    def _plan(self) -> UploadPlan:
 
         part_size = self._part_size(self.max_segment_size)
         by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
@@ -566,195 +522,13 @@ class S3Storage(Manifested):
             concurrency=self.options.at_once(part_size),
         )
 
-    def write_backup(self, rich_queue: 'RichQueue', backup: Backup) -> None:
-        from freezer.storage._s3.upload import StreamUpload
-
-        backup = backup.copy(self)
-        path = backup.data_prefix_path
-        if path not in self._claims:
-            # Freezer 19's engine claims nothing.
-            self.claim(backup)
-        token = secrets.token_hex(16)
-        entry = self._entries[path]
-        upload = StreamUpload(
-            self._bucket,
-            keys.key_of(path),
-            self._plan,
-            token,
-            opened=entry.add,
-            cancelled=self._cancelled,
-        )
-        try:
-            written = upload.write(rich_queue.get_messages())
-        finally:
-            if upload.left_behind:
-                entry.keep()
-        self._tokens[path] = token
-        self._manifests[path] = written
-        LOG.info(
-            'stored %s: %d bytes in %d volumes',
-            self._bucket.url(keys.key_of(path)),
-            written.size,
-            len(written.volumes),
-        )
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    def put_metadata(
-        self, engine_metadata_path: str, freezer_metadata_path: str, backup: Backup
-    ) -> None:
-        from freezer.storage._s3.threads import in_background
-
-        backup = backup.copy(self)
-        path = backup.data_prefix_path
-        claim = self._claims.get(path)
-        token = self._tokens.get(path)
-        # Before the marker: keys that may only write could not take it away.
-        with in_background(lambda: self._read_back(backup)) as read_back:
-            self.put_file(engine_metadata_path, backup.engine_metadata_path)
-        blind = read_back.result()
-        if blind and claim is not None and not claim.is_held_write_only(self._bucket):
-            raise self._taken_for_dead(path)
-        self.put_marker(engine_metadata_path, freezer_metadata_path, backup)
-        if not blind:
-            self._look_last(backup, token, claim)
-        self._close_entry(path)
-        self._claims.pop(path, None)
-        if claim is None:
-            return
-        self._say_unseen(path, claim, blind)
-        if not claim.listed:
-            # It goes on keeping others out, as a listing cannot.
-            return
-        try:
-            self._bucket.delete(claim.keys)
-        except StorageException as error:
-            # The backup is committed; a claim left behind does it no harm.
-            LOG.warning('a claim remains: %s', error.message)
-
-    def _look_last(
-        self, backup: Backup, token: str | None, claim: 'Claim | None'
-    ) -> None:
-        """See that the marker is there, and that nobody took the claim away.
-
-        After the marker was written: whoever took the claim away before this looks for
-        the marker after it.
-
-        :raises IntegrityError: the store does not have the marker
-        :raises Conflict: the claim is gone
-        """
-        from freezer.storage._s3.threads import in_background
-
-        def stands() -> bool:
-            return claim is None or claim.is_held(self._bucket)
-
-        with in_background(stands) as standing:
-            if token and backup.metadata().get(manifest.MARKER_KEY) != token:
-                raise IntegrityError(
-                    f'{self._bucket.url(keys.key_of(backup.metadata_path))} at '
-                    f'{self.endpoint} is not what was written: run the backup again'
-                )
-        if not standing.result():
-            raise self._taken_for_dead(backup.data_prefix_path)
-
-    def _read_back(self, backup: Backup) -> bool:
-        """See that the store has what it confirmed; whether the keys may not look.
-
-        :raises IntegrityError: the store does not have it
-        """
-        from freezer.storage._s3.read_probe import ReadProbe
-        from freezer.storage._s3.threads import in_background
-        from freezer.storage._s3.upload import confirm
-
-        path = backup.data_prefix_path
-        written = self._manifests.pop(path, None)
-        if written is None:
-            return False
-        probe = ReadProbe()
-        marker = {manifest.MARKER_KEY: written.token}
-        with in_background(
-            lambda: probe.attempt(lambda: self.manifest_of(backup, marker))
-        ) as look:
-            confirm(self._bucket, keys.key_of(path), written, probe)
-        found = look.result()
-        if found is not None and found != written:
-            raise IntegrityError(
-                f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: the '
-                f'manifest is not what was written: run the backup again'
-            )
-        return probe.read_denied
-
-    def _taken_for_dead(self, path: str) -> Conflict:
-        return Conflict(
-            f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}: another '
-            f'machine took this backup for dead (s3-stale-after), and may have deleted '
-            f'some of it: run it again, and raise --s3-stale-after there'
-        )
-
-    def _say_unseen(self, path: str, claim: 'Claim', blind: bool) -> None:
-        """One line about what could not be looked at, if there is something."""
-        unseen = []
-        if blind:
-            unseen.append(
-                'the keys may not read it (s3:GetObject), so it was not read back: '
-                'that the store confirmed every object is what is known'
-            )
-        if not claim.listed:
-            unseen.append(
-                'the keys may not list (s3:ListBucket), so other backups of this name '
-                'are not known'
-                + ('' if claim.exclusive else ', nor kept from the same second')
-            )
-        if unseen:
-            where = f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}'
-            NOTICES.warning('%s is stored; %s', where, '; '.join(unseen))
-
-    def discard(self, backup: Backup) -> None:
-        path = backup.copy(self).data_prefix_path
-        self._claims.pop(path, None)
-        self._manifests.pop(path, None)
-        with self._bucket.cleaning_up():
-            super().discard(backup)
-        # Not reached where something remains: the next run finds it in the journal.
-        self._close_entry(path)
-
-    def _close_entry(self, path: str) -> None:
-        entry = self._entries.pop(path, None)
-        if entry is not None:
-            entry.close()
-
-    def backup_blocks(self, backup: Backup) -> Iterator[Block]:
-        from freezer.storage._s3.download import read_object, read_stream
-
-        backup = backup.copy(self)
-        found = self.manifest_to_read(backup)
-        at_once = self.options.at_once
-        if found is not None:
-            folder = keys.key_of(backup.data_prefix_path)
-            yield from read_stream(self._bucket, folder, found, at_once)
-            return
-        key = keys.key_of(backup.data_path)
-        try:
-            head = self._bucket.head(key)
-        except NotFound as error:
-            # Freezer 19 lists backups whose upload had failed.
-            raise IntegrityError(
-                f'{error.message}; the backup is listed and has no data: its upload '
-                f'failed'
-            ) from error
-        yield from read_object(self._bucket, key, head, at_once)
-
     def read_pieces(
         self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
     ) -> Generator[manifest.Read, None, None]:
-        from freezer.storage._s3.download import read_pieces
 
         return read_pieces(
             self._bucket, keys.key_of(path), etag, pieces, self.options.at_once
         )
-
-    # Paths
 
     def stat(self, path: str) -> Stat:
         head = self._bucket.head(keys.key_of(path))
@@ -772,35 +546,11 @@ class S3Storage(Manifested):
         for item in (self._survey or self._bucket).list(prefix):
             yield item.key[len(prefix) :], item.size
 
-    def listdir(self, path: str) -> list[str]:
-        return sorted(set(self._bucket.list_children(keys.tree_prefix(path))))
-
-    def create_dirs(self, path: str) -> None:
-        """Nothing: keys have no directories."""
-
-    def put_file(self, from_path: str, to_path: str) -> None:
-        with open(from_path, 'rb') as stream:
-            self.put_bytes(to_path, stream.read())
-
-    def put_bytes(self, to_path: str, content: bytes) -> None:
-        from freezer.storage.objects import ObjectKind
-
-        self._bucket.put(keys.key_of(to_path), content, ObjectKind.RECORD)
-
-    def get_file(self, from_path: str, to_path: str) -> None:
-        content = self.read_file(from_path)
-        with open(to_path, 'wb') as stream:
-            stream.write(content)
-
     def read_file(self, path: str, limit: int | None = None) -> bytes:
         return self._bucket.get(keys.key_of(path), limit)
 
     def delete_files(self, paths: Sequence[str]) -> None:
         self._bucket.delete([keys.key_of(path) for path in paths])
-
-    def rmtree(self, path: str) -> None:
-        prefix = keys.tree_prefix(path)
-        self._bucket.delete([item.key for item in self._bucket.list(prefix)])
 
     # Housekeeping
 
@@ -808,7 +558,7 @@ class S3Storage(Manifested):
         return self._bucket.store_time()
 
     @property
-    def tidies(self) -> bool:
+    def needs_cleanup(self) -> bool:
         return self.options.stale_after is not None or self.options.purge_versions
 
     @contextlib.contextmanager
@@ -819,13 +569,11 @@ class S3Storage(Manifested):
         finally:
             self._survey = None
 
-    def _new_survey(self) -> 'Survey':
-        from freezer.storage.survey import Survey
+    def _new_survey(self) -> Survey:
 
         return Survey(self._bucket, keys.tree_prefix(self.container))
 
-    def tidy(self, dry_run: bool = False) -> Tidied:
-        from freezer.storage import leftovers
+    def clean_up(self, dry_run: bool = False) -> CleanUpReport:
 
         bucket = self._bucket
         survey = self._survey or self._new_survey()
@@ -835,10 +583,9 @@ class S3Storage(Manifested):
         after = self.options.stale_after
         after = STALE_AFTER if after is None else after
         found += leftovers.clear_stale(bucket, survey, live, after, dry_run=dry_run)
-        return Tidied(tuple(found), self._old_versions(dry_run))
+        return CleanUpReport(tuple(found), self._old_versions(dry_run))
 
     def _old_versions(self, dry_run: bool) -> tuple[OldVersions, ...]:
-        from freezer.storage._s3 import versions
 
         root = keys.tree_prefix(self.container)
         purge = self.options.purge_versions
@@ -853,78 +600,6 @@ class S3Storage(Manifested):
         if not count:
             return ()
         return (OldVersions(self._bucket.url(root), count, size, purge),)
-
-    # What Freezer 19's engines nova and glance and its mode cinder ask of its S3 driver
-
-    def get_storage_info(self) -> tuple[str, str]:
-        """Bucket and prefix."""
-        return keys.bucket_of(self.container), keys.key_of(self.container)
-
-    def get_bucket_name(self) -> str:
-        return self.get_storage_info()[0]
-
-    def get_object_prefix(self) -> str:
-        return self.get_storage_info()[1]
-
-    def _checked(self, bucket_name: str) -> 'Bucket':
-        if bucket_name != self._bucket.name:
-            raise StorageException(
-                f'{bucket_name}: this storage is in bucket {self._bucket.name}'
-            )
-        return self._bucket
-
-    def get_object(self, bucket_name: str, key: str) -> dict[str, Any]:
-        """An object of any size: its ``ContentLength`` in bytes, and its ``Body``, a
-        file to read from.
-
-        :raises NotFound: there is none
-        """
-        from freezer.storage._s3.download import as_file, read_object
-
-        bucket = self._checked(bucket_name)
-        head = bucket.head(key)
-        blocks = read_object(bucket, key, head, self.options.at_once)
-        return {'Body': as_file(blocks), 'ContentLength': head.size}
-
-    def put_object(self, bucket_name: str, key: str, data: bytes | str) -> None:
-        """Write a small object. Atomic: whole or not at all."""
-        self._checked(bucket_name)
-        self.put_bytes(layout.join(bucket_name, key), six.ensure_binary(data))
-
-    def list_all_objects(self, bucket_name: str, prefix: str) -> list[dict[str, Any]]:
-        """``Key`` and ``Size`` of every object whose key starts with the prefix."""
-        return [
-            {'Key': item.key, 'Size': item.size}
-            for item in self._checked(bucket_name).list(prefix)
-        ]
-
-    def add_stream(
-        self,
-        stream: Iterable[Block | str],
-        package_name: str,
-        headers: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Store an image as one object, and then its headers beside it, as JSON.
-
-        :param package_name: ``<volume id>/<timestamp>``; the image is
-            ``<volume id>/<timestamp>/<volume id>`` below the container
-        :raises StorageException: it is too long for one object
-        """
-        from freezer.storage._s3.images import store_image
-        from freezer.storage.journal import Place
-
-        path = layout.join(self.container, package_name)
-        folder = keys.key_of(path)
-        marker = layout.join(folder, layout.METADATA)
-        place = Place(self.endpoint, self._bucket.name, folder, marker)
-        store_image(
-            self._bucket,
-            stream,
-            layout.join(folder, package_name.rpartition('/')[0]),
-            headers,
-            self._plan,
-            self._journal.begin(place),
-        )
 
 
 def _how_to_give(missing: Sequence[str]) -> str:

@@ -181,7 +181,9 @@ class _Examination:
         expected = self._stored.backup.engine
         engine = marker.get('engine_name', expected)
         if engine != expected:
-            self._report(Problem(f'{self._paths.marker} is of another engine: {engine}'))
+            self._report(
+                Problem(f'{self._paths.marker} is of another engine: {engine}')
+            )
 
     def _check_volumes(self, found: manifest.Manifest) -> None:
         self._size = found.size

@@ -156,7 +156,9 @@ class TarEngine(FileEngine):
             written.forget(snapshot.plain_path(path) for path in unread)
             run.state.write_bytes(written.dump())
 
-    def _check_links(self, run: Archiving, base_time: int, paths: Sequence[bytes]) -> None:
+    def _check_links(
+        self, run: Archiving, base_time: int, paths: Sequence[bytes]
+    ) -> None:
         """Names of one file stay names of one file.
 
         In a directory that was moved a file is stored again, though it has not changed;
@@ -244,7 +246,9 @@ class TarEngine(FileEngine):
         except FileNotFoundError:
             return target
         except OSError as error:
-            raise RestoreError(f'restore-abs-path {target}: {error.strerror}') from error
+            raise RestoreError(
+                f'restore-abs-path {target}: {error.strerror}'
+            ) from error
         if present and not overwrite:
             raise RestoreError(
                 f'restore-abs-path {target} is not empty: choose another, or give '

@@ -11,8 +11,8 @@ from typing import Any
 import botocore.exceptions
 
 from freezer.storage.base import Storage, StorageSettings
-from freezer.storage.local import LocalStorage
-from freezer.storage.multiple import MultipleStorage
+from freezer.storage.local.storage import LocalStorage
+from freezer.storage.repository import Repository
 from freezer.storage.s3 import MIN_PART_SIZE, S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.variants import Way
@@ -31,12 +31,19 @@ class Place(abc.ABC):
         """The containers of which each has all backups."""
         return [self]
 
-    @abc.abstractmethod
-    def storage(self, **rates: Any) -> Storage:
-        """Another driver object, as another agent would have it.
+    def repository(self, **rates: Any) -> Repository:
+        """Another one, as another agent would have it.
 
         :param rates: ``sending`` and ``receiving``
         """
+        return Repository(self.storages(**rates))
+
+    def storages(self, **rates: Any) -> dict[str, Storage]:
+        return {'': self.storage(**rates)}
+
+    @abc.abstractmethod
+    def storage(self, **rates: Any) -> Storage:
+        """Another driver object."""
 
     @abc.abstractmethod
     def files(self) -> dict[str, int]:
@@ -157,10 +164,11 @@ class MultiplePlace(Place):
     def members(self) -> Sequence[Place]:
         return list(self.places.values())
 
-    def storage(self, **rates: Any) -> MultipleStorage:
-        return MultipleStorage(
-            {name: place.storage(**rates) for name, place in self.places.items()}
-        )
+    def storages(self, **rates: Any) -> dict[str, Storage]:
+        return {name: place.storage(**rates) for name, place in self.places.items()}
+
+    def storage(self, **rates: Any) -> Storage:
+        raise AssertionError('several storages: use storages()')
 
     def files(self) -> dict[str, int]:
         return {

@@ -4,29 +4,29 @@ import contextlib
 import os
 import secrets
 import sqlite3
-import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 from oslo_config import cfg
 
-from freezer.storage import layout, manifest
-from freezer.storage.base import Backup, StorageSettings
-from freezer.storage.check import CheckReport, Finding, Probe, ok, problem, try_out
+from freezer.storage import layout
+from freezer.storage.backup import Stat
+from freezer.storage.base import StorageSettings
+from freezer.storage.check import CheckReport, try_out
 from freezer.storage.exceptions import (
-    Cancelled,
     Conflict,
     IntegrityError,
     NotFound,
     StorageConfigError,
     StorageException,
 )
-from freezer.storage.manifested import Manifested
-from freezer.storage.verify import Stat
-from freezer.utils.blocks import Block, cut
+from freezer.storage.path_probes import PATH_PROBES, PathScratch
+from freezer.storage.paths import PathStorage, ReadRange
+from freezer.utils.blocks import cut
 from freezer.utils.rate import UNLIMITED, Rate
-from freezer.utils.streaming import RichQueue
+
+# A row is no larger than this, so that a range is read from few of them.
+_PIECE = 1024 * 1024
 
 # A file is there if it has a row in "files"; its bytes are in pieces. A claim is the
 # folder of a level that somebody has begun.
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS claims (folder TEXT PRIMARY KEY);
 _BELOW = "substr({0}, 1, length(:folder) + 1) = :folder || '/'"
 
 
-class SqliteStorage(Manifested):
+class SqliteStorage(PathStorage):
     """A database; the container is its file.
 
     :param busy_timeout: seconds to wait for another agent that writes
@@ -68,10 +68,13 @@ class SqliteStorage(Manifested):
         receiving: Rate = UNLIMITED,
     ) -> None:
         self._busy_timeout = busy_timeout
-        self._sending = sending
-        self._receiving = receiving
-        self._cancelled = threading.Event()
-        super().__init__(storage_path, max_segment_size, skip_prepare)
+        super().__init__(
+            storage_path,
+            max_segment_size,
+            skip_prepare,
+            sending=sending,
+            receiving=receiving,
+        )
 
     @classmethod
     def from_settings(cls, settings: StorageSettings) -> Self:
@@ -123,99 +126,51 @@ class SqliteStorage(Manifested):
         with self._database() as database:
             database.executescript(_TABLES)
 
-    # A backup
+    # The verbs of PathStorage
 
-    def claim(self, backup: Backup) -> None:
-        self._cancelled.clear()
-        folder = self._inner(backup.copy(self).data_prefix_path)
+    def reserve(self, folder: str) -> None:
+        row = [self._inner(folder)]
         with self._database() as database:
-            done = database.execute('INSERT OR IGNORE INTO claims VALUES (?)', [folder])
-            if not done.rowcount:
-                raise Conflict(
-                    f'{folder} is there already: another backup of this name started '
-                    f'in the same second; run it again'
-                )
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    def write_backup(self, rich_queue: RichQueue, backup: Backup) -> None:
-        backup = backup.copy(self)
-        folder = backup.data_prefix_path
-        builder = manifest.ManifestBuilder(secrets.token_hex(16))
-        digests: list[bytes] = []
-        size = 0
-        # Pieces of one size, so that this is all that is in memory.
-        for block in cut(rich_queue.get_messages(), manifest.MAX_PIECE):
-            digests += manifest.digest_part(block)
-            self._send(block)
-            with self._database() as database:
-                piece = (self._inner(backup.data_path), size, block)
-                database.execute(
-                    'INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)', piece
-                )
-            size += len(block)
-        with self._database() as database:
-            file = (self._inner(backup.data_path), size)
-            database.execute('INSERT OR REPLACE INTO files VALUES (?, ?)', file)
-        name = layout.digests_name(0)
-        lines = manifest.dump_digests(digests)
-        self.put_bytes(layout.join(folder, name), lines)
-        builder.add(layout.DATA, size, manifest.MAX_PIECE, name, lines)
-        self.put_bytes(layout.join(folder, layout.MANIFEST), builder.finish().dump())
-        # put_metadata writes it into the marker.
-        self._tokens[folder] = builder.token
-
-    def _send(self, block: Block) -> None:
-        """Wait until so much may be sent."""
-        step = self._sending.step
-        for start in range(0, len(block), step):
-            self._sending.take(min(step, len(block) - start), self._cancelled)
-            if self._cancelled.is_set():
-                raise Cancelled('given up, because something else failed')
-
-    def backup_blocks(self, backup: Backup) -> Iterator[Block]:
-        backup = backup.copy(self)
-        found = self.manifest_of(backup)
-        try:
-            if found is None:
-                # Freezer 19 wrote it: nobody knows its digests.
-                pieces = manifest.plain_pieces(self.stat(backup.data_path).size)
-                reads = self.read_pieces(backup.data_path, None, pieces)
-                yield from manifest.unwrap(reads)
-                return
-            for volume in found.volumes:
-                yield from self._volume(backup.data_prefix_path, volume)
-        except NotFound as error:
-            raise IntegrityError(f'{error.message}: the backup is damaged') from error
-
-    def _volume(self, folder: str, volume: manifest.Volume) -> Iterator[Block]:
-        path = layout.join(folder, volume.name)
-        digests = layout.join(folder, volume.digests)
-        lines = self.read_file(digests)
-        size = self.stat(path).size
-        if size != volume.size:
-            raise IntegrityError(
-                f'{path}: has {size} bytes, and {volume.size} were written: the '
-                f'backup is damaged'
+            done = database.execute('INSERT OR IGNORE INTO claims VALUES (?)', row)
+        if not done.rowcount:
+            raise Conflict(
+                f'{folder} is there already: another backup of this name started in '
+                f'the same second; run it again'
             )
-        pieces = volume.pieces(lines, digests)
-        yield from manifest.unwrap(self.read_pieces(path, None, pieces))
 
-    def read_pieces(
-        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
-    ) -> Generator[manifest.Read, None, None]:
+    def write_stream(self, path: str, blocks: Iterable[memoryview]) -> None:
+        """The row in "files" is written last, so a part of a file is none."""
+        inner = self._inner(path)
+        with self._database() as database:
+            database.execute('DELETE FROM pieces WHERE path = ?', [inner])
+        size = 0
+        # Of one size, so that this is all that is in memory.
+        for piece in cut(blocks, _PIECE):
+            row = (inner, size, piece)
+            with self._database() as database:
+                database.execute('INSERT OR REPLACE INTO pieces VALUES (?, ?, ?)', row)
+            size += len(piece)
+        with self._database() as database:
+            database.execute(
+                'INSERT OR REPLACE INTO files VALUES (?, ?)', (inner, size)
+            )
+
+    def write_file(self, path: str, content: bytes) -> None:
+        inner = self._inner(path)
+        pieces = [
+            (inner, start, content[start : start + _PIECE])
+            for start in range(0, len(content), _PIECE)
+        ]
+        with self._database() as database:
+            database.execute('DELETE FROM pieces WHERE path = ?', [inner])
+            database.executemany('INSERT INTO pieces VALUES (?, ?, ?)', pieces)
+            row = (inner, len(content))
+            database.execute('INSERT OR REPLACE INTO files VALUES (?, ?)', row)
+
+    @contextlib.contextmanager
+    def open_range(self, path: str) -> Iterator[ReadRange]:
         self.stat(path)
-        for piece in pieces:
-            yield manifest.Read(piece, self._read_piece(path, piece))
-
-    def _read_piece(self, path: str, piece: manifest.Piece) -> Block | StorageException:
-        try:
-            data = self._range(path, piece.start, piece.end)
-        except StorageException as error:
-            return error
-        right = manifest.check_piece(data, piece)
-        return data if right else manifest.damaged(path, piece)
+        yield lambda start, end: self._range(path, start, end)
 
     def _range(self, path: str, start: int, end: int) -> bytes:
         with self._database() as database:
@@ -224,14 +179,9 @@ class SqliteStorage(Manifested):
                 'AND start + length(content) > ? ORDER BY start',
                 [self._inner(path), end, start],
             )
-            data = b''.join(
+            return b''.join(
                 content[max(0, start - first) : end - first] for first, content in rows
             )
-        for position in range(0, len(data), self._receiving.step):
-            self._receiving.take(min(self._receiving.step, len(data) - position))
-        return data
-
-    # Files
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         folder = self._inner(path)
@@ -242,26 +192,6 @@ class SqliteStorage(Manifested):
                 yield found, size
             elif found.startswith(f'{folder}/'):
                 yield found[len(folder) + 1 :], size
-
-    def listdir(self, path: str) -> list[str]:
-        return sorted({found.split('/')[0] for found, _size in self.list_tree(path)})
-
-    def create_dirs(self, path: str) -> None:
-        """There are none."""
-
-    def put_file(self, from_path: str, to_path: str) -> None:
-        self.put_bytes(to_path, Path(from_path).read_bytes())
-
-    def put_bytes(self, to_path: str, content: bytes) -> None:
-        path = self._inner(to_path)
-        with self._database() as database:
-            database.execute('DELETE FROM pieces WHERE path = ?', [path])
-            database.execute('INSERT INTO pieces VALUES (?, 0, ?)', [path, content])
-            row = (path, len(content))
-            database.execute('INSERT OR REPLACE INTO files VALUES (?, ?)', row)
-
-    def get_file(self, from_path: str, to_path: str) -> None:
-        Path(to_path).write_bytes(self.read_file(from_path))
 
     def read_file(self, path: str, limit: int | None = None) -> bytes:
         size = self.stat(path).size
@@ -290,7 +220,7 @@ class SqliteStorage(Manifested):
                 [{'folder': folder} for folder in folders],
             )
 
-    def rmtree(self, path: str) -> None:
+    def remove_tree(self, path: str) -> None:
         folder = {'folder': self._inner(path)}
         with self._database() as database:
             for table in ('files', 'pieces'):
@@ -301,37 +231,16 @@ class SqliteStorage(Manifested):
                 f'DELETE FROM claims WHERE folder = :folder OR {where}', folder
             )
 
-    # Action check
-
     def check(self) -> CheckReport:
         was_there = os.path.exists(self.storage_path)
         folder = layout.join(self.storage_path, layout.CHECK, secrets.token_hex(16))
+        scratch = PathScratch(self, folder)
         self.prepare()
         try:
-            rows = tuple(try_out(_PROBES, (self, folder)))
+            scratch.write()
+            rows = tuple(try_out(PATH_PROBES, scratch))
         finally:
-            self.rmtree(folder)
+            self.remove_tree(folder)
             if not was_there:
                 os.unlink(self.storage_path)
         return CheckReport(self.storage_path, rows)
-
-
-_Tried = tuple[SqliteStorage, str]
-_CONTENT = bytes(range(256))
-
-
-def _write_and_read(place: _Tried) -> Finding:
-    storage, folder = place
-    path = layout.join(folder, 'small')
-    storage.put_bytes(path, _CONTENT)
-    same = storage.read_file(path) == _CONTENT
-    return ok('the same bytes came back') if same else problem('other bytes came back')
-
-
-def _list(place: _Tried) -> Finding:
-    storage, folder = place
-    found = storage.listdir(folder) == ['small']
-    return ok('listed at once') if found else problem('what was written is not listed')
-
-
-_PROBES = [Probe('write, read', _write_and_read), Probe('list', _list)]

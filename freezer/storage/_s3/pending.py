@@ -1,0 +1,207 @@
+"""One level on its way to a bucket: claim, upload, verification, commit."""
+
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from freezer.storage import claims, manifest
+from freezer.storage._s3 import keys
+from freezer.storage._s3.read_probe import ReadProbe
+from freezer.storage._s3.threads import in_background
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.upload import StreamUpload, UploadPlan, confirm
+from freezer.storage.backup import (
+    Backup,
+    LevelPaths,
+    PendingBackup,
+    Readable,
+    StoredLevel,
+    WrittenBackup,
+    read_manifest,
+)
+from freezer.storage.exceptions import Conflict, IntegrityError, StorageException
+from freezer.storage.journal import Journal, Place
+from freezer.storage.objects import ObjectKind
+from freezer.utils.blocks import Block
+from freezer.utils.text import NOTICES
+
+LOG = logging.getLogger(__name__)
+
+
+class S3PendingBackup(PendingBackup):
+    """A level whose folder is claimed.
+
+    :param storage: reads back what was written
+    :raises Conflict: another agent has the folder
+    """
+
+    def __init__(
+        self,
+        storage: Readable,
+        bucket: Bucket,
+        backup: Backup,
+        plan: UploadPlan,
+        journal: Journal,
+    ) -> None:
+        super().__init__(backup)
+        self.storage = storage
+        self.bucket = bucket
+        self.paths = LevelPaths(storage.storage_path, backup)
+        keys.check_folder(self.paths.folder)
+        self.folder = keys.key_of(self.paths.folder)
+        self.marker = keys.key_of(self.paths.marker)
+        self._plan = plan
+        self._cancelled = threading.Event()
+        self.claim = claims.take(bucket, self.folder)
+        self.entry = journal.begin(
+            Place(bucket.endpoint, bucket.name, self.folder, self.marker)
+        )
+
+    @property
+    def location(self) -> str:
+        return self.storage.location(self.paths.folder)
+
+    def put(self, path: str, content: bytes) -> None:
+        self.bucket.put(keys.key_of(path), content, ObjectKind.RECORD)
+
+    def put_identity(self, identity: bytes) -> None:
+        self.put(self.paths.identity, identity)
+
+    def write(self, blocks: Iterable[Block | str]) -> WrittenBackup:
+        upload = StreamUpload(
+            self.bucket,
+            self.folder,
+            self._plan,
+            secrets.token_hex(16),
+            opened=self.entry.add,
+            cancelled=self._cancelled,
+        )
+        try:
+            written = upload.write(blocks)
+        finally:
+            if upload.left_behind:
+                self.entry.keep()
+        LOG.info(
+            'stored %s: %d bytes in %d volumes',
+            self.bucket.url(self.folder),
+            written.size,
+            len(written.volumes),
+        )
+        return _S3WrittenBackup(self, written)
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def discard(self) -> None:
+        with self.bucket.cleaning_up():
+            self.bucket.delete([self.marker])
+            self.bucket.delete(
+                [item.key for item in self.bucket.list(f'{self.folder}/')]
+            )
+        # Not reached where something remains: the next run finds it in the journal.
+        self.entry.close()
+
+
+class _S3WrittenBackup(WrittenBackup):
+    """:param written: the manifest as it was sent"""
+
+    def __init__(self, pending: S3PendingBackup, written: manifest.Manifest) -> None:
+        self._pending = pending
+        self._written = written
+
+    def commit(self, engine_metadata: Path, marker: Mapping[str, Any]) -> None:
+        pending, bucket = self._pending, self._pending.bucket
+        claim = pending.claim
+        state = engine_metadata.read_bytes()
+        # Before the marker: write-only keys could not take it away again.
+        with in_background(self._verify_stored_objects) as verified:
+            pending.put(pending.paths.engine_metadata, state)
+        read_denied = verified.result()
+        if read_denied and not claim.is_held_write_only(bucket):
+            raise self._claim_lost_error()
+        marker = manifest.add_token(marker, self._written.token, state)
+        pending.put(pending.paths.marker, json.dumps(marker).encode())
+        if not read_denied:
+            self._verify_commit()
+        pending.entry.close()
+        self._warn_unverified(read_denied)
+        if not claim.listed:
+            # It goes on keeping others out, as a listing cannot.
+            return
+        try:
+            bucket.delete(claim.keys)
+        except StorageException as error:
+            # The backup is committed; a claim left behind does it no harm.
+            LOG.warning('a claim remains: %s', error.message)
+
+    def _verify_stored_objects(self) -> bool:
+        """Check that the store has what it confirmed; whether the keys may not read.
+
+        :raises IntegrityError: the store does not have it
+        """
+        pending, written = self._pending, self._written
+        probe = ReadProbe()
+        with in_background(
+            lambda: probe.attempt(
+                lambda: read_manifest(pending.storage, pending.paths, written.token)
+            )
+        ) as read:
+            confirm(pending.bucket, pending.folder, written, probe)
+        found = read.result()
+        if found is not None and found != written:
+            raise IntegrityError(
+                f'{pending.storage.location(pending.paths.manifest)} is not what was '
+                f'written: run the backup again'
+            )
+        return probe.read_denied
+
+    def _verify_commit(self) -> None:
+        """Check that the marker is stored, and that nobody removed the claim.
+
+        After the marker was written: whoever removed the claim before this looks for
+        the marker afterwards.
+
+        :raises IntegrityError: the store does not have the marker
+        :raises Conflict: the claim is gone
+        """
+        pending = self._pending
+        with in_background(lambda: pending.claim.is_held(pending.bucket)) as held:
+            stored = StoredLevel(pending.storage, pending.backup)
+            if stored.marker.get(manifest.MARKER_KEY) != self._written.token:
+                raise IntegrityError(
+                    f'{pending.storage.location(pending.paths.marker)} is not what was '
+                    f'written: run the backup again'
+                )
+        if not held.result():
+            raise self._claim_lost_error()
+
+    def _claim_lost_error(self) -> Conflict:
+        return Conflict(
+            f'{self._pending.location}: another machine took this backup for dead '
+            f'(s3-stale-after), and may have deleted some of it: run it again, and '
+            f'raise --s3-stale-after there'
+        )
+
+    def _warn_unverified(self, read_denied: bool) -> None:
+        """One line about what could not be checked, if there is something."""
+        claim = self._pending.claim
+        unverified = []
+        if read_denied:
+            unverified.append(
+                "not read back (s3:GetObject denied); relying on the store's write "
+                'confirmations'
+            )
+        if not claim.listed:
+            unverified.append(
+                'the keys may not list (s3:ListBucket), so other backups of this name '
+                'are unknown'
+                + ('' if claim.exclusive else ', and may start in the same second')
+            )
+        if unverified:
+            NOTICES.warning(
+                '%s is stored; %s', self._pending.location, '; '.join(unverified)
+            )
