@@ -43,7 +43,9 @@ class Buffers:
 
 
 def cut(
-    chunks: Iterable[Block | memoryview | str], size: int, buffers: Buffers | None = None
+    chunks: Iterable[Block | memoryview | str],
+    size: int,
+    buffers: Buffers | None = None,
 ) -> Iterator[Buffer]:
     """The same bytes in blocks of exactly ``size``, the last one shorter.
 

@@ -13,12 +13,13 @@ import botocore.exceptions
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage import local_check
+from freezer.storage import path_probes
 from freezer.storage._s3.check import probes
 from freezer.storage.base import Storage
 from freezer.storage.check import Finding, Probe, Result
-from freezer.storage.local import LocalStorage
-from freezer.storage.multiple import MultipleStorage
+from freezer.storage.local import check as local_check
+from freezer.storage.local.storage import LocalStorage
+from freezer.storage.repository import Repository
 from freezer.tests import servers
 from freezer.tests.conformance.checks import (
     asks_conditional_writes,
@@ -310,10 +311,10 @@ class Faulty(LocalStorage):
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         yield from ()
 
-    def put_bytes(self, to_path: str, content: bytes) -> None:
-        Path(to_path).parent.mkdir(parents=True, exist_ok=True)
+    def write_file(self, path: str, content: bytes) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         # In place, and for everybody.
-        descriptor = os.open(to_path, os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         os.pwrite(descriptor, content, 0)
         os.fchmod(descriptor, 0o644)
         os.close(descriptor)
@@ -352,7 +353,7 @@ class TestLocalFaults:
         assert row(report, 'exclusive').result is PROBLEM
 
     def test_limits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(local_check, '_SLOW_SYNC_SECONDS', 0.0)
+        monkeypatch.setattr(path_probes, '_SLOW_SYNC_SECONDS', 0.0)
         monkeypatch.setattr(local_check, '_LITTLE_SPACE', 2**60)
         monkeypatch.setattr(os, 'pathconf', lambda *_: 143)
         report = LocalPlace(tmp_path).storage().check()
@@ -385,7 +386,7 @@ def test_each_member_has_rows(tmp_path: Path) -> None:
         'broken': LocalStorage('/proc/nowhere', PART, skip_prepare=True),
         'last': LocalPlace(tmp_path / 'b').storage(),
     }
-    report = MultipleStorage(members).check()
+    report = Repository(members).check()
     rows = {
         name: [row for row in report.rows if row.storage == name] for name in members
     }

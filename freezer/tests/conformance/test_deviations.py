@@ -352,13 +352,13 @@ def test_an_unknown_access_key_has_a_wrong_signature(s3: S3Place, raw: Raw) -> N
     with refused('SignatureDoesNotMatch'):
         s3.server.client(access_key='unknown').list_buckets()
     with pytest.raises(e.BadCredentials):
-        s3.storage(access_key='unknown').report()
+        s3.repository(access_key='unknown').report()
 
 
 @on('moto')
 def test_any_keys_do(s3: S3Place, raw: Raw) -> None:
     raw.put(raw.key)
-    s3.storage(access_key='unknown', secret_key='wrong').report()
+    s3.repository(access_key='unknown', secret_key='wrong').report()
 
 
 @on('moto')

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import Source
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
-from freezer.engine.tar.tar import TarEngine
 from freezer.storage.levels import LevelPolicy
-from freezer.storage.local import LocalStorage
+from freezer.storage.local.storage import LocalStorage
 from freezer.tests import trees
+from freezer.tests.engines import TarAgent
 
 LEVELS = 4
 # Files changed this long before a backup are told from those it must store; the margin
@@ -40,7 +39,7 @@ def test_every_state_comes_back(
     source = tmp_path / 'source'
     trees.make_tree(source, seed, files=30, size=20_000)
     storage = LocalStorage(str(tmp_path / 'storage'), 32 * 2**20)
-    engine = TarEngine(storage, EngineSettings(compression='none'))
+    agent = TarAgent(storage, EngineSettings(compression='none'))
     states = []
     for level in range(LEVELS):
         if level:
@@ -48,16 +47,12 @@ def test_every_state_comes_back(
         time.sleep(2 * MARGIN / 10**9)  # the kernel's tick, not a race of ours
         states.append(trees.describe(source))
         now = int(time.time()) + level
-        plan = engine.plan('host_name', LevelPolicy(incremental=True), now)
-        made = engine.backup(Source(str(source), '.'), plan, now)
-        assert made.backup.level == level
-    newest = storage.get_latest_level_zero_increments(engine, 'host_name')
+        plan = agent.plan('host_name', LevelPolicy(incremental=True), now)
+        assert agent.backup(source, plan, now).level == level
+    newest = agent.state('host_name')
     for level in range(LEVELS):
         target = tmp_path / f'target{level}'
-        target.mkdir()
-        chain = storage.get_latest_level_zero_increments(
-            engine, 'host_name', newest[level].timestamp
-        )
+        chain = agent.state('host_name', newest[level].timestamp)
         assert max(chain) == level
-        assert engine.restore(str(target), chain).count == 0
+        assert agent.restore(target, chain).count == 0
         assert _differences(states[level], target) == []

@@ -230,7 +230,7 @@ def driver(front: Front, kept_logging: None) -> S3Storage:
 def test_the_second_of_one_second_is_refused(front: Front, driver: S3Storage) -> None:
     made = make_backup(driver)
     with pytest.raises(e.Conflict, match='run it again'):
-        front.driver().claim(made)
+        front.driver().begin(made.backup)
 
 
 def test_taken_for_dead(front: Front, driver: S3Storage) -> None:

@@ -17,16 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import Source
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
-from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import RestoreError
-from freezer.storage.base import Backup
+from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.levels import LevelPolicy
-from freezer.storage.local import LocalStorage
+from freezer.storage.local.storage import LocalStorage
 from freezer.tests import servers, trees
 from freezer.tests.agent import Agent, LocalStore, S3Store, iso
+from freezer.tests.engines import TarAgent
 
 LEVELS = 4
 MARGIN = 20_000_000
@@ -43,29 +42,26 @@ class Chain:
         self.states: list[Tree] = []
         self._made: list[Backup] = []
 
-    def engine(self, *include: str) -> TarEngine:
+    def agent(self, *include: str) -> TarAgent:
         settings = EngineSettings(compression='none', include=include)
-        return TarEngine(self.storage, settings)
+        return TarAgent(self.storage, settings)
 
     def add(self) -> None:
         time.sleep(2 * MARGIN / 10**9)  # the kernel's tick, not a race of ours
         self.states.append(trees.describe(self.source))
         now = int(time.time()) + len(self.states)
-        engine = self.engine()
-        plan = engine.plan('host_name', LevelPolicy(incremental=True), now)
-        made = engine.backup(Source(str(self.source), '.'), plan, now)
-        assert made.backup.level == len(self._made)
-        self._made.append(made.backup)
+        agent = self.agent()
+        plan = agent.plan('host_name', LevelPolicy(incremental=True), now)
+        made = agent.backup(self.source, plan, now)
+        assert made.level == len(self._made)
+        self._made.append(made)
 
-    def levels(self, level: int) -> dict[int, Backup]:
-        return self.storage.get_latest_level_zero_increments(
-            self.engine(), 'host_name', self._made[level].timestamp
-        )
+    def levels(self, level: int) -> dict[int, StoredLevel]:
+        return self.agent().state('host_name', self._made[level].timestamp)
 
     def restore(self, level: int, target: Path, *include: str) -> None:
-        target.mkdir(exist_ok=True)
-        engine = self.engine(*include)
-        assert engine.restore(str(target), self.levels(level)).count == 0
+        agent = self.agent(*include)
+        assert agent.restore(target, self.levels(level)).count == 0
 
 
 @pytest.fixture
@@ -205,11 +201,8 @@ def is_in_the_way(before: Tree, whole: Tree, tops: Sequence[bytes]) -> bool:
 def check_list(
     chain: Chain, level: int, include: Sequence[str], expected: Tree
 ) -> None:
-    engine = chain.engine(*include)
-    levels = chain.levels(level)
-    found = {
-        entry.path: entry for entry in engine.entries(levels, engine.check(levels))
-    }
+    opened = chain.agent(*include).open(chain.levels(level))
+    found = {entry.path: entry for entry in opened.entries()}
     assert found.keys() == {p for p, e in expected.items() if e.kind != 'socket'}
     for path, entry in found.items():
         there = expected[path]

@@ -22,7 +22,7 @@ import pytest
 import trustme
 
 from freezer.storage import exceptions as e
-from freezer.storage.base import Backup
+from freezer.storage.backup import StoredLevel
 from freezer.storage.s3 import S3_OPTS, S3Storage
 from freezer.tests import servers
 from freezer.tests.agent import PART
@@ -539,7 +539,7 @@ def test_concurrency(front: Front, number: int) -> None:
         front.proxy.clear()
         return came
 
-    made: list[Backup] = []
+    made: list[StoredLevel] = []
     read: list[bytes] = []
     assert number == under_way(
         lambda request: request.part > 0, lambda: made.append(make_backup(driver))

@@ -11,6 +11,8 @@ import trustme
 
 from freezer.storage import exceptions as e
 from freezer.storage import layout
+from freezer.storage.levels import committed
+from freezer.storage.reports import details
 from freezer.tests import servers
 from freezer.tests.front import (
     CONTENT,
@@ -68,7 +70,7 @@ def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
     assert restored(driver, backup) == CONTENT
     if '--s3-tags' in options:
         found = real.server.client().get_object_tagging(
-            Bucket=real.bucket, Key=backup.data_path.partition('/')[2]
+            Bucket=real.bucket, Key=backup.paths.data.partition('/')[2]
         )
         tags = {tag['Key']: tag['Value'] for tag in found['TagSet']}
         assert tags == {'team': 'data base', 'plus': '4+2'}
@@ -83,7 +85,7 @@ def test_what_is_locked_stays(real: Front) -> None:
     driver.prepare()
     backup = make_backup(driver)
     assert restored(driver, backup) == CONTENT
-    kept = driver.details(backup).stat
+    kept = details(backup).stat
     assert (kept.lock_mode, kept.legal_hold) == ('GOVERNANCE', True)
     client = real.server.client()
     keys = real.server.keys(real.bucket)
@@ -101,8 +103,8 @@ def test_what_is_locked_stays(real: Front) -> None:
                 Bucket=real.bucket, Key=key, VersionId=head['VersionId']
             )
     # A deletion hides an object, and so the backup; nothing else can be done.
-    driver.delete_files([backup.metadata_path])
-    assert driver.get_chains(backup.engine, backup.hostname_backup_name) == {}
+    driver.delete_files([backup.paths.marker])
+    assert committed(driver) == []
     assert client.get_object(Bucket=real.bucket, Key=key, VersionId=head['VersionId'])
     # Another backup, into the bucket that there is now.
     real.driver(*lock).prepare()

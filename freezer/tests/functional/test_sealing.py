@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import Source
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.tar import TarEngine
@@ -24,12 +23,13 @@ from freezer.exceptions import (
     RestoreError,
     TamperedError,
 )
-from freezer.storage.base import Backup
+from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import StorageException
 from freezer.storage.levels import LevelPolicy
-from freezer.storage.local import LocalStorage
+from freezer.storage.local.storage import LocalStorage
 from freezer.stream import age
 from freezer.tests import trees
+from freezer.tests.engines import TarAgent
 
 NAME = 'host_name'
 POLICY = LevelPolicy(incremental=True)
@@ -57,24 +57,24 @@ class World:
         (self.folder / 'pass').write_text('correct horse\n')
         (self.folder / 'other').write_text('battery staple\n')
         self.storage = LocalStorage(str(self.folder / 'storage'), 2**20)
-        self.made: list[Backup] = []
+        self.made: list[StoredLevel] = []
 
     def engine(
         self, encryption: str | None = 'age', passphrase: str | None = 'pass'
-    ) -> TarEngine:
+    ) -> TarAgent:
         file = str(self.folder / passphrase) if passphrase else None
-        return TarEngine(self.storage, EngineSettings('gzip', file, encryption))
+        return TarAgent(self.storage, EngineSettings('gzip', file, encryption))
 
-    def back_up(self, engine: TarEngine | None = None, name: str = NAME) -> Backup:
+    def back_up(self, engine: TarAgent | None = None, name: str = NAME) -> StoredLevel:
         engine = engine or self.engine()
         now = NOW + len(self.made)
         plan = engine.plan(name, POLICY, now)
         # The snapshot files have the time of day.
-        made = engine.backup(Source(str(self.source), '.'), plan, 2 * NOW).backup
-        self.made.append(made.copy(self.storage))
+        made = engine.backup(self.source, plan, 2 * NOW)
+        self.made.append(StoredLevel(self.storage, made))
         return self.made[-1]
 
-    def levels(self, count: int = LEVELS, name: str = NAME) -> list[Backup]:
+    def levels(self, count: int = LEVELS, name: str = NAME) -> list[StoredLevel]:
         made = []
         for level in range(count):
             (self.source / f'new at {level}').write_text(f'level {level} of {name}')
@@ -82,13 +82,12 @@ class World:
             assert made[-1].level == level
         return made
 
-    def restore(self, engine: TarEngine | None = None, name: str = NAME) -> Path:
+    def restore(self, engine: TarAgent | None = None, name: str = NAME) -> Path:
         engine = engine or self.engine(None)
         target = self.folder / 'target'
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        chain = self.storage.get_latest_level_zero_increments(engine, name)
-        engine.restore(str(target), chain)
+        engine.restore(target, engine.state(name))
         assert (
             trees.differences(trees.describe(self.source), trees.describe(target)) == []
         )
@@ -107,10 +106,10 @@ class World:
             assert list((self.folder / 'target').iterdir()) == []
         return str(caught.value)
 
-    def files(self, backup: Backup) -> dict[str, Path]:
-        folder = Path(backup.data_prefix_path)
+    def files(self, backup: StoredLevel) -> dict[str, Path]:
+        folder = Path(backup.paths.folder)
         return {p.name: p for p in folder.rglob('*') if p.is_file()} | {
-            'marker': Path(backup.metadata_path)
+            'marker': Path(backup.paths.marker)
         }
 
 
@@ -185,7 +184,7 @@ def test_a_wrong_passphrase(world: World) -> None:
     other = world.engine('age', 'other')
     with pytest.raises(PassphraseError) as caught:
         world.back_up(other)
-    assert made[1].identity_path in str(caught.value)
+    assert made[1].paths.identity in str(caught.value)
     assert 'encrypt-pass-file' in str(caught.value)
     with pytest.raises(PassphraseError):
         world.restore(other)
@@ -193,26 +192,27 @@ def test_a_wrong_passphrase(world: World) -> None:
     target = world.folder / 'target'
     (target / 'in the way').touch()
     with pytest.raises(PassphraseError):
-        other.removals(str(target), made[1])
+        other.open(other.state(NAME)).removals(str(target))
     assert trees.describe(world.folder / 'storage') == before
 
 
 def test_no_passphrase(world: World) -> None:
-    (made,) = world.levels(1)
+    world.levels(1)
     none = world.engine(None, None)
     with pytest.raises(RestoreError, match='--encrypt-pass-file'):
         world.restore(none)
     target = world.folder / 'target'
     (target / 'in the way').touch()
     with pytest.raises(RestoreError, match='--encrypt-pass-file'):
-        none.removals(str(target), made)
+        none.open(none.state(NAME)).removals(str(target))
 
 
 def test_overwrite_knows_what_to_remove(world: World) -> None:
-    *_, newest = world.levels()
+    world.levels()
     target = world.restore()
     (target / 'in the way').touch()
-    assert world.engine(None).removals(str(target), newest) == ['in the way']
+    agent = world.engine(None)
+    assert agent.open(agent.state(NAME)).removals(str(target)) == ['in the way']
 
 
 # What somebody has changed
@@ -257,7 +257,7 @@ def test_two_levels_exchanged(world: World, name: str, one: int, other: int) -> 
     assert 'somebody has' in error
 
 
-def forget_manifest(world: World, backup: Backup) -> None:
+def forget_manifest(world: World, backup: StoredLevel) -> None:
     path = world.files(backup)['marker']
     marker = json.loads(path.read_bytes())
     del marker['manifest']
@@ -324,14 +324,14 @@ def test_a_level_of_several_that_is_gone(world: World) -> None:
         (world.source / f'file {number}').touch()
         engine = world.engine()
         plan = engine.plan(NAME, policy, NOW + number)
-        engine.backup(Source(str(world.source), '.'), plan, 2 * NOW)
+        engine.backup(world.source, plan, 2 * NOW)
     plan = engine.plan(NAME, POLICY, NOW + 3)
-    newest = engine.backup(Source(str(world.source), '.'), plan, 2 * NOW).backup
+    newest = engine.backup(world.source, plan, 2 * NOW)
     assert newest.level == 2
     world.restore()
-    second = world.engine().storage.get_chains(engine, NAME)[NOW][2]
+    second = engine.repository.chains('tar', NAME)[NOW][2]
     assert (second.level, second.timestamp) == (1, NOW + 2)
-    world.storage.discard(second)
+    Path(second.paths.marker).unlink()
     assert f'was made on tar/{NAME}/{NOW}/1_{NOW + 2}' in world.refuse(TamperedError)
 
 
@@ -345,10 +345,10 @@ def test_a_level_of_another_format(
     passphrase = 'pass' if encryption else None
     other = LocalStorage(str(world.folder / 'other storage'), 2**20)
     settings = EngineSettings('gzip', passphrase and str(world.folder / 'pass'))
-    forger = TarEngine(other, settings)
+    forger = TarAgent(other, settings)
     plan = forger.plan(NAME, LevelPolicy(), NOW)
-    forged = forger.backup(Source(str(world.source), '.'), plan, 2 * NOW).backup
-    theirs = world.files(forged.copy(other))
+    forged = forger.backup(world.source, plan, 2 * NOW)
+    theirs = world.files(StoredLevel(other, forged))
     for name, path in world.files(made[level]).items():
         if name in theirs:
             path.write_bytes(theirs[name].read_bytes())

@@ -10,7 +10,6 @@ from botocore.exceptions import ClientError
 
 from freezer.common import opts
 from freezer.storage import exceptions as e
-from freezer.storage import local_check
 from freezer.storage._s3.check import probes
 from freezer.storage._s3.transport import errors
 from freezer.storage.check import (
@@ -24,6 +23,7 @@ from freezer.storage.check import (
     problem,
     try_out,
 )
+from freezer.storage.local import check as local_check
 
 
 def raises(error: Exception) -> Callable[[object], Finding]:

@@ -15,8 +15,7 @@ from freezer import main
 from freezer.common import config
 from freezer.exceptions import ConfigError
 from freezer.storage.exceptions import StorageConfigError
-from freezer.storage.local import LocalStorage
-from freezer.storage.multiple import MultipleStorage
+from freezer.storage.local.storage import LocalStorage
 from freezer.storage.s3 import S3Storage
 from freezer.utils.types import Date, Size
 
@@ -502,20 +501,22 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
 def test_limits_are_for_all_storages_together(job: Job) -> None:
     limits = ('--upload-limit', '1M', '--download-limit', '2000')
     settings = load(*job(MULTIPLE), *limits)
-    storage = main._storage(settings, main._progress(settings))
-    assert isinstance(storage, MultipleStorage)
-    one, two = storage.storages.values()
+    repository = main._repository(settings, main._progress(settings))
+    assert repository is not None
+    one, two = repository.storages.values()
     assert isinstance(one, LocalStorage)
     assert isinstance(two, S3Storage)
-    assert one._sending is two.options.sending
-    assert one._receiving is two.options.receiving
-    assert one._sending.per_second == 1 << 20
-    assert one._receiving.per_second == 2000
+    assert one.sending is two.options.sending
+    assert one.receiving is two.options.receiving
+    assert one.sending.per_second == 1 << 20
+    assert one.receiving.per_second == 2000
 
 
 def test_no_limits() -> None:
     settings = load(*S3, *KEYS)
-    storage = main._storage(settings, main._progress(settings))
+    repository = main._repository(settings, main._progress(settings))
+    assert repository is not None
+    (storage,) = repository.storages.values()
     assert isinstance(storage, S3Storage)
     assert storage.options.sending.per_second == 0
     assert storage.options.receiving.per_second == 0

@@ -13,11 +13,8 @@ from pathlib import Path
 import pytest
 
 from freezer.engine.engine import Extractor, Warnings
-from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.guard import TargetGuard
-from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import EngineError, UnsafeArchiveError
-from freezer.storage.local import LocalStorage
 from freezer.tests import trees
 from freezer.tests.archives import (
     END,
@@ -28,6 +25,7 @@ from freezer.tests.archives import (
     member,
     symlink,
 )
+from freezer.tests.engines import tar_engine
 from freezer.utils import landlock
 from freezer.utils.blocks import Block
 
@@ -71,9 +69,7 @@ def no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def extractor(target: Path) -> Extractor:
-    storage = LocalStorage(str(target.parent / 'storage'), 1 << 20)
-    engine = TarEngine(storage, EngineSettings())
-    return engine.extractor(str(target), None, Warnings())
+    return tar_engine().extractor(str(target), None, Warnings())
 
 
 def extract(target: Path, levels: Iterable[bytes]) -> None:

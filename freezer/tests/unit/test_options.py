@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from freezer.common import opts, plugins, upstream
-from freezer.engine.engine import BackupEngine
+from freezer.engine.engine import Engine
 from freezer.exceptions import ConfigError
 from freezer.mode.mode import Mode
 from freezer.storage.base import Storage
@@ -64,7 +64,7 @@ def test_no_option_is_declared_twice() -> None:
     'namespace, contract, names',
     [
         (plugins.STORAGES, Storage, {'local', 's3'}),
-        (plugins.ENGINES, BackupEngine, {'tar'}),
+        (plugins.ENGINES, Engine, {'tar'}),
         (plugins.MODES, Mode, {'fs'}),
     ],
 )

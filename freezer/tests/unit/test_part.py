@@ -5,22 +5,19 @@ import errno
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from freezer.engine.engine import Entry, Warnings
-from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.patterns import Patterns
-from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import (
     ConfigError,
     EngineError,
     RestoreError,
     UnsafeArchiveError,
 )
-from freezer.storage.local import LocalStorage
 from freezer.tests import trees
 from freezer.tests.archives import (
     END,
@@ -35,6 +32,7 @@ from freezer.tests.archives import (
     pax,
     symlink,
 )
+from freezer.tests.engines import tar_engine
 from freezer.utils.blocks import Block
 
 
@@ -91,15 +89,10 @@ def test_nothing_below_is_known_without_a_look() -> None:
     assert not patterns.at([b'c', b'x', b'x'])
 
 
-def engine(target: Path, include: Iterable[str]) -> TarEngine:
-    storage = LocalStorage(str(target.parent / 'storage'), 1 << 20)
-    return TarEngine(storage, EngineSettings(include=tuple(include)))
-
-
 def extract(target: Path, levels: Sequence[bytes], *include: str) -> None:
     """A part of a chain, as a restore extracts it; in small blocks."""
     target.mkdir(exist_ok=True)
-    extracts = engine(target, include).part_extractor(str(target), Warnings())
+    extracts = tar_engine(include=include).part_extractor(str(target), Warnings())
     for level in reversed(levels):
         again = True
         while again:
@@ -116,7 +109,7 @@ def blocks(archive: bytes) -> list[Block]:
 
 
 def listed(target: Path, levels: Sequence[bytes], *include: str) -> dict[bytes, Entry]:
-    lister = engine(target, include).lister()
+    lister = tar_engine(include=include).lister()
     found = {}
     for number in reversed(range(len(levels))):
         for entry in lister.entries(iter(blocks(levels[number])), number):
