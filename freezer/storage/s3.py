@@ -8,6 +8,7 @@ It runs inside Freezer 19.0.0 as well (``tools/install-into-freezer.sh``).
 """
 
 import contextlib
+import copy
 import logging
 import os
 import secrets
@@ -44,7 +45,7 @@ from freezer.utils.types import Duration, Size
 if TYPE_CHECKING:
     # Not at run time: inside Freezer 19 its own modules of these names are there.
     from freezer.storage._s3.transport.bucket import Bucket
-    from freezer.storage._s3.upload import UploadPlan
+    from freezer.storage._s3.volumes import UploadPlan
     from freezer.storage.base import Named, StorageSettings
     from freezer.storage.check import CheckReport
     from freezer.storage.claims import Claim
@@ -409,40 +410,14 @@ class S3Storage(Manifested):
         return self._opened
 
     def _open(self, options: S3Options) -> 'Bucket':
-        from freezer.storage._s3.transport.bucket import Bucket
-        from freezer.storage._s3.transport.client import (
-            COMPLETE_READ_TIMEOUT,
-            Credentials,
-            make_client,
-        )
-        from freezer.storage._s3.transport.clock import StoreClock
-        from freezer.storage._s3.transport.parameters import Parameters
-        from freezer.storage._s3.transport.wire import Wire
-        from freezer.storage.retry import Retry
+        from freezer.storage._s3.transport.connect import open_bucket
 
-        credentials = Credentials(self._access_key, self._secret_key, options)
-        wire = Wire(options.sending, options.receiving)
-        clock = StoreClock(self.endpoint)
-
-        def client(read_timeout: float | None = None) -> Any:
-            made = make_client(credentials, self.endpoint, options, read_timeout)
-            wire.attach(made)
-            clock.attach(made)
-            return made
-
-        patience = max(COMPLETE_READ_TIMEOUT, options.read_timeout)
-        return Bucket(
+        return open_bucket(
             keys.bucket_of(self.container),
             self.endpoint,
-            client(),
-            lambda: client(patience),
-            Retry(options.retry_budget, wire.now, progress=options.progress),
-            secrets=credentials.secrets,
-            parameters=Parameters(options),
-            list_version=options.list_version,
-            wire=wire,
-            clock=clock,
-            progress=options.progress,
+            self._access_key,
+            self._secret_key,
+            options,
         )
 
     def close(self) -> None:
@@ -555,7 +530,7 @@ class S3Storage(Manifested):
 
     @property
     def _plan(self) -> 'UploadPlan':
-        from freezer.storage._s3.upload import UploadPlan
+        from freezer.storage._s3.volumes import UploadPlan
 
         part_size = self._part_size(self.max_segment_size)
         by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
@@ -714,8 +689,9 @@ class S3Storage(Manifested):
         path = backup.copy(self).data_prefix_path
         self._claims.pop(path, None)
         self._manifests.pop(path, None)
-        with self._bucket.cleaning_up():
-            super().discard(backup)
+        hurried = copy.copy(self)
+        hurried._opened = self._bucket.cleaning_up()
+        super(S3Storage, hurried).discard(backup)
         # Not reached where something remains: the next run finds it in the journal.
         self._close_entry(path)
 

@@ -1,4 +1,4 @@
-"""Images of disks, as Freezer 19's engines store them: one object, and its headers."""
+"""Disk images as Freezer 19's engines store them: one object, and its headers."""
 
 import json
 import secrets
@@ -7,7 +7,8 @@ from typing import Any
 
 from freezer.storage import layout
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.upload import ObjectUpload, UploadPlan
+from freezer.storage._s3.upload import write_object
+from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.journal import JournalEntry
 from freezer.storage.objects import ObjectKind
 from freezer.utils.blocks import Block
@@ -27,12 +28,11 @@ def store_image(
     :raises StorageException: it is too long for one object
     """
     marker = layout.join(key.rpartition('/')[0], layout.METADATA)
-    upload = ObjectUpload(bucket, key, plan, secrets.token_hex(16), entry.add)
     try:
-        upload.write_object(stream)
+        write_object(bucket, key, plan, secrets.token_hex(16), entry.add, stream)
         bucket.put(marker, json.dumps(headers).encode(), ObjectKind.RECORD)
     except BaseException:
-        # What was stored goes with the next run.
+        # The next run removes what was stored.
         entry.keep()
         raise
     finally:

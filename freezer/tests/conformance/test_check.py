@@ -14,7 +14,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage import local_check
-from freezer.storage._s3.check import probes
+from freezer.storage._s3.check import run
 from freezer.storage.base import Storage
 from freezer.storage.check import Finding, Probe, Result
 from freezer.storage.local import LocalStorage
@@ -65,9 +65,9 @@ def versions(place: S3Place) -> list[str]:
 ALL_ROWS = [
     'connection',
     'bucket',
-    *(probe.name for probe in probes.BEFORE_WRITING),
+    *(probe.name for probe in run.BEFORE_WRITING),
     'write',
-    *(probe.name for probe in probes.PROBES if probe.name != 'locked'),
+    *(probe.name for probe in run.PROBES if probe.name != 'locked'),
     'clean-up',
 ]
 

@@ -13,6 +13,8 @@ import pytest
 from freezer.storage import claims
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.deletions import Deletions
+from freezer.storage._s3.transport.listings import Listings
 from freezer.storage.base import Backup, EngineName
 from freezer.storage.housekeeping import Tidied
 from freezer.storage.objects import ListedObject
@@ -253,14 +255,14 @@ def test_a_marker_that_comes_in_time_saves_the_data(
     storage = place.storage()
     storage.claim(backup())
     write(storage, b'content')
-    delete = Bucket.delete
+    delete = Deletions.delete
 
-    def commit_first(self: Bucket, keys: Any) -> None:
-        monkeypatch.setattr(Bucket, 'delete', delete)
+    def commit_first(self: Deletions, keys: Any) -> None:
+        monkeypatch.setattr(Deletions, 'delete', delete)
         place.write(MARKER, json.dumps({'engine_name': 'tar'}).encode())
         delete(self, keys)
 
-    monkeypatch.setattr(Bucket, 'delete', commit_first)
+    monkeypatch.setattr(Deletions, 'delete', commit_first)
     elsewhere()
     tidy(place, s3_stale_after=0.0)
     assert place.read(f'{FOLDER}/data') == b'content'
@@ -351,13 +353,13 @@ def test_retention_and_tidying_look_once(
     assert alone != FOLDER
     place.write(f'{alone}/data', b'12345')
     asked = []
-    real = Bucket.list
+    real = Listings.list
 
-    def ask(bucket: Bucket, prefix: str) -> Iterator[ListedObject]:
+    def ask(listings: Listings, prefix: str) -> Iterator[ListedObject]:
         asked.append(prefix.removeprefix(f'{place.prefix}/'))
-        return real(bucket, prefix)
+        return real(listings, prefix)
 
-    monkeypatch.setattr(Bucket, 'list', ask)
+    monkeypatch.setattr(Listings, 'list', ask)
     with storage.housekeeping():
         (chain,) = storage.remove_older_than(EngineName('tar'), ZERO, 'host_name')
         (left,) = storage.tidy().leftovers

@@ -1,4 +1,4 @@
-"""What stores and botocore say -> :mod:`freezer.storage.exceptions`. One table."""
+"""Translates errors of stores and botocore to :mod:`freezer.storage.exceptions`."""
 
 import time
 from collections.abc import Mapping
@@ -154,10 +154,12 @@ def refusal(error: wire.ClientError) -> Refusal | None:
     return Refusal(code or 'no reason given', status) if status >= 400 else None
 
 
-def wants_digest(error: wire.ClientError) -> bool:
-    """Whether it was refused because its body came without a digest."""
-    said = str(error.response.get('Error', {}).get('Message') or '')
-    return _meaning(error)[1] == 400 and 'content-md5' in said.lower()
+def wants_md5(error: Exception) -> bool:
+    """Whether a request was refused because it had no Content-MD5."""
+    if not isinstance(error, wire.ClientError):
+        return False
+    message = str(error.response.get('Error', {}).get('Message') or '')
+    return _meaning(error)[1] == 400 and 'content-md5' in message.lower()
 
 
 def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException:
