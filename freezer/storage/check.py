@@ -37,22 +37,18 @@ class Finding:
     result: Result
     message: str
     hint: str = ''
-    value: bool | float | str | None = None
+    value: Value = None
 
 
-def ok(message: str, value: bool | float | str | None = True) -> Finding:
+def ok(message: str, value: Value = True) -> Finding:
     return Finding(Result.OK, message, value=value)
 
 
-def note(
-    message: str, hint: str = '', value: bool | float | str | None = False
-) -> Finding:
+def note(message: str, hint: str = '', value: Value = False) -> Finding:
     return Finding(Result.NOTE, message, hint, value)
 
 
-def problem(
-    message: str, hint: str = '', value: bool | float | str | None = False
-) -> Finding:
+def problem(message: str, hint: str = '', value: Value = False) -> Finding:
     return Finding(Result.PROBLEM, message, hint, value)
 
 

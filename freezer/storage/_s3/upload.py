@@ -11,7 +11,7 @@ from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import threads
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.volumes import Blocks, UploadPlan, VolumeWriter
-from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
+from freezer.storage.exceptions import IntegrityError, NotFound
 from freezer.storage.objects import ObjectKind, Upload
 from freezer.utils.blocks import Block
 
@@ -97,37 +97,6 @@ class StreamUpload:
     ) -> None:
         key = f'{self._folder}/{name}'
         self._bucket.put(key, content, ObjectKind.RECORD, None, cancelled)
-
-
-def write_object(
-    bucket: Bucket,
-    key: str,
-    plan: UploadPlan,
-    token: str,
-    opened: Callable[[Upload], None],
-    chunks: Iterable[Block | str],
-) -> None:
-    """Store a stream as one object, for readers who know no manifest.
-
-    Atomic, unless the stream is longer than an object may be: then the object exists
-    for a moment.
-
-    :raises StorageException: the stream is too long for one object
-    :raises UncertainComplete: an upload was left as it is
-    """
-    writer = VolumeWriter(bucket, plan, token, opened)
-    blocks = writer.blocks(chunks)
-    with threads(plan.concurrency, 's3-upload') as pool:
-        with writer.volume(key, blocks, pool, may_be_empty=True) as volume:
-            assert volume is not None
-            volume.store()
-    if not volume.is_last and blocks.take() is not None:
-        bucket.delete([key])
-        raise StorageException(
-            f'{bucket.url(key)}: is longer than {plan.parts_per_volume} parts of '
-            f'{plan.part_size} bytes, and has to be one object: raise '
-            f'--max-segment-size'
-        )
 
 
 def confirm(

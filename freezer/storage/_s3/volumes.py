@@ -10,6 +10,7 @@ Memory: ``concurrency`` parts under way and one being filled.
 
 import collections
 import contextlib
+import functools
 import itertools
 import logging
 import threading
@@ -115,7 +116,9 @@ class VolumeWriter:
             yield None
             return
         if second is None:
-            yield self._one_part(key, Buffer() if first is None else first)
+            body = Buffer() if first is None else first
+            put = functools.partial(self._put, key, body)
+            yield SentVolume(len(body), _digest(body), put, True)
             return
         assert first is not None
         # Handed over, so that nothing here keeps two parts in memory.
@@ -124,7 +127,14 @@ class VolumeWriter:
         upload = self._bucket.create_upload(key, self._token)
         try:
             self._opened(upload)
-            yield self._many_parts(upload, self._send_parts(upload, blocks, pool))
+            parts = self._send_parts(upload, blocks, pool)
+            size = sum(part.size for part in parts)
+            digests = itertools.chain(*(part.digests for part in parts))
+            sent = [part.sent for part in parts]
+            complete = functools.partial(
+                self._bucket.complete, upload, sent, size, self._token
+            )
+            yield SentVolume(size, digests, complete, False)
         except UncertainComplete:
             self.left_behind = True
             raise
@@ -133,25 +143,10 @@ class VolumeWriter:
             raise
         self._bucket.apply_lock_and_tags(key)
 
-    def _one_part(self, key: str, body: Buffer) -> SentVolume:
-        def put() -> str | None:
-            with self._bucket.progress.part():
-                return self._bucket.put(
-                    key, body, ObjectKind.VOLUME, self._token, self.cancelled
-                )
-
-        return SentVolume(len(body), _digest(body), put, True)
-
-    def _many_parts(self, upload: Upload, parts: list[_Part]) -> SentVolume:
-        size = sum(part.size for part in parts)
-        sent = [part.sent for part in parts]
-        digests = itertools.chain(*(part.digests for part in parts))
-        return SentVolume(
-            size,
-            digests,
-            lambda: self._bucket.complete(upload, sent, size, self._token),
-            False,
-        )
+    def _put(self, key: str, body: Buffer) -> str:
+        kind, token = ObjectKind.VOLUME, self._token
+        with self._bucket.progress.part():
+            return self._bucket.put(key, body, kind, token, self.cancelled)
 
     def _send_parts(
         self, upload: Upload, blocks: 'Blocks', pool: ThreadPoolExecutor

@@ -14,7 +14,6 @@ from freezer.storage import claims
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.deletions import Deletions
-from freezer.storage._s3.transport.listings import Listings
 from freezer.storage.base import Backup, EngineName
 from freezer.storage.housekeeping import Tidied
 from freezer.storage.objects import ListedObject
@@ -353,13 +352,13 @@ def test_retention_and_tidying_look_once(
     assert alone != FOLDER
     place.write(f'{alone}/data', b'12345')
     asked = []
-    real = Listings.list
+    real = storage._bucket.list
 
-    def ask(listings: Listings, prefix: str) -> Iterator[ListedObject]:
+    def ask(prefix: str) -> Iterator[ListedObject]:
         asked.append(prefix.removeprefix(f'{place.prefix}/'))
-        return real(listings, prefix)
+        return real(prefix)
 
-    monkeypatch.setattr(Listings, 'list', ask)
+    monkeypatch.setattr(storage._bucket, 'list', ask)
     with storage.housekeeping():
         (chain,) = storage.remove_older_than(EngineName('tar'), ZERO, 'host_name')
         (left,) = storage.tidy().leftovers

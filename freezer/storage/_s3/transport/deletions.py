@@ -52,7 +52,7 @@ class Deletions:
             key, reason = next(iter(failed.items()))
             right = 's3:DeleteObject' + ('Version' if 'VersionId' in objects[0] else '')
             if 'AccessDenied' in reason and right not in reason:
-                reason += f': it takes {right}'
+                reason += f': it needs {right}'
             raise e.PartialDelete(
                 f'{len(failed)} of {len(objects)} objects could not be deleted from '
                 f'{self._requests.where()}, first {key}: {reason}; --action '

@@ -47,10 +47,7 @@ class Objects:
         metadata = {TOKEN_KEY: token} if token else {}
 
         def call() -> str:
-            checksum = self._requests.parameters.of_body(body, kind)
-            answer = self._requests.send(
-                'put_object', kind, Key=key, Body=body, Metadata=metadata, **checksum
-            )
+            answer = self._put(key, body, kind, Metadata=metadata)
             return self._requests.etag(answer, 'put', key)
 
         return self._requests.run('put', key, call, cancelled, kind)
@@ -70,10 +67,7 @@ class Objects:
         def call() -> bool:
             nonlocal attempts
             attempts += 1
-            checksum = self._requests.parameters.of_body(body, kind)
-            self._requests.send(
-                'put_object', kind, Key=key, Body=body, IfNoneMatch='*', **checksum
-            )
+            self._put(key, body, kind, IfNoneMatch='*')
             return True
 
         try:
@@ -88,6 +82,12 @@ class Objects:
                 return False
             except e.AccessDenied as error:
                 raise conflict from error
+
+    def _put(
+        self, key: str, body: bytes | bytearray, kind: ObjectKind, **arguments: Any
+    ) -> Any:
+        arguments |= self._requests.parameters.of_body(body, kind)
+        return self._requests.send('put_object', kind, Key=key, Body=body, **arguments)
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         """A small object's content.

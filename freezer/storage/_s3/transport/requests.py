@@ -27,30 +27,25 @@ _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSEr
 
 
 class Clients:
-    """The botocore clients of one bucket. Safe to share between threads.
+    """The botocore clients of one bucket.
 
     :param usual: for all requests but Complete
-    :param make_patient: makes a client that waits long enough for Complete; only called
-        when there is one
+    :param make_patient: makes a client that waits long enough for Complete
     """
 
     def __init__(self, usual: Any, make_patient: Callable[[], Any]) -> None:
         self.usual = usual
         self._make_patient = make_patient
-        self._patient: Any = None
-        self._lock = threading.Lock()
 
-    @property
+    @functools.cached_property
     def patient(self) -> Any:
-        with self._lock:
-            if self._patient is None:
-                self._patient = self._make_patient()
-            return self._patient
+        """Made when it is needed, by the one thread that completes uploads."""
+        return self._make_patient()
 
     def close(self) -> None:
-        for client in (self.usual, self._patient):
-            if client is not None:
-                client.close()
+        self.usual.close()
+        if 'patient' in vars(self):
+            self.patient.close()
 
 
 class Requests:
