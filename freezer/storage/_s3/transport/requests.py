@@ -154,19 +154,19 @@ class Requests:
         A request that the store refused for its date, or because it needs Content-MD5,
         is corrected and sent again: each of the two at most once.
         """
-        corrections = [
-            functools.partial(self._clock.correct, self._clock.offset),
-            functools.partial(self.parameters.add_md5, self.parameters.with_md5),
-        ]
+        offset, with_md5 = self._clock.offset, self.parameters.with_md5
+        redated = False
         with self.wire.cancelled_by(cancelled):
             while True:
                 try:
                     return call()
                 except _WIRE_ERRORS as error:
-                    correction = next((c for c in corrections if c(error)), None)
-                    if correction is None:
+                    if not redated and self._clock.correct(offset, error):
+                        redated = True
+                    elif self.parameters.add_md5(with_md5, error):
+                        with_md5 = True
+                    else:
                         raise self._translate(error, doing, key, kind) from error
-                    corrections.remove(correction)
 
     def _translate(
         self, error: Exception, doing: str, key: str, kind: ObjectKind | None
