@@ -87,7 +87,7 @@ class TestS3:
         place = new_s3_place(s3_server)
         report = check(place)
         assert problems(report) == []
-        assert 'made' in row(report, 'bucket').message
+        assert 'created' in row(report, 'bucket').message
         assert place.bucket not in buckets(s3_server)
         with pytest.raises(e.BucketNotFound, match='s3-create-bucket'):
             check(place, s3_create_bucket=False)
