@@ -1,14 +1,14 @@
-"""One agent at a time in a level's folder.
+"""Claims: one agent at a time in a level's folder.
 
-Two agents of one name that start in the same second would write the same keys. So the
-folder is claimed before the source is read: by a conditional put, which one of them
-loses; and on a store that ignores the condition (it is tried out) by a claim of a name
-of its own, and a listing: any other claim there means that neither may go on. Keys that
-may not list have the conditional put alone, and nothing where it is ignored.
+Two agents of one name that start in the same second would write the same keys. So each
+claims the folder before it reads the source: with a conditional put, which one of them
+loses. A store may ignore the condition, which is tested; then the claim has a name of
+its own, and any other claim in the listing means that neither may go on. Keys that may
+not list have only the conditional put, and no protection where it is ignored.
 
-The claim is also the write probe: keys that may not write fail here. It says which
-process holds it, and it is looked for again once the backup is committed: whoever took
-the agent for dead has removed it first (``leftovers.py``).
+The claim is also the write test: keys that may not write fail here. It names the
+process that holds it. It is checked again once the backup is committed: whoever
+considered the agent dead has removed it first (``leftovers.py``).
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from freezer.utils import process
 LOG = logging.getLogger(__name__)
 CLAIM = 'claim'
 _MAX_CLAIM = 4096
-#: seconds to wait before each look for what was just written
+#: seconds to wait before each listing that should have a new object
 LISTING_DELAYS = (0, 0.5, 1, 2, 4)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A folder that is taken.
+    """A claimed folder.
 
-    :param key: of the object that says so
-    :param keys: to delete when it is no longer needed
-    :param exclusive: whether the store itself lets nobody else take it
-    :param listed: whether it is known what else is in the folder
+    :param key: of the claim
+    :param keys: to delete when the claim is no longer needed
+    :param exclusive: whether the store itself refuses a second claim
+    :param listed: whether the folder could be listed
     """
 
     key: str
@@ -46,7 +46,7 @@ class Claim:
     listed: bool = True
 
     def is_held(self, bucket: ObjectStore) -> bool:
-        """Whether nobody has taken it away."""
+        """Whether the claim is still there."""
         try:
             return bucket.get(self.key) == self.content
         except e.BucketNotFound:
@@ -55,9 +55,9 @@ class Claim:
             return False
 
     def is_held_write_only(self, bucket: ObjectStore) -> bool:
-        """The same, by keys that may not read: what is there cannot be written again.
+        """The same for keys that may not read: an existing claim cannot be put again.
 
-        True where the store ignores the condition, as nothing is known then.
+        True if the store ignores the condition, as nothing is known then.
         """
         if not self.exclusive:
             return True
@@ -70,14 +70,14 @@ def is_claim(key: str) -> bool:
 
 
 def held_here(bucket: ObjectStore, folder: str) -> bool:
-    """Whether a process that lives on this machine holds a claim in the folder."""
+    """Whether a live process of this machine holds a claim in the folder."""
     for item in bucket.list(f'{folder}/{CLAIM}'):
         try:
             owner = json.loads(bucket.get(item.key, _MAX_CLAIM))['process']
             if process.is_alive(owner):
                 return True
         except (e.NotFound, e.IntegrityError, ValueError, KeyError, TypeError):
-            # A probe, or a claim of an agent that said less.
+            # A probe, or a claim of an older agent that names no process.
             continue
     return False
 
@@ -86,7 +86,7 @@ def take(bucket: ObjectStore, folder: str) -> Claim:
     """Claim a folder.
 
     :param folder: the key of the level's folder, without a slash at its end
-    :raises Conflict: somebody else is or was there
+    :raises Conflict: another agent has claimed it or written to it
     """
     key = f'{folder}/{CLAIM}'
     token = secrets.token_hex(16)
@@ -100,13 +100,13 @@ def take(bucket: ObjectStore, folder: str) -> Claim:
     try:
         listed = _listing_with(bucket, folder, ours.key)
     except e.AccessDenied as error:
-        LOG.info('what else is there is not known: %s', error.message)
+        LOG.info('the folder cannot be listed: %s', error.message)
         return replace(ours, listed=False)
     if ours.key not in listed:
         bucket.delete(ours.keys)
         raise e.Rejected(
-            f'{bucket.url(ours.key)} at {bucket.endpoint} is written and not listed: '
-            f'the store does not keep this name as it is; choose another backup name'
+            f'{bucket.url(ours.key)} at {bucket.endpoint} was written and is not '
+            f'listed: the store changes this name; choose another backup name'
         )
     if listed.difference(ours.keys):
         bucket.delete(ours.keys[:1])
@@ -115,10 +115,10 @@ def take(bucket: ObjectStore, folder: str) -> Claim:
 
 
 def _listing_with(bucket: ObjectStore, folder: str, key: str) -> set[str]:
-    """The folder's keys, once they include a key or the store had time for it.
+    """The folder's keys, once they include a key, or after seconds of waiting.
 
-    A store may list late (Swift), or never: SeaweedFS takes a backslash for a slash,
-    and a backup that is not listed is none.
+    A store may list late (Swift), or never: SeaweedFS turns a backslash into a slash,
+    and a backup that is not listed does not exist.
     """
     for delay in LISTING_DELAYS:
         time.sleep(delay)
@@ -129,16 +129,16 @@ def _listing_with(bucket: ObjectStore, folder: str, key: str) -> set[str]:
 
 
 def _put_conditionally(bucket: ObjectStore, key: str, content: bytes) -> bool:
-    """Whether the store honours the condition, and so ours is the only claim."""
+    """Whether the store honours the condition, so that ours is the only claim."""
     try:
         if not bucket.put_if_absent(key, content, ObjectKind.TEMPORARY):
             raise _taken(bucket, key.rpartition('/')[0])
-        # A second one, of another content, must be refused.
+        # A second one, with other content, must be refused.
         with contextlib.suppress(e.Conflict):
             return not bucket.put_if_absent(key, b'probe', ObjectKind.TEMPORARY)
         return True
     except e.Rejected as error:
-        LOG.debug('no conditional put here: %s', error)
+        LOG.debug('the store has no conditional put: %s', error)
         return False
 
 

@@ -1,9 +1,9 @@
-"""What is being written, on this machine's disk: so that a crash leaves no rubbish.
+"""The journal: which backups this machine is writing, to clean up after a crash.
 
-One file for each backup under way, held locked by the process that writes it. The lock
-goes when the process does, however it ended and in whatever container it ran; a file
-that can be locked is of a dead one, and what it names can be cleaned up: its open
-uploads, with their ids (a store's own list of them may be empty or stale), and what it
+One file for each backup under way, locked by the process that writes it. The kernel
+releases the lock when the process ends, however it ends and in whatever container it
+runs. A file that can be locked belongs to a dead process, and what it names is removed:
+open uploads by their ids (a store's own list may be empty or stale), and what was
 stored without a commit marker.
 """
 
@@ -42,27 +42,27 @@ class Place:
 
 
 class JournalEntry:
-    """A backup under way. Harmless where the journal cannot be written."""
+    """A backup under way. Does nothing if the journal cannot be written."""
 
     def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream
         self._kept = False
 
     def add(self, upload: Upload) -> None:
-        """Before any part of it is sent."""
+        """Record an upload, before any part of it is sent."""
         if self._stream is None:
             return
         try:
             _write(self._stream, [upload.key, upload.upload_id])
         except OSError as error:
-            LOG.warning('upload %s is not journalled: %s', upload.upload_id, error)
+            LOG.warning('upload %s is not in the journal: %s', upload.upload_id, error)
 
     def keep(self) -> None:
-        """Something will be left to clean up, for the next run."""
+        """Leave the entry to the next run: something remains to be cleaned up."""
         self._kept = True
 
     def close(self) -> None:
-        """This process is done with it."""
+        """Remove the entry, unless it is kept."""
         if self._stream is not None:
             if not self._kept:
                 Path(self._stream.name).with_suffix(_SUFFIX).unlink(missing_ok=True)
@@ -70,13 +70,13 @@ class JournalEntry:
 
 
 class Journal:
-    """:param folder: made when it is first needed"""
+    """:param folder: created when it is first needed"""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def begin(self, place: Place) -> JournalEntry:
-        # Under another name until it is locked: nobody takes it for a dead one.
+        # Under another name until it is locked, so that nobody considers it dead.
         path = self._folder / f'{secrets.token_hex(8)}.new'
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -90,9 +90,9 @@ class Journal:
         return JournalEntry(stream)
 
     def clean_up(self, bucket: ObjectStore, *, dry_run: bool = False) -> list[Leftover]:
-        """Undo what dead processes left in this bucket; what it was.
+        """Remove what dead processes left in this bucket, and return what it was.
 
-        What cannot be undone now stays in the journal, and is said in the log.
+        What cannot be removed now stays in the journal, and is logged.
         """
         found = []
         for path, stream in self._entries():
@@ -105,13 +105,13 @@ class Journal:
                     if left:
                         found.append(left)
                 except BlockingIOError:
-                    LOG.debug('%s is of a process that lives', path)
+                    LOG.debug('%s belongs to a live process', path)
                 except (OSError, StorageException) as error:
-                    LOG.warning('what a dead backup left (%s) stays: %s', path, error)
+                    LOG.warning('leftovers of a dead backup (%s) stay: %s', path, error)
         return found
 
     def folders(self, bucket: ObjectStore) -> set[str]:
-        """The keys of the folders in this bucket that entries are about."""
+        """The keys of the folders in this bucket that have entries."""
         found = set()
         for _path, stream in self._entries():
             with stream:
@@ -140,23 +140,22 @@ def _private(path: str, flags: int) -> int:
 
 
 def _undo(bucket: ObjectStore, stream: IO[str], dry_run: bool) -> Leftover | None:
-    """What a dead process left, removed; None if it was not in this bucket."""
+    """Remove what a dead process left; None if it was not in this bucket."""
     place, uploads = _read(stream)
     if place is None:
         return _NOTHING
     if not place.is_in(bucket):
         return None
-    with bucket.cleaning_up():
-        left = leftovers.clear(
-            bucket, place.folder, place.marker, uploads, dry_run=dry_run
-        )
+    left = leftovers.clear(
+        bucket.cleaning_up(), place.folder, place.marker, uploads, dry_run=dry_run
+    )
     if left and not dry_run:
-        LOG.info('removed what a process that died had left: %s', left)
+        LOG.info('removed leftovers of a dead process: %s', left)
     return left
 
 
 def _read(stream: IO[str]) -> tuple[Place | None, list[Upload]]:
-    """What an entry says; its last line may be cut off."""
+    """An entry's content; its last line may be cut off."""
     lines: Iterator[str] = (line for line in stream if line.endswith('\n'))
     try:
         place = Place(**json.loads(next(lines)))

@@ -1,13 +1,13 @@
-"""What backups that ended badly left behind: found, measured, removed.
+"""Finds, measures and removes what failed backups left behind.
 
-A level's folder whose marker was never written is nobody's, once its agent is gone. Who
-is gone is known for sure of this machine's agents (the journal, and the process named
-in the claim); of others it is concluded from nothing having changed for long.
+A level's folder without a marker is a leftover once its agent is dead. That is certain
+for agents of this machine (the journal, and the process named in the claim). Agents of
+other machines are considered dead if nothing has changed for long.
 
-Should such a conclusion be wrong, nothing is lost: the claim is removed first, and an
-agent that does not find its claim after it has written its marker takes the marker back
-and fails. One that finds it had written its marker before, and the marker is looked for
-after the claim is gone, and before any data is touched.
+If that is wrong, no backup is damaged. The claim is removed first, and then the marker
+is looked for, before any data is removed. An agent checks its claim after it has
+written its marker: if the claim is gone, it takes the marker back and fails; if not,
+the marker was there in time.
 """
 
 import logging
@@ -30,20 +30,20 @@ def clear(
     *,
     dry_run: bool = False,
 ) -> Leftover:
-    """Remove what is left of a backup nobody works at any more.
+    """Remove what is left of a backup that no agent is writing any more.
 
-    Of one that was committed that is its claim and open uploads; else all of it.
+    If it was committed, that is its claim and open uploads; else all of it.
 
     :param folder: key of the level's folder, without a slash at its end
-    :param marker: key of the object that makes it a backup; None if nothing does
-    :param named: uploads that are known to have been opened
+    :param marker: key of its marker; None if it can have none
+    :param named: uploads that the journal names
     :returns: what there was
     """
     try:
         uploads = _open_uploads(bucket, folder, named)
         return _clear(bucket, folder, marker, uploads, dry_run)
     except AccessDenied:
-        # As much can be done with keys that may only write.
+        # Write-only keys can do this much.
         if not dry_run:
             for upload in named:
                 bucket.abort(upload)
@@ -83,10 +83,10 @@ def clear_stale(
     *,
     dry_run: bool = False,
 ) -> Iterator[Leftover]:
-    """Remove what is left in a container, where nothing has changed for so long.
+    """Remove leftovers from a container, if nothing has changed for so long.
 
-    :param survey: of the container; what is removed is looked at again
-    :param live: keys of folders that agents are known to write to
+    :param survey: of the container; what is removed is listed again
+    :param live: keys of folders that agents are writing to
     :param stale_after: seconds
     :returns: what there was, folder by folder
     """
@@ -106,7 +106,7 @@ def clear_stale(
 def _open_uploads(
     bucket: ObjectStore, folder: str, named: Iterable[Upload] = ()
 ) -> dict[Upload, UploadedParts]:
-    """The uploads below a folder that are open, as far as the store tells."""
+    """The open uploads below a folder, as far as the store reports them."""
     uploads = set(named)
     try:
         uploads |= {upload for upload, _when in bucket.list_uploads(f'{folder}/')}

@@ -6,7 +6,6 @@ four for it. S3 does (``_s3/transport/bucket.py``).
 
 import enum
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -114,5 +113,5 @@ class ObjectStore(Protocol):
     def store_time(self) -> float:
         """The store's clock in epoch seconds; this machine's if unknown."""
 
-    def cleaning_up(self) -> AbstractContextManager[None]:
-        """A block whose calls give up soon: an error is waiting to be reported."""
+    def cleaning_up(self) -> 'ObjectStore':
+        """The same store, but calls give up soon: an error waits to be reported."""

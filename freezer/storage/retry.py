@@ -1,19 +1,21 @@
-"""The one loop that tries again.
+"""The only loop that repeats requests to a store.
 
-botocore's own is off: its five attempts are over in 7.5 s, it does not repeat 429, 409
-or ``BadDigest``, and its quota makes a client give up for good after a bad minute. Here
-an operation has a budget of time. What may be repeated is said by the error's class
-(``temporary``), in :mod:`freezer.storage.exceptions`; how long the store wants to be
-left alone (Retry-After), by its ``retry_after``.
+An operation has a budget of time, not of attempts. The class of an error says whether
+it may be repeated (``temporary``, in :mod:`freezer.storage.exceptions`), its
+``retry_after`` how long the store asked to wait.
+
+botocore's own retries are off: its five attempts are over in 7.5 s, it does not repeat
+429, 409 or ``BadDigest``, and its quota makes a client give up for good after a bad
+minute.
 """
 
-import contextlib
+import copy
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Self, TypeVar
 
 from freezer.storage.exceptions import StorageException, Unreachable
 from freezer.utils.progress import Progress
@@ -35,8 +37,8 @@ class Retry:
     Safe to share between threads.
 
     :param budget: seconds an operation may take with all its attempts
-    :param clock: seconds that count
-    :param progress: is told of every repetition
+    :param clock: seconds, monotonic
+    :param progress: counts the repetitions
     """
 
     def __init__(
@@ -53,18 +55,14 @@ class Retry:
         self._answered = False
         self._noticed = clock()
 
-    @contextlib.contextmanager
-    def at_most(self, seconds: float) -> Iterator[None]:
-        """Give every call in the block less time: for cleaning up after a failure."""
-        before = self._budget
-        self._budget = min(before, seconds)
-        try:
-            yield
-        finally:
-            self._budget = before
+    def within(self, seconds: float) -> Self:
+        """The same with a smaller budget; this one keeps its own."""
+        shorter = copy.copy(self)
+        shorter._budget = min(self._budget, seconds)
+        return shorter
 
     def _notice(self, failure: StorageException, elapsed: float) -> None:
-        """Now and then, a line for the person who wonders why nothing happens."""
+        """Report a long wait on the terminal, every 30 seconds at most."""
         now = self._clock()
         if elapsed >= NOTICE_SECONDS and now - self._noticed >= NOTICE_SECONDS:
             self._noticed = now
@@ -80,9 +78,9 @@ class Retry:
         call: Callable[[], T],
         cancelled: threading.Event | None = None,
     ) -> T:
-        """The call's result.
+        """The call's result, repeated as long as the budget allows.
 
-        :param cancelled: once set, the error at hand is raised instead of waiting
+        :param cancelled: once set, the last error is raised at once
         :raises StorageException: the last error, once it is final or time is up
         """
         cancelled = cancelled or threading.Event()
@@ -103,19 +101,19 @@ class Retry:
             allowed = self._budget
             if not self._answered:
                 allowed = min(allowed, FIRST_ANSWER_SECONDS)
-            # Full jitter: clients that were refused together come back apart.
+            # Full jitter: clients that were refused together return at different times.
             delay = self._jitter() * min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
             elapsed = self._clock() - start
             if failure.retry_after is not None:
-                # One that asks for more time than there is gets what there is.
+                # If it asks for more time than there is left, wait for what is left.
                 delay = max(delay, min(failure.retry_after, allowed - elapsed))
             if elapsed + delay > allowed:
                 raise type(failure)(
                     f'{failure.message}; gave up after {attempt} '
                     f'attempt{"s" * (attempt > 1)} in {elapsed:.0f} s'
                 ) from failure
-            said = 'attempt %d: %s; again in %.1f s'
-            LOG.warning(said, attempt, failure.message, delay)
+            line = 'attempt %d: %s; again in %.1f s'
+            LOG.warning(line, attempt, failure.message, delay)
             self._notice(failure, elapsed)
             if cancelled.wait(delay):
                 raise failure

@@ -27,15 +27,8 @@ from freezer.storage._s3.freezer19 import Freezer19Calls
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
 from freezer.storage._s3.pending import S3PendingBackup
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.client import (
-    COMPLETE_READ_TIMEOUT,
-    Credentials,
-    make_client,
-)
-from freezer.storage._s3.transport.clock import StoreClock
-from freezer.storage._s3.transport.parameters import Parameters
-from freezer.storage._s3.transport.wire import Wire
-from freezer.storage._s3.upload import UploadPlan
+from freezer.storage._s3.transport.connect import open_bucket
+from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.backup import Backup, PendingBackup, Stat
 from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import (
@@ -46,7 +39,6 @@ from freezer.storage.exceptions import (
 )
 from freezer.storage.housekeeping import CleanUpReport, OldVersions
 from freezer.storage.journal import Journal
-from freezer.storage.retry import Retry
 from freezer.storage.survey import Survey
 from freezer.utils import collection
 from freezer.utils.types import Duration, Size
@@ -407,29 +399,12 @@ class S3Storage(Freezer19Calls):
 
     def _open(self, options: S3Options) -> Bucket:
 
-        credentials = Credentials(self._access_key, self._secret_key, options)
-        wire = Wire(options.sending, options.receiving)
-        clock = StoreClock(self.endpoint)
-
-        def client(read_timeout: float | None = None) -> Any:
-            made = make_client(credentials, self.endpoint, options, read_timeout)
-            wire.attach(made)
-            clock.attach(made)
-            return made
-
-        patience = max(COMPLETE_READ_TIMEOUT, options.read_timeout)
-        return Bucket(
+        return open_bucket(
             keys.bucket_of(self.container),
             self.endpoint,
-            client(),
-            lambda: client(patience),
-            Retry(options.retry_budget, wire.now, progress=options.progress),
-            secrets=credentials.secrets,
-            parameters=Parameters(options),
-            list_version=options.list_version,
-            wire=wire,
-            clock=clock,
-            progress=options.progress,
+            self._access_key,
+            self._secret_key,
+            options,
         )
 
     def close(self) -> None:

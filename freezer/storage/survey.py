@@ -1,7 +1,7 @@
-"""One look at a container for all that goes by it: retention, and what is left over.
+"""One listing of a container, shared by retention and the search for leftovers.
 
-A container of many backups takes many pages. Its metadata and its data are listed once
-each, and whoever asks for a part of them first shows the rest to the others.
+A container of many backups takes many pages. Metadata and data are each listed once:
+the first caller that needs a part of them records the rest for the others.
 """
 
 import functools
@@ -14,16 +14,16 @@ from freezer.storage.exceptions import AccessDenied, Rejected
 from freezer.storage.objects import ListedObject, ObjectStore
 from freezer.utils.text import NOTICES
 
-# What a check that was killed has left.
+# Left by a check that was killed.
 _SCRATCH = re.compile(rf'{layout.CHECK}/[0-9a-f]{{32}}(?=/)')
 
 
 @dataclass
 class Suspect:
-    """A folder that may be left over.
+    """A folder that may be a leftover.
 
-    :ivar marker: key of the object that would make it a backup; None if nothing does
-    :ivar newest: when something of it was written last, seconds of the store's clock
+    :ivar marker: key of the marker that would make it a backup; None if it has none
+    :ivar newest: time of its last write, in epoch seconds of the store's clock
     """
 
     marker: str | None
@@ -31,7 +31,7 @@ class Suspect:
 
 
 class Survey:
-    """What was there when it was looked at. What others do since is not in it.
+    """The state of a container when it was listed; later changes are not in it.
 
     :param root: the prefix of all keys of the container, empty or ending with a slash
     """
@@ -39,25 +39,27 @@ class Survey:
     def __init__(self, bucket: ObjectStore, root: str) -> None:
         self._bucket = bucket
         self._root = root
-        self._looked: set[str] = set()
+        self._listed: set[str] = set()
         self._committed: set[str] = set()
         self._suspects: dict[str, Suspect] = {}
 
     @functools.cached_property
     def began(self) -> float:
-        """Before the first look; seconds of the store's clock."""
+        """The time before the first listing, in epoch seconds of the store's clock."""
         return self._bucket.store_time()
 
     def list(self, prefix: str) -> Iterator[ListedObject]:
-        """Every object whose key starts with the prefix, as it was when it was first
-        asked for, or as it is now if it was before."""
+        """Every object whose key starts with the prefix.
+
+        The first caller's listing is recorded; later callers get a new one.
+        """
         for kind in (layout.METADATA, layout.DATA):
-            if kind not in self._looked and prefix.startswith(f'{self._root}{kind}/'):
+            if kind not in self._listed and prefix.startswith(f'{self._root}{kind}/'):
                 return self._list(kind, prefix)
         return self._bucket.list(prefix)
 
     def suspects(self) -> dict[str, Suspect]:
-        """Every folder without a marker, or with what has no place beside one."""
+        """Every folder without a marker, or with a claim or open upload."""
         self._ensure_listed(layout.METADATA)
         self._ensure_listed(layout.DATA)
         for item in self._bucket.list(f'{self._root}{layout.CHECK}/'):
@@ -66,21 +68,21 @@ class Survey:
             for upload, initiated in self._bucket.list_uploads(self._root):
                 self._record(upload.key, initiated, force=True)
         except (AccessDenied, Rejected) as error:
-            # rclone serve s3 has no such list: then the journal is all there is.
+            # rclone serve s3 has no such list: then only the journal knows of them.
             NOTICES.warning('Open uploads cannot be listed: %s', error.message)
         return self._suspects
 
     def _ensure_listed(self, kind: str) -> None:
-        if kind not in self._looked:
+        if kind not in self._listed:
             for _item in self._list(kind, ''):
                 pass
 
     def _list(self, kind: str, prefix: str) -> Iterator[ListedObject]:
-        """At all of a kind; what is below the prefix is shown."""
-        # The first thing: what is written meanwhile is not to be old.
+        """Record everything of a kind; yield what is below the prefix."""
+        # Before the listing: what is written meanwhile must not count as old.
         _ = self.began
         if kind == layout.DATA:
-            # By which it is judged.
+            # Data is judged by its metadata.
             self._ensure_listed(layout.METADATA)
         for item in self._bucket.list(f'{self._root}{kind}/'):
             if kind == layout.METADATA:
@@ -89,7 +91,7 @@ class Survey:
                 self._record(item.key, item.modified, claims.is_claim(item.key))
             if item.key.startswith(prefix):
                 yield item
-        self._looked.add(kind)
+        self._listed.add(kind)
 
     def _commit(self, key: str) -> None:
         folder = self._folder(key, layout.METADATA)
@@ -97,7 +99,7 @@ class Survey:
             self._committed.add(self._beside(folder, layout.DATA))
 
     def _record(self, key: str, when: float, force: bool = False) -> None:
-        """:param force: it has no place beside a marker either"""
+        """:param force: record it even if the level has a marker"""
         if scratch := _SCRATCH.match(key, len(self._root)):
             folder, marker = self._root + scratch[0], None
         else:
@@ -110,12 +112,12 @@ class Survey:
         one.newest = max(one.newest, when)
 
     def _folder(self, key: str, kind: str) -> str | None:
-        """The level's folder a key is in; None for what is not of a backup."""
+        """The level's folder of a key; None if it does not belong to a backup."""
         found = layout.parse(key[len(self._root) :])
         if found is None or found.kind != kind:
             return None
         return key[: -len(found.name) - 1]
 
     def _beside(self, folder: str, kind: str) -> str:
-        """The folder of the same level among the data, or among the metadata."""
+        """The data or metadata folder of the same level."""
         return self._root + kind + folder[folder.index('/', len(self._root)) :]

@@ -18,7 +18,7 @@ from freezer.storage._s3.download import as_file, read_object
 from freezer.storage._s3.images import store_image
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.upload import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
 from freezer.storage.exceptions import StorageException
 from freezer.storage.journal import Journal, Place

@@ -13,7 +13,8 @@ from freezer.storage._s3 import keys
 from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import in_background
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.upload import StreamUpload, UploadPlan, confirm
+from freezer.storage._s3.upload import StreamUpload, confirm
+from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.backup import (
     Backup,
     LevelPaths,
@@ -97,11 +98,9 @@ class S3PendingBackup(PendingBackup):
         self._cancelled.set()
 
     def discard(self) -> None:
-        with self.bucket.cleaning_up():
-            self.bucket.delete([self.marker])
-            self.bucket.delete(
-                [item.key for item in self.bucket.list(f'{self.folder}/')]
-            )
+        bucket = self.bucket.cleaning_up()
+        bucket.delete([self.marker])
+        bucket.delete([item.key for item in bucket.list(f'{self.folder}/')])
         # Not reached where something remains: the next run finds it in the journal.
         self.entry.close()
 

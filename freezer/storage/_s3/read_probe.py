@@ -1,9 +1,9 @@
-"""What keys that may only write are not shown of what they wrote.
+"""Tells write-only credentials from a missing object.
 
-A store refuses them each look, with 403. To keys that may read and not list it refuses
-what is not there in the same way. So one refusal says nothing of an object; nothing but
-refusals says that the keys may not look, and then what the store confirmed is all that
-is known; and a refusal beside something that is shown is never taken for that.
+A store refuses write-only keys every read, with 403. It also answers 403, not 404, for
+a missing object if the keys may not list. So one refusal says nothing about an object.
+If all reads of a backup are refused, the keys may not read, and the store's write
+confirmations are all there is. If some succeed and one is refused, it is an error.
 """
 
 from collections.abc import Callable
@@ -15,31 +15,31 @@ T = TypeVar('T')
 
 
 class ReadProbe:
-    """Looks at what one backup has written, and the store has confirmed."""
+    """Reads what one backup has written, and the store has confirmed."""
 
     def __init__(self) -> None:
-        self._shown = False
+        self._succeeded = False
         self._refused: AccessDenied | None = None
 
     def attempt(self, call: Callable[[], T]) -> T | None:
-        """What the call returns; None where the keys are refused."""
+        """What the call returns; None if the store refuses the keys."""
         try:
             found = call()
         except AccessDenied as error:
             self._refused = self._refused or error
             return None
-        self._shown = True
+        self._succeeded = True
         return found
 
     @property
     def read_denied(self) -> bool:
-        """Whether the keys may not look.
+        """Whether every read was refused: the keys are write-only.
 
-        :raises IntegrityError: some was shown, and some refused
+        :raises IntegrityError: some reads succeeded, and some were refused
         """
-        if self._refused is not None and self._shown:
+        if self._refused is not None and self._succeeded:
             raise IntegrityError(
-                f'{self._refused.message}; other objects of this backup are shown: '
-                f'either this one is missing, or the keys may read some of them only'
+                f'{self._refused.message}; other objects of this backup can be read: '
+                f'either this one is missing, or the keys may read only some of them'
             ) from self._refused
         return self._refused is not None

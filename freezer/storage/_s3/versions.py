@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 from freezer.storage import layout
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.listings import DELETE_BATCH, Version
+from freezer.storage._s3.transport.deletions import DELETE_BATCH
+from freezer.storage._s3.transport.listings import Version
 from freezer.storage.exceptions import PartialDelete
 
 
 def old_versions(bucket: Bucket, root: str) -> Iterator[Version]:
-    """Versions of the container's keys that nobody sees any more."""
+    """Versions of the container's keys that are no longer current."""
     for version in bucket.list_versions(root):
         ours = layout.parse(version.key[len(root) :]) is not None
         if ours and not version.is_latest and not version.is_marker:
@@ -18,16 +19,16 @@ def old_versions(bucket: Bucket, root: str) -> Iterator[Version]:
 
 
 def purge(bucket: Bucket, root: str) -> None:
-    """Delete old versions for good, then the delete markers with nothing below.
+    """Delete old versions for good, then the delete markers that hide nothing.
 
-    In this order: a key whose delete marker went first would be there again.
+    In this order: without its delete marker, a key would reappear.
     """
     _in_batches(bucket, old_versions(bucket, root))
     _in_batches(bucket, _bare_markers(bucket, root))
 
 
 def _bare_markers(bucket: Bucket, root: str) -> Iterator[Version]:
-    """The delete markers that hide nothing any more."""
+    """The delete markers that hide no version."""
     versions = bucket.list_versions(root)
     for key, group in itertools.groupby(versions, key=lambda version: version.key):
         if layout.parse(key[len(root) :]) is None:
@@ -38,7 +39,7 @@ def _bare_markers(bucket: Bucket, root: str) -> Iterator[Version]:
 
 
 def _in_batches(bucket: Bucket, versions: Iterator[Version]) -> None:
-    """:raises PartialDelete: after all others were tried"""
+    """:raises PartialDelete: some still exist; the others were deleted"""
     failure: PartialDelete | None = None
     while batch := list(itertools.islice(versions, DELETE_BATCH)):
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage import path_probes
-from freezer.storage._s3.check import probes
+from freezer.storage._s3.check import run
 from freezer.storage.base import Storage
 from freezer.storage.check import Finding, Probe, Result
 from freezer.storage.local import check as local_check
@@ -66,9 +66,9 @@ def versions(place: S3Place) -> list[str]:
 ALL_ROWS = [
     'connection',
     'bucket',
-    *(probe.name for probe in probes.BEFORE_WRITING),
+    *(probe.name for probe in run.BEFORE_WRITING),
     'write',
-    *(probe.name for probe in probes.PROBES if probe.name != 'locked'),
+    *(probe.name for probe in run.PROBES if probe.name != 'locked'),
     'clean-up',
 ]
 
@@ -88,7 +88,7 @@ class TestS3:
         place = new_s3_place(s3_server)
         report = check(place)
         assert problems(report) == []
-        assert 'made' in row(report, 'bucket').message
+        assert 'created' in row(report, 'bucket').message
         assert place.bucket not in buckets(s3_server)
         with pytest.raises(e.BucketNotFound, match='s3-create-bucket'):
             check(place, s3_create_bucket=False)

@@ -16,7 +16,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage import layout
-from freezer.storage._s3.check import probes, scratch
+from freezer.storage._s3.check import listings, objects, run, scratch, speed
 from freezer.storage.check import CheckReport, Finding, Probe, Result
 from freezer.tests import servers
 from freezer.tests.conformance.checks import buckets, check, names, row
@@ -53,7 +53,7 @@ def proxy(moto: servers.Moto) -> Iterator[Proxy]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for a listing that will not come."""
-    for module in (probes, scratch):
+    for module in (listings, objects, scratch):
         monkeypatch.setattr(module, 'LISTING_DELAYS', (0, 0.01))
 
 
@@ -67,9 +67,9 @@ def try_only(
     """A check with no other probes than those named."""
 
     def try_only(*names: str, **options: Any) -> CheckReport:
-        some = [probe for probe in probes.PROBES if probe.name in names]
+        some = [probe for probe in run.PROBES if probe.name in names]
         assert len(some) == len(names)
-        monkeypatch.setattr(probes, 'PROBES', some)
+        monkeypatch.setattr(run, 'PROBES', some)
         given = {'endpoint': proxy.endpoint, 's3_retry_budget': 1.0} | options
         return check(moto_place, **given)
 
@@ -137,7 +137,7 @@ def no_metadata(reply: Reply) -> Reply:
 
 def range_ignored(reply: Reply) -> Reply:
     kept = {k: v for k, v in reply.headers.items() if k != 'content-range'}
-    return Reply(200, kept, probes._RANGED)
+    return Reply(200, kept, objects.RANGED)
 
 
 def other_range(reply: Reply) -> Reply:
@@ -167,7 +167,7 @@ class Fault:
     """One way in which a store errs, and what the check has to say of it.
 
     :param act: what is answered, or what becomes of an answer
-    :param said: part of what was seen, or of what helps
+    :param said: part of the message or the hint
     """
 
     probe: str
@@ -191,7 +191,7 @@ FAULTS = {
         'metadata', on('HEAD', '/small'), no_metadata, NOTE, 'lost'
     ),
     'another size': Fault(
-        'metadata', on('HEAD', '/small'), shorter, PROBLEM, 'told is 53'
+        'metadata', on('HEAD', '/small'), shorter, PROBLEM, 'size is 53'
     ),
     'not listed': Fault(
         'list', lists(2, '/small'), without(b'Contents'), PROBLEM, 'not listed'
@@ -239,7 +239,7 @@ FAULTS = {
         'refused where there was nothing',
     ),
     'not deleted': Fault(
-        'delete', on('DELETE', '/deleted'), Answer(204), PROBLEM, 'still there'
+        'delete', on('DELETE', '/deleted'), Answer(204), PROBLEM, 'still exists'
     ),
     'no multi-delete': Fault(
         'multi-delete', multi_deletes, NOT_KNOWN, NOTE, 'one by one'
@@ -308,7 +308,7 @@ def test_a_byte_changed_on_the_way(try_only: TryOnly, proxy: Proxy) -> None:
     assert (found.result, found.hint) == (NOTE, '')
     assert 'is stored' in found.message
     (etag,) = stored
-    assert etag != f'"{hashlib.md5(probes._SMALL).hexdigest()}"'
+    assert etag != f'"{hashlib.md5(scratch.SMALL).hexdigest()}"'
 
 
 def test_what_helps_against_changed_bytes(try_only: TryOnly, proxy: Proxy) -> None:
@@ -392,7 +392,7 @@ def test_a_listing_that_is_late(try_only: TryOnly, proxy: Proxy) -> None:
     found = row(try_only('list'), 'list')
     assert (found.result, found.message) == (
         NOTE,
-        'what was written is listed after 0.01 s',
+        'a written object is listed after 0.01 s',
     )
 
 
@@ -419,7 +419,7 @@ def test_clock(
 def test_a_store_that_is_far_away(
     try_only: TryOnly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes, '_SLOW_SECONDS', 0.0)
+    monkeypatch.setattr(speed, '_SLOW_SECONDS', 0.0)
     found = row(try_only('round trip'), 'round trip')
     assert found.result is NOTE
     assert '--s3-concurrency' in found.hint
@@ -477,8 +477,8 @@ def test_locks_that_do_not_come_about(
     proxy: Proxy,
 ) -> None:
     place = new_s3_place(moto)
-    some = [probe for probe in probes.PROBES if probe.name == 'locked']
-    monkeypatch.setattr(probes, 'PROBES', some)
+    some = [probe for probe in run.PROBES if probe.name == 'locked']
+    monkeypatch.setattr(run, 'PROBES', some)
     if isinstance(act, Answer):
         proxy.answer(at, act)
     else:
@@ -516,7 +516,7 @@ def test_no_answer(name: str, at: Matches, try_only: TryOnly, proxy: Proxy) -> N
     assert found.result is PROBLEM
     assert found.value is None
     assert 'cannot be reached' in found.message
-    assert 'no more was tried' in found.message
+    assert 'the check stopped here' in found.message
 
 
 @pytest.mark.parametrize(
@@ -624,7 +624,7 @@ def test_nothing_remains_of_a_check_that_breaks_off(
         raise failure(15)
 
     broken = [Probe('odd names', break_off)]
-    monkeypatch.setattr(probes, 'PROBES', [*probes.PROBES[:3], *broken])
+    monkeypatch.setattr(run, 'PROBES', [*run.PROBES[:3], *broken])
     with pytest.raises(failure):
         check(place)
     assert place.bucket not in buckets(moto)

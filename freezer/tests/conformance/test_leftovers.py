@@ -13,6 +13,7 @@ import pytest
 from freezer.storage import claims, levels, retention
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.deletions import Deletions
 from freezer.storage.backup import Backup, PendingBackup
 from freezer.storage.housekeeping import CleanUpReport
 from freezer.storage.objects import ListedObject
@@ -247,14 +248,14 @@ def test_a_marker_that_comes_in_time_saves_the_data(
     """Committed between the look around and the removal."""
     storage = place.storage()
     Making(storage).write(b'content')
-    delete = Bucket.delete
+    delete = Deletions.delete
 
-    def commit_first(self: Bucket, keys: Any) -> None:
-        monkeypatch.setattr(Bucket, 'delete', delete)
+    def commit_first(self: Deletions, keys: Any) -> None:
+        monkeypatch.setattr(Deletions, 'delete', delete)
         place.write(MARKER, json.dumps({'engine_name': 'tar'}).encode())
         delete(self, keys)
 
-    monkeypatch.setattr(Bucket, 'delete', commit_first)
+    monkeypatch.setattr(Deletions, 'delete', commit_first)
     elsewhere()
     clean_up(place, s3_stale_after=0.0)
     assert place.read(f'{FOLDER}/data') == b'content'
@@ -341,13 +342,13 @@ def test_retention_and_tidying_look_once(
     assert alone != FOLDER
     place.write(f'{alone}/data', b'12345')
     asked = []
-    real = Bucket.list
+    real = storage._bucket.list
 
-    def ask(bucket: Bucket, prefix: str) -> Iterator[ListedObject]:
+    def ask(prefix: str) -> Iterator[ListedObject]:
         asked.append(prefix.removeprefix(f'{place.prefix}/'))
-        return real(bucket, prefix)
+        return real(prefix)
 
-    monkeypatch.setattr(Bucket, 'list', ask)
+    monkeypatch.setattr(storage._bucket, 'list', ask)
     with storage.housekeeping():
         (chain,) = retention.remove_older_than(storage, 'tar', 'host_name', ZERO)
         (left,) = storage.clean_up().leftovers

@@ -36,7 +36,7 @@ def test_table(s3_server: servers.Server) -> None:
     result = check(store).check()
     assert result.err.splitlines() == [CAN]
     rows = table(result)
-    assert rows['Check'] == ['Result', 'Seen']
+    assert rows['Check'] == ['Result', 'Details']
     assert rows['two-part upload'][0] == 'ok'
     assert rows['clean-up'] == ['ok', 'nothing remains']
     assert max(map(len, result.out.splitlines())) <= 80
@@ -68,7 +68,7 @@ def test_a_problem(proxied: S3Store, proxy: Proxy) -> None:
     result = check(proxied)
     said = (
         CANNOT + 'part numbers: an upload cannot have 10000: InvalidArgument, HTTP 400'
-        '; what helps: --s3-max-parts 1000'
+        '; hint: --s3-max-parts 1000'
     )
     assert result.error == said
     assert result.err.splitlines() == [said]

@@ -49,7 +49,9 @@ def test_each_small_object_is_fetched_once(
             options = ('--restore-abs-path', str(target), *options)
         agent.run(action, *options).check()
         fetched = collections.Counter(
-            request.key for request in proxy.requests if request.operation == 'GetObject'
+            request.key
+            for request in proxy.requests
+            if request.operation == 'GetObject'
         )
     assert set(fetched.values()) == {1}
     names = collections.Counter(key.rpartition('/')[2] for key in fetched)

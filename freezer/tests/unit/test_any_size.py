@@ -11,9 +11,10 @@ from typing import Any, cast
 import pytest
 
 from freezer.storage import claims, manifest
-from freezer.storage._s3 import upload
+from freezer.storage._s3 import volumes
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
 from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.requests import Clients, Requests
 from freezer.storage.backup import Backup
 from freezer.storage.claims import Claim
 from freezer.storage.retry import Retry
@@ -110,7 +111,7 @@ def no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         # New objects, as in earnest.
         return [bytes(bytearray(digest)) for _ in range(pieces)]
 
-    monkeypatch.setattr(upload, 'cut', parts)
+    monkeypatch.setattr(volumes, 'cut', parts)
     monkeypatch.setattr(manifest, 'digest_part', digests)
 
 
@@ -128,7 +129,8 @@ def write(
         skip_prepare=True,
         options=S3Options(**options),
     )
-    storage._opened = Bucket('bucket', ENDPOINT, client, lambda: client, Retry(0))
+    clients = Clients(client, lambda: client)
+    storage._opened = Bucket(Requests('bucket', ENDPOINT, clients, Retry(0)))
     storage._opened_by = os.getpid()
     pending = storage.begin(Backup('tar', 'h', 1, 1, 0))
     queue = RichQueue(2)

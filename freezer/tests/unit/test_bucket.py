@@ -2,8 +2,10 @@
 
 import collections
 import io
+import threading
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,8 +13,12 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage._s3.transport.objects import TOKEN_KEY
+from freezer.storage._s3.transport.requests import Clients, Requests
+from freezer.storage._s3.upload import StreamUpload
+from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.objects import ObjectKind, Upload
 from freezer.storage.retry import Retry
 from freezer.tests.unit.clock import FakeClock
@@ -71,12 +77,13 @@ class Client:
         return [arguments for name, arguments in self.calls if name == operation]
 
 
-def make(**answers: list[Answer]) -> tuple[Bucket, Client]:
+def make(budget: float = 20, /, **answers: list[Answer]) -> tuple[Bucket, Client]:
     """A bucket with a retry budget of 20 calls, as each takes a second."""
     clock = FakeClock()
     client = Client(clock, **answers)
-    retry = Retry(20, clock, lambda: 0.0)
-    return Bucket('bucket', ENDPOINT, client, lambda: client, retry), client
+    retry = Retry(budget, clock, lambda: 0.0)
+    clients = Clients(client, lambda: client)
+    return Bucket(Requests('bucket', ENDPOINT, clients, retry)), client
 
 
 class Body(io.BytesIO):
@@ -338,7 +345,7 @@ LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] =
         {'NextContinuationToken': 't'},
     ),
     'list_objects': (
-        lambda bucket: list(bucket.listing_with(1).list('p/')),
+        lambda bucket: list(Listings(bucket.requests, 1).list('p/')),
         'Contents',
         {'NextMarker': 'p/1'},
     ),
@@ -364,7 +371,7 @@ LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] =
 @pytest.mark.parametrize(
     'answer, reason',
     [
-        ({'Bucket': 'b', 'IsTruncated': True}, 'cut off'),
+        ({'Bucket': 'b', 'IsTruncated': True}, 'truncated'),
         ({}, 'not a listing'),
         ({'ResponseMetadata': {'HTTPStatusCode': 200}}, 'not a listing'),
     ],
@@ -391,7 +398,7 @@ def test_keys_that_were_not_asked_for(operation: str, common: bool) -> None:
     item = {'Key': 'q/1', 'UploadId': 'u', 'VersionId': 'v', 'IsLatest': True}
     named = {'CommonPrefixes': [{'Prefix': 'q/'}]} if common else {member: [item]}
     bucket, client = make(**{operation: [{'Bucket': 'b', **named}]})
-    with pytest.raises(e.Rejected, match='not asked for'):
+    with pytest.raises(e.Rejected, match='without the prefix'):
         ask(bucket)
     assert len(client.calls) == 1
 
@@ -400,7 +407,7 @@ def test_keys_that_were_not_asked_for(operation: str, common: bool) -> None:
 def test_a_listing_that_turns_in_a_circle(operation: str) -> None:
     ask, _, after = LISTINGS[operation]
     bucket, _client = make(**{operation: [{'IsTruncated': True, **after}]})
-    with pytest.raises(e.Rejected, match='where it began'):
+    with pytest.raises(e.Rejected, match='same one again'):
         ask(bucket)
 
 
@@ -732,3 +739,46 @@ def test_create_after_a_lost_answer() -> None:
 def test_a_bucket_somebody_has_just_made(code: str) -> None:
     bucket, _client = make(create_bucket=[refusal(code, 409)], head_bucket=[{}])
     bucket.create()
+
+
+# Budgets
+
+
+def test_clean_ups_that_overlap_leave_the_budget_as_it_was() -> None:
+    """The first to begin is the first to end."""
+    first_began, second_began, first_ended = (threading.Event() for _ in range(3))
+
+    def first_abort(**_arguments: Any) -> Answer:
+        first_began.set()
+        assert second_began.wait(10)
+        return {}
+
+    def second_abort(**_arguments: Any) -> Answer:
+        second_began.set()
+        assert first_ended.wait(10)
+        return {}
+
+    bucket, client = make(
+        900,
+        create_multipart_upload=[{'UploadId': 'id'}],
+        upload_part=[refusal('AccessDenied', 403)],
+        abort_multipart_upload=[first_abort, second_abort],
+        put_object=[refusal('InternalError', 500)],
+    )
+
+    def fail() -> None:
+        upload = StreamUpload(bucket, 'f', UploadPlan(10, 10, 1), TOKEN, lambda _: None)
+        with pytest.raises(e.AccessDenied):
+            upload.write([bytes(15)])
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fail)
+        assert first_began.wait(10)
+        second = pool.submit(fail)
+        first.result()
+        first_ended.set()
+        second.result()
+    start = client.clock.now
+    with pytest.raises(e.ServerError):
+        bucket.put(KEY, b'x', ObjectKind.VOLUME)
+    assert client.clock.now - start > 800

@@ -10,7 +10,15 @@ from botocore.exceptions import ClientError
 
 from freezer.common import opts
 from freezer.storage import exceptions as e
-from freezer.storage._s3.check import probes
+from freezer.storage._s3.check import (
+    checksums,
+    connection,
+    listings,
+    names,
+    objects,
+    speed,
+    uploads,
+)
 from freezer.storage._s3.transport import errors
 from freezer.storage.check import (
     CheckReport,
@@ -86,7 +94,10 @@ def test_only_problems_are_problems() -> None:
     assert CheckReport('', rows[:2]).problems == []
 
 
-@pytest.mark.parametrize('module', [probes, local_check])
+MODULES = [checksums, connection, listings, names, objects, speed, uploads]
+
+
+@pytest.mark.parametrize('module', [*MODULES, local_check])
 def test_options_that_help_are_there(module: Any) -> None:
     there = {
         f'--{group}-{option.name}' if group else f'--{option.name}'

@@ -230,7 +230,7 @@ def test_the_right_that_is_missing_is_named(operation: str, right: str) -> None:
     detail: Any = answer('AccessDenied', 403).response
     error = translate(wire.ClientError(detail, operation), DOING, ENDPOINT)
     assert type(error) is e.AccessDenied
-    assert error.message.endswith(f'in this bucket: it takes {right}')
+    assert error.message.endswith(f'in this bucket: it needs {right}')
 
 
 def test_the_region_a_store_names_is_told() -> None:

@@ -1,6 +1,5 @@
 """Stream -> parts -> volumes, on a bucket in memory that counts."""
 
-import contextlib
 import itertools
 import threading
 import time
@@ -15,7 +14,8 @@ from hypothesis import strategies as st
 from freezer.storage import manifest
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
-from freezer.storage._s3.upload import StreamUpload, UploadPlan
+from freezer.storage._s3.upload import StreamUpload
+from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
 from freezer.storage.objects import Upload
 from freezer.utils.progress import Progress
@@ -91,8 +91,8 @@ class MemoryBucket:
         assert self.open[upload.upload_id] == {}
         self.told.append(upload.upload_id)
 
-    def cleaning_up(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def cleaning_up(self) -> 'MemoryBucket':
+        return self
 
     def abort(self, upload: Upload) -> None:
         assert self.running == 0

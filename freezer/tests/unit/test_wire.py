@@ -402,7 +402,7 @@ def test_a_store_that_refuses_its_own_time(caplog: pytest.LogCaptureFixture) -> 
 
     with Scripted(script) as server:
         bucket = bucket_at(server.endpoint, retry_budget=60.0)
-        with pytest.raises(e.ClockSkew, match='store itself tells is refused as well'):
+        with pytest.raises(e.ClockSkew, match='store refused its own time as well'):
             bucket.put(KEY, b'content', ObjectKind.VOLUME)
     assert len(server.exchanges) == 2
     assert len(told_of_clocks(caplog)) == 1

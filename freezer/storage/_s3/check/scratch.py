@@ -1,4 +1,4 @@
-"""The folder in which a check tries things out, and how all of it is undone."""
+"""The prefix below which a check writes, and how all of it is removed."""
 
 import base64
 import datetime
@@ -15,25 +15,29 @@ from freezer.storage import manifest
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.errors import Refusal
-from freezer.storage._s3.upload import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.check import Finding, Result, note, ok, problem
 from freezer.storage.claims import LISTING_DELAYS
 from freezer.storage.objects import ObjectKind, Upload
 
 LOG = logging.getLogger(__name__)
 
-# After so many seconds of cleaning up no further call is begun.
+# No further step of the clean-up begins after so many seconds.
 CLEAN_UP_SECONDS = 120.0
 # How long objects are locked, where they have to be.
 LOCKED_SECONDS = 5
+# How long a probe may repeat requests to a store that fails, in seconds.
+PROBE_SECONDS = 15.0
+
+SMALL = b'What a check of the storage wrote; it can be deleted.\n'
 
 
 @dataclass
 class ScratchPrefix:
-    """What there is, and what is known about the store so far.
+    """What was written, and what is known about the store so far.
 
-    :param folder: its key, without a slash at its end
-    :param bucket: one that locks nothing
+    :param bucket: one that locks nothing; its requests soon give up
+    :param folder: the prefix, without a slash at its end
     :param plan: of a backup
     :param options: of a backup
     """
@@ -46,19 +50,23 @@ class ScratchPrefix:
     made_bucket: bool = False
     wrote: bool = False
     uploads: list[Upload] = field(default_factory=list)
-    """Those that may be open."""
+    """May be open."""
     stream: manifest.Manifest | None = None
-    """What was uploaded to measure throughput."""
+    """Uploaded to measure throughput."""
     versioned: bool = False
     locks: bool = False
-    """Whether the bucket locks what is written to it by itself."""
+    """Whether the bucket locks every object by default."""
     locked_until: float = 0.0
     """Monotonic time."""
     listed_late: float = 0.0
-    """Seconds until the store listed what was written."""
+    """Seconds until the store listed a written object."""
     clock_offset: float = 0.0
     """Seconds that the store's clock is ahead of this machine's."""
     crc32_checked: bool = False
+
+    def __post_init__(self) -> None:
+        self._bucket = self.bucket
+        self.bucket = self.bucket.within(PROBE_SECONDS)
 
     def key(self, name: str) -> str:
         return f'{self.folder}/{name}'
@@ -75,7 +83,7 @@ class ScratchPrefix:
         return self.bucket.has(self.key(name))
 
     def listed(self, name: str) -> list[str]:
-        """The keys that begin with this one's."""
+        """The keys that start with this one."""
         return [item.key for item in self.bucket.list(self.key(name))]
 
     def open_upload(self, name: str) -> Upload:
@@ -87,7 +95,7 @@ class ScratchPrefix:
         self.bucket.abort(upload)
         self.uploads.remove(upload)
 
-    # Anything else: the answer, or a Refusal
+    # Any other operation: its answer, or a Refusal
 
     def probe(self, operation: str, name: str = '', **arguments: Any) -> Any:
         key = self.key(name) if name else ''
@@ -104,7 +112,7 @@ class ScratchPrefix:
     # Locks
 
     def brief_lock(self) -> dict[str, Any]:
-        """Arguments that lock an object for a moment; :meth:`clean_up` waits for it."""
+        """Arguments that lock an object for seconds; :meth:`clean_up` waits for it."""
         until = datetime.datetime.now(datetime.UTC)
         until += datetime.timedelta(seconds=self.clock_offset + LOCKED_SECONDS)
         # A second more: clocks and dates are not exact.
@@ -112,18 +120,16 @@ class ScratchPrefix:
         return {'ObjectLockMode': 'GOVERNANCE', 'ObjectLockRetainUntilDate': until}
 
     def unlock_soon(self, params: dict[str, Any], **_event: Any) -> None:
-        """Let the lock of a bucket that locks by itself not outlive the check.
+        """Shorten the lock that a bucket sets by default, so that it can be removed.
 
-        :param params: of an operation that makes an object
+        :param params: of an operation that creates an object
         """
         if not self.locks or 'ObjectLockMode' in params:
             return
         params.update(self.brief_lock())
         if self.options.locks and 'Body' in params:
-            # As a backup does that asks for locks.
+            # As for a backup with locks.
             params.setdefault('ContentMD5', _md5(params['Body']))
-
-    # Undoing it
 
     def clean_up(self) -> Finding:
         """Remove everything; may be called again. Raises no StorageException.
@@ -143,21 +149,21 @@ class ScratchPrefix:
         if self.made_bucket:
             steps.append((self._remove_bucket, note))
         findings = []
-        with self.bucket.cleaning_up():
-            for step, finding in steps:
-                try:
-                    if time.monotonic() > deadline:
-                        raise e.Unreachable('there was no more time')
-                    step()
-                except e.StorageException as error:
-                    LOG.error('cleaning up after a check: %s', error)
-                    where = self.bucket.url(self.key(''))
-                    findings.append(
-                        finding(f'something may remain below {where}: {error.message}')
-                    )
-                    if isinstance(error, e.Unreachable):
-                        break
-        # A problem, if there is one, before notes.
+        self.bucket = self._bucket.cleaning_up()
+        for step, finding in steps:
+            try:
+                if time.monotonic() > deadline:
+                    raise e.Unreachable('there was no more time')
+                step()
+            except e.StorageException as error:
+                LOG.error('cleaning up after a check: %s', error)
+                where = self.bucket.url(self.key(''))
+                findings.append(
+                    finding(f'something may remain below {where}: {error.message}')
+                )
+                if isinstance(error, e.Unreachable):
+                    break
+        # Problems before notes.
         findings.sort(key=lambda finding: finding.result is Result.NOTE)
         return findings[0] if findings else ok('nothing remains')
 
@@ -168,11 +174,11 @@ class ScratchPrefix:
             for upload, _initiated in list(self.bucket.list_uploads(self.key(''))):
                 self.bucket.abort(upload)
         except (e.AccessDenied, e.Rejected) as error:
-            # Those that are known were aborted by their ids.
+            # The known ones were aborted by their ids.
             LOG.info('%s', error)
 
     def _delete_all(self) -> None:
-        # What is listed late would be missed.
+        # Objects that are listed late would be missed.
         time.sleep(self.listed_late)
         for delay in LISTING_DELAYS:
             time.sleep(delay)
@@ -185,7 +191,7 @@ class ScratchPrefix:
         )
 
     def _delete_versions(self) -> None:
-        """Also the markers of what was deleted."""
+        """Delete markers too."""
         try:
             for _ in range(2):
                 versions = list(self.bucket.list_versions(self.key('')))
@@ -201,7 +207,15 @@ class ScratchPrefix:
     def _remove_bucket(self) -> None:
         answer = self.probe('delete_bucket')
         if isinstance(answer, Refusal) and answer.status != 404:
-            raise e.StorageException(f'the bucket, which was made: {answer}')
+            raise e.StorageException(f'the bucket that was created: {answer}')
+
+
+def difference(expected: bytes, found: bytes | bytearray | memoryview) -> str:
+    """Where two byte strings differ, for a message."""
+    if len(expected) != len(found):
+        return f'{len(found)} bytes, not {len(expected)}'
+    pairs = enumerate(zip(expected, found, strict=True))
+    return f'from byte {next(n for n, (a, b) in pairs if a != b)} on'
 
 
 def _md5(body: bytes) -> str:

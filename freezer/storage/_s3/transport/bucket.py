@@ -1,4 +1,4 @@
-"""The few verbs a backup needs of a bucket."""
+"""One bucket: a store of objects (:class:`~freezer.storage.objects.ObjectStore`)."""
 
 import logging
 import time
@@ -9,105 +9,171 @@ from botocore.exceptions import ClientError
 from freezer.storage import exceptions as e
 from freezer.storage._s3.options import DEFAULT_REGION
 from freezer.storage._s3.transport.clock import epoch
+from freezer.storage._s3.transport.deletions import Deletions
+from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.multipart import Multipart
+from freezer.storage._s3.transport.objects import Objects
+from freezer.storage._s3.transport.requests import Requests
 
 LOG = logging.getLogger(__name__)
 
+CLEAN_UP_SECONDS = 20.0
 _NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintException')
 
 
-class Bucket(Multipart):
-    """The bucket itself, and by inheritance what is in it."""
+class Bucket:
+    """The verbs of a bucket. Safe to share between threads.
+
+    What concerns objects, listings or uploads is a method of the class for that, so
+    that a part goes through no more calls than it needs.
+
+    :param list_version: of ListObjects
+    """
+
+    def __init__(self, requests: Requests, list_version: int = 2) -> None:
+        self.requests = requests
+        self.name = requests.name
+        self.endpoint = requests.endpoint
+        self.progress = requests.progress
+        self.url = requests.url
+        self.probe = requests.probe
+        self.hook = requests.hook
+        self._list_version = list_version
+
+        objects = Objects(requests)
+        self.put = objects.put
+        self.put_if_absent = objects.put_if_absent
+        self.get = objects.get
+        self.get_range = objects.get_range
+        self.head = objects.head
+        self.has = objects.has
+
+        listings = Listings(requests, list_version)
+        self.list = listings.list
+        self.list_children = listings.list_children
+        self.list_versions = listings.list_versions
+        self.list_uploads = listings.list_uploads
+        self.parts = listings.parts
+
+        self._deletions = Deletions(requests)
+        self.delete = self._deletions.delete
+        self.delete_versions = self._deletions.delete_versions
+
+        uploads = Multipart(requests)
+        self.create_upload = uploads.create_upload
+        self.upload_part = uploads.upload_part
+        self.complete = uploads.complete
+        self.apply_lock_and_tags = uploads.apply_lock_and_tags
+        self.abort = uploads.abort
+
+    def within(self, seconds: float) -> 'Bucket':
+        """The same bucket, but no request takes longer, repetitions included."""
+        return Bucket(self.requests.within(seconds), self._list_version)
+
+    def cleaning_up(self) -> 'Bucket':
+        """The same bucket, but requests give up soon: an error waits to be reported."""
+        return self.within(CLEAN_UP_SECONDS)
+
+    def close(self) -> None:
+        self.requests.clients.close()
 
     def exists(self) -> bool:
-        """Whether it is there; one that the store does not show is taken to be."""
+        """Whether the bucket exists; True if the store refuses to say."""
         try:
-            self._run('look at', '', lambda: self._ask('head_bucket'))
+            self._head()
         except e.NotFound:
             return False
         except (e.AccessDenied, e.Rejected) as error:
             if not isinstance(error.__cause__, ClientError):
                 # The store was not asked.
                 raise
-            # HeadBucket needs ListBucket; what is really needed will be asked for. And
-            # why a HEAD is refused its answer cannot say.
-            LOG.info('not looked at; going on: %s', error.message)
+            # HeadBucket needs ListBucket, which a backup may do without. And the answer
+            # to a HEAD has no reason.
+            LOG.info('cannot be looked up, going on: %s', error.message)
         return True
 
-    def create(self, *, locks: bool = False) -> None:
-        """Make it, in the region that requests are signed for.
+    def _head(self) -> Any:
+        return self.requests.run(
+            'look up', '', lambda: self.requests.send('head_bucket')
+        )
 
-        :param locks: with object lock, which cannot be had later everywhere
+    def create(self, *, locks: bool = False) -> None:
+        """Create the bucket in the region that requests are signed for.
+
+        :param locks: with object lock, which most stores cannot add later
         """
         arguments: dict[str, Any] = {}
         if locks:
             arguments['ObjectLockEnabledForBucket'] = True
-        region, constraint = self._client.meta.region_name, 'CreateBucketConfiguration'
+        region = self.requests.clients.usual.meta.region_name
+        constraint = 'CreateBucketConfiguration'
         if region != DEFAULT_REGION:
             arguments[constraint] = {'LocationConstraint': region}
 
         def call() -> None:
             try:
-                self._ask('create_bucket', **arguments)
+                self.requests.send('create_bucket', **arguments)
             except ClientError as error:
-                # The region is what requests are signed for; whether the store knows
-                # a location of that name is another matter (Ceph's zone groups).
+                # A store may accept the region in signatures and have no location of
+                # that name (Ceph's zone groups).
                 code = error.response.get('Error', {}).get('Code')
                 if code not in _NO_SUCH_LOCATION or constraint not in arguments:
                     raise
                 del arguments[constraint]
-                self._ask('create_bucket', **arguments)
+                self.requests.send('create_bucket', **arguments)
 
         try:
-            self._run('create', '', call)
+            self.requests.run('create', '', call)
         except e.Conflict:
             if not self.exists():
                 raise
         LOG.info('created bucket %s at %s', self.name, self.endpoint)
 
     def locks_objects(self) -> bool:
-        """Whether objects in it can be locked; if it may not be asked, they can."""
+        """Whether the bucket has object lock; True if we may not ask."""
 
         def call() -> Any:
-            return self._ask('get_object_lock_configuration')
+            return self.requests.send('get_object_lock_configuration')
 
         try:
-            answer = self._run('look at object lock of', '', call)
+            answer = self.requests.run('get object lock of', '', call)
         except e.BucketNotFound:
             raise
         except e.NotFound:
             return False
         except (e.AccessDenied, e.Rejected) as error:
-            LOG.info('whether objects can be locked is not known: %s', error.message)
+            LOG.info('unknown whether the bucket has object lock: %s', error.message)
             return True
         found = answer.get('ObjectLockConfiguration', {})
         return bool(found.get('ObjectLockEnabled') == 'Enabled')
 
     def keeps_versions(self, *, must_know: bool = False) -> bool:
-        """Whether what is deleted or overwritten is kept as a version.
+        """Whether deleted and overwritten objects are kept as versions.
 
-        A store that has no versions, or does not say, keeps none.
+        False if the store has no versions, or does not say.
 
-        :param must_know: it is an error if the keys may not ask
+        :param must_know: raise AccessDenied if we may not ask
         """
+
+        def call() -> Any:
+            return self.requests.send('get_bucket_versioning')
+
         try:
-            answer = self._run(
-                'versioning of', '', lambda: self._ask('get_bucket_versioning')
-            )
+            answer = self.requests.run('get versioning of', '', call)
         except (e.AccessDenied, e.NotFound, e.Rejected) as error:
             if must_know and isinstance(error, e.AccessDenied):
                 raise
-            LOG.info('whether versions are kept is not known: %s', error)
+            LOG.info('unknown whether the bucket keeps versions: %s', error)
             return False
         return answer.get('Status') in ('Enabled', 'Suspended')
 
     def store_time(self) -> float:
-        """The store's clock, epoch seconds; this machine's if it does not say."""
+        """The store's clock in epoch seconds; this machine's if unknown."""
         try:
-            answer = self._run('look at', '', lambda: self._ask('head_bucket'))
+            answer = self._head()
         except e.AccessDenied as error:
-            LOG.info("the store's time is not known: %s", error)
+            LOG.info("the store's time is unknown: %s", error)
             return time.time()
         headers = answer.get('ResponseMetadata', {}).get('HTTPHeaders', {})
-        told = epoch(headers.get('date', ''))
-        return time.time() if told is None else told
+        moment = epoch(headers.get('date', ''))
+        return time.time() if moment is None else moment

@@ -1,4 +1,4 @@
-"""One botocore client per storage, made from the options."""
+"""Makes botocore clients from the options."""
 
 import base64
 import contextlib
@@ -20,15 +20,15 @@ from freezer.storage._s3.options import DEFAULT_REGION, MOST_AT_ONCE, S3Options
 from freezer.storage.exceptions import StorageConfigError
 
 LOG = logging.getLogger(__name__)
-# Complete on a large upload may take the store minutes; asked again too early it
-# answers with errors that look like failures (s3 stores: Swift's heartbeats, Ceph).
+# Complete on a large upload may take the store minutes. Repeated too early, it is
+# answered with errors that look like failures (Swift's heartbeats, Ceph).
 COMPLETE_READ_TIMEOUT = 600
 # At DEBUG botocore logs the access key, signatures and SSE-C keys.
 _LOGGERS = ('botocore', 'urllib3')
 
 
-def _cap_loggers() -> None:
-    """Whatever the options for the log ask for: --debug, or a level for one of them."""
+def _limit_loggers() -> None:
+    """Keep them at WARNING, whatever --debug and the options for log levels say."""
     known = list(logging.root.manager.loggerDict)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -38,17 +38,16 @@ def _cap_loggers() -> None:
 
 
 class Credentials:
-    """Where keys come from: the options, or a named profile.
+    """The keys: from the options, or from a named profile.
 
-    Nothing else counts: no other profile, no ``AWS_*`` variable, no metadata service,
-    because none of them must change where backups go. Nor does a profile change
-    anything but keys and region.
+    No other profile, no ``AWS_*`` variable and no metadata service counts, because none
+    of them must change where backups go. And a profile changes only keys and region.
 
-    :raises StorageConfigError: the profile is not there, or gives no keys
+    :raises StorageConfigError: the profile does not exist, or gives no keys
     """
 
     def __init__(self, access_key: str, secret_key: str, options: S3Options) -> None:
-        _cap_loggers()
+        _limit_loggers()
         self.session = botocore.session.Session(session_vars=_NOTHING_AMBIENT)
         self.session.register_component('data_loader', _Loader())
         self.region = options.region or DEFAULT_REGION
@@ -61,9 +60,9 @@ class Credentials:
         self.session.register_component('credential_provider', _Provider(keys))
 
     def secrets(self) -> tuple[str, ...]:
-        """What must not be said: all keys there have been, as a profile's are renewed.
+        """All keys so far, as a profile's are renewed: none may appear in a message.
 
-        With access keys: stores repeat them.
+        Access keys too: stores repeat them.
         """
         with contextlib.suppress(*_PROFILE_ERRORS):
             keys = self.session.get_credentials()
@@ -76,15 +75,18 @@ class Credentials:
 
 
 class _Loader(botocore.loaders.Loader):  # type: ignore[misc]
-    """Of botocore's data. It would look through the folders of four hundred services,
-    twice, to see that S3 is one of them: a third of the time that a client takes."""
+    """Loads botocore's data for S3 alone.
+
+    botocore would search the folders of four hundred services, twice, to see that S3 is
+    one of them: a third of the time it takes to make a client.
+    """
 
     def list_available_services(self, type_name: str) -> list[str]:
         return ['s3']
 
 
 class _Provider:
-    """What botocore asks for keys."""
+    """Gives botocore the keys of a profile."""
 
     def __init__(self, keys: Any) -> None:
         self._keys = keys
@@ -94,11 +96,11 @@ class _Provider:
 
 
 def _of_profile(name: str, region: str | None) -> tuple[Any, str]:
-    """Its keys, which botocore renews, and the region: the one given, or its own."""
+    """A profile's keys, which botocore renews, and the given region or its own."""
     session = botocore.session.Session(profile=name)
     try:
         region = region or session.get_scoped_config().get('region') or DEFAULT_REGION
-        # For the service that gives keys for a role.
+        # For the service that issues keys for a role.
         session.set_config_variable('region', region)
         providers = session.get_component('credential_provider')
         for elsewhere in _NOT_OF_A_PROFILE:
@@ -113,17 +115,17 @@ def _of_profile(name: str, region: str | None) -> tuple[Any, str]:
     return keys, region
 
 
-# Where botocore looks when a profile has no keys. One that names such a source as its
-# own (credential_source) gets them all the same.
+# Where botocore looks if a profile has no keys. A profile that names one of them
+# itself (credential_source) still gets keys from there.
 _NOT_OF_A_PROFILE = (
     'ec2-credentials-file',
     'boto-config',
     'container-role',
     'iam-role',
 )
-# Its programs may be missing, or say something else than JSON.
+# Its programs may be missing, or print something else than JSON.
 _PROFILE_ERRORS = (botocore.exceptions.BotoCoreError, OSError, ValueError)
-# No variable, and no file: (name in ~/.aws/config, variables, default, conversion).
+# No variable and no file: (name in ~/.aws/config, variables, default, conversion).
 _NOTHING_AMBIENT = {
     name: (None, None, *rest)
     for name, (_, _, *rest) in botocore.session.Session.SESSION_VARIABLES.items()
@@ -136,10 +138,10 @@ def make_client(
     options: S3Options,
     read_timeout: float | None = None,
 ) -> Any:
-    """A botocore S3 client; talks to nobody yet.
+    """A botocore S3 client; sends nothing yet.
 
     :param read_timeout: seconds, in place of the one in the options
-    :raises StorageConfigError: this botocore does not know what is asked for
+    :raises StorageConfigError: this botocore lacks what an option needs
     """
     settings: dict[str, Any] = {
         'region_name': credentials.region,
@@ -153,16 +155,16 @@ def make_client(
             {'http': options.proxy, 'https': options.proxy} if options.proxy else None
         ),
         'ignore_configured_endpoint_urls': True,
-        # Trailing checksums end up inside objects on stores that do not know them
-        # (SeaweedFS #6548) and are refused by others; the signed payload digest is
-        # enough on the wire, and the manifest has our own.
+        # Stores that do not know trailing checksums store them as content (SeaweedFS
+        # #6548) or refuse them. The signed digest is enough in transit, and the
+        # manifest has our own.
         'request_checksum_calculation': 'when_required',
         'response_checksum_validation': 'when_required',
     }
     config = _config(settings)
     if options.insecure:
         LOG.warning('the certificate of %s is not checked (insecure)', endpoint)
-        # Said once is enough: urllib3 tells it on standard error at every connection.
+        # Once is enough: urllib3 warns on standard error at every connection.
         warnings.simplefilter('ignore', InsecureRequestWarning)
     try:
         client = credentials.session.create_client(
@@ -178,8 +180,8 @@ def make_client(
         _check_checksum(client, options.checksum)
     for operation in _WITH_MD5:
         client.meta.events.register(f'before-call.s3.{operation}', _add_content_md5)
-    client.meta.events.register('before-sign.s3', _sign_the_path_that_is_sent)
-    client.meta.events.register_first('needs-retry.s3', _redirect_not_for_ever)
+    client.meta.events.register('before-sign.s3', _sign_sent_path)
+    client.meta.events.register_first('needs-retry.s3', _stop_redirection_loop)
     return client
 
 
@@ -193,7 +195,7 @@ def _check_checksum(client: Any, name: str) -> None:
 
 
 def _config(settings: dict[str, Any]) -> Any:
-    """Older botocore does not know the newer settings, and refuses them."""
+    """Drop settings that an older botocore does not know: it would refuse them."""
     known = botocore.config.Config.OPTION_DEFAULTS
     return botocore.config.Config(**{k: v for k, v in settings.items() if k in known})
 
@@ -207,16 +209,16 @@ _WITH_MD5 = (
 
 
 def _add_content_md5(params: dict[str, Any], **_kwargs: Any) -> None:
-    """Some stores insist on Content-MD5, and newer botocore leaves it out."""
+    """Some stores require Content-MD5, and newer botocore leaves it out."""
     digest = hashlib.md5(params['body'], usedforsecurity=False).digest()
     params['headers']['Content-MD5'] = base64.b64encode(digest).decode()
 
 
-def _sign_the_path_that_is_sent(request: Any, **_kwargs: Any) -> None:
-    """Version 2 of signatures, path style: botocore signs /bucket/ and sends /bucket;
-    older ones sign a part of the query twice.
+def _sign_sent_path(request: Any, **_kwargs: Any) -> None:
+    """Correct what botocore signs with version 2 in path style.
 
-    Stores refuse that. Version 4 does not look at ``auth_path``.
+    It signs /bucket/ and sends /bucket; older ones sign a part of the query twice.
+    Stores refuse both. Version 4 does not use ``auth_path``.
     """
     if request.auth_path is not None:
         sent = urllib.parse.urlsplit(request.url).path
@@ -224,11 +226,13 @@ def _sign_the_path_that_is_sent(request: Any, **_kwargs: Any) -> None:
         request.auth_path = sent if signed == f'{sent}/' else signed
 
 
-def _redirect_not_for_ever(
+def _stop_redirection_loop(
     request_dict: dict[str, Any], response: Any, operation: Any, **_kwargs: Any
 ) -> None:
-    """A redirection that names no region botocore follows up with a HeadBucket; that of
-    a HeadBucket with another one, until the stack is full."""
+    """Stop botocore from following a redirection of HeadBucket without a region.
+
+    It would send another HeadBucket, until the stack is full.
+    """
     if operation.name != 'HeadBucket' or response is None:
         return
     meta = response[1].get('ResponseMetadata', {})

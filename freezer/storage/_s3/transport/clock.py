@@ -1,7 +1,7 @@
-"""The store's time. A request that is dated by a wrong clock is refused.
+"""Dates requests by the store's clock, where this machine's is wrong.
 
-botocore dates requests by the clock of the machine, and offers no other: so the signer
-is one of ours, which only moves the date.
+Stores refuse requests with a wrong date, and botocore always uses this machine's clock.
+So requests are signed by a signer of ours, which only changes the date.
 """
 
 import datetime
@@ -9,18 +9,17 @@ import email.utils
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import botocore.auth
 from botocore.exceptions import ClientError
 
 LOG = logging.getLogger(__name__)
-T = TypeVar('T')
 
-# Stores accept 15 minutes (AWS, MinIO, Ceph, Swift). Nobody refuses less than this.
+# Stores accept 15 minutes (AWS, MinIO, Ceph, Swift); none refuses less than this.
 _TOLERATED_SECONDS = 60.0
-# An answer to HEAD has no body, so it does not say why.
+# The answer to a HEAD has no body, and so no reason.
 _MAY_BE_SKEW = ('RequestTimeTooSkewed', '403')
 _SIGNATURE = 'freezer-s3v4'
 _OFFSET = 'freezer_clock_offset'
@@ -40,21 +39,18 @@ class StoreClock:
         self._lock = threading.Lock()
 
     def attach(self, client: Any) -> None:
-        """Let a botocore client date its requests by this."""
+        """Make a botocore client date its requests by this clock."""
         client.meta.events.register('choose-signer.s3', self._choose)
 
-    def run(self, call: Callable[[], T]) -> T:
-        """The call's result; one that was refused for its date is made once more."""
-        before = self.offset
-        try:
-            return call()
-        except ClientError as error:
-            if not self._corrected(error.response, before):
-                raise
-        return call()
+    def correct(self, before: float, error: Exception) -> bool:
+        """Adopt the store's time if that may be why it refused a request.
 
-    def _corrected(self, answer: Mapping[str, Any], before: float) -> bool:
-        """Whether the time is another now than the one the request was dated by."""
+        :param before: the offset when the request was dated
+        :returns: whether the offset has changed since, so that it is worth repeating
+        """
+        if not isinstance(error, ClientError):
+            return False
+        answer = error.response
         if answer.get('Error', {}).get('Code') not in _MAY_BE_SKEW:
             return False
         headers = answer.get('ResponseMetadata', {}).get('HTTPHeaders', {})
@@ -80,7 +76,7 @@ class StoreClock:
     def _choose(
         self, signature_version: Any, context: dict[str, Any], **_rest: Any
     ) -> str | None:
-        """Our signer, in place of botocore's of the same kind."""
+        """The name of our signer, for version 4 signatures."""
         if signature_version not in ('s3v4', 'v4'):
             return None
         context[_OFFSET] = self.offset
@@ -88,8 +84,8 @@ class StoreClock:
 
 
 class _Signer(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
-    """Version 4 signatures of the time that the store has, and of digests that are
-    known (:class:`~freezer.utils.blocks.Buffer`)."""
+    """Signs version 4 with the store's time, and with SHA-256 digests that are known
+    already (:class:`~freezer.utils.blocks.Buffer`)."""
 
     def payload(self, request: Any) -> str:
         known: str | None = getattr(request.body, 'sha256', None)
@@ -108,7 +104,7 @@ botocore.auth.AUTH_TYPE_MAPS[_SIGNATURE] = _Signer
 
 
 def epoch(date: str) -> float | None:
-    """Epoch seconds of a date as HTTP writes it; None if it is none."""
+    """Epoch seconds of an HTTP date; None if it is not one."""
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):

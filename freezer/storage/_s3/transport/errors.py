@@ -1,4 +1,4 @@
-"""What stores and botocore say -> :mod:`freezer.storage.exceptions`. One table."""
+"""Translates errors of stores and botocore to :mod:`freezer.storage.exceptions`."""
 
 import time
 from collections.abc import Mapping
@@ -18,89 +18,77 @@ class Meaning(NamedTuple):
 
 
 _KEYS = 'check the access key and the secret key'
+_PERMISSION = 'check the keys and what they are allowed to do in this bucket'
+_REPLACED = 'the object was replaced meanwhile'
+_SHORTER = 'the object is shorter than it was'
 _REGION = 'set --s3-region to the region the store names'
 
-MEANINGS: dict[str, Meaning] = {
-    # There is no such thing.
-    'NoSuchKey': Meaning(e.NotFound),
-    'NotFound': Meaning(e.NotFound),
-    '404': Meaning(e.NotFound),
-    'NoSuchBucket': Meaning(e.BucketNotFound, 'check --container and --endpoint'),
-    'NoSuchUpload': Meaning(e.UploadNotFound),
-    # Who asks.
-    'InvalidAccessKeyId': Meaning(e.BadCredentials, _KEYS),
-    'SignatureDoesNotMatch': Meaning(e.BadCredentials, _KEYS),
-    'InvalidToken': Meaning(e.BadCredentials, 'check the session token'),
-    'ExpiredToken': Meaning(e.BadCredentials, 'get a new session token'),
-    'AccessDenied': Meaning(
-        e.AccessDenied, 'check the keys and what they are allowed to do in this bucket'
+# Error class, advice, and the codes or HTTP statuses that mean this.
+_TABLE: tuple[tuple[type[e.StorageException], str, str], ...] = (
+    (e.NotFound, '', 'NoSuchKey NotFound 404'),
+    (e.BucketNotFound, 'check --container and --endpoint', 'NoSuchBucket'),
+    (e.UploadNotFound, '', 'NoSuchUpload'),
+    (e.BadCredentials, _KEYS, 'InvalidAccessKeyId SignatureDoesNotMatch 401'),
+    (e.BadCredentials, 'check the session token', 'InvalidToken'),
+    (e.BadCredentials, 'get a new session token', 'ExpiredToken'),
+    (e.AccessDenied, _PERMISSION, 'AccessDenied 403'),
+    (
+        e.ClockSkew,
+        "set this machine's clock: the store refuses its time",
+        'RequestTimeTooSkewed',
     ),
-    '403': Meaning(
-        e.AccessDenied, 'check the keys and what they are allowed to do in this bucket'
-    ),
-    '401': Meaning(e.BadCredentials, _KEYS),
-    'RequestTimeTooSkewed': Meaning(
-        e.ClockSkew, "set this machine's clock: the store refuses its time"
-    ),
-    'InvalidObjectState': Meaning(
+    (
         e.Archived,
         'its storage class is an archive: restore the objects of this backup there '
         '(RestoreObject), then try again',
+        'InvalidObjectState',
     ),
-    # Something else is there.
-    'PreconditionFailed': Meaning(e.Conflict, 'the object was replaced meanwhile'),
-    '412': Meaning(e.Conflict, 'the object was replaced meanwhile'),
-    'ConditionalRequestConflict': Meaning(e.Conflict),
-    'BucketAlreadyExists': Meaning(
-        e.Conflict, 'the name belongs to somebody else: choose another bucket'
+    (e.Conflict, _REPLACED, 'PreconditionFailed 412'),
+    (e.Conflict, '', 'ConditionalRequestConflict BucketAlreadyOwnedByYou'),
+    (
+        e.Conflict,
+        'the name belongs to somebody else: choose another bucket',
+        'BucketAlreadyExists',
     ),
-    'BucketAlreadyOwnedByYou': Meaning(e.Conflict),
-    # Later.
-    'SlowDown': Meaning(e.Throttled),
-    'TooManyRequests': Meaning(e.Throttled),
-    'Throttling': Meaning(e.Throttled),
-    'RequestLimitExceeded': Meaning(e.Throttled),
-    '429': Meaning(e.Throttled),
-    'OperationAborted': Meaning(e.ServerError),
-    '499': Meaning(e.ServerError),
-    'InternalError': Meaning(e.ServerError),
-    'ServiceUnavailable': Meaning(e.ServerError),
-    # The bytes did not arrive as they were sent.
-    'RequestTimeout': Meaning(e.IncompleteAnswer),
-    '408': Meaning(e.IncompleteAnswer),
-    'IncompleteBody': Meaning(e.IncompleteAnswer),
-    'BadDigest': Meaning(e.IncompleteAnswer),
-    'XAmzContentSHA256Mismatch': Meaning(e.IncompleteAnswer),
-    'InvalidRange': Meaning(e.IntegrityError, 'the object is shorter than it was'),
-    '416': Meaning(e.IntegrityError, 'the object is shorter than it was'),
-    'XAmzContentChecksumMismatch': Meaning(e.IncompleteAnswer),
-    # What options ask for.
-    'InvalidStorageClass': Meaning(
-        e.Rejected, 'the store has no such class: see --s3-storage-class'
+    (e.Throttled, '', 'SlowDown TooManyRequests Throttling RequestLimitExceeded 429'),
+    (e.Throttled, '', 'KMS.ThrottlingException'),
+    (e.ServerError, '', 'InternalError ServiceUnavailable OperationAborted 499'),
+    # The store did not receive the bytes that were sent.
+    (e.IncompleteAnswer, '', 'RequestTimeout 408 IncompleteBody BadDigest'),
+    (e.IncompleteAnswer, '', 'XAmzContentSHA256Mismatch XAmzContentChecksumMismatch'),
+    (e.IntegrityError, _SHORTER, 'InvalidRange 416'),
+    (
+        e.Rejected,
+        'the store has no such class: see --s3-storage-class',
+        'InvalidStorageClass',
     ),
-    'InvalidTag': Meaning(e.Rejected, 'see --s3-tags'),
-    'AccessControlListNotSupported': Meaning(
-        e.Rejected, 'the bucket takes no access lists: leave --s3-acl out'
+    (e.Rejected, 'see --s3-tags', 'InvalidTag'),
+    (
+        e.Rejected,
+        'the bucket takes no access lists: leave --s3-acl out',
+        'AccessControlListNotSupported',
     ),
-    'KMS.ThrottlingException': Meaning(e.Throttled),
-    # Wrong place.
-    'SecondLevelDomainForbidden': Meaning(
-        e.Rejected, 'set --s3-addressing-style virtual'
+    (
+        e.Rejected,
+        'set --s3-addressing-style virtual',
+        'SecondLevelDomainForbidden',
     ),
-    'PermanentRedirect': Meaning(e.Rejected, _REGION),
-    'AuthorizationHeaderMalformed': Meaning(e.Rejected, _REGION),
-    'IllegalLocationConstraintException': Meaning(e.Rejected, _REGION),
-    '301': Meaning(e.Rejected, _REGION),
-    '307': Meaning(e.Rejected, _REGION),
+    (e.Rejected, _REGION, 'PermanentRedirect AuthorizationHeaderMalformed 301 307'),
+    (e.Rejected, _REGION, 'IllegalLocationConstraintException'),
+)
+MEANINGS = {
+    code: Meaning(error, advice)
+    for error, advice, codes in _TABLE
+    for code in codes.split()
 }
 
-# An answer to HEAD has no body: where the bucket is, a header says.
+# The answer to a HEAD has no body; a header says in which region the bucket is.
 _WITHOUT_REASON = frozenset({'301', '307', '400'})
 
-# What the keys have to be allowed, by operation, in the words of a policy.
+# The permission an operation needs, as policies name it.
 _GET = (
-    's3:GetObject, and where s3:ListBucket is not allowed what is not there is refused '
-    'like this too'
+    's3:GetObject; without s3:ListBucket, the store refuses missing objects like this '
+    'too'
 )
 RIGHTS = {
     'HeadBucket': 's3:ListBucket',
@@ -127,13 +115,12 @@ RIGHTS = {
 }
 
 _NOT_ARRIVED = frozenset({'RequestTimeout', 'IncompleteBody'})
-# Errors that come with status 200 or 500 as well: a Complete is answered before it is
-# done (Swift).
+# May come with status 200 or 500: Swift answers a Complete before it is done.
 _REFUSED_LATE = frozenset({'InvalidPart', 'InvalidPartOrder', 'EntityTooSmall'})
 
 
 class Refusal(NamedTuple):
-    """That a store will not do what it was asked, in its own words."""
+    """A store's refusal, in its own words."""
 
     code: str
     status: int
@@ -143,8 +130,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(error: wire.ClientError) -> Refusal | None:
-    """The refusal in a store's answer; None where the same may be granted at another
-    time, or to other keys."""
+    """The refusal in an answer; None if it may be granted later or to other keys."""
     code, status, meaning = _meaning(error)
     later = (e.Unreachable, e.Throttled, e.ServerError, e.BadCredentials, e.ClockSkew)
     if code in _REFUSED_LATE:
@@ -154,14 +140,16 @@ def refusal(error: wire.ClientError) -> Refusal | None:
     return Refusal(code or 'no reason given', status) if status >= 400 else None
 
 
-def wants_digest(error: wire.ClientError) -> bool:
-    """Whether it was refused because its body came without a digest."""
-    said = str(error.response.get('Error', {}).get('Message') or '')
-    return _meaning(error)[1] == 400 and 'content-md5' in said.lower()
+def wants_md5(error: Exception) -> bool:
+    """Whether a request was refused because it had no Content-MD5."""
+    if not isinstance(error, wire.ClientError):
+        return False
+    message = str(error.response.get('Error', {}).get('Message') or '')
+    return _meaning(error)[1] == 400 and 'content-md5' in message.lower()
 
 
 def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException:
-    """The storage error for what a call raised.
+    """The StorageException for what a call raised.
 
     :param doing: what was tried and where: ``put s3://bucket/key``
     :returns: an error that names operation, bucket, key, endpoint and request id; the
@@ -214,10 +202,10 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
             meaning = meaning._replace(advice=_REGION)
     right = RIGHTS.get(str(getattr(error, 'operation_name', '')))
     if meaning.error is e.AccessDenied and right:
-        meaning = meaning._replace(advice=f'{meaning.advice}: it takes {right}')
-    said = ' '.join(part for part in (code, message) if part and part != 'Unknown')
+        meaning = meaning._replace(advice=f'{meaning.advice}: it needs {right}')
+    reason = ' '.join(part for part in (code, message) if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
-    line = f'{where}: {said or "failed"} (HTTP {status}, request {request})'
+    line = f'{where}: {reason or "failed"} (HTTP {status}, request {request})'
     if region:
         line += f'; the bucket is in region {region}'
     made = meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
@@ -226,14 +214,14 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; None where the store asks for nothing, or for nothing we can read."""
+    """Seconds; None if there is no Retry-After, or an unreadable one."""
     asked = headers.get('retry-after', '').strip()
     if asked.isdecimal():
         return float(asked)
     moment = epoch(asked)
     if moment is None:
         return None
-    # By the store's clock, where it tells its time.
+    # By the store's clock, if the answer has it.
     now = epoch(headers.get('date', ''))
     return max(0.0, moment - (time.time() if now is None else now))
 
@@ -249,12 +237,12 @@ def _meaning(error: wire.ClientError) -> tuple[str, int, Meaning]:
     if status == 501:
         meaning = Meaning(e.Rejected, 'the store does not implement this')
     elif status >= 500 and not meaning.error.temporary:
-        # Whatever it calls it: it says that the fault is its own.
+        # Whatever the code, the store says that it is its own failure.
         meaning = Meaning(e.ServerError)
     return code, status, meaning
 
 
-# How codes of many meanings begin, what the message has, and what to do.
+# Start of the code, a part of the message, and the advice.
 _OF_OPTIONS = (
     ('KMS.', '', 'see --s3-sse-kms-key-id, and what the keys may do with it'),
     ('', 'object lock', 'see --s3-object-lock-mode and --s3-legal-hold'),
@@ -266,7 +254,7 @@ _OF_OPTIONS = (
 
 
 def _advice(code: str, message: str) -> str:
-    """Which option a refusal is about, where the store says so in words only."""
+    """Names the option a refusal is about, if only the message tells."""
     for start, text, advice in _OF_OPTIONS:
         if code.startswith(start) and text in message.lower():
             return advice
@@ -274,14 +262,14 @@ def _advice(code: str, message: str) -> str:
 
 
 def _of_certificate(error: wire.SSLError) -> str:
-    """What to do about a certificate; empty where TLS failed for another reason."""
-    said = f'{error} {_reason(error)}'
-    # urllib3 compares names by itself.
-    if type(_innermost(error)).__name__ == 'CertificateError' or 'mismatch' in said:
+    """What to do about a certificate; empty if TLS failed for another reason."""
+    text = f'{error} {_reason(error)}'
+    # urllib3 compares the names itself.
+    if type(_innermost(error)).__name__ == 'CertificateError' or 'mismatch' in text:
         return 'it is for another host: check --endpoint'
-    if 'CERTIFICATE' not in said.upper():
+    if 'CERTIFICATE' not in text.upper():
         return ''
-    if 'expired' in said:
+    if 'expired' in text:
         return "it has to be renewed there, unless it is this machine's clock"
     return 'give its authority with --s3-ca-bundle'
 
@@ -295,7 +283,7 @@ def _reason(error: Exception) -> str:
 
 
 def _innermost(error: Exception) -> Exception:
-    """Where it began: botocore wraps urllib3 wraps the system."""
+    """The original error: botocore wraps urllib3, which wraps the system's."""
     inner = error
     seen = {id(inner)}
     while True:
@@ -308,8 +296,8 @@ def _innermost(error: Exception) -> Exception:
         if not isinstance(following, Exception) or id(following) in seen:
             break
         if isinstance(following, e.StorageException):
-            # What is being cleaned up after is not the reason of what happens then; nor
-            # is a signal, which is no Exception.
+            # The error that is being cleaned up after is not the reason; nor is a
+            # signal, which is no Exception.
             break
         seen.add(id(following))
         inner = following

@@ -1,24 +1,18 @@
-"""Listings, of which no page may be missed; and what is deleted by them."""
+"""Listings: each is complete or raises; none is silently cut off."""
 
-import copy
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.transport.calls import Calls
+from freezer.storage._s3.transport.requests import Requests
 from freezer.storage.objects import (
     ListedObject,
     OpenUpload,
     Upload,
     UploadedParts,
 )
-
-LOG = logging.getLogger(__name__)
-
-DELETE_BATCH = 1000
 
 
 class Version(NamedTuple):
@@ -33,9 +27,9 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True)
 class _Listing:
-    """How one kind of listing is asked for.
+    """One kind of listing.
 
-    :ivar following: of a page that is cut off, what asks for the next one
+    :ivar following: returns the arguments for the page after a truncated one
     """
 
     operation: str
@@ -43,78 +37,85 @@ class _Listing:
     following: Callable[[Any], dict[str, Any]]
 
 
-def _told(**markers: str) -> Callable[[Any], dict[str, Any]]:
-    """Arguments for the next page, from the members of this one that have them."""
+def _markers(**names: str) -> Callable[[Any], dict[str, Any]]:
+    """Takes the arguments for the next page from members of this one."""
     return lambda page: {
-        argument: page[member]
-        for argument, member in markers.items()
-        if page.get(member)
+        argument: page[member] for argument, member in names.items() if page.get(member)
     }
 
 
 def _after_keys(page: Any) -> dict[str, Any]:
-    # Not NextMarker where it can be had from the page: botocore decodes it, and
-    # SeaweedFS and Ceph do not encode it, so a key with a plus would be another.
+    # From the page, and from NextMarker only if the page is empty: botocore
+    # decodes NextMarker, SeaweedFS and Ceph do not encode it, and a key with a plus
+    # would become another key.
     if page.get('CommonPrefixes'):
         return {'Marker': max(_keys(page))}
     # The last one, not the highest: SeaweedFS lists directory by directory.
     if page.get('Contents'):
         return {'Marker': page['Contents'][-1]['Key']}
-    return _told(Marker='NextMarker')(page)
+    return _markers(Marker='NextMarker')(page)
 
 
 def _after_versions(page: Any) -> dict[str, Any]:
-    told = _told(KeyMarker='NextKeyMarker', VersionIdMarker='NextVersionIdMarker')(page)
+    markers = _markers(
+        KeyMarker='NextKeyMarker', VersionIdMarker='NextVersionIdMarker'
+    )(page)
     keys = _keys(page)
     # For the same reason as in _after_keys.
-    return {**told, 'KeyMarker': max(keys)} if keys else told
+    return {**markers, 'KeyMarker': max(keys)} if keys else markers
 
 
 _OBJECTS = {
     1: _Listing('list_objects', 'list', _after_keys),
     2: _Listing(
-        'list_objects_v2', 'list', _told(ContinuationToken='NextContinuationToken')
+        'list_objects_v2', 'list', _markers(ContinuationToken='NextContinuationToken')
     ),
 }
 _VERSIONS = _Listing('list_object_versions', 'list versions of', _after_versions)
 _UPLOADS = _Listing(
     'list_multipart_uploads',
     'list uploads of',
-    _told(KeyMarker='NextKeyMarker', UploadIdMarker='NextUploadIdMarker'),
+    _markers(KeyMarker='NextKeyMarker', UploadIdMarker='NextUploadIdMarker'),
 )
 _PARTS = _Listing(
-    'list_parts', 'list parts of', _told(PartNumberMarker='NextPartNumberMarker')
+    'list_parts', 'list parts of', _markers(PartNumberMarker='NextPartNumberMarker')
 )
 
 
-class Listings(Calls):
-    """What a bucket holds.
+class Listings:
+    """Lists what a bucket holds.
 
-    Of each listing: never an end before the end. A page that could not be had, or is
-    not one of the listing that was asked for, raises StorageException.
+    A listing is complete or raises. A page that could not be fetched, or does not
+    belong to the listing, raises StorageException.
+
+    :param version: of ListObjects
     """
 
-    _batches_refused = False
+    def __init__(self, requests: Requests, version: int = 2) -> None:
+        self._requests = requests
+        self._version = version
 
     def list(self, prefix: str) -> Iterator[ListedObject]:
         """Every object whose key starts with the prefix."""
-        for page in self._pages(_OBJECTS[self.list_version], prefix, Prefix=prefix):
+        for page in self._pages(_OBJECTS[self._version], prefix, Prefix=prefix):
             for item in page.get('Contents', ()):
                 yield ListedObject(
                     item['Key'], item['Size'], _epoch(item, 'LastModified')
                 )
 
     def list_children(self, prefix: str) -> Iterator[str]:
-        """The names below a prefix that ends with ``/``, up to the next slash."""
-        listing = _OBJECTS[self.list_version]
+        """The names directly below a prefix that ends with ``/``."""
+        listing = _OBJECTS[self._version]
         for page in self._pages(listing, prefix, Prefix=prefix, Delimiter='/'):
             for key in _keys(page):
                 if key != prefix:
                     yield key[len(prefix) :].rstrip('/')
 
     def list_versions(self, prefix: str) -> Iterator[Version]:
-        """Every version and delete marker of the keys that start with the prefix; those
-        of one key together."""
+        """Every version and delete marker of keys that start with the prefix.
+
+        Those of one key come together.
+        """
         for page in self._pages(_VERSIONS, prefix, Prefix=prefix):
             found = [
                 Version(
@@ -137,13 +138,13 @@ class Listings(Calls):
                     upload = Upload(item['Key'], item['UploadId'])
                     yield OpenUpload(upload, _epoch(item, 'Initiated'))
         except e.UploadNotFound:
-            # rclone serve s3, of a bucket that has none.
+            # rclone serve s3, if the bucket has none.
             return
 
     def parts(self, upload: Upload) -> UploadedParts:
         """What an open upload holds.
 
-        :raises NotFound: it is not open any more (NoSuchUpload; NoSuchKey on Ceph)
+        :raises NotFound: it is no longer open (NoSuchUpload; NoSuchKey on Ceph)
         """
         size, modified = 0, 0.0
         for page in self._pages(
@@ -155,16 +156,16 @@ class Listings(Calls):
         return UploadedParts(size, modified)
 
     def _pages(self, listing: _Listing, what: str, **where: Any) -> Iterator[Any]:
-        """:param what: the key, or what every key that is listed starts with"""
+        """:param what: the key, or the prefix"""
         after: dict[str, Any] = {}
 
         def call() -> Any:
-            page = self._ask(listing.operation, **where, **after)
+            page = self._requests.send(listing.operation, **where, **after)
             self._check(page, listing, what, after)
             return page
 
         while True:
-            page = self._run(listing.doing, what, call)
+            page = self._requests.run(listing.doing, what, call)
             yield page
             if not page.get('IsTruncated'):
                 return
@@ -173,118 +174,34 @@ class Listings(Calls):
     def _check(
         self, page: Any, listing: _Listing, what: str, after: Mapping[str, Any]
     ) -> None:
-        """:raises StorageException: the page is none of this listing, or no new one"""
+        """:raises StorageException: a page of another listing, or the same one again"""
         problem = ''
-        # What a proxy in trouble answers passes; a store that lists wrongly stays so.
+        # A proxy in trouble recovers; a store that lists wrongly will go on doing so.
         kind: type[e.StorageException] = e.IncompleteAnswer
         following = listing.following(page) if page.get('IsTruncated') else None
         if page.keys().isdisjoint(('IsTruncated', 'Name', 'Bucket')):
             problem = 'the answer is not a listing'
         elif following == {}:
-            problem = 'the listing is cut off and does not say where it goes on'
+            problem = 'the listing is truncated, without a marker for the next page'
         elif following and following == after:
-            problem = 'the listing goes on where it began'
+            problem = 'the next page is the same one again'
             kind = e.Rejected
         elif not all(key.startswith(what) for key in _keys(page)):
-            problem = 'the listing names keys that were not asked for'
+            problem = 'the listing contains keys without the prefix'
             kind = e.Rejected
         if problem:
-            where = f'{self.url(what)} at {self.endpoint}'
+            where = self._requests.where(what)
             raise kind(f'{listing.doing} {where}: {problem}')
-
-    def listing_with(self, version: int) -> Self:
-        """The same bucket, but for the version of ListObjects."""
-        other = copy.copy(self)
-        other.list_version = version
-        return other
-
-    # Deleting
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete in this order; keys that are not there are no error.
-
-        :raises PartialDelete: some are still there
-        """
-        self._delete([{'Key': key} for key in keys])
-
-    def delete_versions(self, versions: Sequence[Version]) -> None:
-        """Delete for good, in this order.
-
-        :raises PartialDelete: some are still there
-        """
-        self._delete([{'Key': v.key, 'VersionId': v.version_id} for v in versions])
-
-    def _delete(self, objects: Sequence[dict[str, str]]) -> None:
-        failed: dict[str, str] = {}
-        for start in range(0, len(objects), DELETE_BATCH):
-            batch = objects[start : start + DELETE_BATCH]
-            if len(batch) == 1 or self._batches_refused:
-                failed |= self._delete_singly(batch)
-                continue
-            try:
-                failed |= self._delete_batch(batch)
-            except e.Rejected as error:
-                LOG.info('deleting one by one, batches are refused: %s', error)
-                self._batches_refused = True
-                failed |= self._delete_singly(batch)
-        if failed:
-            key, reason = next(iter(failed.items()))
-            right = 's3:DeleteObject' + ('Version' if 'VersionId' in objects[0] else '')
-            if 'AccessDenied' in reason and right not in reason:
-                reason += f': it takes {right}'
-            raise e.PartialDelete(
-                f'{len(failed)} of {len(objects)} objects could not be deleted from '
-                f'{self.url()} at {self.endpoint}, first {key}: {reason}; --action '
-                f'admin tries again'
-            )
-
-    def _delete_batch(self, objects: Sequence[dict[str, str]]) -> dict[str, str]:
-        request = {'Objects': list(objects), 'Quiet': False}
-
-        def call() -> dict[str, str]:
-            answer = self._ask('delete_objects', Delete=request)
-            errors = {
-                item.get('Key', '?'): f'{item.get("Code")} {item.get("Message", "")}'
-                for item in answer.get('Errors', ())
-                if item.get('Code') != 'NoSuchKey'
-            }
-            told = len(answer.get('Deleted', ())) + len(answer.get('Errors', ()))
-            if told < len(objects):
-                raise e.IncompleteAnswer(
-                    f'deleting, {self.url()} at {self.endpoint}: the answer does not '
-                    f'say what became of every object'
-                )
-            return errors
-
-        what = f'{objects[0]["Key"]} and {len(objects) - 1} more'
-        return self._run('delete', what, call)
-
-    def _delete_singly(self, objects: Sequence[dict[str, str]]) -> dict[str, str]:
-        failed = {}
-        for one in objects:
-            try:
-                self._run(
-                    'delete',
-                    one['Key'],
-                    lambda one=one: self._ask('delete_object', **one),  # type: ignore[misc]
-                )
-            except e.BucketNotFound:
-                raise
-            except e.NotFound:
-                continue
-            except e.AccessDenied as error:
-                failed[one['Key']] = error.message
-        return failed
 
 
 def _keys(page: Any) -> list[str]:
-    """Every key that a page names, or what it begins with."""
+    """Every key and common prefix on a page."""
     kinds = ('Contents', 'Versions', 'DeleteMarkers', 'Uploads')
     keys = [item['Key'] for kind in kinds for item in page.get(kind, ())]
     return keys + [item['Prefix'] for item in page.get('CommonPrefixes', ())]
 
 
 def _epoch(item: Any, name: str) -> float:
-    """A date in an answer; one that is missing counts as now, so as nothing old."""
+    """A date of an answer in epoch seconds; now if missing, so that it is not old."""
     moment = item.get(name)
     return float(moment.timestamp()) if moment is not None else time.time()

@@ -1,4 +1,4 @@
-"""Multipart uploads, which are an object only when they are completed."""
+"""Multipart uploads: they become an object when they are completed."""
 
 import functools
 import logging
@@ -8,67 +8,74 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.transport.calls import WIRE_ERRORS
 from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.objects import TOKEN_KEY, Objects
+from freezer.storage._s3.transport.requests import Requests
 from freezer.storage.objects import ObjectKind, Upload
 
 LOG = logging.getLogger(__name__)
 
-# No store is known that allows fewer; Swift and Scaleway allow that many.
+# No store is known to allow fewer; Swift and Scaleway allow so many.
 _FEWEST_PARTS = 1000
 
 
 class Sent(NamedTuple):
-    """A part as the store took it; its checksum as Complete wants it repeated."""
+    """A stored part: its ETag, and its checksum as Complete has to repeat it."""
 
     etag: str
     checksum: Mapping[str, Any]
 
 
 class UncertainComplete(e.StorageException):
-    """Whether the upload became an object is not known: it must not be aborted.
+    """It is not known whether the upload became an object: it must not be aborted.
 
     On Ceph an Abort that races a Complete leaves an object that lists and cannot be
     read (ceph #60771).
     """
 
 
-class Multipart(Objects, Listings):
-    """The way of an upload from its opening to its object, or to its end."""
+class Multipart:
+    """Opens, fills, completes and aborts uploads."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._objects = Objects(requests)
+        self._listings = Listings(requests)
 
     def create_upload(self, key: str, token: str) -> Upload:
-        """Open a multipart upload. If the answer is lost and it is asked again, the
-        upload nobody has the id of is aborted."""
+        """Open a multipart upload.
+
+        If an answer was lost, the upload whose id was lost with it is aborted.
+        """
         attempts = 0
         kind = ObjectKind.VOLUME
 
         def call() -> str:
             nonlocal attempts
             attempts += 1
-            answer = self._ask(
+            answer = self._requests.send(
                 'create_multipart_upload',
                 kind,
                 Key=key,
                 Metadata={TOKEN_KEY: token},
-                **self._parameters.of_upload(),
+                **self._requests.parameters.of_upload(),
             )
             if not answer.get('UploadId'):
                 raise e.IncompleteAnswer(
-                    f'open upload of {self.url(key)} at {self.endpoint}: the answer '
+                    f'open upload of {self._requests.where(key)}: the answer '
                     f'has no upload id'
                 )
             return str(answer['UploadId'])
 
-        upload = Upload(key, self._run('open upload of', key, call, kind=kind))
+        upload = Upload(key, self._requests.run('open upload of', key, call, kind=kind))
         if attempts > 1:
             self._abort_others(upload)
         return upload
 
     def _abort_others(self, ours: Upload) -> None:
-        """Nobody else writes to our key, so its other uploads are our lost ones."""
+        """Abort the other uploads of our key: nobody else writes to it."""
         try:
-            for other, _initiated in self.list_uploads(ours.key):
+            for other, _initiated in self._listings.list_uploads(ours.key):
                 if other.key == ours.key and other != ours:
                     self.abort(other)
         except e.StorageException as error:
@@ -81,11 +88,11 @@ class Multipart(Objects, Listings):
         body: bytes | bytearray,
         cancelled: threading.Event | None = None,
     ) -> Sent:
-        """Send part ``number`` (from 1). Attempts never overlap."""
+        """Send part ``number``, from 1. Attempts never overlap."""
 
         def call() -> Sent:
-            checksum = self._parameters.of_body(body)
-            answer = self._ask(
+            checksum = self._requests.parameters.of_body(body)
+            answer = self._requests.send(
                 'upload_part',
                 Key=upload.key,
                 UploadId=upload.upload_id,
@@ -93,12 +100,14 @@ class Multipart(Objects, Listings):
                 Body=body,
                 **checksum,
             )
-            etag = self._etag(answer, f'upload part {number} of', upload.key)
+            etag = self._requests.etag(answer, f'upload part {number} of', upload.key)
             checksum.pop('ContentMD5', None)
             return Sent(etag, checksum)
 
         try:
-            return self._run(f'upload part {number} of', upload.key, call, cancelled)
+            return self._requests.run(
+                f'upload part {number} of', upload.key, call, cancelled
+            )
         except e.Rejected as error:
             if number <= _FEWEST_PARTS:
                 raise
@@ -110,135 +119,133 @@ class Multipart(Objects, Listings):
     def complete(
         self, upload: Upload, sent: Sequence[Sent], size: int, token: str
     ) -> str | None:
-        """Make the parts an object of ``size`` bytes; its ETag.
+        """Make the parts an object of ``size`` bytes, and return its ETag.
 
-        An answer that is lost, odd or has no ETag is not believed either way: the
-        object itself is looked at, and is ours only with our token and size. Its ETag
-        comes from there in any case. Where the keys may not look, an answer that is
-        whole is believed, and the ETag is None if it has none (Ceph); no other is.
+        If the answer is lost, malformed or has no ETag, the object itself is looked up:
+        it is ours only with our token and size. The ETag is always the one of the
+        object. Without the right to read, a well-formed answer is trusted, and the ETag
+        is None if it has none (Ceph); no other answer is.
 
-        :raises UncertainComplete: it may have become an object, or become one later
+        :raises UncertainComplete: it may be an object, or become one later
         """
         parts = [
             {'PartNumber': number, 'ETag': part.etag, **part.checksum}
             for number, part in enumerate(sent, 1)
         ]
-        uncertain = unseen = False
+        uncertain = read_denied = False
+        where = self._requests.where(upload.key)
+
+        def send() -> Any:
+            return self._requests.send(
+                'complete_multipart_upload',
+                patient=True,
+                Key=upload.key,
+                UploadId=upload.upload_id,
+                MultipartUpload={'Parts': parts},
+            )
 
         def call() -> str | None:
-            nonlocal uncertain, unseen
-            confirmed = False
+            nonlocal uncertain, read_denied
+            answer: Any = {}
+            error: e.StorageException
             try:
-                client = self._patient_client()
-                answer = self._clock.run(
-                    lambda: self._ask(
-                        'complete_multipart_upload',
-                        client=client,
-                        Key=upload.key,
-                        UploadId=upload.upload_id,
-                        MultipartUpload={'Parts': parts},
-                    )
-                )
+                answer = self._requests.attempt('complete', upload.key, send)
+            except e.StorageException as failure:
+                error = failure
+            else:
                 if answer.get('ETag'):
-                    # An Abort would be one after a Complete.
+                    # From here on, an Abort would come after a Complete.
                     uncertain = True
                     return self._etag_of_completed(upload.key, answer)
-                confirmed = _is_about(answer, upload.key)
-                error: e.StorageException = e.IncompleteAnswer(
-                    f'complete {self.url(upload.key)} at {self.endpoint}: the answer '
-                    f'has no ETag'
-                )
-                cause: Exception | None = None
-            except WIRE_ERRORS as failure:
-                error = self._translate(failure, 'complete', upload.key)
-                cause = failure
+                error = e.IncompleteAnswer(f'complete {where}: the answer has no ETag')
             final = not error.temporary and not isinstance(error, e.UploadNotFound)
             if final and not uncertain:
-                raise error from cause
+                raise error
             uncertain = True
             try:
-                etag = self._completed(upload.key, size, token)
-            except e.AccessDenied as refused:
-                if confirmed:
+                etag = self._etag_if_ours(upload.key, size, token)
+            except e.AccessDenied as denied:
+                if _names_key(answer, upload.key):
                     return None
-                unseen = True
-                raise error from refused
-            if etag is not None:
-                return etag
-            raise error from cause
+                read_denied = True
+                raise error from denied
+            if etag is None:
+                raise error
+            return etag
 
         try:
-            return self._retry.run(call)
+            return self._requests.retry.run(call)
         except e.StorageException as error:
-            gone = isinstance(error, e.UploadNotFound) and not unseen
-            if uncertain and not gone:
-                raise UncertainComplete(
-                    f'{error.message}; whether {self.url(upload.key)} was completed is '
-                    f'not known, so upload {upload.upload_id} was left as it is'
-                ) from error
-            raise
+            gone = isinstance(error, e.UploadNotFound) and not read_denied
+            if not uncertain or gone:
+                raise
+            raise UncertainComplete(
+                f'{error.message}; it is not known whether '
+                f'{self._requests.url(upload.key)} was completed, so upload '
+                f'{upload.upload_id} was left as it is'
+            ) from error
 
     def _etag_of_completed(self, key: str, answer: Any) -> str:
-        """As a restore will see it: rclone serve s3 says another when it completes."""
+        """The object's own: rclone serve s3 answers Complete with another one."""
         try:
-            return self.head(key).etag
+            return self._objects.head(key).etag
         except e.AccessDenied as error:
-            LOG.debug('not looked at: %s', error.message)
+            LOG.debug('not read back: %s', error.message)
             return str(answer['ETag'])
 
-    def _completed(self, key: str, size: int, token: str) -> str | None:
-        """The ETag of our object if it is there and can be read."""
+    def _etag_if_ours(self, key: str, size: int, token: str) -> str | None:
+        """The ETag of our object; None if it is not there, or cannot be read."""
         try:
-            head = self.head(key)
+            head = self._objects.head(key)
             if head.token != token or head.size != size:
                 return None
             # An object may list and HEAD, and not be readable (ceph #60771).
-            self.get_range(key, 0, 1, head.etag)
+            self._objects.get_range(key, 0, 1, head.etag)
         except (e.NotFound, e.Conflict, e.IntegrityError):
             return None
         except e.Archived:
-            # Written to a class that is not read at once: it is there.
-            LOG.debug('%s is archived', self.url(key))
+            # In a class that cannot be read at once: it is there.
+            LOG.debug('%s is archived', self._requests.url(key))
         return head.etag
 
     def apply_lock_and_tags(self, key: str) -> None:
-        """Lock and tag a completed upload, where the store has not done so.
+        """Lock and tag a completed upload, if the store has not done so.
 
-        Ceph 16.2 forgets what it was told when the upload was opened, and gives the
-        object the bucket's own retention, if it has one. And an upload may have been
-        open for long.
+        Ceph 16.2 forgets what was set when the upload was opened, and gives the object
+        the bucket's own retention, if it has one. And an upload may have been open for
+        long.
         """
-        post_upload_fixes = self._parameters.post_upload_fixes()
-        if not post_upload_fixes:
+        fixes = self._requests.parameters.post_upload_fixes()
+        if not fixes:
             return
+        send = functools.partial(self._requests.send, Key=key)
+        run = self._requests.run
         try:
-            found = self._run('look at', key, lambda: self._ask('head_object', Key=key))
+            found = run('look up', key, lambda: send('head_object'))
         except e.AccessDenied as error:
-            LOG.debug('locked and tagged once more, not looked at: %s', error.message)
+            LOG.debug('locked and tagged without a look: %s', error.message)
             found = {}
-        for is_there, operation, arguments in post_upload_fixes:
+        for is_there, operation, arguments in fixes:
             if not is_there(found):
-                call = functools.partial(self._ask, operation, Key=key, **arguments)
-                self._run(
-                    operation.replace('_', ' '), key, call, kind=ObjectKind.VOLUME
-                )
+                call = functools.partial(send, operation, **arguments)
+                run(operation.replace('_', ' '), key, call, kind=ObjectKind.VOLUME)
 
     def abort(self, upload: Upload) -> None:
-        """Give up an upload and what it holds; one that is gone is no error."""
+        """Drop an upload and its parts; one that is gone is no error."""
 
         def call() -> None:
-            self._ask(
+            self._requests.send(
                 'abort_multipart_upload', Key=upload.key, UploadId=upload.upload_id
             )
 
         try:
-            self._run('abort upload of', upload.key, call)
+            self._requests.run('abort upload of', upload.key, call)
         except e.NotFound:
-            # NoSuchUpload; Swift says NoSuchKey of one that was completed.
+            # NoSuchUpload; Swift answers NoSuchKey for a completed one.
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)
 
 
-def _is_about(answer: Any, key: str) -> bool:
-    """Whether an answer to Complete says what was completed: it is all there."""
-    told = str(answer.get('Key') or '')
-    return key in (told, urllib.parse.unquote(told))
+def _names_key(answer: Any, key: str) -> bool:
+    """Whether an answer to Complete is well-formed: it names the key."""
+    named = str(answer.get('Key') or '')
+    return key in (named, urllib.parse.unquote(named))

@@ -1,4 +1,4 @@
-"""Objects, whole and in ranges."""
+"""Single objects: read, written, looked up."""
 
 import contextlib
 import threading
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.transport.calls import Calls
+from freezer.storage._s3.transport.requests import Requests
 from freezer.storage._s3.transport.wire import close, receive
 from freezer.storage.objects import ObjectKind
 
-# How the object of our upload is told from anybody else's.
+# Metadata that identifies the object of our upload.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
 
 
 class Head(NamedTuple):
-    """Size in bytes, the ETag as given, and the token if the object has one.
+    """What HeadObject returns: size in bytes, ETag, our token if it has one.
 
-    Then how it is kept, as far as the store says; ``locked_until`` is epoch seconds.
+    ``locked_until`` is epoch seconds. What the store does not report is None.
     """
 
     size: int
@@ -29,8 +29,11 @@ class Head(NamedTuple):
     legal_hold: bool = False
 
 
-class Objects(Calls):
-    """What is done with one object."""
+class Objects:
+    """Reads and writes single objects."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
 
     def put(
         self,
@@ -40,41 +43,35 @@ class Objects(Calls):
         token: str | None = None,
         cancelled: threading.Event | None = None,
     ) -> str:
-        """Write an object; its ETag. Atomic: whole or not at all."""
+        """Write an object, and return its ETag. Atomic."""
         metadata = {TOKEN_KEY: token} if token else {}
 
         def call() -> str:
-            checksum = self._parameters.of_body(body, kind)
-            answer = self._ask(
-                'put_object', kind, Key=key, Body=body, Metadata=metadata, **checksum
-            )
-            return self._etag(answer, 'put', key)
+            answer = self._put(key, body, kind, Metadata=metadata)
+            return self._requests.etag(answer, 'put', key)
 
-        return self._run('put', key, call, cancelled, kind)
+        return self._requests.run('put', key, call, cancelled, kind)
 
     def put_if_absent(self, key: str, body: bytes, kind: ObjectKind) -> bool:
-        """Write an object unless there is one; whether ours is there now.
+        """Write an object unless the key exists; whether ours is stored. Atomic.
 
         A store that does not know If-None-Match may ignore it: see ``claims.py``.
 
         :raises Rejected: the store, or botocore before 1.35, refuses the condition
-        :raises Conflict: there is one, and whose it is may not be looked at
+        :raises Conflict: the key exists, and we may not read whether it is ours
         """
-        if 'IfNoneMatch' not in self._members('put_object'):
+        if 'IfNoneMatch' not in self._requests.arguments('put_object'):
             raise e.Rejected('this botocore has no conditional put')
         attempts = 0
 
         def call() -> bool:
             nonlocal attempts
             attempts += 1
-            checksum = self._parameters.of_body(body, kind)
-            self._ask(
-                'put_object', kind, Key=key, Body=body, IfNoneMatch='*', **checksum
-            )
+            self._put(key, body, kind, IfNoneMatch='*')
             return True
 
         try:
-            return self._run('put', key, call, kind=kind)
+            return self._requests.run('put', key, call, kind=kind)
         except e.Conflict as conflict:
             if attempts == 1:
                 return False
@@ -86,6 +83,12 @@ class Objects(Calls):
             except e.AccessDenied as error:
                 raise conflict from error
 
+    def _put(
+        self, key: str, body: bytes | bytearray, kind: ObjectKind, **arguments: Any
+    ) -> Any:
+        arguments |= self._requests.parameters.of_body(body, kind)
+        return self._requests.send('put_object', kind, Key=key, Body=body, **arguments)
+
     def get(self, key: str, limit: int | None = None) -> bytes:
         """A small object's content.
 
@@ -93,29 +96,32 @@ class Objects(Calls):
         """
 
         def call() -> bytes:
-            answer = self._ask('get_object', Key=key)
-            size = self._length(answer, f'get {self.url(key)}')
+            answer = self._requests.send('get_object', Key=key)
+            size = self._length(answer, f'get {self._requests.url(key)}')
             if limit is not None and size > limit:
                 raise e.IntegrityError(
-                    f'{self.url(key)}: {size} bytes where at most {limit} were expected'
+                    f'{self._requests.url(key)}: {size} bytes where at most {limit} '
+                    f'were expected'
                 )
-            # What comes, not what is said to come, takes memory.
+            # Memory for what arrives, not for what the store announces.
             content = bytearray()
             with contextlib.closing(answer['Body']) as body:
-                while block := body.read(self._wire.read_size):
+                while block := body.read(self._requests.wire.read_size):
                     content += block
-                    self._wire.received(len(block))
+                    self._requests.wire.received(len(block))
             self._check_whole(key, len(content), size)
             return bytes(content)
 
-        return self._run('get', key, call)
+        return self._requests.run('get', key, call)
 
     def head(self, key: str) -> Head:
+        """:raises NotFound: there is no such object"""
+
         def call() -> Head:
-            answer = self._ask('head_object', Key=key)
+            answer = self._requests.send('head_object', Key=key)
             # Stores differ in the case of metadata keys (rclone serve s3).
             metadata = {k.lower(): v for k, v in answer.get('Metadata', {}).items()}
-            size = self._length(answer, f'look at {self.url(key)}')
+            size = self._length(answer, f'look up {self._requests.url(key)}')
             until = answer.get('ObjectLockRetainUntilDate')
             return Head(
                 size,
@@ -127,18 +133,19 @@ class Objects(Calls):
                 answer.get('ObjectLockLegalHoldStatus') == 'ON',
             )
 
-        return self._run('look at', key, call)
+        return self._requests.run('look up', key, call)
 
     def _length(self, answer: Any, doing: str) -> int:
         size = answer.get('ContentLength')
         if size is None:
             raise e.IncompleteAnswer(
-                f'{doing} at {self.endpoint}: the answer does not say how long it is'
+                f'{doing} at {self._requests.endpoint}: the answer does not say how '
+                f'long it is'
             )
         return int(size)
 
     def has(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Whether the object exists."""
         try:
             self.head(key)
         except e.BucketNotFound:
@@ -146,8 +153,6 @@ class Objects(Calls):
         except e.NotFound:
             return False
         return True
-
-    # Ranges
 
     def get_range(
         self,
@@ -160,9 +165,9 @@ class Objects(Calls):
     ) -> memoryview:
         """Bytes ``start`` to ``end`` (exclusive) of the object with this ETag.
 
-        A connection that breaks is taken up again at the byte where it broke.
+        After a broken connection the next attempt continues where it broke.
 
-        :param buffer: memory for them, of at least that size
+        :param buffer: filled with them; at least that large
         :raises Conflict: the object has been replaced
         :raises IntegrityError: the object is shorter
         """
@@ -176,7 +181,7 @@ class Objects(Calls):
                 return
             condition: dict[str, Any] = {'IfMatch': etag} if etag else {}
             first = start + filled
-            answer = self._ask(
+            answer = self._requests.send(
                 'get_object', Key=key, Range=f'bytes={first}-{end - 1}', **condition
             )
             self._check_range(answer, key, first, end, etag)
@@ -184,21 +189,21 @@ class Objects(Calls):
                 filled += count
             self._check_whole(key, filled, size)
 
-        self._run(f'get bytes {start}-{end - 1} of', key, call, cancelled)
+        self._requests.run(f'get bytes {start}-{end - 1} of', key, call, cancelled)
         return view
 
     def _check_range(
         self, answer: Any, key: str, first: int, end: int, etag: str | None
     ) -> None:
-        """The answer is the range that was asked, of the object that was asked.
+        """Check that the answer is the requested range of the requested object.
 
-        A 200 passes where it says so in Content-Range (``rclone serve s3``).
+        A 200 passes if its Content-Range says so (``rclone serve s3``).
         """
         given, _, whole = str(answer.get('ContentRange', '')).partition('/')
         if whole.isdecimal() and int(whole) < end:
             answer['Body'].close()
             raise e.IntegrityError(
-                f'{self.url(key)} at {self.endpoint}: has {whole} bytes, and {end} '
+                f'{self._requests.where(key)}: has {whole} bytes, and {end} '
                 f'were written: the backup is damaged'
             )
         if (
@@ -207,28 +212,31 @@ class Objects(Calls):
         ):
             answer['Body'].close()
             raise e.IncompleteAnswer(
-                f'{self.url(key)}: asked {self.endpoint} for bytes {first}-{end - 1}, '
-                f'and it sent {given or "something else"}'
+                f'{self._requests.url(key)}: asked {self._requests.endpoint} for bytes '
+                f'{first}-{end - 1}, and it sent {given or "something else"}'
             )
         if etag and answer.get('ETag', etag) != etag:
             answer['Body'].close()
             raise e.Conflict(
-                f'{self.url(key)}: was replaced while it was read: run it again'
+                f'{self._requests.url(key)}: was replaced while it was read: run it '
+                f'again'
             )
 
     def _receive(self, body: Any, view: memoryview) -> Iterator[int]:
-        """Fill the memory with what comes; how many bytes did, time and again.
+        """Read the body into memory, and yield the size of each block.
 
-        Fewer than it holds, where the body broke off: older botocore does not say so.
+        Ends early if the body broke off, which older botocore does not report.
         """
         filled = 0
         try:
             while filled < len(view):
-                count = receive(body, view[filled : filled + self._wire.read_size])
+                count = receive(
+                    body, view[filled : filled + self._requests.wire.read_size]
+                )
                 if not count:
                     break
                 filled += count
-                self._wire.received(count)
+                self._requests.wire.received(count)
                 yield count
         finally:
             close(body)
@@ -236,6 +244,6 @@ class Objects(Calls):
     def _check_whole(self, key: str, filled: int, size: int) -> None:
         if filled != size:
             raise e.IncompleteAnswer(
-                f'get {self.url(key)} at {self.endpoint}: the answer ended after '
+                f'get {self._requests.where(key)}: the answer ended after '
                 f'{filled} of {size} bytes'
             )

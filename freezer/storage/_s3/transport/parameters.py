@@ -1,4 +1,4 @@
-"""What the options add to requests, by what an object is for."""
+"""The arguments that the options add to requests, by kind of object."""
 
 import base64
 import datetime
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage._s3.options import S3Options
+from freezer.storage._s3.transport.errors import wants_md5
 from freezer.storage.objects import ObjectKind
 
-# What an argument comes from.
+# Which option sets which argument.
 _OPTIONS = {
     'RequestPayer': 's3-requester-pays',
     'ExpectedBucketOwner': 's3-expected-bucket-owner',
@@ -41,7 +42,7 @@ class PostUploadFix(NamedTuple):
 class Parameters:
     """Arguments of botocore's operations.
 
-    :ivar with_md5: whether every body goes with Content-MD5
+    :ivar with_md5: whether every body is sent with Content-MD5
     :raises StorageConfigError: a checksum needs a library that is not there
     """
 
@@ -87,15 +88,26 @@ class Parameters:
             None if options.checksum == 'none' else Checksum(options.checksum)
         )
 
+    def add_md5(self, before: bool, error: Exception) -> bool:
+        """From now on send Content-MD5, if the store refused a request without it: the
+        bucket locks what is written to it.
+
+        :param before: whether the request had it
+        :returns: whether it is worth repeating
+        """
+        if before or not wants_md5(error):
+            return False
+        self.with_md5 = True
+        return True
+
     def of(self, members: Container[str], kind: ObjectKind | None) -> dict[str, Any]:
         """The arguments to add.
 
         :param members: of the operation's input shape
         :param kind: of the object the operation creates; None if it creates none
         """
-        # Not every operation knows what is always wanted. Those that create an object
-        # know all of the rest: botocore refuses what it does not know, and nothing is
-        # left out.
+        # Not every operation has the arguments of _always: leave those out. The rest
+        # must never be left out: if an operation lacks one, botocore refuses it.
         return {
             name: value
             for name, value in self._wanted(kind).items()
@@ -103,7 +115,7 @@ class Parameters:
         }
 
     def options(self, kind: ObjectKind | None) -> list[str]:
-        """The options that :meth:`of` adds arguments for."""
+        """The names of the options that :meth:`of` adds arguments for."""
         names = [_OPTIONS[name] for name in self._wanted(kind) if name in _OPTIONS]
         if kind is not None and self._checksum is not None:
             names.append('s3-checksum')
@@ -122,25 +134,25 @@ class Parameters:
     def of_body(
         self, body: bytes | bytearray, kind: ObjectKind = ObjectKind.VOLUME
     ) -> dict[str, Any]:
-        """The checksum to send along with a body, as arguments; empty for none.
+        """The checksum of a body, as arguments; empty for none.
 
-        :param kind: of the object that it is, or is a part of
+        :param kind: of the object that the body is, or is a part of
         """
         arguments = {} if self._checksum is None else self._checksum.arguments(body)
-        # Of what is small it costs nothing, and there are stores that verify this and
-        # not the SHA-256 that is signed (SeaweedFS 4.48).
+        # For small bodies it costs nothing, and some stores verify this and not the
+        # signed SHA-256 (SeaweedFS 4.48).
         if self.with_md5 or kind is not ObjectKind.VOLUME:
             arguments['ContentMD5'] = _md5(body)
         return arguments
 
     def of_upload(self) -> dict[str, Any]:
-        """What a multipart upload has to know of the checksums of its parts."""
+        """The algorithm of the parts' checksums, as arguments of a multipart upload."""
         if self._checksum is None:
             return {}
         return {'ChecksumAlgorithm': self._checksum.algorithm}
 
     def post_upload_fixes(self) -> list[PostUploadFix]:
-        """For a volume made by a multipart upload."""
+        """What to check on a completed upload, and add where it is missing."""
         locks = self._locks()
         found = []
         if mode := locks.get('ObjectLockMode'):
@@ -184,7 +196,7 @@ class Parameters:
 
 
 def _is_retained(mode: str, until: datetime.datetime, head: Mapping[str, Any]) -> bool:
-    """Not so by a default of the bucket that ends earlier."""
+    """Whether the lock is ours, and not a bucket default that ends earlier."""
     found = head.get('ObjectLockRetainUntilDate')
     return (
         head.get('ObjectLockMode') in (mode, 'COMPLIANCE')
@@ -194,6 +206,6 @@ def _is_retained(mode: str, until: datetime.datetime, head: Mapping[str, Any]) -
 
 
 def _md5(content: bytes | bytearray) -> str:
-    """As headers have it."""
+    """In base64, for a header."""
     digest = hashlib.md5(content, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()

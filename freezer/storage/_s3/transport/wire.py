@@ -1,9 +1,9 @@
-"""How bytes meet the wire: in small blocks, no faster than they may.
+"""Sends and receives in small blocks, so that rate limits and cancellation work.
 
-A request's body goes to the socket block by block. So a limit on the rate holds from
-second to second, and an upload that is given up stops where it is. Without that, a part
-would be one call to the socket, which has to end within the connect timeout over plain
-HTTP (urllib3 sets that timeout for sending, and ``sendall`` counts it once).
+A request's body goes to the socket block by block. So a rate limit holds from second to
+second, and a cancelled upload stops where it is. Without that, a part would be one call
+to the socket, which has to end within the connect timeout over plain HTTP (urllib3 sets
+that timeout for sending, and ``sendall`` counts it once).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _READ_BLOCK = 256 * 1024
 
 
 class Wire:
-    """What all that goes to one store, and comes from there, has in common.
+    """Rate limits and cancellation for all traffic with one store.
 
     Safe to share between threads, clients and buckets.
     """
@@ -39,15 +39,15 @@ class Wire:
         self._thread = threading.local()
 
     def attach(self, client: Any) -> None:
-        """Let a botocore client send like this."""
+        """Make a botocore client send block by block."""
         # After signing: what is signed is the body as it is.
         client.meta.events.register('before-send.s3', self._wrap)
 
     @contextlib.contextmanager
     def cancelled_by(self, event: threading.Event | None) -> Iterator[None]:
-        """What this thread sends and receives in the block ends when the event is set.
+        """Once the event is set, this thread sends and receives no more in the block.
 
-        It raises :class:`~freezer.storage.exceptions.Cancelled` then.
+        :raises Cancelled: from the next read or write
         """
         before = self._event
         self._thread.event = event
@@ -57,18 +57,18 @@ class Wire:
             self._thread.event = before
 
     def now(self) -> float:
-        """Seconds. Those in which this thread was held back by a rate do not count:
-        a limit must not use up the time there is for another attempt."""
+        """Monotonic seconds, without those that this thread waited for a rate limit:
+        they must not use up the retry budget."""
         return self._clock() - self._held
 
     @property
     def read_size(self) -> int:
-        """How many bytes to read at once: no more, and the store feels the limit."""
+        """Bytes to read at once: small with a limit, so that the store notices it."""
         limited = self._receiving.per_second
         return self._receiving.step if limited else _READ_BLOCK
 
     def received(self, size: int) -> None:
-        """Tell of bytes that were read; wait until the next ones may be."""
+        """Account for bytes that were read; wait until more may be read."""
         self._take(self._receiving, size)
 
     def _wrap(self, request: Any, **_rest: Any) -> None:
@@ -88,7 +88,7 @@ class Wire:
         event = self._event
         self._thread.held = self._held + rate.take(size, event)
         if event is not None and event.is_set():
-            raise Cancelled('given up, because something else failed')
+            raise Cancelled('cancelled because another part of the backup failed')
 
     @property
     def _event(self) -> threading.Event | None:
@@ -102,11 +102,11 @@ class Wire:
 
 
 def receive(body: Any, view: memoryview) -> int:
-    """Read an answer's body into memory: the number of bytes; 0 at its end.
+    """Read an answer's body into memory; the number of bytes, 0 at its end.
 
-    urllib3 has no way to read into memory that is there: its own ``readinto`` makes
-    new memory for each block and copies it. Below it http.client has, which counts
-    the bytes of the body as well.
+    urllib3 cannot read into existing memory: its own ``readinto`` allocates for each
+    block and copies it. http.client below it can, and counts the bytes of the body as
+    well.
     """
     source = _source(body)
     if source is None:
@@ -122,7 +122,7 @@ def receive(body: Any, view: memoryview) -> int:
 
 
 def close(body: Any) -> None:
-    """Close an answer's body; the connection is kept if it has come to its end."""
+    """Close an answer's body; keep the connection if the body was read to its end."""
     source = _source(body)
     if source is not None and source.isclosed():
         body._raw_stream.release_conn()
@@ -130,13 +130,13 @@ def close(body: Any) -> None:
 
 
 def _source(body: Any) -> http.client.HTTPResponse | None:
-    """What is below botocore's body, and below urllib3's."""
+    """The http.client response below botocore's body and urllib3's."""
     source = getattr(getattr(body, '_raw_stream', None), '_fp', None)
     return source if isinstance(source, http.client.HTTPResponse) else None
 
 
 class _Body:
-    """A request's body as a file that is read in blocks, each when it is due.
+    """A request's body as a file, read in blocks, each when it is due.
 
     :param take: waits until so many bytes are due
     """
