@@ -18,20 +18,18 @@ FILES=(
     freezer/storage/s3.py
     freezer/storage/_s3/*.py
     freezer/storage/_s3/*/*.py
+    freezer/storage/backup.py
     freezer/storage/check.py
     freezer/storage/claims.py
-    freezer/storage/details.py
     freezer/storage/exceptions.py
     freezer/storage/housekeeping.py
     freezer/storage/journal.py
     freezer/storage/layout.py
     freezer/storage/leftovers.py
     freezer/storage/manifest.py
-    freezer/storage/manifested.py
     freezer/storage/objects.py
     freezer/storage/retry.py
     freezer/storage/survey.py
-    freezer/storage/verify.py
     freezer/utils/blocks.py
     freezer/utils/collection.py
     freezer/utils/process.py
