@@ -1,6 +1,6 @@
 """What is there, and what is in it, without a restore.
 
-The screens are in ``looking.rst``.
+The screens are in ``listing.rst``.
 """
 
 from pathlib import Path

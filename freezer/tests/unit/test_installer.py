@@ -121,15 +121,15 @@ def test_another_freezer_is_refused(packages: Path, version: str, said: str) -> 
     (info / 'METADATA').write_text(f'Name: freezer\nVersion: {version}\n')
     info.rename(packages / f'freezer-{version}.dist-info')
     before = files(packages)
-    assert f'has freezer {said}, and 19.0.0 is needed' in refused(packages)
+    assert f'found freezer {said}; 19.0.0 is required' in refused(packages)
     assert files(packages) == before
 
 
 def test_what_is_no_freezer_is_refused(tmp_path: Path) -> None:
-    assert 'is no directory' in refused(tmp_path / 'nothing')
-    assert 'there is no freezer/storage/physical.py' in refused(tmp_path)
+    assert 'not a directory' in refused(tmp_path / 'nothing')
+    assert 'no freezer/storage/physical.py' in refused(tmp_path)
     # This tree is not an installed one.
-    assert '19.0.0 is needed' in refused(ROOT)
+    assert '19.0.0 is required' in refused(ROOT)
     for arguments in ((), ('--what',), ('',), (tmp_path, tmp_path)):
         assert 'usage' in refused(*arguments)
 
