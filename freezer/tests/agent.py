@@ -1,7 +1,6 @@
 """The agent as its users meet it: a command, started in a process of its own."""
 
 import abc
-import atexit
 import copy
 import dataclasses
 import functools
@@ -76,9 +75,9 @@ def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, st
     """This process's environment, the tree the tests are from, and the changes; None
     takes a variable away."""
     tree = {} if PACKAGED else {'PYTHONPATH': str(ROOT)}
-    # One that hangs is asked where.
-    asked = {'PYTHONFAULTHANDLER': '1'}
-    merged = {**os.environ, **tree, **asked, **(changes or {})}
+    # An agent that hangs shows where.
+    handler = {'PYTHONFAULTHANDLER': '1'}
+    merged = {**os.environ, **tree, **handler, **(changes or {})}
     return {name: value for name, value in merged.items() if value is not None}
 
 
@@ -141,13 +140,6 @@ class Result:
 COLD = os.environ.get('FREEZER_TEST_COLD', '') not in ('', '0')
 
 
-@functools.cache
-def _nursery() -> warm.Nursery:
-    nursery = warm.Nursery(environment())
-    atexit.register(nursery.close)
-    return nursery
-
-
 class Process:
     """An agent that is running.
 
@@ -166,19 +158,21 @@ class Process:
     ) -> None:
         runner, program = tuple(runner), tuple(program)
         self.argv = (*runner, *(program or command()), *map(str, arguments))
-        self._process: subprocess.Popen[bytes] | warm.Child
+        self._streams = [os.memfd_create(name) for name in ('stdout', 'stderr')]
+        stdout, stderr = self._streams
         variables = environment(env)
+        self._process: subprocess.Popen[bytes] | warm.Fork
         if not (COLD or PACKAGED or runner or program) and warm.suits(
             variables, environment()
         ):
             argv = (command()[-1], *map(str, arguments))
-            self._process = _nursery().start(argv, variables)
+            self._process = warm.Fork(argv, variables, stdout, stderr)
             return
         self._process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             env=variables,
         )
 
@@ -192,7 +186,9 @@ class Process:
     def __exit__(self, *exc_info: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+        for number in self._streams:
+            os.close(number)
 
     @property
     def ended(self) -> bool:
@@ -201,22 +197,27 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self) -> Result:
-        """What it left; one that hangs is killed, and fails the test."""
-        try:
-            out, err = self._process.communicate(timeout=TIMEOUT)
-            code = self._process.wait()
-        except subprocess.TimeoutExpired:
-            # With that, Python says where each of its threads is.
-            self._process.send_signal(signal.SIGABRT)
-            out, err = self._process.communicate()
-            raise AssertionError(f'it hangs: {self.argv}\n{err.decode()}') from None
-        return Result(
-            self.argv,
-            code,
-            out.decode(errors='backslashreplace'),
-            err.decode(errors='backslashreplace'),
+    def output(self) -> tuple[str, str]:
+        """What it has written so far: standard output and standard error."""
+        out, err = (
+            os.pread(number, os.fstat(number).st_size, 0).decode(
+                errors='backslashreplace'
+            )
+            for number in self._streams
         )
+        return out, err
+
+    def wait(self) -> Result:
+        """Its result; an agent that hangs is killed, and fails the test."""
+        try:
+            code = self._process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            # faulthandler then writes where each thread is.
+            self._process.send_signal(signal.SIGABRT)
+            self._process.wait()
+            message = f'it hangs: {self.argv}\n{self.output()[1]}'
+            raise AssertionError(message) from None
+        return Result(self.argv, code, *self.output())
 
 
 def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> Result:

@@ -303,11 +303,8 @@ def test_parts_and_retries(
 
 
 def wait_for_line(process: Process, text: str) -> None:
-    """Read what the agent says, as far as that; it is not lost."""
-    stream = process._process.stderr
-    assert stream is not None
-    while text not in (line := stream.readline().decode()):
-        assert line, 'it has ended'
+    """Wait until the agent has written this to standard error."""
+    until(lambda: text in process.output()[1], process)
 
 
 def test_what_is_in_a_job_file_is_not_repeated(
