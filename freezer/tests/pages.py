@@ -114,7 +114,7 @@ class Block:
             output = ''
             while lines and not lines[0].startswith(prompts):
                 output += lines.pop(0) + '\n'
-            yield typed, output
+            yield typed, output.strip('\n')
 
 
 def _is_complete(typed: str) -> bool:
