@@ -1,6 +1,7 @@
 """The agent as its users meet it: a command, started in a process of its own."""
 
 import abc
+import configparser
 import copy
 import dataclasses
 import functools
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,8 @@ class Store(abc.ABC):
     #: what the agent is told on its command line, and in its environment
     options: tuple[str, ...]
     env: dict[str, str | None]
+    #: the same as a section of a job file
+    section: dict[str, object]
 
     @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
@@ -303,6 +307,8 @@ class S3Store(Store):
             'SECRET_KEY': server.secret_key,
             'ENDPOINT': self.endpoint,
         }
+        keys = {name.lower(): value for name, value in self.env.items()}
+        self.section = {'storage': 's3', 'container': self.container, **keys}
 
     def _key(self, path: str) -> str:
         return f'{self.prefix}/{path}' if self.prefix else path
@@ -338,6 +344,7 @@ class LocalStore(Store):
         self.directory = directory
         self.options = ('--storage', 'local', '--container', str(directory))
         self.env = {}
+        self.section = {'storage': 'local', 'container': directory}
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -521,29 +528,17 @@ class Trap:
 
 
 def missed(expected: Mapping[bytes, trees.Entry], target: Path) -> list[str]:
-    """What a restore into a directory has not brought back; nothing is best.
-
-    Names of one fifo or device come back as several: tar keeps no links of them.
-    """
-    return [
-        line
-        for line in trees.differences(dict(expected), trees.describe(target))
-        if not (': links ' in line and ('(fifo)' in line or ' device)' in line))
-    ]
+    """How a directory differs from what was backed up."""
+    return trees.differences(dict(expected), trees.describe(target))
 
 
 def iso(timestamp: int) -> str:
     """A date as ``--restore-from-date`` takes it."""
-    import datetime
-
-    moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
-    return moment.strftime('%Y-%m-%dT%H:%M:%SZ')
+    return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(timestamp))
 
 
 def job_file(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
     """A file for ``--config`` as freezer-scheduler writes it: what str() makes."""
-    import configparser
-
     parser = configparser.ConfigParser(interpolation=None)
     for name, values in sections.items():
         parser[name] = {key: str(value) for key, value in values.items()}

@@ -78,7 +78,7 @@ class Entry:
     size: int = 0
     digest: str = ''
     target: bytes = b''
-    #: All names in the tree of this file, when it has several.
+    #: All names in the tree of this file or symbolic link, when it has several.
     links: tuple[bytes, ...] = ()
     xattrs: tuple[tuple[str, bytes], ...] = ()
     device: tuple[int, int] = (0, 0)
@@ -129,6 +129,8 @@ def describe(root: Path) -> dict[bytes, Entry]:
         full = os.path.join(top, path)
         kind = _KINDS[stat.S_IFMT(status.st_mode)]
         links = groups.get((status.st_dev, status.st_ino), [])
+        # Tar restores the names of one fifo or device as several.
+        kept = kind in ('file', 'symlink')
         entries[path] = Entry(
             kind=kind,
             mode=stat.S_IMODE(status.st_mode),
@@ -138,7 +140,7 @@ def describe(root: Path) -> dict[bytes, Entry]:
             size=status.st_size if kind == 'file' else 0,
             digest=_digest(full) if kind == 'file' else '',
             target=os.readlink(full) if kind == 'symlink' else b'',
-            links=tuple(sorted(links)) if len(links) > 1 else (),
+            links=tuple(sorted(links)) if len(links) > 1 and kept else (),
             xattrs=_xattrs(full),
             device=(os.major(status.st_rdev), os.minor(status.st_rdev))
             if kind.endswith('device')

@@ -174,16 +174,8 @@ def test_a_directory_in_which_nothing_can_be_made() -> None:
 
 
 def test_several_storages(store: S3Store, tmp_path: Path) -> None:
-    sections: dict[str, dict[str, object]] = {
-        'storage:disk': {'storage': 'local', 'container': tmp_path / 'backups'},
-        'storage:cloud': {
-            'storage': 's3',
-            'container': store.container,
-            'access_key': store.server.access_key,
-            'secret_key': store.server.secret_key,
-            'endpoint': store.server.endpoint,
-        },
-    }
+    local = LocalStore(tmp_path / 'backups')
+    sections = {'storage:disk': local.section, 'storage:cloud': store.section}
     path = job_file(tmp_path / 'job', sections)
     options = ('--action', 'check', '--config', path, '--max-segment-size', PART)
     result = run(*options, '--metadata-out', '-').check()

@@ -118,16 +118,7 @@ def test_several_storages(
     store: S3Store, options: tuple[object, ...], source: Path, tmp_path: Path
 ) -> None:
     local = LocalStore(tmp_path / 'disk')
-    sections: dict[str, dict[str, object]] = {
-        'storage:disk': {'storage': 'local', 'container': local.directory},
-        'storage:cloud': {
-            'storage': 's3',
-            'container': store.container,
-            'endpoint': store.endpoint,
-            'access_key': store.server.access_key,
-            'secret_key': store.server.secret_key,
-        },
-    }
+    sections = {'storage:disk': local.section, 'storage:cloud': store.section}
     job = job_file(tmp_path / 'job', sections)
     named = ('--hostname', HOST, '--backup-name', 'bk')
     common = ('--config', job, *named, *options)
