@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from freezer.tests import trees
 from freezer.tests.agent import Agent, Result, S3Store, missed
 from freezer.tests.proxy import (
     Act,
-    Answer,
+    Answered,
+    Changed,
     Ending,
     Proxy,
     Reply,
@@ -68,31 +69,14 @@ class Flipped(Act):
         return bytes(flipped)
 
 
-@dataclasses.dataclass(frozen=True)
-class Refused(Act):
+def refused(
+    status: int, code: str = '', body: bytes | None = None, **headers: str
+) -> Answered:
     """It is answered in the server's place."""
-
-    status: int
-    code: str = ''
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | None = None
-
-    def request(self, _request: Request) -> Answer:
-        if self.body is not None:
-            return Answer(self.status, self.body, headers=dict(self.headers))
-        return dataclasses.replace(
-            error(self.status, self.code), headers=dict(self.headers)
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Meanwhile(Act):
-    """Something is done before the server gets it."""
-
-    act: Callable[[Request], object]
-
-    def request(self, request: Request) -> None:
-        self.act(request)
+    answer = error(status, code, **headers)
+    return Answered(
+        dataclasses.replace(answer, body=answer.body if body is None else body)
+    )
 
 
 # To the answer, when the server has done what it was asked:
@@ -131,16 +115,6 @@ class Cut(Act):
         return dataclasses.replace(
             reply, cut=self.after, ending=self.ending, told_length=self.told
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Changed(Act):
-    """It says something else."""
-
-    change: Callable[[Reply], Reply]
-
-    def reply(self, reply: Reply) -> Reply:
-        return self.change(reply)
 
 
 def without(*headers: str) -> Changed:

@@ -26,7 +26,7 @@ from freezer.tests.faults.harness import (
     Flipped,
     Late,
     Lost,
-    Refused,
+    refused,
     says,
     without,
 )
@@ -52,11 +52,11 @@ def happens(chance: random.Random, operation: str) -> Act | Broken:
         endings.remove(Ending.STALL)
     menu: list[Act | Broken] = [
         Broken(chance.choice(endings), at),
-        Refused(*chance.choice([(500, 'InternalError'), (503, 'SlowDown')])),
-        Refused(*chance.choice([(403, 'AccessDenied'), (404, 'NoSuchUpload')])),
-        Refused(400, chance.choice(['RequestTimeout', 'BadDigest'])),
-        Refused(200, body=b'<html>Welcome</html>'),
-        Refused(200, body=b''),
+        refused(*chance.choice([(500, 'InternalError'), (503, 'SlowDown')])),
+        refused(*chance.choice([(403, 'AccessDenied'), (404, 'NoSuchUpload')])),
+        refused(400, chance.choice(['RequestTimeout', 'BadDigest'])),
+        refused(200, body=b'<html>Welcome</html>'),
+        refused(200, body=b''),
         Lost(),
         Late(0.3),
         Cut(at, chance.choice(endings), chance.random() < 0.7),

@@ -10,17 +10,15 @@ from freezer.tests.agent import PART, Agent, S3Store, in_parts, missed
 from freezer.tests.faults.harness import (
     EVER,
     Broken,
-    Changed,
     Cut,
     Fault,
     Flipped,
-    Meanwhile,
     faults,
     impatient,
     restores,
     unprotected,
 )
-from freezer.tests.proxy import Ending, Proxy, Reply, Request
+from freezer.tests.proxy import Changed, Ending, Meanwhile, Proxy, Reply, Request
 
 GET = 'GetObject'
 DAMAGED = 'are not the bytes that were written'

@@ -45,10 +45,12 @@ def refused(agent: Agent, store: S3Store, target: Path) -> str:
     return error
 
 
-def change(store: S3Store, path: str, position: int) -> None:
+def change(store: S3Store, path: str, position: int) -> str:
+    """Change a bit; return the path."""
     content = bytearray(store.files()[path])
     content[position] ^= 0x01
     store.put(path, bytes(content))
+    return path
 
 
 def names(store: S3Store, level: int) -> dict[str, str]:
@@ -87,28 +89,16 @@ def test_51_wrong_passphrase(
     assert missed(state, tmp_path / 'target') == []
 
 
-def in_the_data(store: S3Store) -> str:
-    path = names(store, 1)['data']
-    change(store, path, -1)
-    return path
+Change = Callable[[S3Store], str]
 
 
-def in_the_engine_metadata(store: S3Store) -> str:
-    path = names(store, 0)['engine_metadata']
-    change(store, path, -1)
-    return path
-
-
-def in_the_identity(store: S3Store) -> str:
-    path = names(store, 0)['identity.age']
-    change(store, path, 100)
-    return path
+def in_file(name: str, level: int, position: int) -> Change:
+    return lambda store: change(store, names(store, level)[name], position)
 
 
 def in_the_marker(store: S3Store) -> str:
     path = names(store, 1)['metadata']
-    change(store, path, store.files()[path].index(b'"seal"') + 200)
-    return path
+    return change(store, path, store.files()[path].index(b'"seal"') + 200)
 
 
 def no_identity(store: S3Store) -> str:
@@ -167,13 +157,13 @@ def chain(
 @pytest.mark.parametrize(
     'act',
     [
-        *(in_the_data, in_the_engine_metadata, in_the_identity, in_the_marker),
-        *(no_identity, no_end, exchanged),
+        in_file('data', 1, -1),
+        in_file('engine_metadata', 0, -1),
+        in_file('identity.age', 0, 100),
+        *(in_the_marker, no_identity, no_end, exchanged),
     ],
 )
-def test_51_changed_by_somebody(
-    chain: Agent, tmp_path: Path, act: Callable[[S3Store], str]
-) -> None:
+def test_51_changed_by_somebody(chain: Agent, tmp_path: Path, act: Change) -> None:
     store = chain.store
     assert isinstance(store, S3Store)
     before = store.files()

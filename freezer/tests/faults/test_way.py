@@ -10,12 +10,12 @@ import pytest
 from freezer.tests import servers, trees
 from freezer.tests.agent import Agent, S3Store, Trap
 from freezer.tests.faults.harness import (
-    Refused,
     impatient,
+    refused,
     restores,
     unprotected,
 )
-from freezer.tests.proxy import Proxy
+from freezer.tests.proxy import Answered, Proxy
 
 REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 
@@ -64,11 +64,10 @@ def test_28_nobody_there(
     action: str,
     trap: Trap,
 ) -> None:
-    env = trap.env
     assert callable(nobody)
     hasty = ('--s3-connect-timeout', '0.5', '--s3-read-timeout', '0.5')
     with nobody() as endpoint:
-        agent = impatient(Agent(store).told(*hasty, **env, ENDPOINT=endpoint))
+        agent = impatient(Agent(store).told(*hasty, **trap.env, ENDPOINT=endpoint))
         line = agent.run(
             action,
             *(('--path-to-backup', source) if action == 'backup' else ()),
@@ -94,6 +93,16 @@ def test_28_nobody_there(
         (['--container', '/prefix'], 'not a bucket name'),
         (['--container', 'bucket/../x'], 'container'),
         (['--max-segment-size', '6G'], 'max-segment-size'),
+        # Other options, too, are checked before any work.
+        (['--path-to-backup', '/nonexistent/source'], '/nonexistent/source'),
+        (['--compression', 'zip'], 'zip'),
+        (['--max-level', '2'], '--incremental'),
+        (['--encrypt-pass-file', '/nonexistent/pass'], '/nonexistent/pass'),
+        (['--engine', 'rsync'], 'rsync'),
+        (['--mode', 'mysql'], 'mysql'),
+        (['--storage', 'swift'], 'swift'),
+        (['--config', '/nonexistent/job'], '/nonexistent/job'),
+        (['--cinder-vol-id', 'x'], 'cinder-vol-id'),
     ],
 )
 def test_29_malformed(
@@ -103,9 +112,7 @@ def test_29_malformed(
     said: str,
     trap: Trap,
 ) -> None:
-    env = trap.env
-    if '--endpoint' in options:
-        env = env | {'ENDPOINT': None}
+    env = trap.env | ({'ENDPOINT': None} if '--endpoint' in options else {})
     agent = Agent(store).told('--path-to-backup', source, *options, **env)
     assert said in agent.run('backup').only_error
     assert not trap.sprung
@@ -122,9 +129,9 @@ MOVED = MALFORMED.replace(b'AuthorizationHeaderMalformed', b'PermanentRedirect')
 @pytest.mark.parametrize(
     'happens',
     [
-        Refused(301, body=MOVED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
-        Refused(307, body=MOVED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
-        Refused(400, body=MALFORMED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
+        refused(301, body=MOVED, x_amz_bucket_region='eu-north-1'),
+        refused(307, body=MOVED, x_amz_bucket_region='eu-north-1'),
+        refused(400, body=MALFORMED, x_amz_bucket_region='eu-north-1'),
     ],
     ids=['301', '307', '400'],
 )
@@ -132,11 +139,10 @@ def test_30_another_region(
     proxied: S3Store,
     proxy: Proxy,
     source: Path,
-    happens: Refused,
+    happens: Answered,
     trap: Trap,
 ) -> None:
-    env = trap.env
-    agent = Agent(proxied, env=env)
+    agent = Agent(proxied, env=trap.env)
     proxy.act(lambda _request: True, happens)
     line = agent.backup(source).error
     assert '--s3-region' in line
