@@ -209,7 +209,7 @@ def test_42_listing_is_odd(
     assert not target.exists()
 
 
-def test_42_for_a_moment(aged: Agent, proxy: Proxy) -> None:
+def test_42_listing_that_recovers(aged: Agent, proxy: Proxy) -> None:
     broken = refused(500, 'InternalError')
     with faults(proxy, Fault(LIST, broken), Fault(LIST, Cut(150), first=2)):
         found = {each['backup_name'] for each in listed(aged)}

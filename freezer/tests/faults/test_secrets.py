@@ -116,7 +116,7 @@ exec $TAR "$@"
     'given, debug',
     [('environment', True), ('job file', False), ('command line', True)],
 )
-def test_60_secrets_are_nowhere(
+def test_60_no_secret_in_output_log_files_or_children(
     front: tuple[Proxy, tuple[object, ...]],
     seaweedfs: servers.SeaweedFS,
     source: Path,
@@ -275,7 +275,7 @@ def _warned(agent: Agent, source: Path, path: Path, mode: int, log: Path) -> Non
         *((kind, 0o600) for kind in ('job', 'oslo')),
     ],
 )
-def test_60_files_that_others_can_read(
+def test_60_secret_files_that_others_can_read_cause_a_warning(
     front: tuple[Proxy, tuple[object, ...]],
     seaweedfs: servers.SeaweedFS,
     source: Path,
@@ -307,7 +307,7 @@ def test_60_files_that_others_can_read(
     _warned(agent, source, path, mode, tmp_path / 'log')
 
 
-def test_60_files_without_secrets_may_be_read(
+def test_60_readable_files_without_secrets_cause_no_warning(
     seaweedfs: servers.SeaweedFS, source: Path, tmp_path: Path
 ) -> None:
     job = job_file(tmp_path / 'job', {'job': {'compression': 'none'}})

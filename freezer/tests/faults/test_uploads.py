@@ -53,7 +53,7 @@ def test_01_reset_in_a_part(agent: Agent, proxy: Proxy, big: Path) -> None:
     assert count(requests, PART_SENT) == 5 + 2
 
 
-def test_01_nothing_is_sent_again(agent: Agent, proxy: Proxy, big: Path) -> None:
+def test_01_reset_without_retries_fails(agent: Agent, proxy: Proxy, big: Path) -> None:
     """The same without the protection."""
     once = agent.told('--s3-retry-budget', '0')
     with faults(proxy, Fault(PART_SENT, Broken(Ending.RESET, 100_000), first=2)):
@@ -138,7 +138,7 @@ def test_08_flipped_bit(ceph: servers.CephRGW, big: Path) -> None:
         survives(agent, proxy, big, *flips)
 
 
-def test_08_flipped_bit_at_a_store_that_does_not_look(
+def test_08_flipped_bit_at_a_store_that_checks_no_digest(
     agent: Agent, proxy: Proxy, big: Path
 ) -> None:
     """It compares other checksums, when asked to."""
@@ -403,7 +403,7 @@ def test_40_marker_that_is_not_kept(agent: Agent, proxy: Proxy, big: Path) -> No
     fails(agent, result, '/metadata')
 
 
-def test_40_believed(agent: Agent, proxy: Proxy, proxied: S3Store, big: Path) -> None:
+def test_40_unchecked(agent: Agent, proxy: Proxy, proxied: S3Store, big: Path) -> None:
     """The same without the protection: exit 0, and nothing is there."""
     patch = (
         'from freezer.storage.s3 import S3Storage\n'

@@ -56,7 +56,7 @@ def unknown() -> Iterator[str]:
 
 @pytest.mark.parametrize('nobody', [silent, full, closed, unknown])
 @pytest.mark.parametrize('action', ['backup', 'restore', 'info'])
-def test_28_nobody_there(
+def test_28_unreachable(
     store: S3Store,
     source: Path,
     tmp_path: Path,
@@ -105,7 +105,7 @@ def test_28_nobody_there(
         (['--cinder-vol-id', 'x'], 'cinder-vol-id'),
     ],
 )
-def test_29_malformed(
+def test_29_malformed_options_are_refused_before_any_work(
     store: S3Store,
     source: Path,
     options: list[str],
@@ -185,7 +185,7 @@ def test_31_clock_is_off(
 
 
 @REAL
-def test_31_not_corrected(s3_server: servers.Server, source: Path) -> None:
+def test_31_without_correction(s3_server: servers.Server, source: Path) -> None:
     """The same without the protection."""
     store = S3Store(s3_server)
     patch = clock_off_by(1200) + (

@@ -129,7 +129,7 @@ def test_single_file(agent: Agent, tmp_path: Path, name: str) -> None:
 
 
 @REAL
-def test_job_file_as_the_scheduler_writes_it(store: S3Store, tmp_path: Path) -> None:
+def test_job_file_written_by_freezer_scheduler(store: S3Store, tmp_path: Path) -> None:
     source = tmp_path / 'source'
     make_tree(source, seed=3)
     common = {
@@ -250,7 +250,7 @@ def test_encrypted_backup_is_read_by_openssl_and_tar(
 
 
 @ONE
-def test_limits_change_nothing_else(agent: Agent, source: Path, tmp_path: Path) -> None:
+def test_limited_backup_restores(agent: Agent, source: Path, tmp_path: Path) -> None:
     (source / 'random').write_bytes(os.urandom(300_000))
     agent.backup(source, '--upload-limit', '1M').check()
     assert_restores(agent, source, tmp_path / 'target', '--download-limit', '1M')
@@ -415,7 +415,7 @@ def test_restart_always_level(agent: Agent, store: S3Store, source: Path) -> Non
 
 
 @ONE
-def test_overwrite_says_first_what_it_removes(
+def test_overwrite_lists_what_it_removes(
     agent: Agent, source: Path, tmp_path: Path
 ) -> None:
     agent.backup(source).check()
@@ -488,7 +488,7 @@ class Several(Store):
 
 
 @REAL
-def test_several_storages_all_get_it(store: S3Store, tmp_path: Path) -> None:
+def test_backup_to_several_storages(store: S3Store, tmp_path: Path) -> None:
     source = tmp_path / 'source'
     make_tree(source, seed=7)
     (source / 'big').write_bytes(os.urandom(11 << 20))
@@ -571,7 +571,7 @@ def test_verify_names_the_member(store: S3Store, source: Path, tmp_path: Path) -
 # exec
 
 
-def test_exec_passes_the_status_on() -> None:
+def test_exec_returns_the_status_of_the_command() -> None:
     python = shlex.quote(sys.executable)
     assert run('--action', 'exec', '--command', 'true').code == 0
     assert run('--action', 'exec', '--command', f'{python} -c "exit(7)"').code == 7

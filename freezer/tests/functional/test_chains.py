@@ -25,7 +25,7 @@ MARGIN = 20_000_000
 
 
 @pytest.mark.parametrize('seed', range(12))
-def test_every_state_comes_back(
+def test_every_level_restores_its_state(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, 'MARGIN_NANOSECONDS', MARGIN)

@@ -80,7 +80,7 @@ def test_a_chain(store: S3Store, options: tuple[object, ...], tmp_path: Path) ->
     assert missed(states[-1][1], target) == []
 
 
-def test_what_needs_no_passphrase(
+def test_info_verify_and_admin_need_no_passphrase(
     store: S3Store, options: tuple[object, ...], source: Path
 ) -> None:
     agent = Agent(store).told(*options)
@@ -103,7 +103,7 @@ def test_what_needs_no_passphrase(
     assert store.is_untouched()
 
 
-def test_a_stream_of_many_volumes(
+def test_encrypted_backup_of_many_volumes_restores(
     store: S3Store, options: tuple[object, ...], big: Path, tmp_path: Path
 ) -> None:
     agent = in_parts(Agent(store)).told(*options, '--s3-max-parts', 2)
@@ -114,7 +114,7 @@ def test_a_stream_of_many_volumes(
 
 
 @pytest.mark.package
-def test_several_storages(
+def test_encrypted_backup_to_several_storages(
     store: S3Store, options: tuple[object, ...], source: Path, tmp_path: Path
 ) -> None:
     local = LocalStore(tmp_path / 'disk')
@@ -133,13 +133,13 @@ def test_several_storages(
         assert 'file' in os.listdir(target)
 
 
-def test_the_option_alone_is_refused(local: Agent, source: Path) -> None:
+def test_encryption_without_a_passphrase_is_refused(local: Agent, source: Path) -> None:
     error = local.backup(source, '--encryption', 'age').only_error
     assert 'encrypt-pass-file' in error
     assert local.store.is_untouched()
 
 
-def test_help_says_what_is_not_authenticated(local: Agent) -> None:
+def test_help_names_the_format_without_authentication(local: Agent) -> None:
     said = ' '.join(run('--help').check().out.split())
     assert 'it is not authenticated' in said
 
@@ -186,7 +186,7 @@ def type_in(script: str, answer: str, folder: Path) -> str:
 
 @pytest.mark.skipif(not shutil.which('age'), reason='no age (Debian: age)')
 @pytest.mark.parametrize('compression', ['gzip', 'zstd'])
-def test_opened_by_hand(
+def test_backup_is_opened_with_age_and_tar_alone(
     local: Agent, options: tuple[object, ...], tmp_path: Path, compression: str
 ) -> None:
     """As the documentation has it; what is not tried is aws-cli."""
@@ -231,7 +231,7 @@ def test_opened_by_hand(
 
 
 @pytest.mark.skipif(not shutil.which('age'), reason='no age (Debian: age)')
-def test_another_passphrase_by_hand(
+def test_passphrase_is_changed_with_age_alone(
     local: Agent, options: tuple[object, ...], source: Path, tmp_path: Path
 ) -> None:
     agent = local.told(*options)

@@ -85,7 +85,7 @@ def test_server_that_dies_halfway(mortal: servers.SeaweedFS, tmp_path: Path) -> 
 # The source
 
 
-def test_no_command_outlives_the_agent(local: Agent, tmp_path: Path) -> None:
+def test_command_of_exec_ends_with_the_agent(local: Agent, tmp_path: Path) -> None:
     pid = tmp_path / 'pid'
     # It does not listen to SIGTERM.
     script = tmp_path / 'deaf'
@@ -98,7 +98,7 @@ def test_no_command_outlives_the_agent(local: Agent, tmp_path: Path) -> None:
     until_gone(int(pid.read_text()))
 
 
-def test_read_error_in_the_middle_of_a_file(
+def test_read_error_fails_the_backup(
     agent: Agent, source: Path, tmp_path: Path
 ) -> None:
     (source / 'broken').write_bytes(os.urandom(1 << 20))
@@ -154,7 +154,7 @@ def test_unreadable_files_are_named_and_stored_later(
 
 @pytest.mark.root
 @pytest.mark.skipif(not trees.is_root(), reason='only root has rights to lose')
-def test_file_that_somebody_else_may_read_is_stored_by_them(
+def test_unreadable_file_is_stored_by_a_later_user_who_may_read_it(
     local: Agent, source: Path, tmp_path: Path
 ) -> None:
     (source / 'secret').write_text('secret')
@@ -177,7 +177,7 @@ WRONG = 'sk/quite+wrong'
 
 
 @pytest.mark.parametrize('section', ['action', 'storage:cloud'])
-def test_unknown_key_of_a_job_file(
+def test_unknown_key_of_a_job_file_is_refused(
     source: Path,
     trap: Trap,
     section: str,
@@ -201,7 +201,7 @@ def test_unknown_key_of_a_job_file(
     assert store.is_untouched()
 
 
-def test_restore_of_what_is_not_there(
+def test_restore_of_a_missing_backup_fails(
     agent: Agent, source: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / 'target'
@@ -217,7 +217,7 @@ def test_restore_of_what_is_not_there(
 
 
 @pytest.mark.parametrize('lost', ['data', 'manifest', 'level 0', 'marker of level 0'])
-def test_restore_of_a_damaged_chain(
+def test_restore_of_a_damaged_chain_fails(
     local: Agent, source: Path, tmp_path: Path, lost: str
 ) -> None:
     for _ in range(2):

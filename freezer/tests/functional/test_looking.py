@@ -68,7 +68,7 @@ def test_info_says_how_each_level_was_made(
         assert level['locked_until'] is None
 
 
-def test_info_where_lines_cannot_be_drawn(local: Agent, source: Path) -> None:
+def test_info_in_ascii(local: Agent, source: Path) -> None:
     local.backup(source).check()
     plain = local.told(PYTHONIOENCODING='ascii').run('info').check().out
     assert '`- level 0' in plain

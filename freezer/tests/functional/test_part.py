@@ -109,7 +109,7 @@ def some_of(tree: Tree, chance: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize('seed', range(6))
-def test_parts_of_every_state(seed: int, chain: Chain, tmp_path: Path) -> None:
+def test_part_of_every_level_restores(seed: int, chain: Chain, tmp_path: Path) -> None:
     chance = random.Random(seed)
     trees.make_tree(chain.source, seed, files=30, size=20_000)
     for level in range(LEVELS):
@@ -151,7 +151,7 @@ def test_parts_of_every_state(seed: int, chain: Chain, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('include', [[], ['folder']])
-def test_a_directory_in_the_place_of_a_link_that_was_read_only(
+def test_directory_that_replaces_a_link_to_a_read_only_one(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, include: list[str]
 ) -> None:
     """Once refused to who is not root: as if a link were in the way."""
@@ -297,7 +297,7 @@ def made(
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_list(made: Made, kind: str) -> None:
+def test_list_of_the_newest_state(made: Made, kind: str) -> None:
     result = made.agents[kind].run('list', '--json').check()
     found = [json.loads(line) for line in result.out.splitlines()]
     tree = trees.describe(made.state)
@@ -366,7 +366,7 @@ def test_restore_of_an_earlier_part(made: Made, tmp_path: Path) -> None:
     assert (tmp_path / 'target' / 'etc' / 'ssh' / 'old').read_text() == 'goes'
 
 
-def test_what_is_not_chosen_stays(made: Made, tmp_path: Path) -> None:
+def test_restore_of_a_part_keeps_the_rest(made: Made, tmp_path: Path) -> None:
     agent, target = made.agents['local, gzip'], tmp_path / 'target'
     (target / 'etc' / 'ssh' / 'more').mkdir(parents=True)
     (target / 'etc' / 'motd').write_text('kept')
@@ -386,7 +386,7 @@ def test_what_is_not_chosen_stays(made: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('action', ['restore', 'list'])
-def test_nothing_matches(made: Made, tmp_path: Path, action: str) -> None:
+def test_pattern_without_match(made: Made, tmp_path: Path, action: str) -> None:
     agent, target = made.agents['local, gzip'], tmp_path / 'target'
     options = ('--include', 'etc', '--include', 'ssh', '--restore-abs-path', target)
     line = agent.run(action, *options).only_error
@@ -399,7 +399,7 @@ def test_nothing_matches(made: Made, tmp_path: Path, action: str) -> None:
     assert "'**/old'" in agent.run(action, *gone).error
 
 
-def test_what_is_asked_for_in_vain(made: Made, tmp_path: Path) -> None:
+def test_options_that_contradict_include(made: Made, tmp_path: Path) -> None:
     agent = made.agents['local, gzip']
     for action in ('backup', 'info', 'verify', 'admin'):
         options = ('--include', 'etc', '--path-to-backup', made.state)
@@ -415,7 +415,7 @@ def test_what_is_asked_for_in_vain(made: Made, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('kind', ['local, bzip2, openssl', 's3, zstd, age'])
-def test_damage_is_found(made: Made, kind: str, tmp_path: Path) -> None:
+def test_damage_is_detected(made: Made, kind: str, tmp_path: Path) -> None:
     agent = made.agents[kind]
     (path,) = (
         path for path in agent.store.files() if path.endswith('/data') and '/0_' in path

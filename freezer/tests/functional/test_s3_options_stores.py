@@ -57,7 +57,7 @@ def real(s3_server: servers.Server) -> Iterator[Front]:
     ],
     ids=' '.join,
 )
-def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
+def test_stores_accept_the_option(real: Front, options: Sequence[str]) -> None:
     driver = real.driver(*options)
     if 'crc64nvme' in options and OLD_BOTOCORE:
         with pytest.raises(e.StorageConfigError):
@@ -77,7 +77,7 @@ def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
 
 
 @REAL
-def test_what_is_locked_stays(real: Front) -> None:
+def test_locked_objects_cannot_be_deleted(real: Front) -> None:
     lock = ('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '1')
     driver = real.driver(*lock, '--s3-legal-hold')
     driver.prepare()
@@ -202,7 +202,7 @@ def test_keys_that_may_not_ask_whether_a_bucket_locks(front: Front) -> None:
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs'], indirect=True)
-def test_only_who_has_the_key_reads(
+def test_reading_needs_the_customer_key(
     s3_server: servers.Server, authority: trustme.CA, bundle: Path, tmp_path: Path
 ) -> None:
     key, other = tmp_path / 'key', tmp_path / 'other'
@@ -225,7 +225,7 @@ def test_only_who_has_the_key_reads(
 # What the user is told
 
 
-def test_archived(front: Front, source: Path, tmp_path: Path) -> None:
+def test_archived_objects(front: Front, source: Path, tmp_path: Path) -> None:
     agent = front.agent('--s3-storage-class', 'GLACIER')
     agent.backup(source).check()
     told = agent.restore(tmp_path / 'target').error
