@@ -143,6 +143,7 @@ class Fault:
     :param first: the first that it happens to, counted from 1
     :param times: to so many in a row; :data:`EVER`: to all from there
     :param key: how the keys end that it is about
+    :param header: one that the requests have
     """
 
     operation: str
@@ -150,6 +151,7 @@ class Fault:
     first: int = 1
     times: int = 1
     key: str = ''
+    header: str = ''
 
 
 class _Counted:
@@ -164,6 +166,8 @@ class _Counted:
     def __call__(self, request: Request) -> bool:
         fault = self.fault
         if request.operation != fault.operation or not request.key.endswith(fault.key):
+            return False
+        if fault.header and fault.header not in request.headers:
             return False
         with self._lock:
             self.seen += 1
@@ -181,16 +185,20 @@ class _Counted:
         )
 
 
+def declare(proxy: Proxy, fault: Fault) -> _Counted:
+    """From now on it happens."""
+    counted = _Counted(fault)
+    if isinstance(fault.happens, Broken):
+        proxy.interrupt(counted, fault.happens)
+    else:
+        proxy.act(counted, fault.happens)
+    return counted
+
+
 @contextlib.contextmanager
 def faults(proxy: Proxy, *declared: Fault) -> Iterator[None]:
     """A block in which they happen; and they have to. Afterwards there are none."""
-    counted = [_Counted(fault) for fault in declared]
-    for each in counted:
-        happens = each.fault.happens
-        if isinstance(happens, Broken):
-            proxy.interrupt(each, happens)
-        else:
-            proxy.act(each, happens)
+    counted = [declare(proxy, fault) for fault in declared]
     yield
     for each in counted:
         each.check()

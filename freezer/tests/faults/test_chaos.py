@@ -26,11 +26,12 @@ from freezer.tests.faults.harness import (
     Flipped,
     Late,
     Lost,
+    declare,
     refused,
     says,
     without,
 )
-from freezer.tests.proxy import Act, Ending, Proxy, Request
+from freezer.tests.proxy import Act, Ending, Proxy
 
 OPERATIONS = (
     *('CreateMultipartUpload', 'UploadPart', 'CompleteMultipartUpload'),
@@ -70,34 +71,11 @@ def happens(chance: random.Random, operation: str) -> Act | Broken:
 
 def fault(chance: random.Random) -> Fault:
     operation = chance.choice(OPERATIONS)
-    return Fault(
-        operation,
-        happens(chance, operation),
-        first=chance.choice([1, 1, 2, 3]),
-        times=chance.choice([1, 1, 2, 3]),
-    )
-
-
-class _Sometimes:
-    """A fault that need not happen."""
-
-    def __init__(self, declared: Fault) -> None:
-        self.declared = declared
-        self.seen = 0
-
-    def __call__(self, request: Request) -> bool:
-        if request.operation != self.declared.operation:
-            return False
-        if (
-            isinstance(self.declared.happens, Flipped)
-            and 'range' not in request.headers
-        ):
-            # Of a bit that is flipped in a marker nobody can know.
-            return False
-        self.seen += 1
-        past = self.seen - self.declared.first
-        times = self.declared.times
-        return past >= 0 and (times == EVER or past < times)
+    act = happens(chance, operation)
+    first, times = chance.choice([1, 1, 2, 3]), chance.choice([1, 1, 2, 3])
+    # A flipped bit of a marker cannot be noticed: only what is read in ranges.
+    header = 'range' if isinstance(act, Flipped) else ''
+    return Fault(operation, act, first, times, header=header)
 
 
 def hurt(proxy: Proxy, chance: random.Random) -> list[Fault]:
@@ -107,11 +85,7 @@ def hurt(proxy: Proxy, chance: random.Random) -> list[Fault]:
     if declared and chance.random() < 0.15:
         declared[0] = dataclasses.replace(declared[0], times=EVER)
     for each in declared:
-        counted = _Sometimes(each)
-        if isinstance(each.happens, Broken):
-            proxy.interrupt(counted, each.happens)
-        else:
-            proxy.act(counted, each.happens)
+        declare(proxy, each)
     return declared
 
 

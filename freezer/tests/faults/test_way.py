@@ -16,6 +16,7 @@ from freezer.tests.faults.harness import (
     unprotected,
 )
 from freezer.tests.proxy import Answered, Proxy
+from freezer.tests.scripted import full
 
 REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 
@@ -24,20 +25,6 @@ REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True
 def silent() -> Iterator[str]:
     """The endpoint of one that takes connections, and never says a word."""
     with socket.create_server(('127.0.0.1', 0)) as listener:
-        yield f'http://127.0.0.1:{listener.getsockname()[1]}'
-
-
-@contextlib.contextmanager
-def full() -> Iterator[str]:
-    """The endpoint of one that takes no connection, and refuses none."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(
-            socket.create_server(('127.0.0.1', 0), backlog=0)
-        )
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
         yield f'http://127.0.0.1:{listener.getsockname()[1]}'
 
 

@@ -30,7 +30,16 @@ from freezer.tests.agent import (
     missed,
 )
 from freezer.tests.front import ZERO, Front, make_backup
-from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Reply, Request, error
+from freezer.tests.proxy import (
+    BROKEN,
+    DENIED,
+    Answer,
+    Change,
+    Proxy,
+    Reply,
+    Request,
+    error,
+)
 
 MAY_NOT_READ = 'the keys may not read it (s3:GetObject)'
 MAY_NOT_LIST = 'the keys may not list (s3:ListBucket)'
@@ -114,25 +123,19 @@ def test_write_only_keys_are_told_the_missing_right(
     assert not (tmp_path / 'target').exists()
 
 
-def no_reply(_reply: Any) -> None:
+def no_reply(_reply: Reply) -> None:
     """The store has done it, and nobody hears of it."""
 
 
+def empty_reply(reply: Reply) -> Reply:
+    return reply.but(body=b'', content_length='0')
+
+
+@pytest.mark.parametrize('change', [no_reply, empty_reply])
 def test_unknown_result_of_complete_is_a_failure(
-    writer: Agent, proxy: Proxy, big: Path
+    writer: Agent, proxy: Proxy, big: Path, change: Change
 ) -> None:
-    proxy.change(lambda request: request.completes, no_reply)
-    assert 'whether' in writer.backup(big).error
-    assert writer.store.markers() == []
-
-
-def test_empty_answer_to_complete_is_a_failure(
-    writer: Agent, proxy: Proxy, big: Path
-) -> None:
-    def cut_off(reply: Reply) -> Reply:
-        return reply.but(body=b'', content_length='0')
-
-    proxy.change(lambda request: request.completes, cut_off)
+    proxy.change(lambda request: request.completes, change)
     assert 'whether' in writer.backup(big).error
     assert writer.store.markers() == []
 

@@ -5,16 +5,14 @@ saw of it. ``shows`` notes which options a test is about; none may be left over.
 """
 
 import base64
-import contextlib
 import datetime
 import hashlib
 import itertools
 import re
-import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +57,7 @@ from freezer.tests.front import (
 )
 from freezer.tests.functional import test_s3_profiles
 from freezer.tests.proxy import BROKEN, Answer, Proxy, Request, error
+from freezer.tests.scripted import full
 
 pytestmark = pytest.mark.usefixtures('kept_logging')
 
@@ -458,27 +457,13 @@ def test_unknown_authority_is_refused(secure: Front, tmp_path: Path) -> None:
 # Time and size
 
 
-@pytest.fixture
-def deaf() -> Iterator[str]:
-    """The address of a server that lets nobody in: its queue is full."""
-    with contextlib.ExitStack() as opened:
-        server = opened.enter_context(socket.socket())
-        server.bind(('127.0.0.1', 0))
-        server.listen(0)
-        for _ in range(3):
-            client = opened.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield f'http://127.0.0.1:{server.getsockname()[1]}'
-
-
 @shows('connect-timeout')
-def test_connect_timeout(front: Front, deaf: str) -> None:
-    front.endpoint = deaf
-    driver = front.driver('--s3-connect-timeout', '0.3', '--s3-retry-budget', '0')
-    begun = time.monotonic()
-    with pytest.raises(e.Unreachable, match='no answer in time'):
-        driver.prepare()
+def test_connect_timeout(front: Front) -> None:
+    with full() as front.endpoint:
+        driver = front.driver('--s3-connect-timeout', '0.3', '--s3-retry-budget', '0')
+        begun = time.monotonic()
+        with pytest.raises(e.Unreachable, match='no answer in time'):
+            driver.prepare()
     assert 0.3 <= time.monotonic() - begun < 5
 
 
