@@ -214,6 +214,9 @@ def _runs(
     yield agent.run('admin', '--remove-older-than', '30').check()
     keys = {'access_key': servers.Server.access_key, 'secret_key': WRONG}
     wrong = agent.told('--config', job_file(folder / 'wrong', {'job': keys}))
+    if '--secret-key' in agent.options:
+        # It beats the job file.
+        wrong = wrong.told('--secret-key', WRONG)
     failed = [wrong.backup(source), wrong.run('info')]
     proxy.answer(lambda request: request.method == 'PUT', BROKEN)
     failed.append(agent.backup(source))

@@ -32,24 +32,21 @@ def test_skips_by_fixture(absent):
 """
 
 
-@pytest.fixture
-def plugin(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> pytest.Pytester:
-    pytester.plugins.append('freezer.tests.conftest')
+OURS = ('-p', 'freezer.tests.conftest', '-rA')
+
+
+@pytest.fixture(autouse=True)
+def _fail_on_skips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('PYTHONPATH', ':'.join(sys.path))
-    monkeypatch.delenv('FREEZER_TEST_DISALLOW_SKIP', raising=False)
-    return pytester
+    monkeypatch.setenv('FREEZER_TEST_DISALLOW_SKIP', '1')
 
 
 @pytest.mark.parametrize('options', [(), ('-n', '1')], ids=['serial', 'xdist'])
 def test_skips_fail_where_disallowed(
-    plugin: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+    pytester: pytest.Pytester, options: tuple[str, ...]
 ) -> None:
-    plugin.makepyfile(SKIPPING)
-    plugin.runpytest_subprocess().assert_outcomes(passed=1, skipped=3, xfailed=1)
-    monkeypatch.setenv('FREEZER_TEST_DISALLOW_SKIP', '1')
-    result = plugin.runpytest_subprocess('-rA', *options)
+    pytester.makepyfile(SKIPPING)
+    result = pytester.runpytest_subprocess(*OURS, *options)
     # Before the test function starts, pytest calls it an error.
     result.assert_outcomes(failed=2, passed=1, errors=2)
     for reason in ('no such thing', 'not today', 'xfail: known', 'absent'):
@@ -57,23 +54,29 @@ def test_skips_fail_where_disallowed(
         assert f'and this did not run: {reason}' in output
 
 
-def test_skipped_module_fails_where_disallowed(
-    plugin: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+def test_skips_are_allowed_by_default(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv('FREEZER_TEST_DISALLOW_SKIP', '1')
-    plugin.makepyfile("import pytest\npytest.skip('none', allow_module_level=True)")
-    plugin.runpytest_subprocess().assert_outcomes(errors=1)
+    monkeypatch.delenv('FREEZER_TEST_DISALLOW_SKIP')
+    pytester.makepyfile(SKIPPING)
+    result = pytester.runpytest_subprocess(*OURS)
+    result.assert_outcomes(passed=1, skipped=3, xfailed=1)
+
+
+def test_skipped_module_fails_where_disallowed(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("import pytest\npytest.skip('none', allow_module_level=True)")
+    pytester.runpytest_subprocess(*OURS).assert_outcomes(errors=1)
 
 
 def test_the_environment_is_not_the_callers(
-    plugin: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ('ACCESS_KEY', 'AWS_PROFILE', 'OS_CLOUD', 'http_proxy', 'HOME'):
         monkeypatch.setenv(name, 'of-the-caller')
-    plugin.makepyfile("""
+    pytester.makepyfile("""
         import os
         def test_environment():
             assert 'of-the-caller' not in os.environ.values()
             assert os.listdir(os.environ['HOME']) == []
         """)
-    plugin.runpytest_subprocess().assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*OURS).assert_outcomes(passed=1)
