@@ -537,6 +537,13 @@ def iso(timestamp: int) -> str:
     return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(timestamp))
 
 
+def private(path: Path, content: str | bytes) -> Path:
+    """A file that only its owner can read, for a secret."""
+    path.touch(mode=0o600)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 def job_file(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
     """A file for ``--config`` as freezer-scheduler writes it: what str() makes."""
     parser = configparser.ConfigParser(interpolation=None)

@@ -7,23 +7,15 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import Agent, S3Store, missed
+from freezer.tests.agent import Agent, S3Store, missed, private
 
 FORMATS = ['openssl', 'age']
 NAME = 'the name of a file'
 
 
 @pytest.fixture
-def store(seaweedfs: servers.SeaweedFS) -> S3Store:
-    return S3Store(seaweedfs)
-
-
-@pytest.fixture
 def passphrase(tmp_path: Path) -> Path:
-    path = tmp_path / 'pass'
-    path.write_text('correct horse battery staple\n')
-    path.chmod(0o600)
-    return path
+    return private(tmp_path / 'pass', 'correct horse battery staple\n')
 
 
 @pytest.fixture
@@ -70,9 +62,7 @@ def test_51_wrong_passphrase(
     agent = told.told('--encrypt-pass-file', passphrase)
     agent.increment(source).check()
     state = trees.describe(source)
-    wrong = tmp_path / 'wrong'
-    wrong.write_text('correct horse battery stable\n')
-    wrong.chmod(0o600)
+    wrong = private(tmp_path / 'wrong', 'correct horse battery stable\n')
     files = store.files()
     for other in (told.told('--encrypt-pass-file', wrong), Agent(store)):
         error = refused(other, store, tmp_path / 'target')
@@ -141,9 +131,8 @@ def chain(
     folder = tmp_path_factory.mktemp('chain')
     source = folder / 'source'
     source.mkdir()
-    (folder / 'pass').write_text('correct horse battery staple\n')
-    (folder / 'pass').chmod(0o600)
-    options = ('--encryption', 'age', '--encrypt-pass-file', folder / 'pass')
+    words = private(folder / 'pass', 'correct horse battery staple\n')
+    options = ('--encryption', 'age', '--encrypt-pass-file', words)
     agent = Agent(S3Store(seaweedfs)).told(*options)
     for name in (NAME, 'more'):
         # More than a chunk.

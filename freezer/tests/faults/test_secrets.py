@@ -22,6 +22,7 @@ from freezer.tests.agent import (
     S3Store,
     job_file,
     missed,
+    private,
     wrap_tar,
 )
 from freezer.tests.conformance.variants import certified
@@ -85,20 +86,11 @@ class Watch:
                         self.environments.add(environment)
 
 
-def private(path: Path, content: bytes) -> Path:
-    path.touch(mode=0o600)
-    path.write_bytes(content)
-    return path
-
-
 @pytest.fixture
 def front(
-    seaweedfs: servers.SeaweedFS, tmp_path: Path
+    seaweedfs: servers.SeaweedFS, authority: trustme.CA, bundle: Path
 ) -> Iterator[tuple[Proxy, tuple[object, ...]]]:
     """A way to the store by https, and what the agent has to be told for it."""
-    authority = trustme.CA()
-    bundle = tmp_path / 'ca.pem'
-    authority.cert_pem.write_to_path(bundle)
     with Proxy(seaweedfs.endpoint, certified(authority, '127.0.0.1')) as proxy:
         yield proxy, ('--s3-ca-bundle', bundle)
 

@@ -21,6 +21,7 @@ from freezer.tests.agent import (
     iso,
     job_file,
     missed,
+    private,
     run,
 )
 
@@ -31,10 +32,7 @@ LEVELS = 3
 
 @pytest.fixture
 def passphrase(tmp_path: Path) -> Path:
-    path = tmp_path / 'pass'
-    path.write_text(f'{WORDS}\nanother line\n')
-    path.chmod(0o600)
-    return path
+    return private(tmp_path / 'pass', f'{WORDS}\nanother line\n')
 
 
 @pytest.fixture
@@ -242,9 +240,8 @@ def test_passphrase_is_changed_with_age_alone(
     type_in(f'age -d -o key "{path}"', WORDS, tmp_path)
     path.unlink()
     type_in(f'age -p -o "{path}" key', 'new words', tmp_path)
-    (tmp_path / 'new').write_text('new words\n')
-    (tmp_path / 'new').chmod(0o600)
-    renewed = local.told('--encryption', 'age', '--encrypt-pass-file', tmp_path / 'new')
+    new = private(tmp_path / 'new', 'new words\n')
+    renewed = local.told('--encryption', 'age', '--encrypt-pass-file', new)
     renewed.increment(source).check()
     renewed.restore(tmp_path / 'target').check()
     assert missed(trees.describe(source), tmp_path / 'target') == []

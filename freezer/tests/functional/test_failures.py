@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,13 +45,6 @@ def test_part_that_fails_fails_the_backup(
     agent.backup(big).check()
     agent.restore(tmp_path / 'target').check()
     assert missed(trees.describe(big), tmp_path / 'target') == []
-
-
-@pytest.fixture
-def mortal() -> Iterator[servers.SeaweedFS]:
-    """A server that no other test needs."""
-    with servers.SeaweedFS() as server:
-        yield server
 
 
 def test_server_that_dies_halfway(mortal: servers.SeaweedFS, tmp_path: Path) -> None:

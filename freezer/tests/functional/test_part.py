@@ -27,7 +27,7 @@ from freezer.storage.base import Backup
 from freezer.storage.levels import LevelPolicy
 from freezer.storage.local import LocalStorage
 from freezer.tests import servers, trees
-from freezer.tests.agent import Agent, LocalStore, S3Store, iso, missed
+from freezer.tests.agent import Agent, LocalStore, S3Store, iso, missed, private
 
 LEVELS = 4
 MARGIN = 20_000_000
@@ -287,9 +287,7 @@ def made(
     (source / 'var' / 'big').write_bytes(os.urandom(1 << 20))
     os.link(source / 'var' / 'big', source / 'var' / 'same')
     (source / os.fsdecode(b'odd\xff\033[1m')).symlink_to('etc')
-    secret = folder / 'pass'
-    secret.touch(mode=0o600)
-    secret.write_text('Passphrase-7\n')
+    secret = private(folder / 'pass', 'Passphrase-7\n')
     agents = {}
     for kind, (on_s3, compression, encryption) in KINDS.items():
         options: list[object] = ['--compression', compression]

@@ -1,7 +1,6 @@
 """Options of storage s3 on stores that do what they are asked, or say why not."""
 
 import datetime
-import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import trustme
 from freezer.storage import exceptions as e
 from freezer.storage import layout
 from freezer.tests import servers
+from freezer.tests.conformance.variants import certified
 from freezer.tests.front import (
     CONTENT,
     CUSTOMER_KEY,
@@ -208,9 +208,7 @@ def test_reading_needs_the_customer_key(
     key, other = tmp_path / 'key', tmp_path / 'other'
     key.write_bytes(CUSTOMER_KEY)
     other.write_bytes(bytes(32))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert('127.0.0.1').configure_cert(context)
-    with Proxy(s3_server.endpoint, context) as proxy:
+    with Proxy(s3_server.endpoint, certified(authority, '127.0.0.1')) as proxy:
         front = Front(s3_server, proxy, '--s3-ca-bundle', str(bundle))
         driver = front.driver('--s3-sse-customer-key-file', key)
         driver.prepare()

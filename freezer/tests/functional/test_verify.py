@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -352,13 +352,6 @@ def test_unreachable_store_is_an_error_not_a_problem() -> None:
     )
     found = run('--action', 'verify', *options, *keys)
     assert 'http://127.0.0.1:9' in found.only_error
-
-
-@pytest.fixture
-def mortal() -> Iterator[servers.SeaweedFS]:
-    """A server that no other test needs."""
-    with servers.SeaweedFS() as server:
-        yield server
 
 
 def test_a_store_that_dies_halfway(mortal: servers.SeaweedFS, source: Path) -> None:
