@@ -165,7 +165,7 @@ def test_52_disk_that_is_full(
 
 
 @pytest.mark.parametrize('kind', ['full', 'file', 'link to a file'])
-def test_53_what_is_there_stays(
+def test_53_existing_files_stay(
     agent: Agent, source: Path, target: Path, tmp_path: Path, kind: str
 ) -> None:
     agent.backup(source).check()
@@ -185,7 +185,7 @@ def test_53_what_is_there_stays(
     assert described(mine) == before
 
 
-def test_53_overwriting_says_first_what_it_removes(
+def test_53_overwrite_lists_what_it_removes(
     agent: Agent, source: Path, target: Path
 ) -> None:
     agent.backup(source).check()
@@ -241,7 +241,7 @@ def test_53_directories_of_a_restore_that_fails(
         ('{outside}/victim', b'1'),
     ],
 )
-def test_54_names_that_leave(
+def test_54_names_outside_of_the_target(
     agent: Agent,
     target: Path,
     outside: Path,
@@ -400,7 +400,7 @@ def test_56_records_of_directories(
         'X..',
     ],
 )
-def test_56_records_with_names_that_leave(
+def test_56_records_with_names_outside_of_the_target(
     agent: Agent, target: Path, outside: Path, tmp_path: Path, record: str
 ) -> None:
     """Those of renames tar changes by itself, and goes on."""
@@ -436,7 +436,7 @@ def test_57_bombs_are_bounded(
     assert (tmp_path / 'elsewhere' / 'bomb').stat().st_size == BOMB
 
 
-def test_57_levels_count_together(agent: Agent, target: Path, tmp_path: Path) -> None:
+def test_57_limit_counts_all_levels(agent: Agent, target: Path, tmp_path: Path) -> None:
     levels = [member(b'./%d' % n, bytes(5000)) + END for n in range(3)]
     put(agent, tmp_path, *levels)
     size = sum(map(len, levels))
@@ -460,7 +460,7 @@ def test_57_holes_do_not_count(agent: Agent, source: Path, target: Path) -> None
 
 
 @pytest.mark.parametrize('compression', ['xz', 'zstd'])
-def test_57_memory_is_not_had_for_the_asking(
+def test_57_declared_window_size_does_not_take_memory(
     agent: Agent, target: Path, tmp_path: Path, compression: str
 ) -> None:
     plain = agent.told('--compression', 'none')

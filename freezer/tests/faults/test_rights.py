@@ -53,9 +53,7 @@ def test_24_wrong_keys(
 
 
 @REAL
-def test_24_keys_that_are_exchanged(
-    s3_server: servers.Server, source: Path, trap: Trap
-) -> None:
+def test_24_exchanged_keys(s3_server: servers.Server, source: Path, trap: Trap) -> None:
     """A store cannot tell why in its answer to a HEAD, and so is asked further."""
     store = S3Store(s3_server)
     keys = {'ACCESS_KEY': s3_server.secret_key, 'SECRET_KEY': s3_server.access_key}

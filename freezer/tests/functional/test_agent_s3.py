@@ -22,6 +22,7 @@ from freezer.tests.agent import (
     job_file,
     missed,
     run,
+    wrap_tar,
 )
 from freezer.tests.trees import describe, make_tree, mutate_tree
 
@@ -128,15 +129,11 @@ def test_single_file(agent: Agent, tmp_path: Path, name: str) -> None:
 
 
 @REAL
-def test_job_file_as_the_scheduler_writes_it(store: S3Store, tmp_path: Path) -> None:
+def test_job_file_written_by_freezer_scheduler(store: S3Store, tmp_path: Path) -> None:
     source = tmp_path / 'source'
     make_tree(source, seed=3)
     common = {
-        'storage': 's3',
-        'container': store.container,
-        'endpoint': store.endpoint,
-        'access_key': store.server.access_key,
-        'secret_key': store.server.secret_key,
+        **store.section,
         'hostname': HOST,
         'backup_name': '100% job',
         'mode': 'fs',
@@ -253,7 +250,7 @@ def test_encrypted_backup_is_read_by_openssl_and_tar(
 
 
 @ONE
-def test_limits_change_nothing_else(agent: Agent, source: Path, tmp_path: Path) -> None:
+def test_limited_backup_restores(agent: Agent, source: Path, tmp_path: Path) -> None:
     (source / 'random').write_bytes(os.urandom(300_000))
     agent.backup(source, '--upload-limit', '1M').check()
     assert_restores(agent, source, tmp_path / 'target', '--download-limit', '1M')
@@ -418,7 +415,7 @@ def test_restart_always_level(agent: Agent, store: S3Store, source: Path) -> Non
 
 
 @ONE
-def test_overwrite_says_first_what_it_removes(
+def test_overwrite_lists_what_it_removes(
     agent: Agent, source: Path, tmp_path: Path
 ) -> None:
     agent.backup(source).check()
@@ -432,15 +429,7 @@ def test_overwrite_says_first_what_it_removes(
     assert '--overwrite' in error
 
     # With a tar that fails, what had been said is all that had been done.
-    broken = tmp_path / 'bin'
-    broken.mkdir()
-    tar = broken / 'tar'
-    tar.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo "tar (GNU tar) 1.34" && exit\n'
-        'cat >/dev/null\nexit 2\n'
-    )
-    tar.chmod(0o755)
-    path = {'PATH': f'{broken}:{os.environ["PATH"]}'}
+    path = wrap_tar(tmp_path / 'bin', 'cat >/dev/null; exit 2')
     said = Agent(agent.store, env=path).restore(target, '--overwrite')
     assert said.error
     lines = [line.strip() for line in said.err.splitlines()]
@@ -459,32 +448,19 @@ def test_overwrite_says_first_what_it_removes(
 # Several storages
 
 
-def sections(
-    *stores: S3Store | LocalStore, read_only: bool = False
-) -> dict[str, dict[str, object]]:
+def sections(*stores: Store, read_only: bool = False) -> dict[str, dict[str, object]]:
     """``[storage:NAME]`` of each: l0 or s0, l1 or s1, …, for local or S3.
 
     :param read_only: with the S3 keys of the user who may not write
     """
     made: dict[str, dict[str, object]] = {'action': {'max_segment_size': 5 << 20}}
     for number, store in enumerate(stores):
-        if isinstance(store, LocalStore):
-            name = f'storage:l{number}'
-            made[name] = {'storage': 'local', 'container': store.directory}
-            continue
-        server = store.server
-        made[f'storage:s{number}'] = {
-            'storage': 's3',
-            'container': store.container,
-            'endpoint': store.endpoint,
-            's3_retry_budget': 2,
-            'access_key': server.readonly_access_key
-            if read_only
-            else server.access_key,
-            'secret_key': server.readonly_secret_key
-            if read_only
-            else server.secret_key,
-        }
+        section = made[f'storage:{store.options[1][0]}{number}'] = {**store.section}
+        if isinstance(store, S3Store):
+            section['s3_retry_budget'] = 2
+            if read_only:
+                section['access_key'] = store.server.readonly_access_key
+                section['secret_key'] = store.server.readonly_secret_key
     return made
 
 
@@ -512,7 +488,7 @@ class Several(Store):
 
 
 @REAL
-def test_several_storages_all_get_it(store: S3Store, tmp_path: Path) -> None:
+def test_backup_to_several_storages(store: S3Store, tmp_path: Path) -> None:
     source = tmp_path / 'source'
     make_tree(source, seed=7)
     (source / 'big').write_bytes(os.urandom(11 << 20))
@@ -561,7 +537,7 @@ def test_restore_when_a_member_is_gone(
     local.directory.rename(tmp_path / 'away')
     assert_restores(both, source, tmp_path / 'without local')
     (tmp_path / 'away').rename(local.directory)
-    store.endpoint = 'http://127.0.0.1:9'
+    store.section['endpoint'] = 'http://127.0.0.1:9'
     unreachable = Several(tmp_path / 'unreachable', store, local)
     assert_restores(Agent(unreachable), source, tmp_path / 'without s3')
 
@@ -595,7 +571,7 @@ def test_verify_names_the_member(store: S3Store, source: Path, tmp_path: Path) -
 # exec
 
 
-def test_exec_passes_the_status_on() -> None:
+def test_exec_returns_the_status_of_the_command() -> None:
     python = shlex.quote(sys.executable)
     assert run('--action', 'exec', '--command', 'true').code == 0
     assert run('--action', 'exec', '--command', f'{python} -c "exit(7)"').code == 7

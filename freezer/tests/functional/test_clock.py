@@ -65,7 +65,7 @@ def test_requests_are_dated_by_the_store(
 
 
 @REAL
-def test_a_head_first(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_head(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused without a reason, as its answer has no body."""
     storage._bucket.put('object', b'content', ObjectKind.RECORD)
     shift(monkeypatch, 1200)
@@ -76,7 +76,7 @@ def test_a_head_first(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @REAL
-def test_what_the_store_says(
+def test_uncorrected_clock_is_refused(
     storage: S3Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a time that no Date corrects: that the tests above see what they should."""

@@ -60,7 +60,7 @@ def offered(*words: str) -> tuple[set[str], set[str]]:
         (('freezer-scheduler', 'status', '--js'), {'--json'}),
     ],
 )
-def test_words_of_bash(words: tuple[str, ...], expected: set[str]) -> None:
+def test_bash_completes_words(words: tuple[str, ...], expected: set[str]) -> None:
     assert offered(*words) == (expected, set())
 
 
@@ -75,7 +75,7 @@ def test_words_of_bash(words: tuple[str, ...], expected: set[str]) -> None:
         (('freezer-scheduler', 'run', '/et'), 'default'),
     ],
 )
-def test_files_of_bash(words: tuple[str, ...], expected: str) -> None:
+def test_bash_completes_files(words: tuple[str, ...], expected: str) -> None:
     assert offered(*words) == (set(), {f'-o {expected}'})
 
 
@@ -157,7 +157,7 @@ TYPED = {
 }
 
 
-def test_what_a_shell_completes(shell: Shell) -> None:
+def test_completion_on_a_terminal(shell: Shell) -> None:
     found = {}
     for typed in TYPED:
         shell.tell(f'{typed}\n')

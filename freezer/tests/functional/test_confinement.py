@@ -40,7 +40,7 @@ def change(source: Path) -> None:
     (source / 'two' / 'again').rename(source / 'again')
 
 
-def test_everything_without_landlock(local: Agent, tmp_path: Path) -> None:
+def test_backup_and_restore_without_landlock(local: Agent, tmp_path: Path) -> None:
     """As it does with it, in all other tests."""
     source = tmp_path / 'tree'
     trees.make_tree(source, seed=3)

@@ -30,7 +30,16 @@ from freezer.tests.agent import (
     missed,
 )
 from freezer.tests.front import ZERO, Front, make_backup
-from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Reply, Request, error
+from freezer.tests.proxy import (
+    BROKEN,
+    DENIED,
+    Answer,
+    Change,
+    Proxy,
+    Reply,
+    Request,
+    error,
+)
 
 MAY_NOT_READ = 'the keys may not read it (s3:GetObject)'
 MAY_NOT_LIST = 'the keys may not list (s3:ListBucket)'
@@ -91,7 +100,7 @@ def test_full_backup(writer: Agent, proxy: Proxy, big: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize('options', [['--incremental'], ['--remove-older-than', '30']])
-def test_what_needs_a_listing_fails_before_any_work(
+def test_write_only_keys_are_refused_increments_and_retention(
     writer: Agent, proxy: Proxy, big: Path, options: list[str]
 ) -> None:
     error = writer.backup(big, *options).only_error
@@ -102,7 +111,7 @@ def test_what_needs_a_listing_fails_before_any_work(
 
 
 @pytest.mark.parametrize('action', ['info', 'restore', 'verify', 'admin'])
-def test_what_it_cannot_do_says_which_right_is_missing(
+def test_write_only_keys_are_told_the_missing_right(
     writer: Agent, tmp_path: Path, action: str
 ) -> None:
     options = {
@@ -114,30 +123,24 @@ def test_what_it_cannot_do_says_which_right_is_missing(
     assert not (tmp_path / 'target').exists()
 
 
-def no_reply(_reply: Any) -> None:
+def no_reply(_reply: Reply) -> None:
     """The store has done it, and nobody hears of it."""
 
 
-def test_an_upload_whose_end_is_not_known_is_a_failure(
-    writer: Agent, proxy: Proxy, big: Path
+def empty_reply(reply: Reply) -> Reply:
+    return reply.but(body=b'', content_length='0')
+
+
+@pytest.mark.parametrize('change', [no_reply, empty_reply])
+def test_unknown_result_of_complete_is_a_failure(
+    writer: Agent, proxy: Proxy, big: Path, change: Change
 ) -> None:
-    proxy.change(lambda request: request.completes, no_reply)
+    proxy.change(lambda request: request.completes, change)
     assert 'whether' in writer.backup(big).error
     assert writer.store.markers() == []
 
 
-def test_an_answer_without_content_confirms_nothing(
-    writer: Agent, proxy: Proxy, big: Path
-) -> None:
-    def cut_off(reply: Reply) -> Reply:
-        return reply.but(body=b'', content_length='0')
-
-    proxy.change(lambda request: request.completes, cut_off)
-    assert 'whether' in writer.backup(big).error
-    assert writer.store.markers() == []
-
-
-def test_an_answer_that_is_lost_once(
+def test_answer_to_complete_that_is_lost_once(
     writer: Agent, proxy: Proxy, big: Path, tmp_path: Path
 ) -> None:
     """Asked again, the store confirms the upload, or it is a failure."""
@@ -162,7 +165,7 @@ def test_an_answer_that_is_lost_once(
 @pytest.mark.parametrize(
     'answer', [BROKEN, error(404, 'NoSuchKey')], ids=['500', '404']
 )
-def test_only_403_says_that_it_may_not_look(
+def test_other_errors_than_403_fail_the_backup(
     proxied: S3Store, proxy: Proxy, source: Path, answer: Answer
 ) -> None:
     proxy.answer(reads, answer)
@@ -172,7 +175,7 @@ def test_only_403_says_that_it_may_not_look(
 
 
 @pytest.mark.parametrize('what', ['manifest', 'data'])
-def test_one_that_is_refused_beside_one_that_is_shown_is_missing(
+def test_403_beside_readable_objects_means_missing(
     proxied: S3Store, proxy: Proxy, source: Path, what: str
 ) -> None:
     """As for keys that may read and not list, of an object that is not there."""
@@ -183,7 +186,7 @@ def test_one_that_is_refused_beside_one_that_is_shown_is_missing(
     assert proxied.markers() == []
 
 
-def test_only_a_part_of_the_rights(
+def test_only_reading_or_only_listing_is_refused(
     proxied: S3Store, proxy: Proxy, source: Path, tmp_path: Path
 ) -> None:
     agent = Agent(proxied)
@@ -202,7 +205,7 @@ def test_only_a_part_of_the_rights(
         assert bool(claims) is (refused is lists)
 
 
-def test_what_a_dead_one_had_begun_is_aborted(
+def test_upload_of_a_killed_agent_is_aborted(
     writer: Agent, proxy: Proxy, big: Path, source: Path
 ) -> None:
     held = proxy.hold(lambda request: request.part == 2)
@@ -227,13 +230,13 @@ def driver(front: Front, kept_logging: None) -> S3Storage:
     return driver
 
 
-def test_the_second_of_one_second_is_refused(front: Front, driver: S3Storage) -> None:
+def test_second_backup_in_one_second_fails(front: Front, driver: S3Storage) -> None:
     made = make_backup(driver)
     with pytest.raises(e.Conflict, match='run it again'):
         front.driver().begin(made.backup)
 
 
-def test_taken_for_dead(front: Front, driver: S3Storage) -> None:
+def test_lost_claim_fails_the_backup(front: Front, driver: S3Storage) -> None:
     """The claim cannot be read, and so is written again: nobody else's, it is gone."""
 
     def swept(request: Request) -> bool:
@@ -251,7 +254,7 @@ def test_taken_for_dead(front: Front, driver: S3Storage) -> None:
     assert not [key for key in keys if f'/{layout.METADATA}/' in f'/{key}']
 
 
-def test_a_store_that_ignores_the_condition_is_told_of(
+def test_store_that_ignores_conditions_causes_a_warning(
     rclone: servers.RcloneS3, kept_logging: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Proxy(rclone.endpoint) as proxy, contextlib.ExitStack() as stack:
@@ -332,7 +335,7 @@ def owner(limited: Agent, ceph: servers.CephRGW) -> Agent:
     return limited.told(**keys)
 
 
-def test_the_page_has_policies() -> None:
+def test_page_has_four_policies() -> None:
     assert list(policies()) == [
         'Backup only',
         'Backup with increments',
@@ -342,7 +345,7 @@ def test_the_page_has_policies() -> None:
 
 
 @pytest.mark.parametrize('acl', [None, 'bucket-owner-full-control'])
-def test_who_reads_what_a_write_only_key_wrote(
+def test_acl_decides_who_reads_the_objects_of_another_account(
     ceph: servers.CephRGW,
     place: S3Store,
     limited: Agent,
@@ -368,7 +371,7 @@ def test_who_reads_what_a_write_only_key_wrote(
     restored(limited, big, tmp_path / 'another target')
 
 
-def test_keys_that_may_read_and_not_list(
+def test_keys_that_may_read_but_not_list(
     ceph: servers.CephRGW, limited: Agent, big: Path, tmp_path: Path
 ) -> None:
     """They are told 403 of what is not there."""
@@ -431,7 +434,7 @@ CASES = [
 
 
 @pytest.mark.parametrize('title, but', CASES)
-def test_policy(
+def test_policy_allows_its_job_and_nothing_more(
     ceph: servers.CephRGW,
     place: S3Store,
     limited: Agent,

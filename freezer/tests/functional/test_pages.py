@@ -23,7 +23,7 @@ def runs() -> list[Any]:
     for page in pages.pages():
         name = str(page.relative_to(ROOT))
         short = name.removeprefix('doc/source/').removesuffix('.rst')
-        run = [block.server for block in pages.blocks(page.read_text()) if block.is_run]
+        run = [block.server for block in pages.blocks(page) if block.is_run]
         for server in dict.fromkeys(run):
             found.append(pytest.param(page, server, id=f'{short}-{server}'))
     return found
@@ -122,7 +122,7 @@ def test_page(
 ) -> None:
     todo = [
         block
-        for block in pages.blocks(page.read_text())
+        for block in pages.blocks(page)
         if block.is_run and block.server == s3_server.name
     ]
     path = [programs]

@@ -5,16 +5,14 @@ saw of it. ``shows`` notes which options a test is about; none may be left over.
 """
 
 import base64
-import contextlib
 import datetime
 import hashlib
 import itertools
 import re
-import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +57,7 @@ from freezer.tests.front import (
 )
 from freezer.tests.functional import test_s3_profiles
 from freezer.tests.proxy import BROKEN, Answer, Proxy, Request, error
+from freezer.tests.scripted import full
 
 pytestmark = pytest.mark.usefixtures('kept_logging')
 
@@ -142,7 +141,7 @@ def test_header(
     assert values(requests, header) == {value}
 
 
-def test_nothing_is_added_unasked(front: Front) -> None:
+def test_no_optional_header_by_default(front: Front) -> None:
     requests = front.life(front.driver())
     assert {what(request) for request in requests} == EVERY
     options = {header for _argv, header, _value, _carrying in HEADERS.values()}
@@ -326,14 +325,14 @@ def test_region(front: Front, region: str) -> None:
     assert bool(made.body) == (region != 'us-east-1')
 
 
-def test_no_region(front: Front) -> None:
+def test_default_region(front: Front) -> None:
     assert signed(front.life(front.driver())) == {(ACCESS_KEY, 'us-east-1')}
 
 
 @pytest.mark.parametrize(
     'code', ['InvalidLocationConstraint', 'IllegalLocationConstraintException']
 )
-def test_store_without_such_a_location(front: Front, code: str) -> None:
+def test_bucket_is_created_without_a_refused_location(front: Front, code: str) -> None:
     def located(request: Request) -> bool:
         return b'LocationConstraint' in request.body
 
@@ -346,7 +345,7 @@ def test_store_without_such_a_location(front: Front, code: str) -> None:
     assert second.body == b''
 
 
-def test_store_that_wants_a_location(front: Front) -> None:
+def test_refused_location_names_the_option(front: Front) -> None:
     code = 'IllegalLocationConstraintException'
     front.proxy.answer(lambda r: r.operation == 'CreateBucket', error(400, code))
     with pytest.raises(e.Rejected, match=rf'{code}.*--s3-region'):
@@ -354,7 +353,7 @@ def test_store_that_wants_a_location(front: Front) -> None:
     assert len([r for r in front.requests if r.operation == 'CreateBucket']) == 1
 
 
-def test_location_is_told_again_after_a_failure(front: Front) -> None:
+def test_location_is_sent_again_after_a_failure(front: Front) -> None:
     failures = itertools.chain([True], itertools.repeat(False))
     front.proxy.answer(
         lambda r: r.operation == 'CreateBucket' and next(failures), BROKEN
@@ -412,7 +411,7 @@ def test_addressing_style(front: Front, style: str, host: str, in_host: bool) ->
 
 
 @shows('proxy')
-def test_all_goes_by_the_proxy(front: Front) -> None:
+def test_all_requests_go_through_the_proxy(front: Front) -> None:
     front.server.client().create_bucket(Bucket=front.bucket)
     driver = by_proxy(front, 'virtual', 's3.example.com')
     driver.prepare()
@@ -423,7 +422,7 @@ def test_all_goes_by_the_proxy(front: Front) -> None:
     assert [key for key in front.server.keys(front.bucket) if key.endswith('/metadata')]
 
 
-def test_no_proxy_unless_it_is_told(front: Front) -> None:
+def test_no_proxy_by_default(front: Front) -> None:
     front.endpoint = 'http://s3.example.invalid'
     with pytest.raises(e.Unreachable):
         front.driver('--s3-retry-budget', '0').prepare()
@@ -447,7 +446,7 @@ def test_certificates(secure: Front, bundle: Path) -> None:
         secure.proxy.clear()
 
 
-def test_another_authority(secure: Front, tmp_path: Path) -> None:
+def test_unknown_authority_is_refused(secure: Front, tmp_path: Path) -> None:
     other = tmp_path / 'other.pem'
     trustme.CA().cert_pem.write_to_path(other)
     with pytest.raises(e.CertificateError):
@@ -458,27 +457,13 @@ def test_another_authority(secure: Front, tmp_path: Path) -> None:
 # Time and size
 
 
-@pytest.fixture
-def deaf() -> Iterator[str]:
-    """The address of a server that lets nobody in: its queue is full."""
-    with contextlib.ExitStack() as opened:
-        server = opened.enter_context(socket.socket())
-        server.bind(('127.0.0.1', 0))
-        server.listen(0)
-        for _ in range(3):
-            client = opened.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield f'http://127.0.0.1:{server.getsockname()[1]}'
-
-
 @shows('connect-timeout')
-def test_connect_timeout(front: Front, deaf: str) -> None:
-    front.endpoint = deaf
-    driver = front.driver('--s3-connect-timeout', '0.3', '--s3-retry-budget', '0')
-    begun = time.monotonic()
-    with pytest.raises(e.Unreachable, match='no answer in time'):
-        driver.prepare()
+def test_connect_timeout(front: Front) -> None:
+    with full() as front.endpoint:
+        driver = front.driver('--s3-connect-timeout', '0.3', '--s3-retry-budget', '0')
+        begun = time.monotonic()
+        with pytest.raises(e.Unreachable, match='no answer in time'):
+            driver.prepare()
     assert 0.3 <= time.monotonic() - begun < 5
 
 
@@ -582,7 +567,7 @@ def test_volumes(front: Front, argv: Sequence[str]) -> None:
     assert sorted(parts) == [1, 1, 2, 2]
 
 
-def test_no_volumes_unless_they_are_told(front: Front) -> None:
+def test_one_volume_by_default(front: Front) -> None:
     driver = front.driver('--s3-max-parts', '10000')
     driver.prepare()
     make_backup(driver)
@@ -645,7 +630,7 @@ def test_pages(s3_server: servers.Server, version: int) -> None:
 # All of them
 
 
-def test_every_option_is_shown() -> None:
+def test_every_option_has_a_test() -> None:
     assert test_s3_profiles  # shows one of them
     everywhere = {'insecure', 'proxy'}
     assert {option.name for option in S3_OPTS} | everywhere == SHOWN | HOUSEKEEPING

@@ -1,7 +1,6 @@
 """Options of storage s3 on stores that do what they are asked, or say why not."""
 
 import datetime
-import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from freezer.storage import layout
 from freezer.storage.levels import committed
 from freezer.storage.reports import details
 from freezer.tests import servers
+from freezer.tests.conformance.variants import certified
 from freezer.tests.front import (
     CONTENT,
     CUSTOMER_KEY,
@@ -59,7 +59,7 @@ def real(s3_server: servers.Server) -> Iterator[Front]:
     ],
     ids=' '.join,
 )
-def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
+def test_stores_accept_the_option(real: Front, options: Sequence[str]) -> None:
     driver = real.driver(*options)
     if 'crc64nvme' in options and OLD_BOTOCORE:
         with pytest.raises(e.StorageConfigError):
@@ -79,7 +79,7 @@ def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
 
 
 @REAL
-def test_what_is_locked_stays(real: Front) -> None:
+def test_locked_objects_cannot_be_deleted(real: Front) -> None:
     lock = ('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '1')
     driver = real.driver(*lock, '--s3-legal-hold')
     driver.prepare()
@@ -204,15 +204,13 @@ def test_keys_that_may_not_ask_whether_a_bucket_locks(front: Front) -> None:
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs'], indirect=True)
-def test_only_who_has_the_key_reads(
+def test_reading_needs_the_customer_key(
     s3_server: servers.Server, authority: trustme.CA, bundle: Path, tmp_path: Path
 ) -> None:
     key, other = tmp_path / 'key', tmp_path / 'other'
     key.write_bytes(CUSTOMER_KEY)
     other.write_bytes(bytes(32))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert('127.0.0.1').configure_cert(context)
-    with Proxy(s3_server.endpoint, context) as proxy:
+    with Proxy(s3_server.endpoint, certified(authority, '127.0.0.1')) as proxy:
         front = Front(s3_server, proxy, '--s3-ca-bundle', str(bundle))
         driver = front.driver('--s3-sse-customer-key-file', key)
         driver.prepare()
@@ -227,7 +225,7 @@ def test_only_who_has_the_key_reads(
 # What the user is told
 
 
-def test_archived(front: Front, source: Path, tmp_path: Path) -> None:
+def test_archived_objects(front: Front, source: Path, tmp_path: Path) -> None:
     agent = front.agent('--s3-storage-class', 'GLACIER')
     agent.backup(source).check()
     told = agent.restore(tmp_path / 'target').error

@@ -127,14 +127,14 @@ def exchange(one: Path, other: Path) -> None:
 # A chain
 
 
-def test_levels_and_restore(world: World) -> None:
+def test_chain_restores_with_and_without_the_option(world: World) -> None:
     made = world.levels()
     assert {backup.level_zero_timestamp for backup in made} == {made[0].timestamp}
     world.restore()
     world.restore(world.engine('age'))
 
 
-def test_what_is_on_the_storage(world: World) -> None:
+def test_stored_files_are_encrypted(world: World) -> None:
     made = world.levels()
     known = b''
     for backup in made:
@@ -163,7 +163,7 @@ def test_every_chain_has_a_key_of_its_own(world: World) -> None:
     assert 'not what was encrypted' in world.refuse(TamperedError)
 
 
-def test_a_key_that_was_locked_anew(world: World) -> None:
+def test_passphrase_of_a_chain_can_be_changed(world: World) -> None:
     """As with ``age -d`` and ``age -p``: another passphrase, the same key."""
     for backup in world.levels():
         path = world.files(backup)['identity.age']
@@ -178,7 +178,7 @@ def test_a_key_that_was_locked_anew(world: World) -> None:
 # The passphrase
 
 
-def test_a_wrong_passphrase(world: World) -> None:
+def test_wrong_passphrase_is_refused(world: World) -> None:
     made = world.levels(2)
     before = trees.describe(world.folder / 'storage')
     other = world.engine('age', 'other')
@@ -196,7 +196,7 @@ def test_a_wrong_passphrase(world: World) -> None:
     assert trees.describe(world.folder / 'storage') == before
 
 
-def test_no_passphrase(world: World) -> None:
+def test_missing_passphrase_is_refused(world: World) -> None:
     world.levels(1)
     none = world.engine(None, None)
     with pytest.raises(RestoreError, match='--encrypt-pass-file'):
@@ -218,7 +218,7 @@ def test_overwrite_knows_what_to_remove(world: World) -> None:
 # What somebody has changed
 
 
-def test_every_file_of_every_level_counts(world: World) -> None:
+def test_every_changed_or_missing_file_is_detected(world: World) -> None:
     for backup in world.levels():
         for name, path in world.files(backup).items():
             content = path.read_bytes()
@@ -244,7 +244,9 @@ def test_every_file_of_every_level_counts(world: World) -> None:
 
 @pytest.mark.parametrize('name', ['data', 'engine_metadata', 'marker'])
 @pytest.mark.parametrize('one, other', [(0, 1), (1, 2)])
-def test_two_levels_exchanged(world: World, name: str, one: int, other: int) -> None:
+def test_exchanged_levels_are_seen(
+    world: World, name: str, one: int, other: int
+) -> None:
     """Each opens, for it is of the same key."""
     made = world.levels()
     for backup in made:
@@ -265,7 +267,7 @@ def forget_manifest(world: World, backup: StoredLevel) -> None:
 
 
 @pytest.mark.parametrize('name', ['data', 'engine_metadata', 'identity.age'])
-def test_another_file_in_the_place_of_the_seal(world: World, name: str) -> None:
+def test_wrong_seal_is_detected(world: World, name: str) -> None:
     (made,) = world.levels(1)
     files = world.files(made)
     marker = json.loads(files['marker'].read_bytes())
@@ -285,9 +287,7 @@ def test_another_file_in_the_place_of_the_seal(world: World, name: str) -> None:
     ],
     ids=str,
 )
-def test_another_marker_with_the_same_seal(
-    world: World, change: dict[str, object]
-) -> None:
+def test_changed_marker_is_detected(world: World, change: dict[str, object]) -> None:
     made = world.levels()
     path = world.files(made[1])['marker']
     marker = json.loads(path.read_bytes())
@@ -298,7 +298,7 @@ def test_another_marker_with_the_same_seal(
     assert 'its seal: somebody has changed it' in world.refuse(TamperedError)
 
 
-def test_a_level_in_the_place_of_another(world: World) -> None:
+def test_replaced_level_is_detected(world: World) -> None:
     """All of it, so that it is whole in itself."""
     made = world.levels()
     ours, theirs = world.files(made[1]), world.files(made[2])
@@ -308,7 +308,7 @@ def test_a_level_in_the_place_of_another(world: World) -> None:
     assert f'is the marker of tar/{NAME}/{NOW}/1_{NOW + 1}' in error
 
 
-def test_a_chain_in_the_place_of_another(world: World) -> None:
+def test_replaced_chain_is_detected(world: World) -> None:
     made = world.levels(2)
     others = world.levels(2, 'host_other')
     for ours, theirs in zip(made, others, strict=True):
@@ -317,7 +317,7 @@ def test_a_chain_in_the_place_of_another(world: World) -> None:
     assert 'is the marker of tar/host_other/' in world.refuse(TamperedError)
 
 
-def test_a_level_of_several_that_is_gone(world: World) -> None:
+def test_missing_base_level_is_detected(world: World) -> None:
     """A level 2 on the second of two levels 1 is none on the first."""
     policy = LevelPolicy(incremental=True, always_level=1)
     for number in range(3):
@@ -337,7 +337,7 @@ def test_a_level_of_several_that_is_gone(world: World) -> None:
 
 @pytest.mark.parametrize('level', range(LEVELS))
 @pytest.mark.parametrize('encryption', ['openssl', None])
-def test_a_level_of_another_format(
+def test_level_of_another_format_in_a_chain_is_detected(
     world: World, level: int, encryption: str | None
 ) -> None:
     """What anybody can make cannot be put into a chain."""
@@ -357,7 +357,7 @@ def test_a_level_of_another_format(
     assert 'somebody has exchanged it' in world.refuse(TamperedError)
 
 
-def test_a_chain_that_is_not_encrypted(world: World) -> None:
+def test_unencrypted_chain_is_restored(world: World) -> None:
     """It is restored, as a chain of days when nothing was: unless one asks."""
     world.back_up(world.engine(None, None))
     world.restore(world.engine(None))
@@ -369,7 +369,7 @@ def test_a_chain_that_is_not_encrypted(world: World) -> None:
         world.restore(world.engine('age'), 'host_other')
 
 
-def test_a_format_of_tomorrow(world: World) -> None:
+def test_unknown_format_is_refused(world: World) -> None:
     (made,) = world.levels(1)
     path = world.files(made)['marker']
     path.write_bytes(path.read_bytes().replace(b'"age"', b'"agf"'))
@@ -380,7 +380,7 @@ def test_a_format_of_tomorrow(world: World) -> None:
 
 
 @pytest.mark.parametrize('name', ['identity.age', 'engine_metadata'])
-def test_an_increment_on_what_is_lost(
+def test_missing_file_begins_a_new_chain(
     world: World, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A new chain is a good backup."""
@@ -394,7 +394,7 @@ def test_an_increment_on_what_is_lost(
 
 
 @pytest.mark.parametrize('name', ['identity.age', 'engine_metadata', 'marker'])
-def test_an_increment_on_what_was_changed(world: World, name: str) -> None:
+def test_changed_file_fails_the_increment(world: World, name: str) -> None:
     *_, newest = world.levels(2)
     path = world.files(newest)[name]
     content = bytearray(path.read_bytes())
@@ -416,7 +416,7 @@ def test_an_increment_on_what_was_changed(world: World, name: str) -> None:
         (('age', 'pass'), (None, None)),
     ],
 )
-def test_another_format_begins_a_chain(
+def test_another_format_begins_a_new_chain(
     world: World,
     before: tuple[str | None, str | None],
     after: tuple[str | None, str | None],
@@ -436,7 +436,7 @@ def test_another_format_begins_a_chain(
 # The end of the stream
 
 
-def test_what_tar_does_not_read_counts(
+def test_change_behind_the_end_of_the_archive_is_detected(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is done at the end of the archive, and the stream may have an end of its

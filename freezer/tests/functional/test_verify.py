@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def missing_increment(chain: Chain) -> Expected:
 @pytest.mark.parametrize(
     'damage', [flipped_byte, missing_volume, truncated_object, missing_increment]
 )
-def test_damage_is_named(
+def test_damage_is_located(
     chain: Chain, damage: Callable[[Chain], Expected], tmp_path: Path
 ) -> None:
     agent = chain.agent
@@ -199,7 +199,7 @@ def test_damage_is_named(
 
 
 @REAL
-def test_what_is_said_of_good_backups(chain: Chain, tmp_path: Path) -> None:
+def test_report_of_good_backups(chain: Chain, tmp_path: Path) -> None:
     agent, store = chain.agent, chain.store
     sizes = store.sizes()
     size = sum(sizes[f'{chain.folder(0)}/{name}'] for name in VOLUMES)
@@ -254,7 +254,7 @@ def several(local: Agent, source: Path) -> Store:
         ([], {'h1_one', 'h1_two', 'h2_one'}),
     ],
 )
-def test_which_are_verified(
+def test_names_limit_what_is_verified(
     several: Store, options: list[str], found: set[str]
 ) -> None:
     common = ('--action', 'verify', *several.options, *options)
@@ -283,7 +283,7 @@ def test_nothing_to_verify_is_an_error(
     assert says in run('--action', 'verify', *several.options, *filled).only_error
 
 
-def test_a_name_in_freezer_19_s_spelling(local: Agent, source: Path) -> None:
+def test_name_as_freezer_19_stored_it_is_found(local: Agent, source: Path) -> None:
     """As a restore does, the name is looked for as it stands, too."""
     template = 'bk_{mode}'
     Agent(local.store, template).backup(source).check()
@@ -298,7 +298,7 @@ def test_a_name_in_freezer_19_s_spelling(local: Agent, source: Path) -> None:
 
 
 @pytest.mark.parametrize('data', [False, True], ids=['listed', 'read'])
-def test_requests(
+def test_number_of_requests(
     seaweedfs: servers.SeaweedFS, proxied: S3Store, proxy: Proxy, big: Path, data: bool
 ) -> None:
     """As many as the documentation says; and none that writes."""
@@ -325,7 +325,7 @@ def of_level(level: int, name: str) -> Callable[[Request], bool]:
     )
 
 
-def test_an_object_that_is_refused_is_a_problem(
+def test_unreadable_object_is_a_problem(
     proxied: S3Store, proxy: Proxy, source: Path
 ) -> None:
     agent = Agent(proxied)
@@ -340,7 +340,7 @@ def test_an_object_that_is_refused_is_a_problem(
     assert [row[-1] for row in rows(found)] == ['damaged', 'not restorable']
 
 
-def test_a_store_that_cannot_be_reached_is_no_damage() -> None:
+def test_unreachable_store_is_an_error_not_a_problem() -> None:
     options = ('--storage', 's3', '--container', 'bucket', *HASTY)
     keys = (
         '--access-key',
@@ -352,13 +352,6 @@ def test_a_store_that_cannot_be_reached_is_no_damage() -> None:
     )
     found = run('--action', 'verify', *options, *keys)
     assert 'http://127.0.0.1:9' in found.only_error
-
-
-@pytest.fixture
-def mortal() -> Iterator[servers.SeaweedFS]:
-    """A server that no other test needs."""
-    with servers.SeaweedFS() as server:
-        yield server
 
 
 def test_a_store_that_dies_halfway(mortal: servers.SeaweedFS, source: Path) -> None:
@@ -381,7 +374,7 @@ def test_a_store_that_dies_halfway(mortal: servers.SeaweedFS, source: Path) -> N
 
 
 @pytest.mark.parametrize('name', ['manifest', 'data'])
-def test_retention_at_the_same_time(
+def test_backups_removed_meanwhile_are_no_problem(
     proxied: S3Store, proxy: Proxy, source: Path, name: str
 ) -> None:
     agent = Agent(proxied)
@@ -402,7 +395,7 @@ def test_retention_at_the_same_time(
     assert '2 were removed meanwhile' in found.err
 
 
-def test_a_backup_at_the_same_time(proxied: S3Store, proxy: Proxy, big: Path) -> None:
+def test_backup_at_the_same_time(proxied: S3Store, proxy: Proxy, big: Path) -> None:
     agent = in_parts(Agent(proxied))
     agent.increment(big).check()
     (big / 'more').write_bytes(bytes(2 * PART))
@@ -419,7 +412,7 @@ def test_a_backup_at_the_same_time(proxied: S3Store, proxy: Proxy, big: Path) ->
 # What only the agent knows
 
 
-def test_a_compression_there_is_not(local: Agent, source: Path) -> None:
+def test_unknown_compression_is_a_problem(local: Agent, source: Path) -> None:
     """A byte of a marker may change, and leave it JSON."""
     local.backup(source).check()
     (path,) = local.store.markers()
@@ -432,7 +425,7 @@ def test_a_compression_there_is_not(local: Agent, source: Path) -> None:
     assert '1 of 1 backups' in found.error
 
 
-def test_a_format_of_encryption_there_is_not(local: Agent, source: Path) -> None:
+def test_unknown_encryption_format_is_a_problem(local: Agent, source: Path) -> None:
     local.backup(source).check()
     (path,) = local.store.markers()
     content = local.store.files()[path]

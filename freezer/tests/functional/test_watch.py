@@ -188,7 +188,7 @@ def run_in_shell(lines: list[str], folder: Path, agent: Agent) -> Path:
     return folder / 'restored'
 
 
-def test_a_restore_on_a_terminal(backed_up: Agent, tmp_path: Path) -> None:
+def test_progress_of_a_restore_on_a_terminal(backed_up: Agent, tmp_path: Path) -> None:
     screen = on_terminal(
         *(backed_up, 'restore', '--restore-abs-path', tmp_path / 'target'),
         *('--download-limit', 2 * MIB),
@@ -211,7 +211,7 @@ def test_a_restore_on_a_terminal(backed_up: Agent, tmp_path: Path) -> None:
     assert screen.out == ''
 
 
-def test_a_narrow_terminal(backed_up: Agent, tmp_path: Path) -> None:
+def test_progress_fits_a_narrow_terminal(backed_up: Agent, tmp_path: Path) -> None:
     screen = on_terminal(
         *(backed_up, 'restore', '--restore-abs-path', tmp_path / 'target'),
         *('--download-limit', 2 * MIB),
@@ -232,7 +232,7 @@ def test_a_signal_ends_the_line(local: Agent, noise: Path) -> None:
     assert local.store.is_untouched()
 
 
-def test_quiet_is_quiet(local: Agent, noise: Path) -> None:
+def test_quiet_shows_no_progress(local: Agent, noise: Path) -> None:
     screen = on_terminal(
         *(local, 'backup', '--path-to-backup', noise, '--upload-limit', 3 * MIB),
         *('--quiet', '--metadata-out', '-'),
@@ -244,7 +244,7 @@ def test_quiet_is_quiet(local: Agent, noise: Path) -> None:
 # In a log
 
 
-def test_lines_where_there_is_no_terminal(
+def test_progress_without_a_terminal_is_lines(
     local: Agent, noise: Path, tmp_path: Path
 ) -> None:
     local.program = (sys.executable, '-c', OFTEN)
@@ -266,7 +266,7 @@ def test_lines_where_there_is_no_terminal(
 # On S3
 
 
-def test_parts_and_retries(
+def test_parts_and_retries_are_counted(
     proxied: S3Store, proxy: Proxy, big: Path, tmp_path: Path
 ) -> None:
     agent = in_parts(Agent(proxied))
@@ -303,14 +303,11 @@ def test_parts_and_retries(
 
 
 def wait_for_line(process: Process, text: str) -> None:
-    """Read what the agent says, as far as that; it is not lost."""
-    stream = process._process.stderr
-    assert stream is not None
-    while text not in (line := stream.readline().decode()):
-        assert line, 'it has ended'
+    """Wait until the agent has written this to standard error."""
+    until(lambda: text in process.output()[1], process)
 
 
-def test_what_is_in_a_job_file_is_not_repeated(
+def test_restore_command_names_the_job_file(
     local: Agent, noise: Path, tmp_path: Path
 ) -> None:
     options = dict(
