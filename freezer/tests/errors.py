@@ -19,7 +19,7 @@ from typing import Any
 
 import freezer
 from freezer.exceptions import FreezerError
-from freezer.scheduler.document import Problem
+from freezer.scheduler.documents.document import Problem
 from freezer.storage.exceptions import StorageException
 
 PACKAGE = Path(freezer.__file__).parent

@@ -1,7 +1,4 @@
-"""The real freezer-scheduler, with job files, the real agent and a real store.
-
-As ``scheduler.rst`` shows it.
-"""
+"""The real freezer-scheduler, with job files, the real agent and a real store."""
 
 import contextlib
 import json
@@ -58,7 +55,7 @@ def lines(path: Path) -> list[str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Not, if it waits for init to take notice of its end."""
+    """A zombie, which waits for its parent, is not."""
     try:
         text = Path(f'/proc/{pid}/stat').read_text()
     except OSError:
@@ -66,7 +63,7 @@ def is_alive(pid: int) -> bool:
     return text.rpartition(')')[2].split()[0] != 'Z'
 
 
-def test_without_credentials_nothing_begins(scheduler: Scheduler) -> None:
+def test_missing_credentials(scheduler: Scheduler) -> None:
     result = scheduler.call('start')
     assert result.code == 1
     assert result.err.startswith('freezer-scheduler: freezer-api needs credentials: ')
@@ -78,7 +75,7 @@ def test_without_credentials_nothing_begins(scheduler: Scheduler) -> None:
 
 
 def example(name: str, changes: dict[str, str], **schedule: Any) -> dict[str, Any]:
-    """An example with other places, and other times."""
+    """An example with these changes, and another schedule."""
     text = (EXAMPLES / f'{name}.conf.example').read_text()
     for old, new in changes.items():
         assert old in text
@@ -102,7 +99,7 @@ def test_the_examples(store: S3Store, tree: Path, tmp_path: Path) -> None:
         )
         until(
             lambda: scheduler.record('daily').get('successes', 0) > 1,
-            lambda: scheduler.said,
+            lambda: scheduler.logged,
         )
         scheduler.job(
             'minimal',
@@ -121,8 +118,8 @@ def test_the_examples(store: S3Store, tree: Path, tmp_path: Path) -> None:
     assert daily['failures'] == 0
     assert daily['backup']['curr_backup_level'] >= 1
     assert not drill.exists()
-    assert 'level 0' in scheduler.said
-    assert 'level 1' in scheduler.said
+    assert 'level 0' in scheduler.logged
+    assert 'level 1' in scheduler.logged
     restored = tmp_path / 'restored'
     options = ('--storage', 's3', '--container', store.container)
     for name in ('etc', 'home'):
@@ -137,7 +134,7 @@ def test_the_examples_are_valid(scheduler: Scheduler) -> None:
     result = scheduler.call('validate', *EXAMPLES.iterdir()).check()
     assert result.out.count('time zone') == 3
     assert result.out.count('Note') == 0
-    # Five times each.
+    # Five times for each.
     assert sum(line.startswith('    20') for line in result.out.splitlines()) == 15
 
 
@@ -146,7 +143,7 @@ def soon() -> str:
     return time.strftime('%Y-%m-%dT%H:%M:%SZ', moment)
 
 
-def test_an_endpoint_that_is_down(
+def test_endpoint_is_down(
     scheduler: Scheduler, store: S3Store, tree: Path, tmp_path: Path
 ) -> None:
     with socket.socket() as unused:
@@ -169,27 +166,27 @@ def test_an_endpoint_that_is_down(
     record = scheduler.until('down', status='completed')
     assert (record['result'], record['failures'], record['runs']) == ('fail', 1, 1)
     assert record['exit_code'] == 1
-    assert record['error'].startswith('Critical Error: ')
+    assert 'Error: ' in record['error']
     assert endpoint in record['error']
-    said = scheduler.said
-    assert said.count('job down: backup ended with 1') == 3
+    said = scheduler.logged
+    assert said.count('job down: backup exited with 1') == 3
     assert 'try 2 of 3 in 1 s' in said
     assert 'try 3 of 3 in 1 s' in said
-    assert 'exec is skipped' in said
-    # Mandatory actions run, and do not make a failure a success.
+    assert 'exec skipped' in said
+    # A mandatory action runs, and the job has failed all the same.
     assert after.exists()
     assert not Path(f'{after}-skipped').exists()
     assert store.is_untouched()
     result = scheduler.call('status')
     assert 'fail' in result.out
-    assert 'max_retry_interval: is written max_retries_interval' in said
+    assert 'max_retry_interval: is now spelled max_retries_interval' in said
 
 
 @contextlib.contextmanager
 def an_upload(
     scheduler: Scheduler, proxied: S3Store, proxy: Proxy, big: Path
 ) -> Iterator[tuple[int, Callable[[], None], dict[str, Any]]]:
-    """A backup in the middle of it: the agent's process, and what lets it go on."""
+    """A backup whose upload is held: the agent's pid, the release, and the job."""
     held = proxy.hold(lambda request: request.part == 3)
     action = s3(
         proxied, path_to_backup=str(big), compression='none', max_segment_size=PART
@@ -203,11 +200,11 @@ def an_upload(
 
 
 def agents(scheduler: Scheduler) -> list[int]:
-    """Processes that the scheduler has started and that are there."""
+    """The running child processes of the scheduler."""
     found = []
     for path in Path('/proc').glob('[0-9]*/stat'):
         with contextlib.suppress(OSError):
-            # proc(5): the state and the parent are behind the name.
+            # proc(5): state and parent follow the name.
             parent = path.read_text().rpartition(')')[2].split()[1]
             if int(parent) == scheduler.pid:
                 found.append(int(path.parent.name))
@@ -223,24 +220,24 @@ def test_d32_abort_in_the_middle_of_an_upload(
         assert scheduler.record('up')['status'] == 'running'
         job['job_schedule']['event'] = 'abort'
         scheduler.job('up', job)
-        scheduler.until_said('job up: is aborted')
+        scheduler.until_logged('job up: aborting')
         go_on()
         record = scheduler.until('up', status='completed', result='aborted')
     assert 'interrupted by SIGTERM' in record['error']
     assert record['aborted'] == 1
     assert record['due'] is None
     assert not is_alive(pid)
-    assert 'job up: exec is skipped' in scheduler.said
+    assert 'job up: exec skipped' in scheduler.logged
     assert proxied.is_untouched()
 
 
-def test_sigterm_aborts_what_has_no_time_left(
+def test_sigterm_aborts_after_the_stop_grace(
     scheduler: Scheduler, proxied: S3Store, proxy: Proxy, big: Path
 ) -> None:
     scheduler.start('--scheduler-stop-grace', '0')
     with an_upload(scheduler, proxied, proxy, big) as (pid, go_on, _job):
         scheduler.send(signal.SIGTERM)
-        scheduler.until_said('job up: is aborted')
+        scheduler.until_logged('job up: aborting')
         go_on()
         assert scheduler.wait() == 0
     assert not is_alive(pid)
@@ -249,9 +246,7 @@ def test_sigterm_aborts_what_has_no_time_left(
     assert (record['status'], record['result']) == ('scheduled', 'aborted')
 
 
-def test_sigterm_lets_what_runs_come_to_its_end(
-    scheduler: Scheduler, tmp_path: Path
-) -> None:
+def test_sigterm_lets_running_jobs_finish(scheduler: Scheduler, tmp_path: Path) -> None:
     fifo, done = tmp_path / 'fifo', tmp_path / 'done'
     os.mkfifo(fifo)
     scheduler.start()
@@ -259,7 +254,7 @@ def test_sigterm_lets_what_runs_come_to_its_end(
     scheduler.job('slow', document(waits, waits | {'command': f'touch {done}2'}))
     with fifo.open('w'):
         scheduler.send(signal.SIGTERM)
-        scheduler.until_said('ends; 1 jobs are running')
+        scheduler.until_logged('stopping, 1 job running')
         assert scheduler.call('status').code == 0
     assert scheduler.wait() == 0
     assert done.exists()
@@ -267,7 +262,9 @@ def test_sigterm_lets_what_runs_come_to_its_end(
     assert scheduler.record('slow')['result'] == 'success'
 
 
-def test_files_that_change_and_go(scheduler: Scheduler, tmp_path: Path) -> None:
+def test_job_files_are_changed_and_deleted(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
     one, two, three = (tmp_path / name for name in ('one', 'two', 'three'))
     scheduler.start()
     path = scheduler.job(
@@ -278,12 +275,12 @@ def test_files_that_change_and_go(scheduler: Scheduler, tmp_path: Path) -> None:
         'a', document(executes(f'touch {two}'), schedule_interval='continuous')
     )
     until(two.exists)
-    # A slip of the pen: what was there goes on, and the others do too.
+    # With a typo in its file, the job goes on as before.
     path.write_text('{"job_actions": [\n')
-    scheduler.until_said('a.conf, line 2: not JSON')
+    scheduler.until_logged('a.conf, line 2: not JSON')
     scheduler.job('c', document(executes(f'touch {three}')))
     runs = scheduler.record('a')['runs']
-    # One may have been running when it was looked at.
+    # One run may have started before the file was read.
     until(lambda: scheduler.record('a')['runs'] > runs + 1)
     until(three.exists)
     assert 'a.conf, line 2: not JSON' in scheduler.call('status').out
@@ -295,7 +292,7 @@ def test_files_that_change_and_go(scheduler: Scheduler, tmp_path: Path) -> None:
     scheduler.until('d', status='completed')
     assert scheduler.record('a')['runs'] == runs
     assert not two.exists()
-    # At once, and not at the next look.
+    # Now, not at the next interval.
     scheduler.job('e', document(executes('true')))
     assert scheduler.call('reload').code == 0
     scheduler.until('e', result='success')
@@ -314,15 +311,15 @@ def test_a_hundred_jobs_at_once(scheduler: Scheduler, tmp_path: Path) -> None:
     most = 0
     while True:
         most = max(most, len(agents(scheduler)))
-        if scheduler.said.count(': success after') == 100:
+        if scheduler.logged.count(': success after') == 100:
             break
         assert not scheduler.ended
-        assert 'fail' not in scheduler.said
+        assert 'fail' not in scheduler.logged
         time.sleep(0.02)
     assert 1 < most <= 4
     assert sorted(lines(log)) == sorted(f'{s}{n}' for s in '+-' for n in range(100))
     scheduler.stop()
-    # None of them is run again.
+    # None of them runs again.
     scheduler.start()
     scheduler.job('last', document(executes('true')))
     scheduler.until('last', status='completed')
@@ -330,7 +327,7 @@ def test_a_hundred_jobs_at_once(scheduler: Scheduler, tmp_path: Path) -> None:
 
 
 @pytest.mark.package
-def test_the_daemon(scheduler: Scheduler, tmp_path: Path) -> None:
+def test_daemon(scheduler: Scheduler, tmp_path: Path) -> None:
     seen = tmp_path / 'seen'
     scheduler.job('a', document(executes(f'touch {seen}'), schedule_interval='1 hour'))
     assert scheduler.call('status').code == 3
@@ -349,14 +346,14 @@ def test_the_daemon(scheduler: Scheduler, tmp_path: Path) -> None:
         (job,) = status['jobs']
         assert (job['job_id'], job['successes'], job['exit_code']) == ('a', 1, 0)
         assert job['due'] > job['last_success']
-        # A session, a directory and a mask of its own.
+        # Its own session, directory and umask.
         assert os.getsid(pid) != os.getsid(0)
         assert os.readlink(f'/proc/{pid}/cwd') == '/'
         assert 'Umask:\t0077' in Path(f'/proc/{pid}/status').read_text()
         assert_private(scheduler)
         again = scheduler.call('start', '--no-api')
         assert again.code == 1
-        assert f'is running already, process {pid}' in again.err
+        assert f'already running (pid {pid})' in again.err
         scheduler.call('restart', '--no-api', '-i', '1').check()
         new = scheduler.call('status', '--json').check().document['pid']
         assert new != pid
@@ -377,12 +374,12 @@ def assert_private(scheduler: Scheduler) -> None:
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_a_pid_file_that_a_dead_scheduler_left(scheduler: Scheduler) -> None:
+def test_stale_pid_file(scheduler: Scheduler) -> None:
     scheduler.start()
     until((scheduler.runtime / 'scheduler.pid').read_text)
     scheduler.send(signal.SIGKILL)
     scheduler.wait()
-    # The number is of a living process, and says nothing.
+    # The pid of a process that is not a scheduler.
     (scheduler.runtime / 'scheduler.pid').write_text(f'{os.getpid()}\n')
     assert scheduler.call('status').code == 3
     assert 'not running' in scheduler.call('stop').out
@@ -392,9 +389,7 @@ def test_a_pid_file_that_a_dead_scheduler_left(scheduler: Scheduler) -> None:
     assert scheduler.call('status').code == 3
 
 
-def test_a_job_whose_agent_outlives_the_scheduler(
-    scheduler: Scheduler, tmp_path: Path
-) -> None:
+def test_agent_outlives_the_scheduler(scheduler: Scheduler, tmp_path: Path) -> None:
     fifo, log = tmp_path / 'fifo', tmp_path / 'log'
     os.mkfifo(fifo)
     job = document(
@@ -409,17 +404,17 @@ def test_a_job_whose_agent_outlives_the_scheduler(
         scheduler.wait()
         assert is_alive(pid)
         scheduler.start()
-        scheduler.until_said('is still run by another process')
+        scheduler.until_logged('another process is running it')
         run = scheduler.call('run', scheduler.jobs / 'a.conf')
-        assert (run.code, 'job a is running' in run.err) == (1, True)
+        assert (run.code, 'job a is already running' in run.err) == (1, True)
         assert lines(log) == ['begin']
-        assert 'killed while it ran' in scheduler.record('a')['error']
+        assert 'killed during this run' in scheduler.record('a')['error']
     until(lambda: len(lines(log)) == 2)
     with fifo.open('w'):
         pass
 
 
-def test_d31_exec_where_it_is_disabled(scheduler: Scheduler, tmp_path: Path) -> None:
+def test_d31_exec_is_disabled(scheduler: Scheduler, tmp_path: Path) -> None:
     scheduler.start('--disable-exec')
     scheduler.job('a', document(executes(f'touch {tmp_path}/x')))
     record = scheduler.until('a', status='completed', result='fail')
@@ -429,7 +424,7 @@ def test_d31_exec_where_it_is_disabled(scheduler: Scheduler, tmp_path: Path) -> 
     assert (run.code, 'disable-exec' in run.err) == (1, True)
 
 
-def test_d33_remove_removes(scheduler: Scheduler, tmp_path: Path) -> None:
+def test_d33_remove(scheduler: Scheduler, tmp_path: Path) -> None:
     log = tmp_path / 'log'
     act = executes(f"sh -c 'echo >>{log}'")
     scheduler.start()
@@ -438,7 +433,7 @@ def test_d33_remove_removes(scheduler: Scheduler, tmp_path: Path) -> None:
     scheduler.job('a', document(act, schedule_interval='continuous', event='remove'))
     scheduler.until('a', status='removed')
     count = len(lines(log))
-    # The others go on.
+    # Other jobs go on.
     scheduler.job('b', document(executes('true'), schedule_interval='2 seconds'))
     until(lambda: scheduler.record('b').get('successes', 0) > 1)
     assert len(lines(log)) == count
@@ -451,7 +446,7 @@ def test_d34_one_file_without_event_and_pid(scheduler: Scheduler) -> None:
     scheduler.start()
     scheduler.until('a', status='completed', result='success')
     scheduler.until('c', status='completed', result='success')
-    assert 'b.conf, line 2: job_actions: is not a list' in scheduler.said
+    assert 'b.conf, line 2: job_actions: must be a list' in scheduler.logged
 
 
 def test_d35_the_result_of_a_job_with_a_project(
@@ -492,12 +487,12 @@ def test_d36_agents_make_private_files(scheduler: Scheduler, tmp_path: Path) -> 
 
 
 class Cmdlines:
-    """Every command line that was seen, in a thread; with ``with``."""
+    """Collects all command lines of the machine, in a thread."""
 
     def __enter__(self) -> 'Cmdlines':
         self.seen: set[bytes] = set()
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._collect)
         self._thread.start()
         return self
 
@@ -505,7 +500,7 @@ class Cmdlines:
         self._end.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _collect(self) -> None:
         while not self._end.wait(0.02):
             for path in Path('/proc').glob('[0-9]*/cmdline'):
                 with contextlib.suppress(OSError):
@@ -520,7 +515,7 @@ def test_secrets_are_nowhere(
     good = s3(store, path_to_backup=str(tree))
     scheduler.job('good', document(good, schedule_interval='continuous'))
     scheduler.job('bad', document({**good, 'secret_key': wrong}))
-    # One that the agent would say back, and one that is not JSON any more.
+    # A value that the agent would repeat in its error, and a file that is not JSON.
     (scheduler.jobs / 'broken.conf').write_text(f'{{"secret_key":\n "{secret}')
     scheduler.job('odd', document({**good, 's3_region': ['x'], 'secret_key': wrong}))
     with Cmdlines() as cmdlines:
@@ -531,11 +526,11 @@ def test_secrets_are_nowhere(
         assert scheduler.call('validate', scheduler.jobs).code == 1
         run = scheduler.call('run', scheduler.jobs / 'bad.conf')
     assert run.code == 1
-    assert 'Critical Error: ' in run.err
+    assert 'Error: ' in run.err
     agents = [line for line in cmdlines.seen if b'freezer.main' in line]
     assert agents
     home = Path(scheduler.env['HOME'])
-    texts = [status.out, run.out, run.err, scheduler.said]
+    texts = [status.out, run.out, run.err, scheduler.logged]
     for directory in (scheduler.runtime, scheduler.state, home):
         texts += [
             path.read_text(errors='replace')
@@ -545,7 +540,7 @@ def test_secrets_are_nowhere(
     assert any('"job_id": "good"' in text for text in texts)
     for each in (secret, wrong):
         assert not any(each in text for text in texts)
-        # Servers of other tests may have theirs in an argument, and not this one.
+        # Only agents: servers of other tests have their secrets in arguments.
         assert not any(each.encode() in line for line in agents)
 
 
@@ -557,7 +552,7 @@ def test_run(scheduler: Scheduler, tree: Path, tmp_path: Path) -> None:
         document({**place, 'path_to_backup': str(tree)}, {**place, 'action': 'info'}),
     )
     result = scheduler.call('run', good).check()
-    # The agent's own output.
+    # The output is the agent's.
     assert 'Object Count' in result.out
     assert len(local.markers()) == 1
     failing = scheduler.job('failing', document(executes("sh -c 'exit 7'")))
@@ -566,7 +561,7 @@ def test_run(scheduler: Scheduler, tree: Path, tmp_path: Path) -> None:
     broken.write_text('{"job_actions": 3}')
     ended = scheduler.call('run', broken)
     assert ended.code == 1
-    assert 'broken.conf: line 1: job_actions: is not a list' in ended.err
+    assert 'broken.conf: line 1: job_actions: must be a list' in ended.err
     assert scheduler.call('run', tmp_path / 'none').code == 1
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from freezer import exceptions
-from freezer.scheduler.document import Problem
+from freezer.scheduler.documents.document import Problem
 from freezer.storage import exceptions as storage_exceptions
 from freezer.tests.errors import PAGE, Reader, collect, on_page
 

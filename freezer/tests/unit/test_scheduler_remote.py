@@ -1,4 +1,4 @@
-"""freezer-api as a source of jobs, by one that is well, away, or odd."""
+"""freezer-api as a source of jobs, with a fake that can fail."""
 
 import copy
 import dataclasses
@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from freezer.scheduler import config, outbox, remote, saved
+from freezer.scheduler import config
+from freezer.scheduler.api import outbox
+from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Settings
-from freezer.scheduler.document import Document
-from freezer.scheduler.remote import Backoff, Remote
-from freezer.scheduler.source import News
-from freezer.scheduler.wire import Api, Away, Refused
+from freezer.scheduler.documents.document import Document
+from freezer.scheduler.sources import remote
+from freezer.scheduler.sources.cache import connection_state
+from freezer.scheduler.sources.remote import ApiJobSource, Backoff
+from freezer.scheduler.sources.source import JobUpdate
 
 CLIENT = 'c.example'
 INFO = {'action': 'info', 'storage': 'local', 'container': '/backups'}
@@ -24,7 +27,7 @@ BACKUP = {'curr_backup_level': 0, 'time_stamp': 7, 'backup_name': 'bk'}
 
 
 class FakeApi:
-    """What Api offers, in memory. ``fails`` is raised by the next calls of a name."""
+    """Api, in memory. ``fails``: method, or * -> the exception that it raises."""
 
     project_id = 'p'
 
@@ -35,12 +38,12 @@ class FakeApi:
         self.clients: list[dict[str, Any]] = []
         self.calls: list[tuple[str, Any]] = []
         self.fails: dict[str, Exception] = {}
-        #: what happens after a call of a name is done, and before it is answered
+        #: method -> called once, before the method returns
         self.after: dict[str, Callable[[], object]] = {}
         self.unlisted: set[str] = set()
-        self.odd: list[Any] = []
+        self.malformed: list[Any] = []
         self.trusts: dict[str, FakeApi] = {}
-        self.answers = 0
+        self.successes = 0
 
     def add(self, job_id: str, **changes: Any) -> dict[str, Any]:
         job = {
@@ -66,7 +69,7 @@ class FakeApi:
         for each in (name, '*'):
             if each in self.fails:
                 raise self.fails[each]
-        self.answers += 1
+        self.successes += 1
 
     def _done(self, name: str) -> None:
         if name in self.after:
@@ -75,15 +78,15 @@ class FakeApi:
     def names(self) -> list[str]:
         return [name for name, _what in self.calls]
 
-    def trusted(self, trust_id: str) -> 'FakeApi':
+    def with_trust(self, trust_id: str) -> 'FakeApi':
         return self.trusts[trust_id] if trust_id else self
 
     def register(self, client: dict[str, Any]) -> None:
         self._called('register', client)
         self.clients.append(client)
 
-    def jobs(self, client_id: str, everybodys: bool) -> list[Any]:
-        self._called('jobs', (client_id, everybodys))
+    def jobs(self, client_id: str, all_projects: bool) -> list[Any]:
+        self._called('jobs', (client_id, all_projects))
         found = [
             copy.deepcopy(each)
             for job_id, each in self.documents.items()
@@ -91,7 +94,7 @@ class FakeApi:
             and job_id not in self.unlisted
         ]
         self._done('jobs')
-        return found + self.odd
+        return found + self.malformed
 
     def job(self, job_id: str) -> dict[str, Any] | None:
         self._called('job', job_id)
@@ -119,20 +122,20 @@ class FakeApi:
         self._called('session', session_id)
         return {'session_tag': self.sessions[session_id]}
 
-    def act(self, session_id: str, action: dict[str, Any]) -> dict[str, Any]:
-        """As freezer-api outside of its hold-off."""
-        self._called('act', action)
+    def session_action(self, session_id: str, action: dict[str, Any]) -> dict[str, Any]:
+        """Like freezer-api after its hold-off time."""
+        self._called('session_action', action)
         if 'end' in action:
             return {'result': 'success', 'session_tag': self.sessions[session_id]}
         tag = action['start']['current_tag']
         if tag > self.sessions[session_id]:
-            raise Refused('requested tag value too high', 400)
+            raise ApiRejected('requested tag value too high', 400)
         if tag < self.sessions[session_id]:
-            said = 'out-of-sync'
+            result = 'out-of-sync'
         else:
-            said = 'success'
+            result = 'success'
             self.sessions[session_id] += 1
-        return {'result': said, 'session_tag': self.sessions[session_id]}
+        return {'result': result, 'session_tag': self.sessions[session_id]}
 
 
 @pytest.fixture
@@ -153,30 +156,30 @@ def settings(tmp_path: Path) -> Settings:
     return made
 
 
-def source(api: FakeApi, settings: Settings, **changes: Any) -> Remote:
+def source(api: FakeApi, settings: Settings, **changes: Any) -> ApiJobSource:
     assert settings.service is not None
     settings = dataclasses.replace(settings, **changes)
     service = settings.service
     assert service is not None
-    return Remote(settings, service, api)  # type: ignore[arg-type]
+    return ApiJobSource(settings, service, api)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def jobs(api: FakeApi, settings: Settings) -> Remote:
+def jobs(api: FakeApi, settings: Settings) -> ApiJobSource:
     return source(api, settings)
 
 
-def listed(jobs: Remote) -> dict[str, Document]:
+def listed(jobs: ApiJobSource) -> dict[str, Document]:
     return jobs.list().documents
 
 
-def news(job_id: str, **changes: Any) -> News:
-    plain = News(job_id, 'scheduled', '', -1, -1)
+def update(job_id: str, **changes: Any) -> JobUpdate:
+    plain = JobUpdate(job_id, 'scheduled', '', -1, -1)
     return dataclasses.replace(plain, **changes)
 
 
-def told(jobs: Remote, job_id: str, **changes: Any) -> None:
-    jobs.tell(news(job_id, **changes), listed(jobs)[job_id])
+def report(jobs: ApiJobSource, job_id: str, **changes: Any) -> None:
+    jobs.report(update(job_id, **changes), listed(jobs)[job_id])
 
 
 def files(folder: Path) -> set[str]:
@@ -186,9 +189,9 @@ def files(folder: Path) -> set[str]:
 # -- Registration ----------------------------------------------------------------------
 
 
-def test_it_registers_once(api: FakeApi, jobs: Remote) -> None:
-    jobs.round(look=True)
-    jobs.round(look=True)
+def test_registers_once(api: FakeApi, jobs: ApiJobSource) -> None:
+    jobs.sync.round(poll=True)
+    jobs.sync.round(poll=True)
     (client,) = api.clients
     assert client['client_id'] == CLIENT
     assert client['supported_storages'] == ('local', 's3')
@@ -198,7 +201,7 @@ def test_it_registers_once(api: FakeApi, jobs: Remote) -> None:
     assert 'is_central' not in client
 
 
-def test_it_says_what_it_takes(api: FakeApi, settings: Settings) -> None:
+def test_registered_capabilities(api: FakeApi, settings: Settings) -> None:
     supported = {**settings.supported, 'storages': frozenset({'s3', 'swift'})}
     jobs = source(
         *(api, settings),
@@ -207,7 +210,7 @@ def test_it_says_what_it_takes(api: FakeApi, settings: Settings) -> None:
         centralized=True,
         supported=supported,
     )
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     (client,) = api.clients
     assert client['client_id'] == f'p_{client["hostname"]}'
     assert client['supported_storages'] == ('s3',)
@@ -219,125 +222,138 @@ def test_it_says_what_it_takes(api: FakeApi, settings: Settings) -> None:
 # -- Jobs ------------------------------------------------------------------------------
 
 
-def test_jobs_are_kept_and_read(api: FakeApi, jobs: Remote, settings: Settings) -> None:
+def test_jobs_are_cached(api: FakeApi, jobs: ApiJobSource, settings: Settings) -> None:
     api.add('a')
     (settings.jobs_dir / 'mine.conf').write_text('{"job_actions": []}')
     (settings.jobs_dir / 'job_old.conf').write_text(json.dumps(api.add('old')))
     del api.documents['old']
-    rung = []
-    jobs.begin(lambda: rung.append(1))
-    jobs.end()
-    jobs.round(look=True)
+    changes = []
+    jobs.start(lambda: changes.append(1))
+    jobs.stop()
+    jobs.sync.round(poll=True)
     assert list(listed(jobs)) == ['a']
-    assert rung
+    assert changes
     path = settings.jobs_dir / 'job_a.conf'
     assert path.stat().st_mode & 0o777 == 0o600
-    # What others have put there stays.
+    # Other files stay.
     assert files(settings.jobs_dir) == {'mine.conf', 'job_old.conf', 'job_a.conf'}
-    # What has not changed is not written again, and is the same object.
+    # An unchanged job is not written again, and is the same object.
     before, document = path.stat().st_ino, listed(jobs)['a']
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     assert path.stat().st_ino == before
     assert listed(jobs)['a'] is document
-    # The next one knows it before anybody answers.
+    # The next scheduler knows it without freezer-api.
     assert list(listed(source(api, settings))) == ['a']
 
 
-def test_what_is_known_is_of_one_client(
-    api: FakeApi, jobs: Remote, settings: Settings
+def test_cache_belongs_to_one_client(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings
 ) -> None:
     api.add('a')
-    jobs.round(look=True)
-    api.fails['*'] = Away('nobody')
+    jobs.sync.round(poll=True)
+    api.fails['*'] = ApiUnavailable('unreachable')
     other = source(api, settings, client_id='d.example')
-    with pytest.raises(Away):
-        other.round(look=True)
+    with pytest.raises(ApiUnavailable):
+        other.sync.round(poll=True)
     assert listed(other) == {}
-    # Not taken away before somebody answered: it may be a slip of the pen.
+    # The files are deleted only when freezer-api answers: it may be a typo.
     assert list(listed(source(api, settings))) == ['a']
     api.fails.clear()
-    other.round(look=True)
+    other.sync.round(poll=True)
     assert files(settings.jobs_dir) == set()
 
 
-def test_jobs_that_go(api: FakeApi, jobs: Remote, settings: Settings) -> None:
+def test_deleted_and_completed_jobs(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings
+) -> None:
     for job_id in 'abc':
         api.add(job_id)
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     del api.documents['a']
     api.schedule('b')['status'] = 'completed'
-    # Between two pages: it is there, and was not listed.
+    # It exists, but was missing from the list, which comes in pages.
     api.unlisted.add('c')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     assert list(listed(jobs)) == ['c']
     assert files(settings.jobs_dir) == {'job_c.conf'}
 
 
-@pytest.mark.parametrize('fault', [Away('503'), Refused('403', 403)])
-def test_no_answer_is_no_job_less(api: FakeApi, jobs: Remote, fault: Exception) -> None:
+@pytest.mark.parametrize('fault', [ApiUnavailable('503'), ApiRejected('403', 403)])
+def test_errors_remove_no_job(
+    api: FakeApi, jobs: ApiJobSource, fault: Exception
+) -> None:
     api.add('a')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     for call in ('jobs', 'job'):
         api.fails = {call: fault}
         api.unlisted = {'a'} if call == 'job' else set()
-        if call == 'jobs' or isinstance(fault, Away):
-            with pytest.raises((Away, Refused)):
-                jobs.round(look=True)
+        if call == 'jobs' or isinstance(fault, ApiUnavailable):
+            with pytest.raises((ApiUnavailable, ApiRejected)):
+                jobs.sync.round(poll=True)
         else:
-            jobs.round(look=True)
+            jobs.sync.round(poll=True)
         assert list(listed(jobs)) == ['a']
 
 
-def test_documents_that_are_none(
-    api: FakeApi, jobs: Remote, caplog: pytest.LogCaptureFixture
+def test_malformed_documents(
+    api: FakeApi, jobs: ApiJobSource, caplog: pytest.LogCaptureFixture
 ) -> None:
-    api.odd = [None, 3, {}, {'job_id': None}, {'job_id': 'x' * 65}, {'job_id': ''}]
+    api.malformed = [
+        None,
+        3,
+        {},
+        {'job_id': None},
+        {'job_id': 'x' * 65},
+        {'job_id': ''},
+    ]
     api.add('a')
     api.add('b', job_actions='none')
     api.add('c', job_schedule=None, user_credentials=[])
     api.documents['c']['job_schedule'] = {}
-    for _look in range(2):
-        jobs.round(look=True)
+    for _poll in range(2):
+        jobs.sync.round(poll=True)
     listing = jobs.list()
     assert list(listing.documents) == ['a']
     assert len(listing.errors) == 2
-    assert 'job_actions: is not a list' in caplog.text
-    assert caplog.text.count('no document that can be kept') == 1
+    assert 'job_actions: must be a list' in caplog.text
+    assert caplog.text.count('no valid job_id') == 1
 
 
-def test_d34_keys_that_are_missing(api: FakeApi, jobs: Remote) -> None:
+def test_d34_missing_keys(api: FakeApi, jobs: ApiJobSource) -> None:
     job = api.add('a')
     for key in ('session_id', 'session_tag', 'project_id', 'user_id'):
         del job[key]
     job['job_schedule'] = {}
     job['job_actions'][0]['freezer_action'] = {**INFO, 'priority': None, 'mode': None}
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     assert listed(jobs)['a'].wanted == 'start'
 
 
-def test_whose_jobs_they_are(api: FakeApi, jobs: Remote, settings: Settings) -> None:
+def test_jobs_of_other_projects_and_clients(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings
+) -> None:
     api.add('mine')
     api.add('anothers', project_id='q')
     api.add('clients', client_id='d')
     trust = {'trust_id': 't', 'trustor_user_id': 'u'}
     api.add('trusted', project_id='q', user_credentials=trust)
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     assert set(listed(jobs)) == {'mine', 'trusted'}
     central = source(api, settings, centralized=True)
-    central.round(look=True)
+    central.sync.round(poll=True)
     assert set(listed(central)) == {'trusted'}
 
 
-# -- What is told ----------------------------------------------------------------------
+# -- Updates ----------------------------------------------------------------------
 
 
-def test_what_is_told_of_a_job(api: FakeApi, jobs: Remote) -> None:
+def test_update_of_a_job(api: FakeApi, jobs: ApiJobSource) -> None:
     api.add('a', job_schedule={'schedule_interval': '1 hours', 'event': 'start'})
-    jobs.round(look=True)
-    told(jobs, 'a', status='running', started=5, seen_to='start')
-    # Somebody changes it meanwhile.
+    jobs.sync.round(poll=True)
+    report(jobs, 'a', status='running', started=5, handled_event='start')
+    # A user changes the job meanwhile.
     api.schedule('a')['schedule_interval'] = '2 hours'
-    jobs.round(look=False)
+    jobs.sync.round(poll=False)
     assert api.schedule('a') == {
         'schedule_interval': '2 hours',
         'event': '',
@@ -347,85 +363,85 @@ def test_what_is_told_of_a_job(api: FakeApi, jobs: Remote) -> None:
         'time_ended': -1,
     }
     known = listed(jobs)['a']
-    assert known.cloud is not None
-    assert (known.cloud.status, known.cloud.event) == ('running', '')
+    assert known.api is not None
+    assert (known.api.status, known.api.event) == ('running', '')
     assert str(known.schedule) == 'every 7200 s'
-    # Once.
-    told(jobs, 'a', status='running', started=5, seen_to='start')
+    # It is sent once.
+    report(jobs, 'a', status='running', started=5, handled_event='start')
     count = len(api.calls)
-    jobs.round(look=False)
+    jobs.sync.round(poll=False)
     assert len(api.calls) == count
 
 
-def test_an_event_that_came_meanwhile_is_not_lost(api: FakeApi, jobs: Remote) -> None:
+def test_new_event_is_not_overwritten(api: FakeApi, jobs: ApiJobSource) -> None:
     api.add('a', job_schedule={'event': 'start'})
-    jobs.round(look=True)
-    told(jobs, 'a', status='running', seen_to='start')
+    jobs.sync.round(poll=True)
+    report(jobs, 'a', status='running', handled_event='start')
     api.schedule('a')['event'] = 'abort'
-    jobs.round(look=False)
+    jobs.sync.round(poll=False)
     assert api.schedule('a')['event'] == 'abort'
     assert listed(jobs)['a'].wanted == 'abort'
 
 
-def test_what_it_was_made_to_forget_is_told_again(api: FakeApi, jobs: Remote) -> None:
+def test_overwritten_update_is_sent_again(api: FakeApi, jobs: ApiJobSource) -> None:
     api.add('a')
-    jobs.round(look=True)
-    told(jobs, 'a', status='scheduled')
-    jobs.round(look=False)
-    # As freezer-api does when a start is asked for.
+    jobs.sync.round(poll=True)
+    report(jobs, 'a', status='scheduled')
+    jobs.sync.round(poll=False)
+    # As freezer-api does for job-start.
     api.schedule('a').update(status='', event='start')
-    jobs.round(look=True)
-    told(jobs, 'a', status='scheduled', seen_to='start')
-    jobs.round(look=False)
+    jobs.sync.round(poll=True)
+    report(jobs, 'a', status='scheduled', handled_event='start')
+    jobs.sync.round(poll=False)
     assert api.schedule('a')['status'] == 'scheduled'
     assert api.schedule('a')['event'] == ''
 
 
-def test_the_newest_counts(api: FakeApi, jobs: Remote) -> None:
+def test_newest_update_is_sent(api: FakeApi, jobs: ApiJobSource) -> None:
     api.add('a')
-    jobs.round(look=True)
-    api.fails['*'] = Away('nobody')
+    jobs.sync.round(poll=True)
+    api.fails['*'] = ApiUnavailable('unreachable')
     for status in ('running', 'scheduled', 'running', 'completed'):
-        told(jobs, 'a', status=status)
-        with pytest.raises(Away):
-            jobs.round(look=False)
+        report(jobs, 'a', status=status)
+        with pytest.raises(ApiUnavailable):
+            jobs.sync.round(poll=False)
     api.fails.clear()
-    jobs.round(look=False)
+    jobs.sync.round(poll=False)
     assert api.schedule('a')['status'] == 'completed'
     assert api.names().count('update_job') == 1
 
 
-def test_a_job_that_is_gone_when_it_is_told_of(api: FakeApi, jobs: Remote) -> None:
+def test_update_of_a_deleted_job(api: FakeApi, jobs: ApiJobSource) -> None:
     for job_id in 'ab':
         api.add(job_id)
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     for job_id in 'ab':
-        told(jobs, job_id, status='running')
+        report(jobs, job_id, status='running')
     del api.documents['a']
     api.after['job'] = lambda: api.documents.pop('b', None)
-    jobs.round(look=False)
+    jobs.sync.round(poll=False)
     assert listed(jobs) == {}
 
 
-def test_one_that_is_refused_does_not_stop_others(
-    api: FakeApi, jobs: Remote, settings: Settings
+def test_rejection_does_not_stop_other_jobs(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings
 ) -> None:
     api.trusts['t'] = bad = FakeApi()
-    bad.fails['*'] = Refused('Keystone: no such trust')
+    bad.fails['*'] = ApiRejected('Keystone: no such trust')
     trust = {'trust_id': 't', 'trustor_user_id': 'u'}
     api.add('a', user_credentials=trust)
     api.add('b')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     documents = listed(jobs)
     for job_id in 'ab':
-        jobs.made(documents[job_id], BACKUP)
-        told(jobs, job_id, status='running')
-    jobs.round(look=True)
+        jobs.on_backup(documents[job_id], BACKUP)
+        report(jobs, job_id, status='running')
+    jobs.sync.round(poll=True)
     assert [each['job_id'] for each in api.backups] == ['b']
     assert api.schedule('b')['status'] == 'running'
     count = len(bad.calls)
-    jobs.round(look=False)
-    # Not at once again.
+    jobs.sync.round(poll=False)
+    # It is not retried at once.
     assert len(bad.calls) == count
     assert len(files(settings.state_dir / 'api/outbox')) == 1
 
@@ -433,78 +449,79 @@ def test_one_that_is_refused_does_not_stop_others(
 # -- Backups ---------------------------------------------------------------------------
 
 
-def test_a_backup_is_told(api: FakeApi, jobs: Remote, settings: Settings) -> None:
+def test_backup_is_reported(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings
+) -> None:
     api.add('a')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     document = listed(jobs)['a']
-    jobs.made(document, BACKUP)
-    # One that was not made.
-    jobs.made(document, {**BACKUP, 'dry_run': True})
+    jobs.on_backup(document, BACKUP)
+    # A dry run makes no backup.
+    jobs.on_backup(document, {**BACKUP, 'dry_run': True})
     folder = settings.state_dir / 'api/outbox'
     (path,) = folder.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
-    jobs.round(look=False)
+    jobs.sync.round(poll=False)
     (backup,) = api.backups
     assert backup.pop('report_id')
     assert backup == {**BACKUP, 'job_id': 'a'}
     assert files(folder) == set()
-    # Nothing was asked that need not be.
     assert 'has_backup' not in api.names()
 
 
-def test_a_lost_answer_is_no_second_backup(
-    api: FakeApi, jobs: Remote, settings: Settings
+def test_lost_response_makes_no_second_backup(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings
 ) -> None:
     api.add('a')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
 
     def lose() -> None:
-        raise Away('the connection was closed')
+        raise ApiUnavailable('the connection was closed')
 
     for _backup in range(2):
         api.after['add_backup'] = lose
-        jobs.made(listed(jobs)['a'], BACKUP)
-        with pytest.raises(Away):
-            jobs.round(look=False)
-        jobs.round(look=False)
+        jobs.on_backup(listed(jobs)['a'], BACKUP)
+        with pytest.raises(ApiUnavailable):
+            jobs.sync.round(poll=False)
+        jobs.sync.round(poll=False)
     assert len(api.backups) == 2
-    # Nor after a restart.
+    # After a restart as well.
     api.after['add_backup'] = lose
-    jobs.made(listed(jobs)['a'], BACKUP)
-    with pytest.raises(Away):
-        jobs.round(look=False)
+    jobs.on_backup(listed(jobs)['a'], BACKUP)
+    with pytest.raises(ApiUnavailable):
+        jobs.sync.round(poll=False)
     after = source(api, settings)
-    after.begin(lambda: None)
-    after.end()
-    after.round(look=False)
+    after.start(lambda: None)
+    after.stop()
+    after.sync.round(poll=False)
     assert len(api.backups) == 3
     assert files(settings.state_dir / 'api/outbox') == set()
 
 
-@pytest.mark.parametrize('status, tried_again', [(400, False), (403, True)])
-def test_a_backup_that_is_refused_stays(
-    api: FakeApi, jobs: Remote, settings: Settings, status: int, tried_again: bool
+@pytest.mark.parametrize('status, retried', [(400, False), (403, True)])
+def test_rejected_backup_is_kept(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings, status: int, retried: bool
 ) -> None:
     api.add('a')
-    jobs.round(look=True)
-    api.fails['add_backup'] = Refused('no', status)
-    jobs.made(listed(jobs)['a'], BACKUP)
-    jobs.round(look=False)
+    jobs.sync.round(poll=True)
+    api.fails['add_backup'] = ApiRejected('no', status)
+    jobs.on_backup(listed(jobs)['a'], BACKUP)
+    jobs.sync.round(poll=False)
     (name,) = files(settings.state_dir / 'api/outbox')
-    assert name.endswith('.json' if tried_again else '.refused')
+    assert name.endswith('.json' if retried else '.refused')
     api.fails.clear()
     after = source(api, settings)
-    after.round(look=False)
-    assert len(api.backups) == tried_again
+    after.sync.round(poll=False)
+    assert len(api.backups) == retried
 
 
-def test_a_file_that_is_no_report_stays(
-    api: FakeApi, jobs: Remote, settings: Settings
+def test_unreadable_report_is_kept(
+    api: FakeApi, jobs: ApiJobSource, settings: Settings
 ) -> None:
     folder = settings.state_dir / 'api/outbox'
     (folder / 'backup-0.json').write_text('{')
     (folder / 'backup-1.json').write_text('{"version": 9}')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     assert len(files(folder)) == 2
 
 
@@ -512,32 +529,32 @@ def test_a_file_that_is_no_report_stays(
 
 
 @pytest.mark.parametrize('known, there, tag', [(0, 0, 1), (2, 5, 6), (9, 3, 4)])
-def test_the_tag_of_a_session(
-    api: FakeApi, jobs: Remote, known: int, there: int, tag: int
+def test_session_tag(
+    api: FakeApi, jobs: ApiJobSource, known: int, there: int, tag: int
 ) -> None:
-    """In step; behind; and of a session that was made anew."""
+    """The tag is equal, too low, and too high (the session was created anew)."""
     api.sessions['s'] = there
     api.add('a', session_id='s', session_tag=known)
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     document = listed(jobs)['a']
-    jobs.began(document)
-    told(jobs, 'a', status='running', started=5)
-    jobs.round(look=False)
+    jobs.on_started(document)
+    report(jobs, 'a', status='running', started=5)
+    jobs.sync.round(poll=False)
     assert api.sessions['s'] == tag
     assert api.documents['a']['session_tag'] == tag
-    jobs.ended(document, 'fail')
-    jobs.round(look=False)
+    jobs.on_finished(document, 'fail')
+    jobs.sync.round(poll=False)
     end = {'job_id': 'a', 'current_tag': tag, 'result': 'fail'}
-    assert api.calls[-1] == ('act', {'end': end})
+    assert api.calls[-1] == ('session_action', {'end': end})
 
 
-def test_two_that_begin_a_session_at_once(api: FakeApi, jobs: Remote) -> None:
-    """Within its hold-off the second is given the tag of the first."""
+def test_two_jobs_start_a_session_together(api: FakeApi, jobs: ApiJobSource) -> None:
+    """Within the hold-off time, the second job gets the tag of the first."""
     api.sessions['s'] = 0
     for job_id in 'ab':
         api.add(job_id, session_id='s')
-    jobs.round(look=True)
-    act = api.act
+    jobs.sync.round(poll=True)
+    act = api.session_action
 
     def held_off(session_id: str, action: dict[str, Any]) -> dict[str, Any]:
         if api.sessions['s'] == 0:
@@ -545,156 +562,159 @@ def test_two_that_begin_a_session_at_once(api: FakeApi, jobs: Remote) -> None:
         tag = action['start']['current_tag']
         return {'result': 'success' if tag < 1 else 'hold-off', 'session_tag': 1}
 
-    api.act = held_off  # type: ignore[method-assign]
+    api.session_action = held_off  # type: ignore[method-assign]
     for job_id in 'aba':
-        jobs.began(listed(jobs)[job_id])
-        told(jobs, job_id, status='running', started=len(api.calls))
-        jobs.round(look=False)
+        jobs.on_started(listed(jobs)[job_id])
+        report(jobs, job_id, status='running', started=len(api.calls))
+        jobs.sync.round(poll=False)
     assert api.sessions['s'] == 1
     assert {each['session_tag'] for each in api.documents.values()} == {1}
 
 
-def test_a_session_that_was_missed(api: FakeApi, jobs: Remote) -> None:
-    """It is not begun when it is over; how it ended is told, the last one last."""
+def test_session_during_an_outage(api: FakeApi, jobs: ApiJobSource) -> None:
+    """A finished run is not started any more; results are sent in order."""
     api.sessions['s'] = 0
     api.add('a', session_id='s')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     document = listed(jobs)['a']
-    api.fails['*'] = Away('nobody')
-    jobs.began(document)
-    with pytest.raises(Away):
-        jobs.round(look=False)
-    jobs.ended(document, 'fail')
-    jobs.began(document)
-    jobs.ended(document, 'success')
+    api.fails['*'] = ApiUnavailable('unreachable')
+    jobs.on_started(document)
+    with pytest.raises(ApiUnavailable):
+        jobs.sync.round(poll=False)
+    jobs.on_finished(document, 'fail')
+    jobs.on_started(document)
+    jobs.on_finished(document, 'success')
     api.fails.clear()
-    jobs.round(look=False)
-    acts = [what for name, what in api.calls if name == 'act']
+    jobs.sync.round(poll=False)
+    acts = [what for name, what in api.calls if name == 'session_action']
     assert ['start' in act for act in acts] == [True, False, False]
     assert [act['end']['result'] for act in acts[1:]] == ['fail', 'success']
 
 
-def test_a_session_that_is_not_there(api: FakeApi, jobs: Remote) -> None:
+def test_deleted_session(api: FakeApi, jobs: ApiJobSource) -> None:
     api.add('a', session_id='s')
-    jobs.round(look=True)
-    api.fails['act'] = Refused('job_id not found in session', 400)
-    api.fails['session'] = Refused('404', 404)
-    jobs.began(listed(jobs)['a'])
-    jobs.ended(listed(jobs)['a'], 'success')
-    jobs.made(listed(jobs)['a'], BACKUP)
-    jobs.round(look=False)
+    jobs.sync.round(poll=True)
+    api.fails['session_action'] = ApiRejected('job_id not found in session', 400)
+    api.fails['session'] = ApiRejected('404', 404)
+    jobs.on_started(listed(jobs)['a'])
+    jobs.on_finished(listed(jobs)['a'], 'success')
+    jobs.on_backup(listed(jobs)['a'], BACKUP)
+    jobs.sync.round(poll=False)
     assert len(api.backups) == 1
-    assert api.names().count('act') == 1
+    assert api.names().count('session_action') == 1
 
 
 # -- The thread ------------------------------------------------------------------------
 
 
-def test_backing_off() -> None:
+def test_backoff() -> None:
     backoff = Backoff(1.0)
-    assert backoff.answered() is None
-    delays = [backoff.failed() for _try in range(30)]
+    assert backoff.on_success() is None
+    delays = [backoff.on_failure() for _try in range(30)]
     for number, delay in enumerate(delays):
         longest = min(2.0**number, remote.LONGEST_DELAY_SECONDS)
         assert longest / 2 <= delay <= longest
     assert len(set(delays)) > 20
-    assert backoff.answered() is not None
-    assert backoff.failed() <= 1.0
-    # Never sooner than it would be asked anyway.
-    assert Backoff(3600.0).failed() >= 1800.0
+    assert backoff.on_success() is not None
+    assert backoff.on_failure() <= 1.0
+    # Never sooner than the interval.
+    assert Backoff(3600.0).on_failure() >= 1800.0
 
 
-def test_one_that_is_away_is_not_hammered(
+def test_outage_causes_few_calls(
     api: FakeApi, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = source(api, settings)
     api.add('a')
-    jobs.round(look=True)
+    jobs.sync.round(poll=True)
     document = listed(jobs)['a']
-    api.fails['*'] = Away('nobody')
+    api.fails['*'] = ApiUnavailable('unreachable')
     before = len(api.calls)
-    jobs.begin(lambda: None)
+    jobs.start(lambda: None)
     began = time.monotonic()
     while time.monotonic() - began < 1.0:
-        jobs.made(document, BACKUP)
-        jobs.tell(news('a', started=len(api.calls)), document)
+        jobs.on_backup(document, BACKUP)
+        jobs.report(update('a', started=len(api.calls)), document)
         time.sleep(0.02)
     assert len(api.calls) - before <= 2
-    contact = saved.contact(settings.state_dir)
-    assert contact['error'] == 'nobody'
-    # Unless it is wished for.
+    assert connection_state(settings.state_dir)['error'] == 'unreachable'
+    # A refresh retries at once.
     api.fails.clear()
-    jobs.hurry()
+    jobs.refresh()
     deadline = time.monotonic() + 30
     while files(settings.state_dir / 'api/outbox'):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    jobs.end()
+    jobs.stop()
     assert len(api.backups) > 10
-    # It may have been set up anew.
+    # It registers again: the database may be new.
     assert len(api.clients) == 2
-    assert saved.contact(settings.state_dir)['error'] == ''
+    assert connection_state(settings.state_dir)['error'] == ''
 
 
-def test_one_that_answers_in_part_is_not_away(api: FakeApi, settings: Settings) -> None:
-    """As while it starts: each failure is the first."""
+def test_partial_outage_does_not_increase_the_delay(
+    api: FakeApi, settings: Settings
+) -> None:
+    """As while freezer-api starts: each failure counts as the first."""
     jobs = source(api, settings, interval=0.02)
-    api.fails['jobs'] = Away('500')
-    jobs.begin(lambda: None)
+    api.fails['jobs'] = ApiUnavailable('500')
+    jobs.start(lambda: None)
     deadline = time.monotonic() + 30
-    # In twice the time for each, the last of them would come after minutes.
+    # With doubling delays this would take minutes.
     while api.names().count('jobs') < 15:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    jobs.end()
+    jobs.stop()
 
 
-def test_a_defect_does_not_end_it(api: FakeApi, jobs: Remote) -> None:
+def test_bug_does_not_stop_the_thread(api: FakeApi, jobs: ApiJobSource) -> None:
     api.add('a')
     api.fails['*'] = OSError('No space left on device')
-    looked = threading.Event()
-    jobs.begin(looked.set)
+    polled = threading.Event()
+    jobs.start(polled.set)
     time.sleep(0.1)
     api.fails.clear()
-    jobs.hurry()
-    assert looked.wait(30)
-    jobs.end()
+    jobs.refresh()
+    assert polled.wait(30)
+    jobs.stop()
     assert list(listed(jobs)) == ['a']
 
 
-def test_the_end_tells_what_there_is(api: FakeApi, jobs: Remote) -> None:
+def test_stop_sends_pending_reports(api: FakeApi, jobs: ApiJobSource) -> None:
     api.add('a')
-    jobs.round(look=True)
-    jobs.begin(lambda: None)
-    jobs.made(listed(jobs)['a'], BACKUP)
-    told(jobs, 'a', status='scheduled', result='aborted')
-    jobs.end()
+    jobs.sync.round(poll=True)
+    jobs.start(lambda: None)
+    jobs.on_backup(listed(jobs)['a'], BACKUP)
+    report(jobs, 'a', status='scheduled', result='aborted')
+    jobs.stop()
     assert len(api.backups) == 1
     assert api.schedule('a')['result'] == 'aborted'
 
 
-def test_the_end_waits_for_nobody(
-    api: FakeApi, jobs: Remote, monkeypatch: pytest.MonkeyPatch
+def test_stop_has_a_timeout(
+    api: FakeApi, jobs: ApiJobSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, 'END_SECONDS', 0.1)
+    monkeypatch.setattr(remote, 'STOP_SECONDS', 0.1)
     released = threading.Event()
     api.after['jobs'] = lambda: released.wait(30)
-    jobs.begin(lambda: None)
+    jobs.start(lambda: None)
     began = time.monotonic()
-    jobs.end()
+    jobs.stop()
     assert time.monotonic() - began < 10
     released.set()
 
 
-def test_items_are_told_in_turn(tmp_path: Path) -> None:
+def test_outbox_is_in_order(tmp_path: Path) -> None:
     box = outbox.Outbox(tmp_path)
     for number in range(3):
-        box.put(outbox.Item('backup', str(number), '', '', outbox.token(), {}))
+        box.add(
+            outbox.OutboxItem('backup', str(number), '', '', outbox.new_token(), {})
+        )
     assert [item.job_id for item in box] == ['0', '1', '2']
     assert len(box) == 3
 
 
-def test_it_is_what_the_wire_offers() -> None:
+def test_fake_has_all_methods_of_api() -> None:
     for name in vars(Api):
         if not name.startswith('_'):
             assert hasattr(FakeApi, name), name

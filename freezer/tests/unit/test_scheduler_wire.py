@@ -1,4 +1,4 @@
-"""freezer-api's answers, by a server that answers what the test says."""
+"""Calls of freezer-api, with a fake server."""
 
 import dataclasses
 import http.server
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import wire
+from freezer.scheduler.api import wire
+from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Service
-from freezer.scheduler.wire import Api, Away, Refused
 
 PASSWORD = 'pw/secret'
 PROJECT = 'p1'
@@ -28,8 +28,8 @@ class Call:
     token: str
 
 
-class Cloud:
-    """Keystone and freezer-api, at one address. ``answer`` is freezer-api's."""
+class FakeCloud:
+    """Keystone and freezer-api at one address; ``answer`` is freezer-api's."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -90,7 +90,7 @@ class Cloud:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    cloud: Cloud
+    cloud: FakeCloud
     protocol_version = 'HTTP/1.1'
 
     def _do(self) -> None:
@@ -115,23 +115,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def cloud() -> Iterator[Cloud]:
-    cloud = Cloud()
+def cloud() -> Iterator[FakeCloud]:
+    cloud = FakeCloud()
     yield cloud
     cloud.close()
 
 
 @pytest.fixture
-def api(cloud: Cloud) -> Api:
+def api(cloud: FakeCloud) -> Api:
     return Api(cloud.service(), insecure=False)
 
 
-def test_the_calls_are_those_of_freezer_19(cloud: Cloud, api: Api) -> None:
+def test_calls_are_those_of_freezer_19(cloud: FakeCloud, api: Api) -> None:
     cloud.answer = lambda call: (200, {'jobs': [], 'backups': []})
-    api.jobs('p1_host', everybodys=False)
+    api.jobs('p1_host', all_projects=False)
     api.update_job('j', {'job_schedule': {}})
     api.add_backup({'job_id': 'j'})
-    api.act('s', {'start': {'job_id': 'j', 'current_tag': 1}})
+    api.session_action('s', {'start': {'job_id': 'j', 'current_tag': 1}})
     assert [(call.method, call.path) for call in cloud.calls] == [
         ('GET', '/v2/p1/jobs/?limit=10&offset=0&all_projects=False'),
         ('PATCH', '/v2/p1/jobs/j'),
@@ -146,7 +146,7 @@ def test_the_calls_are_those_of_freezer_19(cloud: Cloud, api: Api) -> None:
 
 
 @pytest.mark.parametrize('count', [0, 1, 9, 10, 11, 25])
-def test_all_pages(cloud: Cloud, api: Api, count: int) -> None:
+def test_all_pages_are_read(cloud: FakeCloud, api: Api, count: int) -> None:
     everything = [{'job_id': str(number)} for number in range(count)]
 
     def page(call: Call) -> Answer:
@@ -154,35 +154,37 @@ def test_all_pages(cloud: Cloud, api: Api, count: int) -> None:
         return 200, {'jobs': everything[offset : offset + 10]}
 
     cloud.answer = page
-    assert api.jobs('c', everybodys=True) == everything
+    assert api.jobs('c', all_projects=True) == everything
     assert 'all_projects=True' in cloud.calls[0].path
 
 
-def test_a_token_that_is_not_valid_any_more(cloud: Cloud, api: Api) -> None:
+def test_expired_token_is_replaced(cloud: FakeCloud, api: Api) -> None:
     cloud.answer = lambda call: (200, {'jobs': []})
-    api.jobs('c', everybodys=False)
-    # As after Keystone lost its keys: long before it would expire.
+    api.jobs('c', all_projects=False)
+    # As if Keystone had lost its keys.
     cloud.valid = 'another'
-    api.jobs('c', everybodys=False)
+    api.jobs('c', all_projects=False)
     assert len(cloud.logins) == 2
 
 
 @pytest.mark.parametrize('status', [408, 429, 500, 502, 503, 504])
-def test_it_may_be_otherwise_later(cloud: Cloud, api: Api, status: int) -> None:
+def test_temporary_errors(cloud: FakeCloud, api: Api, status: int) -> None:
     cloud.answer = lambda call: (status, {'description': 'not now'})
-    with pytest.raises(Away, match=f'{status}: not now'):
-        api.jobs('c', everybodys=False)
+    with pytest.raises(ApiUnavailable, match=f'{status}: not now'):
+        api.jobs('c', all_projects=False)
 
 
 @pytest.mark.parametrize('status', [400, 403, 404, 409, 413, 422])
-def test_it_will_be_the_same_again(cloud: Cloud, api: Api, status: int) -> None:
+def test_permanent_errors(cloud: FakeCloud, api: Api, status: int) -> None:
     cloud.answer = lambda call: (status, {'description': 'never\nthis'})
-    with pytest.raises(Refused, match=f'POST backups/: {status}: never this') as error:
+    with pytest.raises(
+        ApiRejected, match=f'POST backups/: {status}: never this'
+    ) as error:
         api.add_backup({})
     assert error.value.status == status
 
 
-def test_what_is_no_failure(cloud: Cloud, api: Api) -> None:
+def test_missing_and_existing_objects_are_no_errors(cloud: FakeCloud, api: Api) -> None:
     cloud.answer = lambda call: (409, {})
     api.register({'client_id': 'c'})
     cloud.answer = lambda call: (404, {})
@@ -192,14 +194,14 @@ def test_what_is_no_failure(cloud: Cloud, api: Api) -> None:
 
 
 @pytest.mark.parametrize('answer', [b'<html>', b'', [], {}, {'jobs': 3}, 'text'])
-def test_answers_that_are_none(cloud: Cloud, api: Api, answer: Any) -> None:
+def test_malformed_responses(cloud: FakeCloud, api: Api, answer: Any) -> None:
     cloud.answer = lambda call: (200, answer)
-    with pytest.raises(Away, match='freezer-api answers'):
-        api.jobs('c', everybodys=False)
+    with pytest.raises(ApiUnavailable, match='response of freezer-api'):
+        api.jobs('c', all_projects=False)
 
 
-def test_only_its_own_backup_counts(cloud: Cloud, api: Api) -> None:
-    """A server that does not understand the search lists everything."""
+def test_has_backup_checks_the_search_result(cloud: FakeCloud, api: Api) -> None:
+    """A server that ignores the search lists everything."""
     found: list[Any] = [{'backup_metadata': {'k': 'other'}}, {}, 'x']
     cloud.answer = lambda call: (200, {'backups': found})
     assert not api.has_backup('k', 'mine')
@@ -207,8 +209,8 @@ def test_only_its_own_backup_counts(cloud: Cloud, api: Api) -> None:
     assert api.has_backup('k', 'mine')
 
 
-def test_one_that_accepts_and_says_nothing(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+def test_server_that_does_not_respond(
+    cloud: FakeCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, 'TIMEOUT_SECONDS', 0.2)
     released = threading.Event()
@@ -218,38 +220,37 @@ def test_one_that_accepts_and_says_nothing(
         return 200, {}
 
     cloud.answer = hang
-    with pytest.raises(Away, match='cannot be reached: no answer in time'):
+    with pytest.raises(ApiUnavailable, match='timed out'):
         Api(cloud.service(), insecure=False).job('j')
-    # It has not answered yet.
     released.set()
 
 
-def test_nobody_is_there(cloud: Cloud) -> None:
+def test_connection_refused(cloud: FakeCloud) -> None:
     nowhere = 'http://127.0.0.1:1'
     for service in (cloud.service(auth_url=nowhere), cloud.service(backup_url=nowhere)):
-        with pytest.raises(Away) as error:
+        with pytest.raises(ApiUnavailable) as error:
             Api(service, insecure=False).job('j')
-        said = f'{nowhere} cannot be reached: Connection refused'
-        assert str(error.value) == said
+        text = f'cannot connect to {nowhere}: Connection refused'
+        assert str(error.value) == text
 
 
 @pytest.mark.parametrize('status', [401, 403, 500])
-def test_keystone_does_not_know_us(cloud: Cloud, api: Api, status: int) -> None:
-    """It may again: the jobs that are known go on meanwhile."""
+def test_keystone_rejects_the_login(cloud: FakeCloud, api: Api, status: int) -> None:
+    """Temporary, because known jobs keep running meanwhile."""
     cloud.login_status = status
-    with pytest.raises(Away) as error:
+    with pytest.raises(ApiUnavailable) as error:
         api.job('j')
     assert PASSWORD not in str(error.value)
-    # Of a trust it is that one's matter, unless Keystone itself is ill.
-    with pytest.raises(Away if status == 500 else Refused):
-        api.trusted('t').job('j')
+    # A rejected trust concerns its own job only, unless Keystone has failed.
+    with pytest.raises(ApiUnavailable if status == 500 else ApiRejected):
+        api.with_trust('t').job('j')
 
 
-def test_a_trust_is_all_that_is_asked_for(cloud: Cloud, api: Api) -> None:
-    trusted = api.trusted('t')
-    assert trusted.trusted('t') is trusted
-    assert api.trusted('t') is trusted
-    assert api.trusted('') is api
+def test_scope_of_a_trust(cloud: FakeCloud, api: Api) -> None:
+    trusted = api.with_trust('t')
+    assert trusted.with_trust('t') is trusted
+    assert api.with_trust('t') is trusted
+    assert api.with_trust('') is api
     trusted.job('j')
     assert cloud.logins[-1]['auth']['scope'] == {'OS-TRUST:trust': {'id': 't'}}
     api.job('j')
@@ -259,35 +260,35 @@ def test_a_trust_is_all_that_is_asked_for(cloud: Cloud, api: Api) -> None:
 @pytest.mark.parametrize(
     'end, path', [('', '/v2/p1/jobs/j'), ('/v2/x', '/v2/x/jobs/j')]
 )
-def test_an_address_of_ones_own(cloud: Cloud, end: str, path: str) -> None:
+def test_backup_url(cloud: FakeCloud, end: str, path: str) -> None:
     Api(cloud.service(backup_url=cloud.url + end), insecure=False).job('j')
     assert cloud.calls[-1].path == path
 
 
-def test_the_region_and_the_type_count(cloud: Cloud) -> None:
+def test_region_and_endpoint_type(cloud: FakeCloud) -> None:
     for changes in ({'region_name': 'X'}, {'endpoint_type': 'internal'}):
-        with pytest.raises(Away, match='backup service'):
+        with pytest.raises(ApiUnavailable, match='backup service'):
             Api(cloud.service(**changes), insecure=False).job('j')
     Api(cloud.service(region_name='R'), insecure=False).job('j')
 
 
-def test_a_token_of_ones_own(cloud: Cloud) -> None:
+def test_login_with_a_token(cloud: FakeCloud) -> None:
     service = cloud.service(username='', password='', token='tok')
     Api(service, insecure=False).job('j')
     assert cloud.logins[-1]['auth']['identity']['token'] == {'id': 'tok'}
 
 
-def test_names_are_no_paths(cloud: Cloud, api: Api) -> None:
+def test_ids_are_quoted(cloud: FakeCloud, api: Api) -> None:
     api.job('../clients/x')
     assert cloud.calls[-1].path == '/v2/p1/jobs/..%2Fclients%2Fx'
 
 
-def test_nothing_of_it_is_shown(
-    cloud: Cloud, api: Api, caplog: pytest.LogCaptureFixture
+def test_no_secret_is_logged(
+    cloud: FakeCloud, api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level('DEBUG')
     cloud.answer = lambda call: (200, {'jobs': [{'secret_key': 'sk/secret'}]})
-    api.jobs('c', everybodys=False)
+    api.jobs('c', all_projects=False)
     assert 'sk/secret' not in caplog.text
     assert PASSWORD not in caplog.text
     assert 'token1' not in caplog.text
@@ -295,7 +296,7 @@ def test_nothing_of_it_is_shown(
     assert 'tok/secret' not in repr(cloud.service(token='tok/secret'))
 
 
-def test_it_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keystoneauth1_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     wire.check()
     monkeypatch.setitem(sys.modules, 'keystoneauth1.session', None)
     with pytest.raises(ConfigError, match=r'freezer\[scheduler-api\]'):

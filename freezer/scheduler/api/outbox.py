@@ -1,6 +1,6 @@
-"""What freezer-api has to be told, and has not been yet: a file each, until it has.
+"""Unsent reports to freezer-api: one file each, deleted once it has been sent.
 
-So nothing waits for freezer-api, and nothing is lost with a process.
+So nothing waits for freezer-api, and a killed process loses no report.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ LOG = logging.getLogger(__name__)
 BACKUP, SESSION = 'backup', 'session'
 _VERSION = 1
 _SUFFIX = '.json'
-_REFUSED = '.refused'
+_REJECTED = '.refused'
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
-    """One thing to be told.
+class OutboxItem:
+    """A report.
 
-    :param kind: BACKUP, or SESSION: that a job has ended in its session
-    :param token: nobody else's; it is in the body of a backup
+    :param kind: BACKUP, or SESSION: a job has finished in its session
+    :param token: unique; part of the body of a backup
     """
 
     kind: str
@@ -41,15 +41,15 @@ class Item:
 
 
 class Outbox:
-    """The directory of them. Putting is for any thread, the rest for one."""
+    """The directory of the reports. Any thread may add; one thread does the rest."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def put(self, item: Item) -> Path:
-        """In one step, and on disk.
+    def add(self, item: OutboxItem) -> Path:
+        """Atomic and durable.
 
-        :raises OSError: it is not kept
+        :raises OSError: the report is not stored
         """
         name = f'{item.kind}-{time.time_ns():020}-{item.token}'
         path = self._directory / (name + _SUFFIX)
@@ -58,8 +58,8 @@ class Outbox:
         private.write_json(path, document)
         return path
 
-    def __iter__(self) -> Iterator[Item]:
-        """The oldest first, backups before ends of sessions."""
+    def __iter__(self) -> Iterator[OutboxItem]:
+        """The oldest first, backups before sessions."""
         for path in sorted(self._directory.glob(f'*{_SUFFIX}')):
             item = self._read(path)
             if item is not None:
@@ -68,27 +68,27 @@ class Outbox:
     def __len__(self) -> int:
         return sum(1 for _path in self._directory.glob(f'*{_SUFFIX}'))
 
-    def done(self, item: Item) -> None:
+    def delete(self, item: OutboxItem) -> None:
         item.path.unlink(missing_ok=True)
 
-    def refused(self, item: Item) -> Path:
-        """It will never be taken: it stays to be looked at, and is not tried again."""
-        path = item.path.with_suffix(_REFUSED)
+    def reject(self, item: OutboxItem) -> Path:
+        """Set aside a report that freezer-api will never accept, for the operator."""
+        path = item.path.with_suffix(_REJECTED)
         item.path.replace(path)
         return path
 
-    def _read(self, path: Path) -> Item | None:
+    def _read(self, path: Path) -> OutboxItem | None:
         try:
             given = json.loads(path.read_text(encoding='utf-8'))
             if given.pop('version') != _VERSION:
-                raise ValueError('of another version')
-            return Item(**given, path=path)
+                raise ValueError('unsupported version')
+            return OutboxItem(**given, path=path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            LOG.warning('%s: cannot be read, and stays: %s', path, error)
+            LOG.warning('%s: not sent, cannot be read: %s', path, error)
             return None
 
 
-def token() -> str:
+def new_token() -> str:
     return uuid.uuid4().hex

@@ -1,7 +1,8 @@
-"""freezer-api's calls, version 2, and what their answers mean.
+"""The calls of freezer-api, version 2, and their errors.
 
-The only module that knows keystoneauth1, which is imported when it is used. No call is
-tried again here, but for a token that is not valid any more; each ends in finite time.
+The only module that uses keystoneauth1: an optional dependency ([scheduler-api]), so it
+is imported when it is used. No call is retried here, except with a new token when the
+old one is rejected; every call has a timeout.
 """
 
 import importlib
@@ -16,26 +17,26 @@ from freezer.scheduler.config import Service
 
 LOG = logging.getLogger(__name__)
 
-#: jobs of one answer
+#: jobs per request
 PAGE = 10
-#: of a connection, and between two bytes of an answer
+#: for connecting, and between two bytes of a response
 TIMEOUT_SECONDS = 20.0
 
-# It may be otherwise in a while. 401: after a new token was asked for and given.
-_LATER = (401, 408, 425, 429)
-_LONGEST_REASON = 200
+# Worth a later retry, as is any 5xx. 401: keystoneauth1 has tried a new token.
+_TEMPORARY = (401, 408, 425, 429)
+_MAX_REASON = 200
 _URL = re.compile(r'https?://[^\s:/]+(:\d+)?')
-Document = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-class Away(FreezerError):
-    """freezer-api, or Keystone, does not answer as it would if it were well."""
+class ApiUnavailable(FreezerError):
+    """freezer-api or Keystone is unreachable or returned a server error."""
 
 
-class Refused(FreezerError):
-    """The answer to the same question will be the same.
+class ApiRejected(FreezerError):
+    """freezer-api or Keystone rejected the request; a retry would be rejected as well.
 
-    :param status: of HTTP; 0 if there was none
+    :param status: the HTTP status; 0 if there was none
     """
 
     def __init__(self, text: str, status: int = 0) -> None:
@@ -44,23 +45,23 @@ class Refused(FreezerError):
 
 
 def check() -> None:
-    """:raises ConfigError: what is needed is not installed"""
+    """:raises ConfigError: keystoneauth1 is not installed"""
     try:
         importlib.import_module('keystoneauth1.session')
         importlib.import_module('keystoneauth1.identity.generic')
     except ImportError as error:
         raise ConfigError(
             "keystoneauth1 is not installed: pip install 'freezer[scheduler-api]', or "
-            'give --no-api'
+            'use --no-api'
         ) from error
 
 
 class Api:
-    """freezer-api as one project sees it, or one trust. For one thread.
+    """freezer-api, with the rights of one project or one trust. Not thread-safe.
 
-    :param insecure: certificates are not checked
-    :raises Away: from every call
-    :raises Refused: from every call
+    Every call raises ApiUnavailable or ApiRejected if it fails.
+
+    :param insecure: do not check certificates
     """
 
     def __init__(self, service: Service, insecure: bool, trust_id: str = '') -> None:
@@ -69,13 +70,13 @@ class Api:
         self._trust_id = trust_id
         self._session = self._new_session()
         self._trusts: dict[str, Api] = {}
-        #: how often it has answered as it would if it were well
-        self.answers = 0
-        self._found_project = ''
-        self._found_base = ''
+        #: how many calls have succeeded
+        self.successes = 0
+        self._project_id = ''
+        self._url = ''
 
-    def trusted(self, trust_id: str) -> 'Api':
-        """The same, by a trust; itself without one."""
+    def with_trust(self, trust_id: str) -> 'Api':
+        """freezer-api with the rights of this trust; itself if that is empty."""
         if not trust_id or trust_id == self._trust_id:
             return self
         if trust_id not in self._trusts:
@@ -84,50 +85,50 @@ class Api:
 
     @property
     def project_id(self) -> str:
-        """That the token is for."""
-        if not self._found_project:
-            self._found_project = str(self._ask(self._session.get_project_id) or '')
-            if not self._found_project:
-                raise Away(
-                    'Keystone gave a token for no project: set project-name or '
+        """The project of the token."""
+        if not self._project_id:
+            self._project_id = str(self._keystone(self._session.get_project_id) or '')
+            if not self._project_id:
+                raise ApiUnavailable(
+                    'the token of Keystone has no project: set project-name or '
                     'project-id, and its domain'
                 )
-        return self._found_project
+        return self._project_id
 
     # -- Calls ------------------------------------------------------------------------
 
-    def register(self, client: Document) -> None:
-        """Say who we are; also if we are known already."""
+    def register(self, client: JsonObject) -> None:
+        """Register the client, unless it is registered already."""
         self._call('POST', 'clients/', client, (200, 201, 409))
 
-    def jobs(self, client_id: str, everybodys: bool) -> list[Any]:
-        """All of a client that have not come to their end."""
+    def jobs(self, client_id: str, all_projects: bool) -> list[Any]:
+        """All jobs of a client that are not completed."""
         wanted = {
             'match_not': [{'status': 'completed'}],
             'match': [{'client_id': client_id}],
         }
         found: list[Any] = []
         while True:
-            query = f'limit={PAGE}&offset={len(found)}&all_projects={everybodys}'
+            query = f'limit={PAGE}&offset={len(found)}&all_projects={all_projects}'
             page = self._list('jobs', f'jobs/?{query}', wanted)
             found += page
             if len(page) < PAGE:
                 return found
 
-    def job(self, job_id: str) -> Document | None:
-        """None if there is none."""
+    def job(self, job_id: str) -> JsonObject | None:
+        """None if it does not exist."""
         found = self._call('GET', f'jobs/{quote(job_id, safe="")}', None, (200, 404))
         return found or None
 
-    def update_job(self, job_id: str, changes: Document) -> bool:
-        """Whether the job is there. What is changed is replaced as a whole."""
+    def update_job(self, job_id: str, changes: JsonObject) -> bool:
+        """Replace these keys, each as a whole; False if the job does not exist."""
         return (
             self._call('PATCH', f'jobs/{quote(job_id, safe="")}', changes, (200, 404))
             is not None
         )
 
     def has_backup(self, key: str, value: str) -> bool:
-        """Whether there is one with this in its metadata."""
+        """Whether there is a backup with this in its metadata."""
         wanted = {'match': [{key: value}]}
         return any(
             isinstance(each, dict)
@@ -136,11 +137,11 @@ class Api:
             for each in self._list('backups', 'backups/?limit=10&offset=0', wanted)
         )
 
-    def add_backup(self, backup: Document) -> None:
+    def add_backup(self, backup: JsonObject) -> None:
         self._call('POST', 'backups/', backup, (200, 201))
 
-    def session(self, session_id: str) -> Document:
-        """Empty if there is none."""
+    def session(self, session_id: str) -> JsonObject:
+        """Empty if it does not exist."""
         return (
             self._call(
                 'GET', f'sessions/{quote(session_id, safe="")}', None, (200, 404)
@@ -148,76 +149,79 @@ class Api:
             or {}
         )
 
-    def act(self, session_id: str, action: Document) -> Document:
-        """Start or end a job in a session; what is said to that."""
+    def session_action(self, session_id: str, action: JsonObject) -> JsonObject:
+        """Start or end a job in a session; returns the tag and result."""
         path = f'sessions/{quote(session_id, safe="")}/action'
         return self._call('POST', path, action, (200, 202)) or {}
 
     # -- HTTP -------------------------------------------------------------------------
 
-    def _list(self, what: str, path: str, search: Document) -> list[Any]:
+    def _list(self, what: str, path: str, search: JsonObject) -> list[Any]:
         found = (self._call('GET', path, search, (200,)) or {}).get(what)
         if not isinstance(found, list):
-            raise Away(f'freezer-api answers without a list of {what}')
+            raise ApiUnavailable(f'the response of freezer-api has no list of {what}')
         return found
 
     def _call(
-        self, method: str, path: str, body: Document | None, expected: tuple[int, ...]
-    ) -> Document | None:
-        """The JSON of the answer; None of one that there is no such thing."""
+        self, method: str, path: str, body: JsonObject | None, expected: tuple[int, ...]
+    ) -> JsonObject | None:
+        """The JSON of the response; None for 404 and 409, if they are expected."""
         url = self._base() + path
-        answer = self._ask(
+        answer = self._keystone(
             self._session.request,
             *(url, method),
             json=body,
             raise_exc=False,
-            # Jobs have secrets in them.
+            # Jobs contain secrets.
             log=False,
             headers={'Accept': 'application/json'},
         )
         status = answer.status_code
         if status not in expected:
-            said = f'freezer-api: {method} {path.partition("?")[0]}: {status}'
+            call = f'freezer-api: {method} {path.partition("?")[0]}: {status}'
             reason = _reason(answer)
-            kind = Away if status in _LATER or status >= 500 else Refused
-            if kind is Away:
-                raise Away(f'{said}{reason}')
-            raise Refused(f'{said}{reason}', status)
-        self.answers += 1
+            if status in _TEMPORARY or status >= 500:
+                raise ApiUnavailable(f'{call}{reason}')
+            raise ApiRejected(f'{call}{reason}', status)
+        self.successes += 1
         if status in (404, 409):
             return None
         try:
             found = answer.json()
         except ValueError as error:
-            raise Away(f'freezer-api answers {method} {path} with no JSON') from error
+            raise ApiUnavailable(
+                f'the response of freezer-api to {method} {path} is not JSON'
+            ) from error
         if not isinstance(found, dict):
-            raise Away(f'freezer-api answers {method} {path} with no JSON object')
+            raise ApiUnavailable(
+                f'the response of freezer-api to {method} {path} is not a JSON object'
+            )
         return found
 
     def _base(self) -> str:
-        """With a slash at its end."""
-        if not self._found_base:
-            base = self._service.backup_url or self._ask(
+        """The URL of freezer-api, with a slash at its end."""
+        if not self._url:
+            base = self._service.backup_url or self._keystone(
                 self._session.get_endpoint,
                 service_type='backup',
                 interface=self._service.endpoint_type,
                 region_name=self._service.region_name or None,
             )
             if not base:
-                raise Away(
-                    'the catalogue of Keystone has no service of the type backup, or '
-                    'not in this region: set backup-url'
+                raise ApiUnavailable(
+                    "Keystone's catalog has no backup service in this region: set "
+                    'backup-url'
                 )
             base = str(base).rstrip('/')
             if '/v2' not in base:
                 base += f'/v2/{self.project_id}'
-            self._found_base = base + '/'
-        return self._found_base
+            self._url = base + '/'
+        return self._url
 
     def _new_session(self) -> Any:
         identity = importlib.import_module('keystoneauth1.identity.generic')
         sessions = importlib.import_module('keystoneauth1.session')
-        # It says at length what is said here in a line.
+        # Its errors are long, and reported here in one line.
         logging.getLogger('keystoneauth.identity').setLevel(logging.ERROR)
         service = self._service
         scope = {
@@ -249,38 +253,38 @@ class Api:
             user_agent='freezer-scheduler',
         )
 
-    def _ask(self, call: Any, *arguments: Any, **how: Any) -> Any:
-        """Call keystoneauth1, which may ask Keystone first."""
-        wrong = importlib.import_module('keystoneauth1.exceptions')
+    def _keystone(self, call: Any, *arguments: Any, **options: Any) -> Any:
+        """Call keystoneauth1, which first gets a token if it needs one."""
+        exceptions = importlib.import_module('keystoneauth1.exceptions')
         try:
-            return call(*arguments, **how)
-        except wrong.HTTPClientError as error:
-            said = f'Keystone: {_line(error)}'
+            return call(*arguments, **options)
+        except exceptions.HTTPClientError as error:
+            text = f'Keystone: {_line(error)}'
             if self._trust_id:
-                # Others may be valid.
-                raise Refused(f'{said}; trust {self._trust_id}') from error
-            raise Away(said) from error
-        except wrong.ClientException as error:
-            where, reason = _unreached(error)
+                # Another trust may be valid.
+                raise ApiRejected(f'{text}; trust {self._trust_id}') from error
+            raise ApiUnavailable(text) from error
+        except exceptions.ClientException as error:
+            where, reason = _connection_error(error)
             if where:
-                raise Away(f'{where} cannot be reached: {reason}') from error
-            raise Away(f'Keystone or its catalogue: {_line(error)}') from error
+                raise ApiUnavailable(f'cannot connect to {where}: {reason}') from error
+            raise ApiUnavailable(f'Keystone or its catalog: {_line(error)}') from error
         except ValueError as error:
-            # Of answers that are no JSON, and of URLs that are none.
-            raise Away(f'Keystone or its catalogue: {_line(error)}') from error
+            # A response that is not JSON, or an invalid URL.
+            raise ApiUnavailable(f'Keystone or its catalog: {_line(error)}') from error
 
 
-def _unreached(error: Exception) -> tuple[str, str]:
-    """Where nobody was, and the system's word for why; empty if it is another error."""
-    wrong = importlib.import_module('keystoneauth1.exceptions')
+def _connection_error(error: Exception) -> tuple[str, str]:
+    """The URL, and the reason in the system's words; no URL for another error."""
+    exceptions = importlib.import_module('keystoneauth1.exceptions')
     where = reason = ''
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, wrong.ConnectionError) and not where:
+        if isinstance(cause, exceptions.ConnectionError) and not where:
             found = _URL.search(str(cause))
-            where = found[0] if found else 'it'
-        if isinstance(cause, wrong.ConnectTimeout):
-            reason = 'no answer in time'
+            where = found[0] if found else 'the server'
+        if isinstance(cause, exceptions.ConnectTimeout):
+            reason = 'timed out'
         elif isinstance(cause, OSError) and cause.strerror:
             reason = cause.strerror
         cause = cause.__cause__ or cause.__context__
@@ -288,15 +292,15 @@ def _unreached(error: Exception) -> tuple[str, str]:
 
 
 def _line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:_LONGEST_REASON]
+    return ' '.join(str(error).split())[:_MAX_REASON]
 
 
 def _reason(answer: Any) -> str:
-    """What freezer-api says of it, in a line."""
+    """The error message of freezer-api, in one line."""
     try:
         found: Mapping[str, Any] = answer.json()
-        said = found.get('description') or found.get('title') or ''
+        text = found.get('description') or found.get('title') or ''
     except (ValueError, AttributeError):
         return ''
-    text = ' '.join(str(said).split())[:_LONGEST_REASON]
+    text = ' '.join(str(text).split())[:_MAX_REASON]
     return f': {text}' if text else ''
