@@ -14,6 +14,11 @@ from freezer.scheduler.command_line import absolute, parse
 from freezer.scheduler.documents.document import Document
 
 _JOBS_DIR = '/etc/freezer/scheduler/conf.d'
+# Settings that are the value of the option.
+_UNCHANGED = (
+    *('client_id', 'no_api', 'interval', 'no_daemon', 'insecure', 'disable_exec'),
+    *('concurrent_jobs', 'stop_grace'),
+)
 # The commands that use freezer-api.
 _API_COMMANDS = ('start', 'restart')
 # The scheduler's credentials: agents and their commands do not get them.
@@ -133,17 +138,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         command=conf.command,
         files=tuple(conf.files),
         json=conf.json,
-        client_id=given.client_id,
-        no_api=given.no_api,
+        **{name: given[name] for name in _UNCHANGED},
         jobs_dir=absolute(
             given.jobs_dir or environ.get('FREEZER_SCHEDULER_CONF_D') or _JOBS_DIR
         ),
-        interval=given.interval,
-        no_daemon=given.no_daemon,
-        insecure=given.insecure,
-        disable_exec=given.disable_exec,
-        concurrent_jobs=given.concurrent_jobs,
-        stop_grace=given.stop_grace,
         runtime_dir=absolute(given.runtime_dir or runtime_dir(root, home, environ)),
         state_dir=absolute(given.state_dir or state_dir(root, home)),
         supported={

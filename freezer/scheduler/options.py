@@ -196,20 +196,20 @@ _SYNOPSIS = """\
 _COMMANDS = """\
 start     run the jobs of freezer-api, or with --no-api those in
           --scheduler-jobs-dir, when they are due
-stop      stop the scheduler; running jobs get --scheduler-stop-grace seconds to
-          finish
+stop      stop the scheduler; running jobs get --scheduler-stop-grace seconds
+          to finish
 restart   stop, then start
 reload    check freezer-api or the job files now, not at the next interval
-status    show jobs, last results and next runs; exit code 3 if the scheduler is not
-          running
+status    show jobs, last results and next runs; exit code 3 if the scheduler
+          is not running
 validate  check job files, and show when the jobs will run
 run       run one job file now, in the foreground; the exit code is the agent's
 """
 
 _EPILOG = """\
-Options of the groups scheduler and capabilities also work without the name of the
-group: --no-api. In scheduler.conf they are in sections with these names. Flags
-have an inverse: --scheduler-nodisable-exec.
+Options of the groups scheduler and capabilities also work without the name of
+the group: --no-api. In scheduler.conf they are in sections with these names.
+Flags have an inverse: --scheduler-nodisable-exec.
 
 Examples:
   Check job files; run the jobs of a directory; show their results:

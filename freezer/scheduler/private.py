@@ -8,14 +8,18 @@ number is in it.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from freezer.exceptions import ConfigError
+
+LOG = logging.getLogger(__name__)
+T = TypeVar('T')
 
 #: permissions that the files we make do not give to anyone else
 UMASK = 0o077
@@ -86,6 +90,21 @@ def is_locked(path: Path) -> bool:
     except OSError as error:
         raise ConfigError(f'{path}: {error.strerror or error}') from error
     return False
+
+
+def read_json(path: Path, version: int, convert: Callable[..., T]) -> T | None:
+    """``convert(**document)`` for a file of :func:`write_json`; None if it is missing,
+    or, with a warning in the log, unreadable or of another version."""
+    try:
+        document = json.loads(path.read_text(encoding='utf-8'))
+        if document.pop('version') != version:
+            raise ValueError('unsupported version')
+        return convert(**document)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        LOG.warning('%s: ignored, cannot be read: %s', path, error)
+        return None
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -43,7 +43,7 @@ def status(settings: Settings) -> int:
             'pid': pid,
             'api': api or None,
             'jobs': [record.document() for record in records],
-            'errors': [problem for error in errors for problem in _problems(error)],
+            'errors': _problems(errors),
         }
         print(json.dumps(shown, indent=1))
     else:
@@ -85,7 +85,7 @@ def validate(settings: Settings) -> int:
         shown = {
             'zone': schedule.zone_name(),
             'jobs': [_described(settings, each, now) for each in documents],
-            'errors': [problem for error in errors for problem in _problems(error)],
+            'errors': _problems(errors),
         }
         print(json.dumps(shown, indent=1))
     else:
@@ -113,15 +113,11 @@ def _errors(settings: Settings) -> list[DocumentError]:
         return []
 
 
-def _problems(error: DocumentError) -> list[dict[str, Any]]:
+def _problems(errors: Sequence[DocumentError]) -> list[dict[str, Any]]:
     return [
-        {
-            'path': error.path,
-            'line': problem.line,
-            'key': problem.key,
-            'error': problem.text,
-        }
-        for problem in error.problems
+        {'path': error.path, 'line': each.line, 'key': each.key, 'error': each.text}
+        for error in errors
+        for each in error.problems
     ]
 
 
@@ -163,11 +159,11 @@ def _next_times(document: Document, now: datetime.datetime) -> list[datetime.dat
     if document.wanted != START:
         return []
     when = document.schedule
-    times = schedule.times(when, when.anchor(now))
+    next_run = schedule.next_run(when, when.anchor(now))
     found: list[datetime.datetime] = []
     moment: datetime.datetime | None = now
     while moment is not None and len(found) < _TIMES_SHOWN:
-        moment = times.after(moment)
+        moment = next_run(moment)
         if moment is not None:
             found.append(moment)
     return found

@@ -4,8 +4,7 @@ So nothing waits for freezer-api, and a killed process loses no report.
 """
 
 import dataclasses
-import json
-import logging
+import functools
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from freezer.scheduler import private
-
-LOG = logging.getLogger(__name__)
 
 BACKUP, SESSION = 'backup', 'session'
 _VERSION = 1
@@ -61,7 +58,8 @@ class Outbox:
     def __iter__(self) -> Iterator[OutboxItem]:
         """The oldest first, backups before sessions."""
         for path in sorted(self._directory.glob(f'*{_SUFFIX}')):
-            item = self._read(path)
+            convert = functools.partial(OutboxItem, path=path)
+            item = private.read_json(path, _VERSION, convert)
             if item is not None:
                 yield item
 
@@ -76,18 +74,6 @@ class Outbox:
         path = item.path.with_suffix(_REJECTED)
         item.path.replace(path)
         return path
-
-    def _read(self, path: Path) -> OutboxItem | None:
-        try:
-            given = json.loads(path.read_text(encoding='utf-8'))
-            if given.pop('version') != _VERSION:
-                raise ValueError('unsupported version')
-            return OutboxItem(**given, path=path)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            LOG.warning('%s: not sent, cannot be read: %s', path, error)
-            return None
 
 
 def new_token() -> str:

@@ -122,10 +122,8 @@ class Api:
 
     def update_job(self, job_id: str, changes: JsonObject) -> bool:
         """Replace these keys, each as a whole; False if the job does not exist."""
-        return (
-            self._call('PATCH', f'jobs/{quote(job_id, safe="")}', changes, (200, 404))
-            is not None
-        )
+        path = f'jobs/{quote(job_id, safe="")}'
+        return self._call('PATCH', path, changes, (200, 404)) is not None
 
     def has_backup(self, key: str, value: str) -> bool:
         """Whether there is a backup with this in its metadata."""
@@ -142,12 +140,8 @@ class Api:
 
     def session(self, session_id: str) -> JsonObject:
         """Empty if it does not exist."""
-        return (
-            self._call(
-                'GET', f'sessions/{quote(session_id, safe="")}', None, (200, 404)
-            )
-            or {}
-        )
+        path = f'sessions/{quote(session_id, safe="")}'
+        return self._call('GET', path, None, (200, 404)) or {}
 
     def session_action(self, session_id: str, action: JsonObject) -> JsonObject:
         """Start or end a job in a session; returns the tag and result."""
@@ -224,11 +218,9 @@ class Api:
         # Its errors are long, and reported here in one line.
         logging.getLogger('keystoneauth.identity').setLevel(logging.ERROR)
         service = self._service
+        project = ('id', 'name', 'domain_id', 'domain_name')
         scope = {
-            'project_id': service.project_id,
-            'project_name': service.project_name,
-            'project_domain_id': service.project_domain_id,
-            'project_domain_name': service.project_domain_name,
+            f'project_{each}': getattr(service, f'project_{each}') for each in project
         }
         if self._trust_id:
             scope = {'trust_id': self._trust_id}

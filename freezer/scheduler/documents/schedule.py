@@ -6,10 +6,11 @@ APScheduler's syntax: its day_of_week begins with Monday, 0 or ``mon``.
 
 import dataclasses
 import datetime
+import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from freezer.exceptions import ConfigError
 
@@ -72,9 +73,8 @@ class Schedule:
         return now + FIRST_DELAY
 
 
-class Times(Protocol):
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
-        """The first time after the moment; None if there is none."""
+#: from a moment to the first run after it; None if there is none
+NextRun = Callable[[datetime.datetime], datetime.datetime | None]
 
 
 def format_time(moment: datetime.datetime) -> str:
@@ -141,7 +141,7 @@ def parse(
     return Schedule(), []
 
 
-def times(schedule: Schedule, anchor: datetime.datetime) -> Times:
+def next_run(schedule: Schedule, anchor: datetime.datetime) -> NextRun:
     """:param anchor: what :meth:`Schedule.anchor` returned when the job was new"""
     if schedule.every:
         trigger = _import('apscheduler.triggers.interval').IntervalTrigger(
@@ -150,37 +150,20 @@ def times(schedule: Schedule, anchor: datetime.datetime) -> Times:
             end_date=schedule.end,
             timezone=datetime.UTC,
         )
-        return _Interval(trigger)
+        return functools.partial(_fire_time, trigger)
     if schedule.cron:
         # In UTC, a clock without daylight saving time: _Cron applies the zone.
         trigger = _import('apscheduler.triggers.cron').CronTrigger(
             **dict(schedule.cron), timezone=datetime.UTC
         )
         return _Cron(trigger, zone(), schedule)
-    return _Once(schedule.date or anchor)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Once:
-    at: datetime.datetime
-
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
-        return self.at if self.at > moment else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Interval:
-    """The times of an APScheduler trigger."""
-
-    trigger: Any
-
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
-        return _fire_time(self.trigger, moment)
+    date = schedule.date or anchor
+    return lambda moment: date if date > moment else None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cron:
-    """The times of an APScheduler trigger, converted from local time.
+    """The runs of an APScheduler trigger, converted from local time.
 
     The trigger itself, given the zone, repeats itself in the hour that occurs twice in
     autumn.
@@ -192,7 +175,7 @@ class _Cron:
     zone: datetime.tzinfo
     schedule: Schedule
 
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
+    def __call__(self, moment: datetime.datetime) -> datetime.datetime | None:
         if self.schedule.start and moment < self.schedule.start:
             moment = self.schedule.start - _TICK
         moment = moment.astimezone(datetime.UTC)
@@ -251,7 +234,7 @@ class _Cron:
 
 
 def _fire_time(trigger: Any, moment: datetime.datetime) -> datetime.datetime | None:
-    """The first after the moment. A trigger would return the moment itself."""
+    """The first run after the moment. A trigger would return the moment itself."""
     try:
         found: datetime.datetime | None = trigger.get_next_fire_time(
             None, moment.astimezone(datetime.UTC) + _TICK

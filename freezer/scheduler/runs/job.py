@@ -10,7 +10,7 @@ import logging
 from freezer.scheduler.documents import document as documents
 from freezer.scheduler.documents import schedule
 from freezer.scheduler.documents.document import Document
-from freezer.scheduler.documents.schedule import GRACE, Times
+from freezer.scheduler.documents.schedule import GRACE, NextRun
 from freezer.scheduler.runs.record import (
     ABORTED,
     COMPLETED,
@@ -42,7 +42,7 @@ class ScheduledJob:
         self.document = document
         self._records = records
         self.record = records.load(document.job_id)
-        self._times: Times | None = None
+        self._next_run: NextRun | None = None
         #: the current run
         self.run: JobRun | None = None
         #: it is due, and waits in the queue
@@ -63,7 +63,7 @@ class ScheduledJob:
     @property
     def due(self) -> datetime.datetime | None:
         """The next run; None if the job is not scheduled."""
-        return self.record.due if self._times is not None else None
+        return self.record.due if self._next_run is not None else None
 
     def update(self, document: Document, now: datetime.datetime) -> None:
         """Do what the document says; it may be the same as before."""
@@ -141,8 +141,8 @@ class ScheduledJob:
             return False
         if not self.document.schedule.skips_late_runs or now - due <= GRACE:
             return True
-        assert self._times is not None
-        later = self._times.after(now - GRACE)
+        assert self._next_run is not None
+        later = self._next_run(now - GRACE)
         if later is not None and later <= now:
             return True
         LOG.warning(
@@ -209,10 +209,10 @@ class ScheduledJob:
             record.anchor = wanted.anchor(now)
             # A date may already be past when the file is written.
             record.considered = now - GRACE if wanted.date else now
-            self._times = None
-        if self._times is None:
-            self._times = schedule.times(wanted, record.anchor or now)
-            record.due = self._times.after(record.considered)
+            self._next_run = None
+        if self._next_run is None:
+            self._next_run = schedule.next_run(wanted, record.anchor or now)
+            record.due = self._next_run(record.considered)
             status = self._idle_status()
             if self.run is None:
                 self._set_status(status)
@@ -231,15 +231,15 @@ class ScheduledJob:
             LOG.info('job %s: unscheduled (%s)', self.id, self.document.wanted)
 
     def _unschedule(self) -> None:
-        self._times = None
+        self._next_run = None
         self.queued = False
         self.record.due = None
 
     def _advance(self, now: datetime.datetime) -> None:
         """Mark all times up to now as handled."""
-        if self._times is not None:
+        if self._next_run is not None:
             self.record.considered = now
-            self.record.due = self._times.after(now)
+            self.record.due = self._next_run(now)
 
     def _idle_status(self) -> str:
         return SCHEDULED if self.due else COMPLETED

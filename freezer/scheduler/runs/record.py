@@ -5,7 +5,6 @@ The operator's job files are never written.
 
 import dataclasses
 import datetime
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -86,11 +85,12 @@ class Records:
 
     def load(self, job_id: str) -> Record:
         """The record of the job, or an empty one for a new job."""
-        return self._read(self._path(job_id)) or Record(job_id)
+        path = self._path(job_id)
+        return private.read_json(path, _VERSION, _record) or Record(job_id)
 
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self._directory.glob('*.json')):
-            record = self._read(path)
+            record = private.read_json(path, _VERSION, _record)
             if record is not None:
                 yield record
 
@@ -122,18 +122,9 @@ class Records:
     def _path(self, job_id: str) -> Path:
         return self._directory / f'{quote(job_id, safe="")}.json'
 
-    def _read(self, path: Path) -> Record | None:
-        """None if there is no file, or it is unreadable."""
-        try:
-            given = json.loads(path.read_text(encoding='utf-8'))
-            if given.pop('version') != _VERSION:
-                raise ValueError('unsupported version')
-            for key in _MOMENTS:
-                if given.get(key) is not None:
-                    given[key] = datetime.datetime.fromisoformat(given[key])
-            return Record(**given)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            LOG.warning('%s: ignored, cannot be read: %s', path, error)
-            return None
+
+def _record(**document: Any) -> Record:
+    for key in _MOMENTS:
+        if document.get(key) is not None:
+            document[key] = datetime.datetime.fromisoformat(document[key])
+    return Record(**document)

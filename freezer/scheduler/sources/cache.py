@@ -7,7 +7,6 @@ operator's job files.
 
 import datetime
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from urllib.parse import quote
 from freezer.exceptions import ConfigError
 from freezer.scheduler import private
 from freezer.scheduler.sources.directory import SUFFIX, JobDirectory, Stamp, stamp
-
-LOG = logging.getLogger(__name__)
 
 #: below the state directory, for everything about freezer-api
 FOLDER = 'api'
@@ -147,13 +144,7 @@ def _index(state_dir: Path) -> Path:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding='utf-8'))
-        if found['version'] != _VERSION or not isinstance(found['jobs'], dict):
-            raise ValueError('unsupported version')
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        LOG.warning('%s: ignored, cannot be read: %s', path, error)
-        return {}
-    return dict(found)
+    def convert(jobs: dict[str, str], **others: Any) -> dict[str, Any]:
+        return {'jobs': dict(jobs), **others}
+
+    return private.read_json(path, _VERSION, convert) or {}

@@ -139,13 +139,8 @@ def stamp(path: Path) -> Stamp:
     except FileNotFoundError:
         # A dangling link is reported when it is read.
         found = path.lstat()
-    return (
-        found.st_dev,
-        found.st_ino,
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-    )
+    times = (found.st_mtime_ns, found.st_ctime_ns)
+    return (found.st_dev, found.st_ino, found.st_size, *times)
 
 
 def _unreadable(path: Path, text: str) -> DocumentError:

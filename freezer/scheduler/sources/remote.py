@@ -12,13 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from freezer.scheduler import private
-from freezer.scheduler.api.outbox import BACKUP, SESSION, Outbox, OutboxItem, new_token
+from freezer.scheduler.api.outbox import BACKUP, SESSION, OutboxItem, new_token
 from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Service, Settings
 from freezer.scheduler.documents.document import ApiState, Document
-from freezer.scheduler.sources.cache import FOLDER, ApiJobCache
-from freezer.scheduler.sources.pending import PendingUpdates
 from freezer.scheduler.sources.source import JobListing, JobSource, JobUpdate
 from freezer.scheduler.sources.sync import REPORT_KEY, ApiSync
 from freezer.utils.human import number
@@ -69,19 +66,7 @@ class ApiJobSource(JobSource):
         self, settings: Settings, service: Service, api: Api | None = None
     ) -> None:
         self._interval = settings.interval
-        folder = private.directory(settings.state_dir / FOLDER)
-        account = (*service.owner_key, settings.client_id or '')
-        self._cache = ApiJobCache(
-            private.directory(settings.jobs_dir),
-            settings.state_dir,
-            (*account, str(settings.centralized)),
-        )
-        self._outbox = Outbox(private.directory(folder / 'outbox'))
-        self._pending = PendingUpdates()
-        #: used by the thread, once it has been started
-        self.sync = ApiSync(
-            *(settings, service, self._cache, self._outbox, self._pending, api)
-        )
+        self.sync = ApiSync(settings, service, api)
         self._wakeup = threading.Event()
         self._poll_now = True
         self._stopping = False
@@ -94,10 +79,10 @@ class ApiJobSource(JobSource):
 
     @property
     def place(self) -> str:
-        return f'freezer-api, cached in {self._cache.place}'
+        return f'freezer-api, cached in {self.sync.cache.place}'
 
     def start(self, on_change: Callable[[], None]) -> None:
-        self.sync.start(on_change)
+        self.sync.on_change = on_change
         self._thread = threading.Thread(
             target=self._work, name='freezer-api', daemon=True
         )
@@ -108,12 +93,12 @@ class ApiJobSource(JobSource):
         self._wakeup.set()
 
     def report(self, update: JobUpdate, document: Document) -> None:
-        if self._pending.add(update, document):
+        if self.sync.pending.add(update, document):
             self._wakeup.set()
 
     def on_started(self, document: Document) -> None:
         if document.api is not None and document.api.session_id:
-            self._pending.add_session(document)
+            self.sync.pending.add_session(document)
             self._wakeup.set()
 
     def on_backup(self, document: Document, backup: Mapping[str, Any]) -> None:
@@ -126,7 +111,7 @@ class ApiJobSource(JobSource):
         if document.api is None or not document.api.session_id:
             return
         # A session that has not been started yet is not started any more.
-        self._pending.drop_session(document)
+        self.sync.pending.drop_session(document)
         try:
             self._add(SESSION, document, new_token(), {'result': result})
         except OSError as error:
@@ -144,14 +129,14 @@ class ApiJobSource(JobSource):
         api = document.api or ApiState()
         session_id = api.session_id if kind == SESSION else ''
         project = (api.project_id, api.trust_id)
-        self._outbox.add(
+        self.sync.outbox.add(
             OutboxItem(kind, document.job_id, *project, token, body, session_id)
         )
         self._wakeup.set()
 
     # Last of these: below it, list is not the type.
     def list(self) -> JobListing:
-        return self._cache.list()
+        return self.sync.cache.list()
 
     # -- The thread -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Synchronize with freezer-api: send reports, and cache its jobs. For one thread."""
+"""Synchronize with freezer-api: send reports, and cache its jobs."""
 
 import contextlib
 import logging
@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from freezer.scheduler import private
 from freezer.scheduler.api import registration
 from freezer.scheduler.api.outbox import SESSION, Outbox, OutboxItem
 from freezer.scheduler.api.sessions import SessionTags
 from freezer.scheduler.api.wire import Api, ApiRejected
 from freezer.scheduler.config import Service, Settings
 from freezer.scheduler.documents.document import ApiState, Document
-from freezer.scheduler.sources.cache import ApiJobCache, has_job_id
+from freezer.scheduler.sources.cache import FOLDER, ApiJobCache, has_job_id
 from freezer.scheduler.sources.pending import PendingUpdates
 from freezer.scheduler.sources.source import JobUpdate
 
@@ -28,28 +29,29 @@ _FINAL = (400, 404, 409, 410, 413, 422)
 
 
 class ApiSync:
-    """One round sends all that is pending, and then polls the jobs.
+    """One round sends all that is pending, and then polls the jobs. One thread uses it;
+    the cache may be read, and reports may be added, in other threads.
 
     :param api: for tests; otherwise created in the first round, since that may fail
+    :raises ConfigError: a directory cannot be created
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        service: Service,
-        cache: ApiJobCache,
-        outbox: Outbox,
-        pending: PendingUpdates,
-        api: Api | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, service: Service, api: Api | None) -> None:
+        folder = private.directory(settings.state_dir / FOLDER)
+        account = (*service.owner_key, settings.client_id or '')
+        self.cache = ApiJobCache(
+            private.directory(settings.jobs_dir),
+            settings.state_dir,
+            (*account, str(settings.centralized)),
+        )
+        self.outbox = Outbox(private.directory(folder / 'outbox'))
+        self.pending = PendingUpdates()
         self._settings = settings
         self._service = service
-        self._cache = cache
-        self._outbox = outbox
-        self._pending = pending
         self._api = api
         self._tags = SessionTags()
-        self._tried: set[str] = set()
+        # The previous scheduler may have sent these, and died before it deleted them.
+        self._tried = {item.path.name for item in self.outbox}
         self._not_before: dict[str, float] = {}
         self._ignored: set[str] = set()
         self.client_id = settings.client_id or ''
@@ -57,11 +59,6 @@ class ApiSync:
         self.registered = False
         #: called when a cached job has changed
         self.on_change: Callable[[], None] = lambda: None
-
-    def start(self, on_change: Callable[[], None]) -> None:
-        self.on_change = on_change
-        # The previous scheduler may have sent these, and died before it deleted them.
-        self._tried = {item.path.name for item in self._outbox}
 
     @property
     def successes(self) -> int:
@@ -71,12 +68,12 @@ class ApiSync:
     @property
     def waiting(self) -> int:
         """The number of unsent reports."""
-        return len(self._outbox) + len(self._pending)
+        return len(self.outbox) + len(self.pending)
 
     def write_index(self, error: str) -> None:
         """:param error: of the last round; empty after a success"""
         try:
-            self._cache.write_index(self.client_id, error, self.waiting)
+            self.cache.write_index(self.client_id, error, self.waiting)
         except OSError as failure:
             LOG.error('freezer-api: %s', failure)
 
@@ -102,16 +99,16 @@ class ApiSync:
     # -- Reports ----------------------------------------------------------------------
 
     def _start_sessions(self, api: Api) -> None:
-        for document in self._pending.sessions():
+        for document in self.pending.sessions():
             job_id, state = document.job_id, _state(document)
             with self._log_rejection(f'job {job_id}: start of its session'):
                 trusted = api.with_trust(state.trust_id)
                 self._tags.start(trusted, job_id, state.session_id, state.session_tag)
-            self._pending.drop_session(document)
+            self.pending.drop_session(document)
 
     def _send_outbox(self, api: Api) -> None:
         """Send backups, and ends of sessions."""
-        for item in self._outbox:
+        for item in self.outbox:
             name = item.path.name
             if self._not_before.get(name, 0.0) > time.monotonic():
                 continue
@@ -120,7 +117,7 @@ class ApiSync:
             except ApiRejected as error:
                 self._on_rejected(item, error)
             else:
-                self._outbox.delete(item)
+                self.outbox.delete(item)
                 self._not_before.pop(name, None)
             self._tried.discard(name)
 
@@ -144,9 +141,9 @@ class ApiSync:
             LOG.error('%s; retrying in %d s', text, self._delay(item.path.name))
         elif item.kind == SESSION:
             LOG.warning('%s', text)
-            self._outbox.delete(item)
+            self.outbox.delete(item)
         else:
-            LOG.error('%s; kept as %s', text, self._outbox.reject(item))
+            LOG.error('%s; kept as %s', text, self.outbox.reject(item))
 
     def _delay(self, name: str) -> float:
         seconds = float(self._settings.interval * _REJECTED_INTERVALS)
@@ -155,7 +152,7 @@ class ApiSync:
 
     def _send_updates(self, api: Api) -> None:
         """Send the status and result of jobs."""
-        for update, document in self._pending.updates():
+        for update, document in self.pending.updates():
             job_id = update.job_id
             if self._not_before.get(job_id, 0.0) > time.monotonic():
                 continue
@@ -166,7 +163,7 @@ class ApiSync:
                 LOG.error('job %s: %s; retrying in %d s', job_id, error, seconds)
                 continue
             self._not_before.pop(job_id, None)
-            self._pending.mark_sent(update)
+            self.pending.mark_sent(update)
 
     def _send_update(self, api: Api, update: JobUpdate) -> None:
         # freezer-api replaces the schedule as a whole, and a user may have changed it
@@ -206,10 +203,10 @@ class ApiSync:
             if self._is_ours(api, each)
         }
         for job_id, document in listed.items():
-            if self._cache.document(job_id) != document:
-                self._pending.forget_sent(job_id)
+            if self.cache.document(job_id) != document:
+                self.pending.forget_sent(job_id)
                 self._save(document)
-        for job_id in self._cache.ids - listed.keys():
+        for job_id in self.cache.ids - listed.keys():
             self._check_missing(api, job_id)
         self.write_index('')
 
@@ -240,7 +237,7 @@ class ApiSync:
     def _check_missing(self, api: Api, job_id: str) -> None:
         """Get a job that was not listed. It may exist: the list comes in pages, and a
         job that moves from one to the other in between is in neither."""
-        known = self._cache.document(job_id)
+        known = self.cache.document(job_id)
         with self._log_rejection(f'job {job_id}'):
             found = api.with_trust(_trust_id(known)).job(job_id)
             schedule = (found or {}).get('job_schedule')
@@ -252,13 +249,13 @@ class ApiSync:
                 self._save(found)
 
     def _save(self, document: dict[str, Any]) -> None:
-        if self._cache.save(document):
+        if self.cache.save(document):
             self.on_change()
 
     def _drop(self, job_id: str, reason: str) -> None:
         LOG.info('job %s: %s', job_id, reason)
-        self._cache.drop(job_id)
-        self._pending.forget_sent(job_id)
+        self.cache.drop(job_id)
+        self.pending.forget_sent(job_id)
         self._tags.drop(job_id)
         self.on_change()
 

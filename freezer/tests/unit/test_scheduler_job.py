@@ -261,6 +261,10 @@ def reported(job: ScheduledJob, **schedule: Any) -> Document:
     return api_document(**schedule, status=status, result=result, event=event, **times)
 
 
+def is_reported(job: ScheduledJob) -> bool:
+    return job.pending_update is None
+
+
 def test_job_without_times_in_freezer_api(records: Records) -> None:
     job = ScheduledJob(api_document(), records, NOW)
     assert job.pending_update is not None
@@ -276,7 +280,7 @@ def test_job_without_times_in_freezer_api(records: Records) -> None:
     assert job.pending_update.ended == int((NOW + 3 * SECOND).timestamp())
     # The report does not make it run again, nor does a restart.
     job.update(reported(job), NOW + 4 * SECOND)
-    assert job.pending_update is None
+    assert is_reported(job)
     for each in (job, ScheduledJob(reported(job), records, NOW + 5 * SECOND)):
         assert each.record.status == 'completed'
         assert not each.is_due(NOW + HOUR)
@@ -305,7 +309,7 @@ def test_start_event_is_handled_once(
     assert job.pending_update is not None
     assert job.pending_update.handled_event == 'start'
     job.update(reported(job, **schedule), NOW + 6 * SECOND)
-    assert job.pending_update is None
+    assert is_reported(job)
     # A second start does not change a scheduled job.
     job.update(asked, NOW + 7 * SECOND)
     again = NOW + 9 * SECOND
@@ -320,7 +324,7 @@ def test_events_of_a_scheduled_job(records: Records, event: str) -> None:
     assert job.pending_update is not None
     assert job.pending_update.handled_event == event
     job.update(reported(job, **hourly), NOW)
-    assert job.pending_update is None
+    assert is_reported(job)
     assert job.record.status == ('removed' if event == 'remove' else 'stop')
     assert not job.is_due(NOW + HOUR)
     assert not ScheduledJob(job.document, records, NOW).is_due(NOW + HOUR)
@@ -342,7 +346,7 @@ def test_events_of_a_running_job(records: Records, event: str) -> None:
     assert job.document.api.event == ''
     assert job.record.status == ('removed' if event == 'remove' else 'completed')
     assert not job.is_due(NOW + 9 * HOUR)
-    assert job.pending_update is None
+    assert is_reported(job)
 
 
 def test_start_cancels_the_stop_of_a_running_job(records: Records) -> None:

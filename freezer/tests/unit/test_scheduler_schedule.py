@@ -42,11 +42,11 @@ def parse(**given: Any) -> Schedule:
 def times(
     made: Schedule, count: int, moment: datetime.datetime = NOW
 ) -> list[datetime.datetime]:
-    found = schedule.times(made, made.anchor(moment))
+    next_run = schedule.next_run(made, made.anchor(moment))
     after: datetime.datetime | None = moment
     moments: list[datetime.datetime] = []
     while after is not None and len(moments) < count:
-        after = found.after(after)
+        after = next_run(after)
         if after is not None:
             moments.append(after)
     return moments
