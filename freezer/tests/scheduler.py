@@ -173,5 +173,11 @@ class Scheduler:
         )
         return self.record(name)
 
+    def until_successes(self, name: str, count: int) -> None:
+        """Wait until the job has succeeded so many times."""
+        until(
+            lambda: self.record(name).get('successes', 0) >= count, lambda: self.logged
+        )
+
     def until_logged(self, text: str) -> None:
         until(lambda: text in self.logged, lambda: f'not logged: {text}\n{self.logged}')

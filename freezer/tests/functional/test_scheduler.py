@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import stat
 import threading
 import time
@@ -18,6 +17,7 @@ from freezer.tests import servers, trees
 from freezer.tests.agent import HOST, PART, Agent, LocalStore, S3Store, missed
 from freezer.tests.proxy import Proxy
 from freezer.tests.scheduler import Scheduler, document, executes, until
+from freezer.tests.servers.base import free_ports
 
 EXAMPLES = Path(__file__).parents[3] / 'etc/freezer/scheduler'
 
@@ -48,6 +48,11 @@ def s3(store: S3Store, **options: Any) -> dict[str, Any]:
         'backup_name': 'bk',
         **options,
     }
+
+
+def always(command: str, **schedule: Any) -> dict[str, Any]:
+    """A job that runs this command again and again."""
+    return document(executes(command), schedule_interval='continuous', **schedule)
 
 
 def lines(path: Path) -> list[str]:
@@ -91,39 +96,26 @@ def test_the_examples(store: S3Store, tree: Path, tmp_path: Path) -> None:
     here = {'backups/web1': store.container}
     with Scheduler(tmp_path / 'scheduler', store.env) as scheduler:
         scheduler.start()
+        daily = {**here, '/etc"': f'{tree}"'}
         scheduler.job(
-            'daily',
-            example(
-                'daily-s3', {**here, '/etc"': f'{tree}"'}, schedule_interval='2 seconds'
-            ),
+            'daily', example('daily-s3', daily, schedule_interval='2 seconds')
         )
-        until(
-            lambda: scheduler.record('daily').get('successes', 0) > 1,
-            lambda: scheduler.logged,
-        )
-        scheduler.job(
-            'minimal',
-            example('minimal', {**here, '/home': str(tree)}, schedule_date=soon()),
-        )
-        scheduler.job(
-            'drill',
-            example(
-                'restore-drill',
-                {**here, '/var/tmp/restore-drill': str(drill)},
-            ),
-        )
+        scheduler.until_successes('daily', 2)
+        minimal = {**here, '/home': str(tree)}
+        scheduler.job('minimal', example('minimal', minimal, schedule_date=soon()))
+        restored = {**here, '/var/tmp/restore-drill': str(drill)}
+        scheduler.job('drill', example('restore-drill', restored))
         scheduler.until('minimal', status='completed', result='success')
         scheduler.until('drill', status='completed', result='success')
-        daily = scheduler.record('daily')
-    assert daily['failures'] == 0
-    assert daily['backup']['curr_backup_level'] >= 1
+        record = scheduler.record('daily')
+    assert record['failures'] == 0
+    assert record['backup']['curr_backup_level'] >= 1
     assert not drill.exists()
     assert 'level 0' in scheduler.logged
     assert 'level 1' in scheduler.logged
-    restored = tmp_path / 'restored'
     options = ('--storage', 's3', '--container', store.container)
     for name in ('etc', 'home'):
-        target = restored / name
+        target = tmp_path / 'restored' / name
         agent = Agent(store, name)
         agent.options = (*options, '--backup-name', name)
         agent.restore(target).check()
@@ -146,14 +138,10 @@ def soon() -> str:
 def test_endpoint_is_down(
     scheduler: Scheduler, store: S3Store, tree: Path, tmp_path: Path
 ) -> None:
-    with socket.socket() as unused:
-        unused.bind(('127.0.0.1', 0))
-        endpoint = f'http://127.0.0.1:{unused.getsockname()[1]}'
+    (port,) = free_ports(1)
+    endpoint = f'http://127.0.0.1:{port}'
     after = tmp_path / 'after'
-    down = s3(store, path_to_backup=str(tree)) | {
-        'endpoint': endpoint,
-        's3_retry_budget': 0,
-    }
+    down = s3(store, path_to_backup=str(tree), endpoint=endpoint, s3_retry_budget=0)
     scheduler.start()
     scheduler.job(
         'down',
@@ -168,18 +156,16 @@ def test_endpoint_is_down(
     assert record['exit_code'] == 1
     assert 'Error: ' in record['error']
     assert endpoint in record['error']
-    said = scheduler.logged
-    assert said.count('job down: backup exited with 1') == 3
-    assert 'try 2 of 3 in 1 s' in said
-    assert 'try 3 of 3 in 1 s' in said
-    assert 'exec skipped' in said
+    log = scheduler.logged
+    assert log.count('job down: backup exited with 1') == 3
+    assert log.count('try 2 of 3 in 1 s') == log.count('try 3 of 3 in 1 s') == 1
+    assert 'exec skipped' in log
+    assert 'max_retry_interval: is now spelled max_retries_interval' in log
     # A mandatory action runs, and the job has failed all the same.
     assert after.exists()
     assert not Path(f'{after}-skipped').exists()
     assert store.is_untouched()
-    result = scheduler.call('status')
-    assert 'fail' in result.out
-    assert 'max_retry_interval: is now spelled max_retries_interval' in said
+    assert 'fail' in scheduler.call('status').out
 
 
 @contextlib.contextmanager
@@ -267,13 +253,9 @@ def test_job_files_are_changed_and_deleted(
 ) -> None:
     one, two, three = (tmp_path / name for name in ('one', 'two', 'three'))
     scheduler.start()
-    path = scheduler.job(
-        'a', document(executes(f'touch {one}'), schedule_interval='continuous')
-    )
+    path = scheduler.job('a', always(f'touch {one}'))
     until(one.exists)
-    scheduler.job(
-        'a', document(executes(f'touch {two}'), schedule_interval='continuous')
-    )
+    scheduler.job('a', always(f'touch {two}'))
     until(two.exists)
     # With a typo in its file, the job goes on as before.
     path.write_text('{"job_actions": [\n')
@@ -392,11 +374,7 @@ def test_stale_pid_file(scheduler: Scheduler) -> None:
 def test_agent_outlives_the_scheduler(scheduler: Scheduler, tmp_path: Path) -> None:
     fifo, log = tmp_path / 'fifo', tmp_path / 'log'
     os.mkfifo(fifo)
-    job = document(
-        executes(f"sh -c 'echo begin >>{log}; cat {fifo}'"),
-        schedule_interval='continuous',
-    )
-    scheduler.job('a', job)
+    scheduler.job('a', always(f"sh -c 'echo begin >>{log}; cat {fifo}'"))
     scheduler.start()
     with fifo.open('w'):
         (pid,) = agents(scheduler)
@@ -426,16 +404,16 @@ def test_d31_exec_is_disabled(scheduler: Scheduler, tmp_path: Path) -> None:
 
 def test_d33_remove(scheduler: Scheduler, tmp_path: Path) -> None:
     log = tmp_path / 'log'
-    act = executes(f"sh -c 'echo >>{log}'")
+    command = f"sh -c 'echo >>{log}'"
     scheduler.start()
-    scheduler.job('a', document(act, schedule_interval='continuous'))
+    scheduler.job('a', always(command))
     until(log.exists)
-    scheduler.job('a', document(act, schedule_interval='continuous', event='remove'))
+    scheduler.job('a', always(command, event='remove'))
     scheduler.until('a', status='removed')
     count = len(lines(log))
     # Other jobs go on.
     scheduler.job('b', document(executes('true'), schedule_interval='2 seconds'))
-    until(lambda: scheduler.record('b').get('successes', 0) > 1)
+    scheduler.until_successes('b', 2)
     assert len(lines(log)) == count
 
 
@@ -521,7 +499,7 @@ def test_secrets_are_nowhere(
     with Cmdlines() as cmdlines:
         scheduler.start('--debug')
         scheduler.until('bad', status='completed', result='fail')
-        until(lambda: scheduler.record('good').get('successes', 0) > 1)
+        scheduler.until_successes('good', 2)
         status = scheduler.call('status', '--json')
         assert scheduler.call('validate', scheduler.jobs).code == 1
         run = scheduler.call('run', scheduler.jobs / 'bad.conf')

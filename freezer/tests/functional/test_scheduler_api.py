@@ -110,10 +110,8 @@ def test_backup_restore_stop_and_delete(
         scheduler.until_logged(f'as client {client.client_id}')
         known = plane.call('GET', f'clients/{client.client_id}')['client']
         assert known['supported_storages'] == ['local', 's3']
-        assert (known['supported_engines'], known['supported_modes']) == (
-            ['tar'],
-            ['fs'],
-        )
+        assert known['supported_engines'] == ['tar']
+        assert known['supported_modes'] == ['fs']
         backup = document(s3(store, action='backup', path_to_backup=str(tree)))
         path = tmp_path / 'job.json'
         path.write_text(json.dumps(backup))
@@ -124,14 +122,9 @@ def test_backup_restore_stop_and_delete(
         job_id = json.loads(shown)['Job ID']
         client.until(job_id, status='completed', result='success')
         (backup_metadata,) = client.backups(job_id)
-        assert (
-            backup_metadata['backup_name'],
-            backup_metadata['curr_backup_level'],
-        ) == ('bk', 0)
-        assert (backup_metadata['container'], backup_metadata['hostname']) == (
-            store.container,
-            HOST,
-        )
+        expected = {'backup_name': 'bk', 'curr_backup_level': 0, 'hostname': HOST}
+        assert expected.items() <= backup_metadata.items()
+        assert backup_metadata['container'] == store.container
         # job-start runs it again.
         client.freezer('job-start', job_id)
         until(lambda: len(client.backups(job_id)) == 2, lambda: scheduler.logged)
@@ -237,17 +230,10 @@ def test_outages_of_everything(
         'hostname': HOST,
     }
     job_id = client.create(document(backup, schedule_interval='3 seconds'))
-    until(
-        lambda: scheduler.record(job_id).get('successes', 0) > 0,
-        lambda: scheduler.logged,
-    )
+    scheduler.until_successes(job_id, 1)
 
     def another_run() -> None:
-        runs = scheduler.record(job_id)['successes']
-        until(
-            lambda: scheduler.record(job_id)['successes'] > runs,
-            lambda: scheduler.logged,
-        )
+        scheduler.until_successes(job_id, scheduler.record(job_id)['successes'] + 1)
 
     with outage(control_plane, 'api'):
         another_run()

@@ -250,10 +250,10 @@ def test_d31_rejected_job_does_not_stay_running(make: Any, records: Records) -> 
 def reported(job: ScheduledJob, **schedule: Any) -> Document:
     """The document of the job once freezer-api has its update."""
     update = job.pending_update
-    cloud = job.document.api
-    assert cloud is not None
-    status, result, event = cloud.status, cloud.result, cloud.event
-    times = {'time_started': cloud.started, 'time_ended': cloud.ended}
+    api = job.document.api
+    assert api is not None
+    status, result, event = api.status, api.result, api.event
+    times = {'time_started': api.started, 'time_ended': api.ended}
     if update is not None:
         status, result = update.status, update.result
         times = {'time_started': update.started, 'time_ended': update.ended}

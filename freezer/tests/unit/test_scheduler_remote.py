@@ -13,16 +13,21 @@ import pytest
 
 from freezer.scheduler import config
 from freezer.scheduler.api import outbox
+from freezer.scheduler.api.outbox import new_token
 from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Settings
 from freezer.scheduler.documents.document import Document
-from freezer.scheduler.sources import remote
 from freezer.scheduler.sources.cache import connection_state
-from freezer.scheduler.sources.remote import ApiJobSource, Backoff
+from freezer.scheduler.sources.remote import (
+    LONGEST_DELAY_SECONDS,
+    ApiJobSource,
+    Backoff,
+)
 from freezer.scheduler.sources.source import JobUpdate
 
 CLIENT = 'c.example'
 INFO = {'action': 'info', 'storage': 'local', 'container': '/backups'}
+TRUST = {'trust_id': 't', 'trustor_user_id': 'u'}
 BACKUP = {'curr_backup_level': 0, 'time_stamp': 7, 'backup_name': 'bk'}
 
 
@@ -138,14 +143,51 @@ class FakeApi:
         return {'result': result, 'session_tag': self.sessions[session_id]}
 
 
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
+class Remote:
+    """A source of jobs on a fake API."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.api = FakeApi()
+        self.settings = settings
+        self.outbox = settings.state_dir / 'api/outbox'
+        self.source = self.new_source()
+
+    def new_source(self, **changes: Any) -> ApiJobSource:
+        """Another one with the same directories, as after a restart."""
+        settings = dataclasses.replace(self.settings, **changes)
+        assert settings.service is not None
+        return ApiJobSource(settings, settings.service, self.api)  # type: ignore[arg-type]
+
+    def add(self, job_id: str = 'a', **changes: Any) -> Document:
+        """Add a job to the API; returns its document in the cache."""
+        self.api.add(job_id, **changes)
+        self.poll()
+        return self.jobs()[job_id]
+
+    def poll(self) -> None:
+        self.source.sync.round(poll=True)
+
+    def send(self) -> None:
+        self.source.sync.round(poll=False)
+
+    def jobs(self, source: ApiJobSource | None = None) -> dict[str, Document]:
+        return (source or self.source).list().documents
+
+    def report(self, job_id: str = 'a', **changes: Any) -> None:
+        self.source.report(update(job_id, **changes), self.jobs()[job_id])
+
+
+def update(job_id: str, **changes: Any) -> JobUpdate:
+    return dataclasses.replace(JobUpdate(job_id, 'scheduled', '', -1, -1), **changes)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith('.')}
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    made = config.load(
+def remote(tmp_path: Path) -> Remote:
+    settings = config.load(
         (
             *('start', '--client-id', CLIENT, '--jobs-dir', str(tmp_path / 'jobs')),
             *('--scheduler-state-dir', str(tmp_path / 'state')),
@@ -153,45 +195,20 @@ def settings(tmp_path: Path) -> Settings:
         {'OS_AUTH_URL': 'http://k/v3', 'OS_USERNAME': 'u', 'OS_PASSWORD': 'pw/secret'},
     )
     (tmp_path / 'state').mkdir()
-    return made
-
-
-def source(api: FakeApi, settings: Settings, **changes: Any) -> ApiJobSource:
-    assert settings.service is not None
-    settings = dataclasses.replace(settings, **changes)
-    service = settings.service
-    assert service is not None
-    return ApiJobSource(settings, service, api)  # type: ignore[arg-type]
+    return Remote(settings)
 
 
 @pytest.fixture
-def jobs(api: FakeApi, settings: Settings) -> ApiJobSource:
-    return source(api, settings)
-
-
-def listed(jobs: ApiJobSource) -> dict[str, Document]:
-    return jobs.list().documents
-
-
-def update(job_id: str, **changes: Any) -> JobUpdate:
-    plain = JobUpdate(job_id, 'scheduled', '', -1, -1)
-    return dataclasses.replace(plain, **changes)
-
-
-def report(jobs: ApiJobSource, job_id: str, **changes: Any) -> None:
-    jobs.report(update(job_id, **changes), listed(jobs)[job_id])
-
-
-def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith('.')}
+def api(remote: Remote) -> FakeApi:
+    return remote.api
 
 
 # -- Registration ----------------------------------------------------------------------
 
 
-def test_registers_once(api: FakeApi, jobs: ApiJobSource) -> None:
-    jobs.sync.round(poll=True)
-    jobs.sync.round(poll=True)
+def test_registers_once(api: FakeApi, remote: Remote) -> None:
+    remote.poll()
+    remote.poll()
     (client,) = api.clients
     assert client['client_id'] == CLIENT
     assert client['supported_storages'] == ('local', 's3')
@@ -201,16 +218,14 @@ def test_registers_once(api: FakeApi, jobs: ApiJobSource) -> None:
     assert 'is_central' not in client
 
 
-def test_registered_capabilities(api: FakeApi, settings: Settings) -> None:
-    supported = {**settings.supported, 'storages': frozenset({'s3', 'swift'})}
-    jobs = source(
-        *(api, settings),
+def test_registered_capabilities(api: FakeApi, remote: Remote) -> None:
+    source = remote.new_source(
         client_id=None,
         disable_exec=True,
         centralized=True,
-        supported=supported,
+        supported={**remote.settings.supported, 'storages': {'s3', 'swift'}},
     )
-    jobs.sync.round(poll=True)
+    source.sync.round(poll=True)
     (client,) = api.clients
     assert client['client_id'] == f'p_{client["hostname"]}'
     assert client['supported_storages'] == ('s3',)
@@ -222,138 +237,123 @@ def test_registered_capabilities(api: FakeApi, settings: Settings) -> None:
 # -- Jobs ------------------------------------------------------------------------------
 
 
-def test_jobs_are_cached(api: FakeApi, jobs: ApiJobSource, settings: Settings) -> None:
+def test_jobs_are_cached(api: FakeApi, remote: Remote) -> None:
     api.add('a')
-    (settings.jobs_dir / 'mine.conf').write_text('{"job_actions": []}')
-    (settings.jobs_dir / 'job_old.conf').write_text(json.dumps(api.add('old')))
+    folder = remote.settings.jobs_dir
+    (folder / 'mine.conf').write_text('{"job_actions": []}')
+    (folder / 'job_old.conf').write_text(json.dumps(api.add('old')))
     del api.documents['old']
     changes = []
-    jobs.start(lambda: changes.append(1))
-    jobs.stop()
-    jobs.sync.round(poll=True)
-    assert list(listed(jobs)) == ['a']
+    remote.source.start(lambda: changes.append(1))
+    remote.source.stop()
+    remote.poll()
+    assert list(remote.jobs()) == ['a']
     assert changes
-    path = settings.jobs_dir / 'job_a.conf'
+    path = folder / 'job_a.conf'
     assert path.stat().st_mode & 0o777 == 0o600
     # Other files stay.
-    assert files(settings.jobs_dir) == {'mine.conf', 'job_old.conf', 'job_a.conf'}
+    assert files(folder) == {'mine.conf', 'job_old.conf', 'job_a.conf'}
     # An unchanged job is not written again, and is the same object.
-    before, document = path.stat().st_ino, listed(jobs)['a']
-    jobs.sync.round(poll=True)
+    before, document = path.stat().st_ino, remote.jobs()['a']
+    remote.poll()
     assert path.stat().st_ino == before
-    assert listed(jobs)['a'] is document
+    assert remote.jobs()['a'] is document
     # The next scheduler knows it without freezer-api.
-    assert list(listed(source(api, settings))) == ['a']
+    assert list(remote.jobs(remote.new_source())) == ['a']
 
 
-def test_cache_belongs_to_one_client(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings
-) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
+def test_cache_belongs_to_one_client(api: FakeApi, remote: Remote) -> None:
+    remote.add()
     api.fails['*'] = ApiUnavailable('unreachable')
-    other = source(api, settings, client_id='d.example')
+    other = remote.new_source(client_id='d.example')
     with pytest.raises(ApiUnavailable):
         other.sync.round(poll=True)
-    assert listed(other) == {}
+    assert remote.jobs(other) == {}
     # The files are deleted only when freezer-api answers: it may be a typo.
-    assert list(listed(source(api, settings))) == ['a']
+    assert list(remote.jobs(remote.new_source())) == ['a']
     api.fails.clear()
     other.sync.round(poll=True)
-    assert files(settings.jobs_dir) == set()
+    assert files(remote.settings.jobs_dir) == set()
 
 
-def test_deleted_and_completed_jobs(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings
-) -> None:
+def test_deleted_and_completed_jobs(api: FakeApi, remote: Remote) -> None:
     for job_id in 'abc':
-        api.add(job_id)
-    jobs.sync.round(poll=True)
+        remote.add(job_id)
     del api.documents['a']
     api.schedule('b')['status'] = 'completed'
     # It exists, but was missing from the list, which comes in pages.
     api.unlisted.add('c')
-    jobs.sync.round(poll=True)
-    assert list(listed(jobs)) == ['c']
-    assert files(settings.jobs_dir) == {'job_c.conf'}
+    remote.poll()
+    assert list(remote.jobs()) == ['c']
+    assert files(remote.settings.jobs_dir) == {'job_c.conf'}
 
 
 @pytest.mark.parametrize('fault', [ApiUnavailable('503'), ApiRejected('403', 403)])
+@pytest.mark.parametrize('call', ['jobs', 'job'])
 def test_errors_remove_no_job(
-    api: FakeApi, jobs: ApiJobSource, fault: Exception
+    api: FakeApi, remote: Remote, fault: Exception, call: str
 ) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
-    for call in ('jobs', 'job'):
-        api.fails = {call: fault}
-        api.unlisted = {'a'} if call == 'job' else set()
-        if call == 'jobs' or isinstance(fault, ApiUnavailable):
-            with pytest.raises((ApiUnavailable, ApiRejected)):
-                jobs.sync.round(poll=True)
-        else:
-            jobs.sync.round(poll=True)
-        assert list(listed(jobs)) == ['a']
+    remote.add()
+    api.fails = {call: fault}
+    api.unlisted = {'a'} if call == 'job' else set()
+    try:
+        remote.poll()
+    except (ApiUnavailable, ApiRejected):
+        assert call == 'jobs' or isinstance(fault, ApiUnavailable)
+    else:
+        assert call == 'job'
+        assert isinstance(fault, ApiRejected)
+    assert list(remote.jobs()) == ['a']
 
 
 def test_malformed_documents(
-    api: FakeApi, jobs: ApiJobSource, caplog: pytest.LogCaptureFixture
+    api: FakeApi, remote: Remote, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.malformed = [
-        None,
-        3,
-        {},
-        {'job_id': None},
-        {'job_id': 'x' * 65},
-        {'job_id': ''},
+        *(None, 3, {}, {'job_id': None}, {'job_id': 'x' * 65}, {'job_id': ''})
     ]
     api.add('a')
     api.add('b', job_actions='none')
-    api.add('c', job_schedule=None, user_credentials=[])
-    api.documents['c']['job_schedule'] = {}
+    api.add('c', job_schedule={}, user_credentials=[])
     for _poll in range(2):
-        jobs.sync.round(poll=True)
-    listing = jobs.list()
+        remote.poll()
+    listing = remote.source.list()
     assert list(listing.documents) == ['a']
     assert len(listing.errors) == 2
     assert 'job_actions: must be a list' in caplog.text
     assert caplog.text.count('no valid job_id') == 1
 
 
-def test_d34_missing_keys(api: FakeApi, jobs: ApiJobSource) -> None:
-    job = api.add('a')
+def test_d34_missing_keys(api: FakeApi, remote: Remote) -> None:
+    job = api.add('a', job_schedule={})
     for key in ('session_id', 'session_tag', 'project_id', 'user_id'):
         del job[key]
-    job['job_schedule'] = {}
     job['job_actions'][0]['freezer_action'] = {**INFO, 'priority': None, 'mode': None}
-    jobs.sync.round(poll=True)
-    assert listed(jobs)['a'].wanted == 'start'
+    remote.poll()
+    assert remote.jobs()['a'].wanted == 'start'
 
 
-def test_jobs_of_other_projects_and_clients(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings
-) -> None:
+def test_jobs_of_other_projects_and_clients(api: FakeApi, remote: Remote) -> None:
     api.add('mine')
     api.add('anothers', project_id='q')
     api.add('clients', client_id='d')
-    trust = {'trust_id': 't', 'trustor_user_id': 'u'}
-    api.add('trusted', project_id='q', user_credentials=trust)
-    jobs.sync.round(poll=True)
-    assert set(listed(jobs)) == {'mine', 'trusted'}
-    central = source(api, settings, centralized=True)
+    api.add('trusted', project_id='q', user_credentials=TRUST)
+    remote.poll()
+    assert set(remote.jobs()) == {'mine', 'trusted'}
+    central = remote.new_source(centralized=True)
     central.sync.round(poll=True)
-    assert set(listed(central)) == {'trusted'}
+    assert set(remote.jobs(central)) == {'trusted'}
 
 
-# -- Updates ----------------------------------------------------------------------
+# -- Updates ---------------------------------------------------------------------------
 
 
-def test_update_of_a_job(api: FakeApi, jobs: ApiJobSource) -> None:
-    api.add('a', job_schedule={'schedule_interval': '1 hours', 'event': 'start'})
-    jobs.sync.round(poll=True)
-    report(jobs, 'a', status='running', started=5, handled_event='start')
+def test_update_of_a_job(api: FakeApi, remote: Remote) -> None:
+    remote.add(job_schedule={'schedule_interval': '1 hours', 'event': 'start'})
+    remote.report(status='running', started=5, handled_event='start')
     # A user changes the job meanwhile.
     api.schedule('a')['schedule_interval'] = '2 hours'
-    jobs.sync.round(poll=False)
+    remote.send()
     assert api.schedule('a') == {
         'schedule_interval': '2 hours',
         'event': '',
@@ -362,167 +362,138 @@ def test_update_of_a_job(api: FakeApi, jobs: ApiJobSource) -> None:
         'time_started': 5,
         'time_ended': -1,
     }
-    known = listed(jobs)['a']
+    known = remote.jobs()['a']
     assert known.api is not None
     assert (known.api.status, known.api.event) == ('running', '')
     assert str(known.schedule) == 'every 7200 s'
     # It is sent once.
-    report(jobs, 'a', status='running', started=5, handled_event='start')
+    remote.report(status='running', started=5, handled_event='start')
     count = len(api.calls)
-    jobs.sync.round(poll=False)
+    remote.send()
     assert len(api.calls) == count
 
 
-def test_new_event_is_not_overwritten(api: FakeApi, jobs: ApiJobSource) -> None:
-    api.add('a', job_schedule={'event': 'start'})
-    jobs.sync.round(poll=True)
-    report(jobs, 'a', status='running', handled_event='start')
+def test_new_event_is_not_overwritten(api: FakeApi, remote: Remote) -> None:
+    remote.add(job_schedule={'event': 'start'})
+    remote.report(status='running', handled_event='start')
     api.schedule('a')['event'] = 'abort'
-    jobs.sync.round(poll=False)
+    remote.send()
     assert api.schedule('a')['event'] == 'abort'
-    assert listed(jobs)['a'].wanted == 'abort'
+    assert remote.jobs()['a'].wanted == 'abort'
 
 
-def test_overwritten_update_is_sent_again(api: FakeApi, jobs: ApiJobSource) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
-    report(jobs, 'a', status='scheduled')
-    jobs.sync.round(poll=False)
+def test_overwritten_update_is_sent_again(api: FakeApi, remote: Remote) -> None:
+    remote.add()
+    remote.report(status='scheduled')
+    remote.send()
     # As freezer-api does for job-start.
     api.schedule('a').update(status='', event='start')
-    jobs.sync.round(poll=True)
-    report(jobs, 'a', status='scheduled', handled_event='start')
-    jobs.sync.round(poll=False)
+    remote.poll()
+    remote.report(status='scheduled', handled_event='start')
+    remote.send()
     assert api.schedule('a')['status'] == 'scheduled'
     assert api.schedule('a')['event'] == ''
 
 
-def test_newest_update_is_sent(api: FakeApi, jobs: ApiJobSource) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
+def test_newest_update_is_sent(api: FakeApi, remote: Remote) -> None:
+    remote.add()
     api.fails['*'] = ApiUnavailable('unreachable')
     for status in ('running', 'scheduled', 'running', 'completed'):
-        report(jobs, 'a', status=status)
+        remote.report(status=status)
         with pytest.raises(ApiUnavailable):
-            jobs.sync.round(poll=False)
+            remote.send()
     api.fails.clear()
-    jobs.sync.round(poll=False)
+    remote.send()
     assert api.schedule('a')['status'] == 'completed'
     assert api.names().count('update_job') == 1
 
 
-def test_update_of_a_deleted_job(api: FakeApi, jobs: ApiJobSource) -> None:
-    for job_id in 'ab':
-        api.add(job_id)
-    jobs.sync.round(poll=True)
-    for job_id in 'ab':
-        report(jobs, job_id, status='running')
+def test_update_of_a_deleted_job(api: FakeApi, remote: Remote) -> None:
+    for document in (remote.add('a'), remote.add('b')):
+        remote.report(document.job_id, status='running')
     del api.documents['a']
     api.after['job'] = lambda: api.documents.pop('b', None)
-    jobs.sync.round(poll=False)
-    assert listed(jobs) == {}
+    remote.send()
+    assert remote.jobs() == {}
 
 
-def test_rejection_does_not_stop_other_jobs(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings
-) -> None:
+def test_rejection_does_not_stop_other_jobs(api: FakeApi, remote: Remote) -> None:
     api.trusts['t'] = bad = FakeApi()
     bad.fails['*'] = ApiRejected('Keystone: no such trust')
-    trust = {'trust_id': 't', 'trustor_user_id': 'u'}
-    api.add('a', user_credentials=trust)
-    api.add('b')
-    jobs.sync.round(poll=True)
-    documents = listed(jobs)
-    for job_id in 'ab':
-        jobs.on_backup(documents[job_id], BACKUP)
-        report(jobs, job_id, status='running')
-    jobs.sync.round(poll=True)
+    for document in (remote.add('a', user_credentials=TRUST), remote.add('b')):
+        remote.source.on_backup(document, BACKUP)
+        remote.report(document.job_id, status='running')
+    remote.poll()
     assert [each['job_id'] for each in api.backups] == ['b']
     assert api.schedule('b')['status'] == 'running'
     count = len(bad.calls)
-    jobs.sync.round(poll=False)
+    remote.send()
     # It is not retried at once.
     assert len(bad.calls) == count
-    assert len(files(settings.state_dir / 'api/outbox')) == 1
+    assert len(files(remote.outbox)) == 1
 
 
 # -- Backups ---------------------------------------------------------------------------
 
 
-def test_backup_is_reported(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings
-) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
-    document = listed(jobs)['a']
-    jobs.on_backup(document, BACKUP)
+def test_backup_is_reported(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
+    remote.source.on_backup(document, BACKUP)
     # A dry run makes no backup.
-    jobs.on_backup(document, {**BACKUP, 'dry_run': True})
-    folder = settings.state_dir / 'api/outbox'
-    (path,) = folder.iterdir()
+    remote.source.on_backup(document, {**BACKUP, 'dry_run': True})
+    (path,) = remote.outbox.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
-    jobs.sync.round(poll=False)
+    remote.send()
     (backup,) = api.backups
     assert backup.pop('report_id')
     assert backup == {**BACKUP, 'job_id': 'a'}
-    assert files(folder) == set()
+    assert files(remote.outbox) == set()
     assert 'has_backup' not in api.names()
 
 
-def test_lost_response_makes_no_second_backup(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings
-) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
+def test_lost_response_makes_no_second_backup(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
 
-    def lose() -> None:
+    def lose_response() -> None:
+        api.after['add_backup'] = fail
+        remote.source.on_backup(document, BACKUP)
+        with pytest.raises(ApiUnavailable):
+            remote.send()
+
+    def fail() -> None:
         raise ApiUnavailable('the connection was closed')
 
     for _backup in range(2):
-        api.after['add_backup'] = lose
-        jobs.on_backup(listed(jobs)['a'], BACKUP)
-        with pytest.raises(ApiUnavailable):
-            jobs.sync.round(poll=False)
-        jobs.sync.round(poll=False)
+        lose_response()
+        remote.send()
     assert len(api.backups) == 2
     # After a restart as well.
-    api.after['add_backup'] = lose
-    jobs.on_backup(listed(jobs)['a'], BACKUP)
-    with pytest.raises(ApiUnavailable):
-        jobs.sync.round(poll=False)
-    after = source(api, settings)
-    after.start(lambda: None)
-    after.stop()
-    after.sync.round(poll=False)
+    lose_response()
+    remote.new_source().sync.round(poll=False)
     assert len(api.backups) == 3
-    assert files(settings.state_dir / 'api/outbox') == set()
+    assert files(remote.outbox) == set()
 
 
 @pytest.mark.parametrize('status, retried', [(400, False), (403, True)])
 def test_rejected_backup_is_kept(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings, status: int, retried: bool
+    api: FakeApi, remote: Remote, status: int, retried: bool
 ) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
+    document = remote.add()
     api.fails['add_backup'] = ApiRejected('no', status)
-    jobs.on_backup(listed(jobs)['a'], BACKUP)
-    jobs.sync.round(poll=False)
-    (name,) = files(settings.state_dir / 'api/outbox')
+    remote.source.on_backup(document, BACKUP)
+    remote.send()
+    (name,) = files(remote.outbox)
     assert name.endswith('.json' if retried else '.refused')
     api.fails.clear()
-    after = source(api, settings)
-    after.sync.round(poll=False)
+    remote.new_source().sync.round(poll=False)
     assert len(api.backups) == retried
 
 
-def test_unreadable_report_is_kept(
-    api: FakeApi, jobs: ApiJobSource, settings: Settings
-) -> None:
-    folder = settings.state_dir / 'api/outbox'
-    (folder / 'backup-0.json').write_text('{')
-    (folder / 'backup-1.json').write_text('{"version": 9}')
-    jobs.sync.round(poll=True)
-    assert len(files(folder)) == 2
+def test_unreadable_report_is_kept(remote: Remote) -> None:
+    (remote.outbox / 'backup-0.json').write_text('{')
+    (remote.outbox / 'backup-1.json').write_text('{"version": 9}')
+    remote.poll()
+    assert len(files(remote.outbox)) == 2
 
 
 # -- Sessions --------------------------------------------------------------------------
@@ -530,76 +501,70 @@ def test_unreadable_report_is_kept(
 
 @pytest.mark.parametrize('known, there, tag', [(0, 0, 1), (2, 5, 6), (9, 3, 4)])
 def test_session_tag(
-    api: FakeApi, jobs: ApiJobSource, known: int, there: int, tag: int
+    api: FakeApi, remote: Remote, known: int, there: int, tag: int
 ) -> None:
     """The tag is equal, too low, and too high (the session was created anew)."""
     api.sessions['s'] = there
-    api.add('a', session_id='s', session_tag=known)
-    jobs.sync.round(poll=True)
-    document = listed(jobs)['a']
-    jobs.on_started(document)
-    report(jobs, 'a', status='running', started=5)
-    jobs.sync.round(poll=False)
+    document = remote.add(session_id='s', session_tag=known)
+    remote.source.on_started(document)
+    remote.report(status='running', started=5)
+    remote.send()
     assert api.sessions['s'] == tag
     assert api.documents['a']['session_tag'] == tag
-    jobs.on_finished(document, 'fail')
-    jobs.sync.round(poll=False)
+    remote.source.on_finished(document, 'fail')
+    remote.send()
     end = {'job_id': 'a', 'current_tag': tag, 'result': 'fail'}
     assert api.calls[-1] == ('session_action', {'end': end})
 
 
-def test_two_jobs_start_a_session_together(api: FakeApi, jobs: ApiJobSource) -> None:
+def test_two_jobs_start_a_session_together(api: FakeApi, remote: Remote) -> None:
     """Within the hold-off time, the second job gets the tag of the first."""
     api.sessions['s'] = 0
     for job_id in 'ab':
-        api.add(job_id, session_id='s')
-    jobs.sync.round(poll=True)
-    act = api.session_action
+        remote.add(job_id, session_id='s')
+    session_action = api.session_action
 
     def held_off(session_id: str, action: dict[str, Any]) -> dict[str, Any]:
         if api.sessions['s'] == 0:
-            return act(session_id, action)
+            return session_action(session_id, action)
         tag = action['start']['current_tag']
         return {'result': 'success' if tag < 1 else 'hold-off', 'session_tag': 1}
 
     api.session_action = held_off  # type: ignore[method-assign]
     for job_id in 'aba':
-        jobs.on_started(listed(jobs)[job_id])
-        report(jobs, job_id, status='running', started=len(api.calls))
-        jobs.sync.round(poll=False)
+        remote.source.on_started(remote.jobs()[job_id])
+        remote.report(job_id, status='running', started=len(api.calls))
+        remote.send()
     assert api.sessions['s'] == 1
     assert {each['session_tag'] for each in api.documents.values()} == {1}
 
 
-def test_session_during_an_outage(api: FakeApi, jobs: ApiJobSource) -> None:
+def test_session_during_an_outage(api: FakeApi, remote: Remote) -> None:
     """A finished run is not started any more; results are sent in order."""
     api.sessions['s'] = 0
-    api.add('a', session_id='s')
-    jobs.sync.round(poll=True)
-    document = listed(jobs)['a']
+    document = remote.add(session_id='s')
     api.fails['*'] = ApiUnavailable('unreachable')
-    jobs.on_started(document)
+    remote.source.on_started(document)
     with pytest.raises(ApiUnavailable):
-        jobs.sync.round(poll=False)
-    jobs.on_finished(document, 'fail')
-    jobs.on_started(document)
-    jobs.on_finished(document, 'success')
+        remote.send()
+    remote.source.on_finished(document, 'fail')
+    remote.source.on_started(document)
+    remote.source.on_finished(document, 'success')
     api.fails.clear()
-    jobs.sync.round(poll=False)
-    acts = [what for name, what in api.calls if name == 'session_action']
-    assert ['start' in act for act in acts] == [True, False, False]
-    assert [act['end']['result'] for act in acts[1:]] == ['fail', 'success']
+    remote.send()
+    actions = [what for name, what in api.calls if name == 'session_action']
+    assert ['start' in each for each in actions] == [True, False, False]
+    assert [each['end']['result'] for each in actions[1:]] == ['fail', 'success']
 
 
-def test_deleted_session(api: FakeApi, jobs: ApiJobSource) -> None:
-    api.add('a', session_id='s')
-    jobs.sync.round(poll=True)
+def test_deleted_session(api: FakeApi, remote: Remote) -> None:
+    document = remote.add(session_id='s')
     api.fails['session_action'] = ApiRejected('job_id not found in session', 400)
     api.fails['session'] = ApiRejected('404', 404)
-    jobs.on_started(listed(jobs)['a'])
-    jobs.on_finished(listed(jobs)['a'], 'success')
-    jobs.on_backup(listed(jobs)['a'], BACKUP)
-    jobs.sync.round(poll=False)
+    remote.source.on_started(document)
+    remote.source.on_finished(document, 'success')
+    remote.source.on_backup(document, BACKUP)
+    remote.send()
     assert len(api.backups) == 1
     assert api.names().count('session_action') == 1
 
@@ -612,7 +577,7 @@ def test_backoff() -> None:
     assert backoff.on_success() is None
     delays = [backoff.on_failure() for _try in range(30)]
     for number, delay in enumerate(delays):
-        longest = min(2.0**number, remote.LONGEST_DELAY_SECONDS)
+        longest = min(2.0**number, LONGEST_DELAY_SECONDS)
         assert longest / 2 <= delay <= longest
     assert len(set(delays)) > 20
     assert backoff.on_success() is not None
@@ -621,85 +586,80 @@ def test_backoff() -> None:
     assert Backoff(3600.0).on_failure() >= 1800.0
 
 
-def test_outage_causes_few_calls(
-    api: FakeApi, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = source(api, settings)
-    api.add('a')
-    jobs.sync.round(poll=True)
-    document = listed(jobs)['a']
-    api.fails['*'] = ApiUnavailable('unreachable')
-    before = len(api.calls)
-    jobs.start(lambda: None)
-    began = time.monotonic()
-    while time.monotonic() - began < 1.0:
-        jobs.on_backup(document, BACKUP)
-        jobs.report(update('a', started=len(api.calls)), document)
-        time.sleep(0.02)
-    assert len(api.calls) - before <= 2
-    assert connection_state(settings.state_dir)['error'] == 'unreachable'
-    # A refresh retries at once.
-    api.fails.clear()
-    jobs.refresh()
+def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
-    while files(settings.state_dir / 'api/outbox'):
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    jobs.stop()
+
+
+def test_outage_causes_few_calls(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
+    api.fails['*'] = ApiUnavailable('unreachable')
+    before = len(api.calls)
+    remote.source.start(lambda: None)
+    began = time.monotonic()
+    while time.monotonic() - began < 1.0:
+        remote.source.on_backup(document, BACKUP)
+        remote.source.report(update('a', started=len(api.calls)), document)
+        time.sleep(0.02)
+    assert len(api.calls) - before <= 2
+    assert connection_state(remote.settings.state_dir)['error'] == 'unreachable'
+    # A refresh retries at once.
+    api.fails.clear()
+    remote.source.refresh()
+    wait_until(lambda: not files(remote.outbox))
+    remote.source.stop()
     assert len(api.backups) > 10
     # It registers again: the database may be new.
     assert len(api.clients) == 2
-    assert connection_state(settings.state_dir)['error'] == ''
+    assert connection_state(remote.settings.state_dir)['error'] == ''
 
 
 def test_partial_outage_does_not_increase_the_delay(
-    api: FakeApi, settings: Settings
+    api: FakeApi, remote: Remote
 ) -> None:
     """As while freezer-api starts: each failure counts as the first."""
-    jobs = source(api, settings, interval=0.02)
+    source = remote.new_source(interval=0.02)
     api.fails['jobs'] = ApiUnavailable('500')
-    jobs.start(lambda: None)
-    deadline = time.monotonic() + 30
+    source.start(lambda: None)
     # With doubling delays this would take minutes.
-    while api.names().count('jobs') < 15:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    jobs.stop()
+    wait_until(lambda: api.names().count('jobs') >= 15)
+    source.stop()
 
 
-def test_bug_does_not_stop_the_thread(api: FakeApi, jobs: ApiJobSource) -> None:
+def test_bug_does_not_stop_the_thread(api: FakeApi, remote: Remote) -> None:
     api.add('a')
     api.fails['*'] = OSError('No space left on device')
     polled = threading.Event()
-    jobs.start(polled.set)
+    remote.source.start(polled.set)
     time.sleep(0.1)
     api.fails.clear()
-    jobs.refresh()
+    remote.source.refresh()
     assert polled.wait(30)
-    jobs.stop()
-    assert list(listed(jobs)) == ['a']
+    remote.source.stop()
+    assert list(remote.jobs()) == ['a']
 
 
-def test_stop_sends_pending_reports(api: FakeApi, jobs: ApiJobSource) -> None:
-    api.add('a')
-    jobs.sync.round(poll=True)
-    jobs.start(lambda: None)
-    jobs.on_backup(listed(jobs)['a'], BACKUP)
-    report(jobs, 'a', status='scheduled', result='aborted')
-    jobs.stop()
+def test_stop_sends_pending_reports(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
+    remote.source.start(lambda: None)
+    remote.source.on_backup(document, BACKUP)
+    remote.report(status='scheduled', result='aborted')
+    remote.source.stop()
     assert len(api.backups) == 1
     assert api.schedule('a')['result'] == 'aborted'
 
 
 def test_stop_has_a_timeout(
-    api: FakeApi, jobs: ApiJobSource, monkeypatch: pytest.MonkeyPatch
+    api: FakeApi, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, 'STOP_SECONDS', 0.1)
+    monkeypatch.setattr('freezer.scheduler.sources.remote.STOP_SECONDS', 0.1)
     released = threading.Event()
     api.after['jobs'] = lambda: released.wait(30)
-    jobs.start(lambda: None)
+    remote.source.start(lambda: None)
     began = time.monotonic()
-    jobs.stop()
+    remote.source.stop()
     assert time.monotonic() - began < 10
     released.set()
 
@@ -707,9 +667,7 @@ def test_stop_has_a_timeout(
 def test_outbox_is_in_order(tmp_path: Path) -> None:
     box = outbox.Outbox(tmp_path)
     for number in range(3):
-        box.add(
-            outbox.OutboxItem('backup', str(number), '', '', outbox.new_token(), {})
-        )
+        box.add(outbox.OutboxItem('backup', str(number), '', '', new_token(), {}))
     assert [item.job_id for item in box] == ['0', '1', '2']
     assert len(box) == 3
 

@@ -31,8 +31,8 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
 
     def run(code: str, *actions: dict[str, Any]) -> JobRun:
         begin = 'import os, signal, sys, time\njob = open(sys.argv[2]).read()\n'
-        told = (sys.executable, '-c', begin + textwrap.dedent(code))
-        monkeypatch.setattr(runner, 'AGENT', told)
+        command = (sys.executable, '-c', begin + textwrap.dedent(code))
+        monkeypatch.setattr(runner, 'AGENT', command)
         given = actions or ({'freezer_action': BACKUP},)
         text = json.dumps({'job_actions': given})
         made = document.parse('/a.conf', text.encode(), 'a')
