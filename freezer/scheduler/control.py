@@ -34,14 +34,14 @@ class PidFile:
     """
 
     def __init__(self, runtime_dir: Path) -> None:
-        self._path = runtime_dir / _PID_FILE
+        self.path = runtime_dir / _PID_FILE
 
     def take(self) -> private.Lock:
         """Lock it, until this process exits, or the daemon that it forks.
 
         :raises ConfigError: another scheduler holds it
         """
-        lock = private.Lock(self._path)
+        lock = private.Lock(self.path)
         for _try in range(_TRIES):
             if lock.take():
                 os.ftruncate(lock.fd, 0)
@@ -60,24 +60,21 @@ class PidFile:
     def process(self) -> int | None:
         """The pid of the running scheduler; None if none is running."""
         deadline = time.monotonic() + _NUMBER_SECONDS
-        while private.is_locked(self._path):
+        while private.is_locked(self.path):
             number = self._number()
             if number is not None:
                 return number
             if time.monotonic() > deadline:
                 raise FreezerError(
-                    f'{self._path} is locked, but contains no pid: another program '
+                    f'{self.path} is locked, but contains no pid: another program '
                     f'holds it (fuser shows which)'
                 )
             time.sleep(_TRY_SECONDS)
         return None
 
-    def is_held(self) -> bool:
-        return private.is_locked(self._path)
-
     def _number(self) -> int | None:
         try:
-            return int(self._path.read_text())
+            return int(self.path.read_text())
         except (OSError, ValueError):
             return None
 
@@ -112,7 +109,7 @@ def stop(settings: Settings) -> int:
         return 0
     _send(number, signal.SIGTERM)
     deadline = time.monotonic() + settings.stop_grace + _EXIT_SECONDS
-    while pid_file.is_held():
+    while private.is_locked(pid_file.path):
         if time.monotonic() > deadline:
             raise FreezerError(
                 f'process {number} has not stopped; its log shows why. kill -KILL '

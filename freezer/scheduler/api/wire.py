@@ -256,13 +256,11 @@ class Api:
                 # Another trust may be valid.
                 raise ApiRejected(f'{text}; trust {self._trust_id}') from error
             raise ApiUnavailable(text) from error
-        except exceptions.ClientException as error:
+        except (exceptions.ClientException, ValueError) as error:
+            # ValueError: a response that is not JSON, or an invalid URL.
             where, reason = _connection_error(error)
             if where:
                 raise ApiUnavailable(f'cannot connect to {where}: {reason}') from error
-            raise ApiUnavailable(f'Keystone or its catalog: {_line(error)}') from error
-        except ValueError as error:
-            # A response that is not JSON, or an invalid URL.
             raise ApiUnavailable(f'Keystone or its catalog: {_line(error)}') from error
 
 

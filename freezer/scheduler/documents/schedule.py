@@ -97,10 +97,6 @@ def zone() -> datetime.tzinfo:
     return found
 
 
-def zone_name() -> str:
-    return str(zone())
-
-
 def parse(
     given: Mapping[str, Any],
 ) -> tuple[Schedule | None, list[tuple[str, str]]]:

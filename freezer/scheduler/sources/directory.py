@@ -1,5 +1,6 @@
 """Job files in a directory, reread when they change."""
 
+import dataclasses
 import logging
 import os
 import stat
@@ -33,14 +34,12 @@ def read(path: Path, in_api: bool = False) -> Document:
     if stat.S_ISREG(found.st_mode) and found.st_mode & stat.S_IWOTH:
         # Anyone who can write to it can run commands as the scheduler's user.
         raise _unreadable(path, 'is writable by everyone; chmod 600 it')
-    return document.parse(str(path), content, path.name.removesuffix(SUFFIX), in_api)
-
-
-def readable_by_others(path: str) -> bool:
-    try:
-        return bool(os.stat(path).st_mode & stat.S_IROTH)
-    except OSError:
-        return False
+    default_id = path.name.removesuffix(SUFFIX)
+    parsed = document.parse(str(path), content, default_id, in_api)
+    if parsed.has_secrets and found.st_mode & stat.S_IROTH:
+        remark = Problem(1, '', 'contains a secret, and everyone can read it')
+        return dataclasses.replace(parsed, remarks=(*parsed.remarks, remark))
+    return parsed
 
 
 def is_job_file(name: str) -> bool:
@@ -128,8 +127,6 @@ class JobDirectory(JobSource):
         self._documents[path] = loaded
         for remark in loaded.remarks:
             LOG.warning('%s, %s', path, remark)
-        if loaded.has_secrets and readable_by_others(loaded.path):
-            LOG.warning('%s contains a secret and is readable by everyone', path)
 
 
 def stamp(path: Path) -> Stamp:

@@ -17,7 +17,7 @@ EXEC = {'action': 'exec', 'command': 'true'}
 
 
 def write(path: Path, **top: Any) -> Path:
-    path.write_text(json.dumps({'job_actions': [{'freezer_action': EXEC}], **top}))
+    path.write_text(json.dumps({'job_actions': [{'freezer_action': EXEC}]} | top))
     return path
 
 
@@ -93,6 +93,16 @@ def test_file_that_everyone_can_write_to(tmp_path: Path) -> None:
     path.chmod(0o666)
     with pytest.raises(DocumentError, match='writable by everyone'):
         directory.read(path)
+
+
+def test_secret_that_everyone_can_read(tmp_path: Path) -> None:
+    action = {'action': 'info', 'storage': 'local', 'secret_key': 'sk/secret'}
+    path = write(tmp_path / 'a.conf', job_actions=[{'freezer_action': action}])
+    path.chmod(0o644)
+    (remark,) = directory.read(path).remarks
+    assert str(remark) == 'line 1: contains a secret, and everyone can read it'
+    path.chmod(0o640)
+    assert directory.read(path).remarks == ()
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
