@@ -109,6 +109,8 @@ class Scheduler:
                 stdout=log,
                 stderr=log,
                 env=self.env,
+                # The scheduler has to set its own.
+                umask=0,
             )
         until(
             lambda: self.logged.count(_STARTED) > before or self.ended,

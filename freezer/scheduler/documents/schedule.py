@@ -97,9 +97,7 @@ def zone() -> datetime.tzinfo:
     return found
 
 
-def parse(
-    given: Mapping[str, Any],
-) -> tuple[Schedule | None, list[tuple[str, str]]]:
+def parse(given: Mapping[str, Any]) -> tuple[Schedule | None, list[tuple[str, str]]]:
     """Parse the times in ``job_schedule``.
 
     :returns: the schedule, or None if there is a problem; and (key, message) of each

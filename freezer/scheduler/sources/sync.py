@@ -78,9 +78,7 @@ class ApiSync:
             LOG.error('freezer-api: %s', failure)
 
     def round(self, poll: bool) -> None:
-        """:raises ApiUnavailable: the rest of the round is skipped
-        :raises ApiRejected: likewise
-        """
+        """Raises ApiUnavailable or ApiRejected; the rest of the round is then skipped."""
         if self._api is None:
             self._api = Api(self._service, self._settings.insecure)
         api = self._api

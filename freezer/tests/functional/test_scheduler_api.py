@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import stat
@@ -15,7 +14,14 @@ import pytest
 
 from freezer.tests import servers, trees
 from freezer.tests.agent import HOST, PART, LocalStore, S3Store, missed
-from freezer.tests.functional.test_scheduler import Cmdlines, agents, is_alive, s3
+from freezer.tests.functional.test_scheduler import (
+    Cmdlines,
+    agents,
+    assert_private,
+    is_alive,
+    s3,
+    texts,
+)
 from freezer.tests.proxy import Proxy
 from freezer.tests.scheduler import Scheduler, document, executes, until
 from freezer.tests.servers.control_plane import PASSWORD, ControlPlane
@@ -102,11 +108,7 @@ def test_backup_restore_stop_and_delete(
         client = ApiClient(scheduler, plane, 'unused')
         scheduler.source = ()
         client.client_id = f'{plane.project_id}_{socket.gethostname()}'
-        before = os.umask(0)
-        try:
-            scheduler.start('--debug')
-        finally:
-            os.umask(before)
+        scheduler.start('--debug')
         scheduler.until_logged(f'as client {client.client_id}')
         known = plane.call('GET', f'clients/{client.client_id}')['client']
         assert known['supported_storages'] == ['local', 's3']
@@ -150,19 +152,13 @@ def test_backup_restore_stop_and_delete(
         status = scheduler.call('status')
         assert 'freezer-api' in status.out
         scheduler.stop()
-    texts = [scheduler.logged, status.out, json.dumps(backup_metadata)]
-    for folder in (scheduler.runtime, scheduler.state, Path(scheduler.env['HOME'])):
-        for each in folder.rglob('*'):
-            if each.is_file():
-                texts.append(each.read_text(errors='replace'))
-            if folder != Path(scheduler.env['HOME']):
-                assert stat.S_IMODE(each.stat().st_mode) & 0o077 == 0, each
-    for secret in (PASSWORD, store.server.secret_key):
-        assert not any(secret in text for text in texts)
+    assert_private(scheduler)
+    found = [*texts(scheduler), status.out, json.dumps(backup_metadata)]
     ours = [line for line in cmdlines.seen if b'freezer.main' in line]
     assert ours
-    assert not any(store.server.secret_key.encode() in line for line in ours)
-    assert not any(PASSWORD.encode() in line for line in ours)
+    for secret in (PASSWORD, store.server.secret_key):
+        assert not any(secret in text for text in found)
+        assert not any(secret.encode() in line for line in ours)
 
 
 def test_agents_do_not_get_the_credentials(client: ApiClient, tmp_path: Path) -> None:

@@ -31,39 +31,20 @@ def problems(text: str | bytes) -> list[str]:
 
 def test_document_of_freezer_api() -> None:
     made = parse(
-        json.dumps(
-            {
-                '_version': 3,
-                'client_id': 'project_host',
-                'job_id': 'e7181e5e2c75431f8f2a8b0a1c3f6a0b',
-                'user_id': 'u',
-                'project_id': 'p',
-                'description': 'nightly',
-                'session_id': '',
-                'session_tag': 0,
-                'user_credentials': {},
-                'job_actions': [
-                    {
-                        'action_id': 'x',
-                        'freezer_action': {**INFO, 'mode': 'fs', 'snapshot': None},
-                        'mandatory': True,
-                        'max_retries': '5',
-                        'max_retries_interval': 6,
-                    }
-                ],
-                'job_schedule': {
-                    'event': '',
-                    'status': 'running',
-                    'result': 'success',
-                    'current_pid': 4711,
-                    'time_created': 1,
-                    'time_started': 2,
-                    'time_ended': -1,
-                    'schedule_date': '',
-                    'schedule_interval': '12 hours',
-                },
-            }
-        )
+        """
+        {"_version": 3, "client_id": "project_host", "user_id": "u", "project_id": "p",
+         "job_id": "e7181e5e2c75431f8f2a8b0a1c3f6a0b", "description": "nightly",
+         "session_id": "", "session_tag": 0, "user_credentials": {},
+         "job_actions": [
+          {"action_id": "x", "mandatory": true,
+           "max_retries": "5", "max_retries_interval": 6,
+           "freezer_action": {"action": "info", "storage": "local", "mode": "fs",
+                              "container": "/backups", "snapshot": null}}],
+         "job_schedule": {
+          "event": "", "status": "running", "result": "success", "current_pid": 4711,
+          "time_created": 1, "time_started": 2, "time_ended": -1,
+          "schedule_date": "", "schedule_interval": "12 hours"}}
+        """
     )
     (action,) = made.actions
     assert made.job_id == 'e7181e5e2c75431f8f2a8b0a1c3f6a0b'
@@ -89,17 +70,25 @@ def test_d34_missing_event_and_pid_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    'given, wanted',
+    'given, in_file, in_api',
     [
-        ({'status': 'stop'}, 'stop'),
-        ({'status': 'stop', 'event': 'start'}, 'start'),
-        ({'status': 'completed'}, 'start'),
-        ({'event': 'abort'}, 'abort'),
-        ({'event': 'remove'}, 'remove'),
+        ({}, 'start', 'start'),
+        ({'status': 'scheduled'}, 'start', 'start'),
+        ({'status': 'running'}, 'start', 'start'),
+        ({'status': 'stop'}, 'stop', 'stop'),
+        ({'status': 'removed'}, 'start', 'remove'),
+        ({'status': 'completed'}, 'start', 'rest'),
+        ({'status': 'stop', 'event': 'start'}, 'start', 'start'),
+        ({'status': 'completed', 'event': 'start'}, 'start', 'start'),
+        ({'status': 'scheduled', 'event': 'abort'}, 'abort', 'abort'),
+        ({'event': 'remove'}, 'remove', 'remove'),
     ],
 )
-def test_wanted(given: dict[str, str], wanted: str) -> None:
-    assert parse(job(job_schedule=given)).wanted == wanted
+def test_wanted(given: dict[str, str], in_file: str, in_api: str) -> None:
+    text = job(job_schedule=given)
+    assert parse(text).wanted == in_file
+    parsed = document.parse('/a.conf', text.encode(), 'a', in_api=True)
+    assert parsed.wanted == in_api
 
 
 def test_legacy_max_retry_interval() -> None:
@@ -263,24 +252,6 @@ def test_timing_changes_with_the_times() -> None:
     # A job without times runs again when its file changes.
     assert timing() != timing(status='running')
     assert schedule.KEYS
-
-
-@pytest.mark.parametrize(
-    'given, wanted',
-    [
-        ({}, document.START),
-        ({'status': 'scheduled'}, document.START),
-        ({'status': 'running'}, document.START),
-        ({'status': 'stop'}, document.STOP),
-        ({'status': 'removed'}, document.REMOVE),
-        ({'status': 'completed'}, document.REST),
-        ({'status': 'completed', 'event': 'start'}, document.START),
-        ({'status': 'scheduled', 'event': 'abort'}, document.ABORT),
-    ],
-)
-def test_wanted_in_freezer_api(given: dict[str, str], wanted: str) -> None:
-    text = job(job_schedule=given).encode()
-    assert document.parse('/a.conf', text, 'a', in_api=True).wanted == wanted
 
 
 def test_api_state() -> None:

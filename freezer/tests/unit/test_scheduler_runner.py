@@ -42,6 +42,10 @@ def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Make]:
     lock.close()
 
 
+def action(name: str, **others: Any) -> dict[str, Any]:
+    return {'freezer_action': {**BACKUP, 'backup_name': name}, **others}
+
+
 def abort_when(path: Path, run: JobRun, for_good: bool = False) -> RunResult:
     """Execute the run, and abort it when the agent has created a file."""
 
@@ -132,11 +136,7 @@ def test_mandatory_actions_run_after_an_abort(
 ) -> None:
     log = tmp_path / 'log'
     actions = [
-        {
-            'freezer_action': {**BACKUP, 'backup_name': name},
-            'mandatory': name != 'other',
-            'max_retries': 3,
-        }
+        action(name, mandatory=name != 'other', max_retries=3)
         for name in ('first', 'other', 'last')
     ]
     run = make(
@@ -170,19 +170,16 @@ def test_agent_that_succeeds_during_an_abort(make: Make, tmp_path: Path) -> None
 
 
 def test_no_retries_while_the_scheduler_stops(make: Make) -> None:
-    action = {'freezer_action': BACKUP, 'max_retries': 1, 'max_retries_interval': 600}
-    run = make('sys.exit(3)', action)
+    retries = {'max_retries': 1, 'max_retries_interval': 600}
+    run = make('sys.exit(3)', action('bk', **retries))
     threading.Timer(0.1, run.skip_retries).start()
     result = run.execute()
     assert (result.result, result.exit_code) == ('fail', 3)
 
 
 def test_success_after_a_failure_is_a_failure(make: Make) -> None:
-    def act(name: str) -> dict[str, Any]:
-        return {'freezer_action': {**BACKUP, 'backup_name': name}, 'mandatory': True}
-
-    run = make('sys.exit(4 if "bad" in job else 0)', act('bad'), act('good'))
-    result = run.execute()
+    actions = [action(name, mandatory=True) for name in ('bad', 'good')]
+    result = make('sys.exit(4 if "bad" in job else 0)', *actions).execute()
     assert (result.result, result.exit_code) == ('fail', 4)
 
 

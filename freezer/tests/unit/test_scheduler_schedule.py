@@ -126,8 +126,7 @@ def test_given_hour_when_the_clock_changes() -> None:
 
 @pytest.mark.parametrize('moment', [SPRING, AUTUMN])
 @pytest.mark.parametrize(
-    'given, minutes',
-    [({'minute': '0'}, 60), ({'hour': '*', 'minute': '*/15'}, 15)],
+    'given, minutes', [({'minute': '0'}, 60), ({'hour': '*', 'minute': '*/15'}, 15)]
 )
 def test_any_hour_when_the_clock_changes(
     moment: datetime.datetime, given: dict[str, str], minutes: int
@@ -180,9 +179,7 @@ def test_times_are_formatted_with_their_offset() -> None:
     assert str(parse(date=NOW.isoformat())) == 'once, at 2026-01-31 13:00:00+01:00'
 
 
-def test_apscheduler_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_apscheduler_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'apscheduler.triggers.cron', None)
     with pytest.raises(ConfigError, match=r"pip install 'freezer\[scheduler\]'"):
         schedule.parse({'schedule_hour': 1})
