@@ -42,10 +42,10 @@ SCHEDULER_OPTS = (
         metavar=usage.PATH,
         short='f',
         deprecated_opts=_old_names('jobs-dir', 'conf'),
-        help='Directory with the job files, *.conf; or a single job file. With '
-        'freezer-api, its jobs are cached there as job_<id>.conf; other files are left '
-        'alone and not run. Default: FREEZER_SCHEDULER_CONF_D in the environment, or '
-        '/etc/freezer/scheduler/conf.d.',
+        help='Directory with the job files, whose names end in .conf; or a single job '
+        'file. With freezer-api, its jobs are cached there as job_<id>.conf; other '
+        'files are left alone and not run. Default: FREEZER_SCHEDULER_CONF_D in the '
+        'environment, or /etc/freezer/scheduler/conf.d.',
     ),
     cfg.IntOpt(
         'interval',

@@ -78,7 +78,7 @@ class ApiSync:
             LOG.error('freezer-api: %s', failure)
 
     def round(self, poll: bool) -> None:
-        """Raises ApiUnavailable or ApiRejected; the rest of the round is then skipped."""
+        """Raises ApiUnavailable or ApiRejected, and skips the rest of the round."""
         if self._api is None:
             self._api = Api(self._service, self._settings.insecure)
         api = self._api
