@@ -1,5 +1,7 @@
-"""Processes: which one this is, in words another can check (Linux); reading a child's
-standard error."""
+"""Processes: an identity that other processes can check, and a child's messages.
+
+Linux.
+"""
 
 import os
 import threading
@@ -8,14 +10,51 @@ from pathlib import Path
 from typing import IO, Any
 
 _PROC = Path('/proc')
-_LONGEST_LINE = 1 << 16
+
+
+class StderrReader:
+    """Reads a child's standard error in a thread, so that the child never blocks.
+
+    :param keep: whether to keep a line; all are read
+    :param longest: longer lines are split after so many bytes; -1 is never
+    """
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        keep: Callable[[str], bool] = lambda _line: True,
+        longest: int = -1,
+    ) -> None:
+        self._lines: list[str] = []
+        self._thread = threading.Thread(
+            target=self._read, args=(stream, keep, longest), name='stderr', daemon=True
+        )
+        self._thread.start()
+
+    def lines(self, timeout: float | None = None) -> list[str]:
+        """The lines that were kept, once standard error is closed.
+
+        :param timeout: seconds, then the lines so far: a process that the child left
+            behind may hold the pipe open for ever
+        """
+        self._thread.join(timeout)
+        return self._lines
+
+    def _read(
+        self, stream: IO[bytes], keep: Callable[[str], bool], longest: int
+    ) -> None:
+        with stream:
+            while data := stream.readline(longest):
+                line = data.decode('utf-8', 'backslashreplace').rstrip('\n')
+                if keep(line):
+                    self._lines.append(line)
 
 
 def identity() -> dict[str, str]:
     """This process: machine start, process namespace, id and start time.
 
-    An id alone says little: it is used again, and means another process in another
-    container. Empty where ``/proc`` does not tell.
+    An id alone is not enough: it is used again, and means another process in another
+    container. Empty where ``/proc`` cannot be read.
     """
     try:
         return _surroundings() | {
@@ -29,7 +68,7 @@ def identity() -> dict[str, str]:
 def is_alive(process: Any) -> bool | None:
     """Whether the process lives; None where that cannot be seen from here.
 
-    :param process: what :func:`identity` gave, perhaps on another machine
+    :param process: the value of :func:`identity`, perhaps from another machine
     """
     try:
         here = _surroundings()
@@ -39,7 +78,7 @@ def is_alive(process: Any) -> bool | None:
     except (FileNotFoundError, ProcessLookupError):
         return False
     except (OSError, AttributeError, KeyError, TypeError, ValueError):
-        # What another program wrote may be anything.
+        # The value may have been written by another program.
         return None
 
 
@@ -55,33 +94,3 @@ def _started(pid: int) -> str:
     stat = (_PROC / str(pid) / 'stat').read_text()
     # The second field is the program's name in parentheses, and may hold anything.
     return stat.rpartition(')')[2].split()[19]
-
-
-class StderrReader:
-    """Collects a child's standard error in a thread, so that it never blocks the child.
-
-    :param wanted: selects the lines that are kept; the part of a line after 64 KiB
-        counts as another one
-    """
-
-    def __init__(
-        self, stream: IO[bytes], wanted: Callable[[str], bool] = lambda line: True
-    ) -> None:
-        self._stream = stream
-        self._wanted = wanted
-        self._lines: list[str] = []
-        self._thread = threading.Thread(target=self._read, name='stderr', daemon=True)
-        self._thread.start()
-
-    def lines(self, timeout: float | None = None) -> list[str]:
-        """The lines, once the pipe is closed: the child and everyone who inherited the
-        pipe have exited. After the timeout, in seconds, those read so far."""
-        self._thread.join(timeout)
-        return list(self._lines)
-
-    def _read(self) -> None:
-        with self._stream as stream:
-            while line := stream.readline(_LONGEST_LINE):
-                text = line.decode('utf-8', 'backslashreplace').rstrip('\n')
-                if self._wanted(text):
-                    self._lines.append(text)

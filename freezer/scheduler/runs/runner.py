@@ -37,6 +37,7 @@ KILL_SECONDS = 15.0
 
 # Lines of the agent's standard error that begin like this say why it failed.
 _REASONS = ('Error: ', 'Critical Error: ', 'freezer-agent: ')
+_LONGEST_LINE = 1 << 16
 _STDERR_SECONDS = 2.0
 # The metadata of a backup that is shown and remembered.
 _SHOWN_KEYS = (
@@ -195,7 +196,9 @@ class JobRun:
                 process = self._start(action, config, file)
                 if process is None:
                     return _AgentResult(-signal.SIGTERM, 'aborted', 0.0, {}, True)
-                stderr = process.stderr and StderrReader(process.stderr, _is_reason)
+                stderr = process.stderr and StderrReader(
+                    process.stderr, keep=_is_reason, longest=_LONGEST_LINE
+                )
                 # Do not reap it until no other thread can send it a signal.
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
                 with self._guard:
