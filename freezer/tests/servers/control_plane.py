@@ -230,17 +230,12 @@ class ControlPlane(ProcessServer):
             f'{self.auth_url}/services',
             json={'service': {'type': 'backup', 'name': 'freezer'}},
         ).json()
+        service_id = made['service']['id']
+        endpoint = {'service_id': service_id, 'region_id': REGION, 'url': self.endpoint}
         for interface in ('public', 'internal', 'admin'):
             self.admin.post(
                 f'{self.auth_url}/endpoints',
-                json={
-                    'endpoint': {
-                        'service_id': made['service']['id'],
-                        'interface': interface,
-                        'region_id': REGION,
-                        'url': self.endpoint,
-                    }
-                },
+                json={'endpoint': endpoint | {'interface': interface}},
             )
 
     def _keystone_answers(self) -> bool:

@@ -212,8 +212,7 @@ def test_registers_once(api: FakeApi, remote: Remote) -> None:
     (client,) = api.clients
     assert client['client_id'] == CLIENT
     assert client['supported_storages'] == ('local', 's3')
-    assert client['supported_engines'] == ('tar',)
-    assert client['supported_modes'] == ('fs',)
+    assert client['supported_engines'] + client['supported_modes'] == ('tar', 'fs')
     assert client['supported_actions'][-1] == 'exec'
     assert 'is_central' not in client
 
@@ -391,8 +390,7 @@ def test_overwritten_update_is_sent_again(api: FakeApi, remote: Remote) -> None:
     remote.poll()
     remote.report(status='scheduled', handled_event='start')
     remote.send()
-    assert api.schedule('a')['status'] == 'scheduled'
-    assert api.schedule('a')['event'] == ''
+    assert api.schedule('a').items() >= {'status': 'scheduled', 'event': ''}.items()
 
 
 def test_newest_update_is_sent(api: FakeApi, remote: Remote) -> None:
