@@ -18,7 +18,7 @@ from pathlib import Path
 from oslo_config import cfg, generator
 
 from freezer.common import opts, plugins, usage
-from freezer.scheduler import config as scheduler
+from freezer.scheduler import options as scheduler
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ('freezer-agent', 'freezer-scheduler')

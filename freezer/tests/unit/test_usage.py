@@ -13,14 +13,14 @@ from oslo_config import cfg
 from freezer.common import config as agent
 from freezer.common import opts, usage
 from freezer.common.usage import Entry
-from freezer.scheduler import config as scheduler
+from freezer.scheduler import command_line as scheduler
 from freezer.scheduler import options as scheduler_options
 from freezer.tests.agent import ROOT
 from freezer.utils.types import Date, Duration, Size
 
 USAGES = {
     'freezer-agent': opts.help_usage(),
-    'freezer-scheduler': scheduler.help_usage(),
+    'freezer-scheduler': scheduler_options.help_usage(),
 }
 BOTH = pytest.mark.parametrize('command', USAGES)
 DECLARED: dict[str, Any] = {
@@ -229,7 +229,9 @@ def test_the_manual_has_every_action_and_command() -> None:
     of_agent = re.findall(r'^``(\w+)``$', page('freezer-agent'), re.MULTILINE)
     of_scheduler = re.findall(r'^``(\w+)``$', page('freezer-scheduler'), re.MULTILINE)
     assert [name for name in opts.ACTIONS if name not in of_agent] == []
-    assert [name for name in scheduler.COMMANDS if name not in of_scheduler] == []
+    assert [
+        name for name in scheduler_options.COMMANDS if name not in of_scheduler
+    ] == []
 
 
 def test_the_reference_shows_the_options_of_both() -> None:

@@ -1,31 +1,32 @@
-"""In which line of a JSON text something stands. Pure."""
+"""Line numbers of the keys in a JSON text. Pure."""
 
 import json
 import re
 from typing import Any
 
-Path = tuple[str | int, ...]
+#: keys of objects and indexes of lists, from the outermost inwards
+KeyPath = tuple[str | int, ...]
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
 
 
 class Positions:
-    """Of a text that ``json.loads`` takes: path of keys and numbers -> line."""
+    """Path -> line, for a text that ``json.loads`` accepts."""
 
     def __init__(self, text: str) -> None:
-        self._lines: dict[Path, int] = {(): 1}
+        self._lines: dict[KeyPath, int] = {(): 1}
         #: keys that an object has twice, with the line of the second
-        self.twice: list[tuple[Path, int]] = []
+        self.duplicates: list[tuple[KeyPath, int]] = []
         self._walk(text)
 
-    def line(self, path: Path) -> int:
-        """Of the key, or of what would hold it if it were there."""
+    def line(self, path: KeyPath) -> int:
+        """The line of the key; if the key is missing, that of the object around it."""
         while path not in self._lines:
             path = path[:-1]
         return self._lines[path]
 
     def _walk(self, text: str) -> None:
-        # Of each object and array we are in, where we are in it; None before a key.
+        # The current key or index in each open object and list; None before a key.
         here: list[str | int | None] = []
         line, counted = 1, 0
         for token in _TOKEN.finditer(text):
@@ -41,12 +42,12 @@ class Positions:
                 self._note(here, word, line)
 
     def _note(self, here: list[Any], word: str, line: int) -> None:
-        """A key, or the beginning of a value."""
+        """Note the line of a key, or of the first token of a value."""
         if here and here[-1] is None:
             here[-1] = json.loads(word)
             path = tuple(here)
             if path in self._lines:
-                self.twice.append((path, line))
+                self.duplicates.append((path, line))
             self._lines[path] = line
             return
         if here and isinstance(here[-1], int):
@@ -55,7 +56,7 @@ class Positions:
             here.append(None if word == '{' else 0)
 
 
-def shown(path: Path) -> str:
+def format_path(path: KeyPath) -> str:
     """``job_actions[0].freezer_action.action``"""
     words = (f'[{part}]' if isinstance(part, int) else f'.{part}' for part in path)
     return ''.join(words).removeprefix('.')

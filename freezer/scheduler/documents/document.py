@@ -1,56 +1,56 @@
-"""A job document: the JSON of a ``*.conf`` file, or of freezer-api, checked. Pure.
+"""Parse a job document: the JSON of a ``*.conf`` file, or of freezer-api. Pure.
 
-As freezer-api and Freezer 19's scheduler write them. What is not understood is an
-error: a misspelt key of a schedule would be a job that runs at another time.
+The format is that of freezer-api and of Freezer 19's scheduler. An unknown key is an
+error: a job with a misspelt key in its schedule would run at another time.
 
-In a file ``event`` says what is wanted as long as it stands there. In freezer-api it is
-a request, which is taken away when it has been seen to; from then on ``status`` says
-what is wanted.
+In a file, ``event`` holds for as long as it is there. In freezer-api it is a request:
+the scheduler clears it once it has handled it, and from then on ``status`` holds.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from freezer.exceptions import FreezerError
-from freezer.scheduler import action, schedule
-from freezer.scheduler.action import Action
-from freezer.scheduler.positions import Path, Positions, shown
-from freezer.scheduler.schedule import Schedule
+from freezer.scheduler.documents import action, schedule
+from freezer.scheduler.documents.action import Action
+from freezer.scheduler.documents.positions import KeyPath, Positions, format_path
+from freezer.scheduler.documents.schedule import Schedule
 
 START, STOP, ABORT, REMOVE = 'start', 'stop', 'abort', 'remove'
 EVENTS = ('', START, STOP, ABORT, REMOVE)
-#: of a job in freezer-api that has come to its end, and that nobody has asked for again
+#: wanted of a job in freezer-api that is completed, and not started again
 REST = 'rest'
 
-_TOP = {
+_JOB_KEYS = {
     *('job_id', 'client_id', 'user_id', 'project_id', 'description', '_version'),
     *('session_id', 'session_tag', 'session_name', 'user_credentials'),
     *('job_actions', 'job_schedule'),
 }
-# By the status of a job of freezer-api that has no event; any other: START.
+# By the status of a job in freezer-api without an event; START for any other status.
 _WANTED = {'stop': STOP, 'removed': REMOVE, 'completed': REST}
-# What freezer-api writes there, and the scheduler keeps elsewhere.
+# Keys that the scheduler reports to freezer-api; in a file they mean nothing.
 _REPORTED = {
     *('status', 'result', 'current_pid'),
     *('time_created', 'time_started', 'time_ended'),
 }
-_SCHEDULE = {'event', *schedule.KEYS, *_REPORTED}
-_ACTION = {
+_SCHEDULE_KEYS = {'event', *schedule.KEYS, *_REPORTED}
+_ACTION_KEYS = {
     *('freezer_action', 'mandatory', 'max_retries', 'max_retries_interval'),
     *('action_id', 'user_id', 'project_id', '_version'),
 }
-# The spelling of an example in Freezer's documentation.
+# As in an example in Freezer's documentation.
 _OLD_INTERVAL = 'max_retry_interval'
-_ID_LENGTH = 64
-_MOST_SECONDS = 30 * 86400
+_MAX_ID_LENGTH = 64
+_MAX_NUMBER = 30 * 86400
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Where in a file, and what."""
+    """An error or a remark, and its place in the file."""
 
     line: int
     key: str
@@ -61,7 +61,7 @@ class Problem:
 
 
 class DocumentError(FreezerError):
-    """A job file that cannot be run, and all that is wrong with it."""
+    """A job file is invalid. It lists every problem."""
 
     def __init__(self, path: str, problems: Sequence[Problem]) -> None:
         self.path = path
@@ -70,9 +70,8 @@ class DocumentError(FreezerError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cloud:
-    """What a job is to freezer-api, and what it knows of it. Times are epoch seconds,
-    and -1 for none."""
+class ApiState:
+    """What freezer-api has stored about a job. Times are epoch seconds, -1 if unset."""
 
     project_id: str = ''
     trust_id: str = ''
@@ -87,12 +86,13 @@ class Cloud:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A job as it is wanted.
+    """A valid job document.
 
     :param wanted: START, STOP, ABORT, REMOVE, or REST
-    :param digest: SHA-256 of the file; of a job of freezer-api, of what it is to do
-    :param remarks: what is understood, and should be said
-    :param cloud: None of a job that freezer-api does not know
+    :param digest: SHA-256 of the file; for a job in freezer-api, of its actions and
+        schedule
+    :param remarks: warnings for the user
+    :param api: None for a job that is not in freezer-api
     """
 
     path: str
@@ -104,13 +104,13 @@ class Document:
     schedule: Schedule
     digest: str
     remarks: tuple[Problem, ...] = ()
-    cloud: Cloud | None = None
+    api: ApiState | None = None
 
     @property
     def timing(self) -> str:
-        """Another one for a job that runs at other times."""
+        """Identifies the times at which the job runs; changes when they do."""
         if self.schedule.once:
-            # To write it anew is to ask for it again.
+            # A changed file is a request to run the job again.
             return self.digest
         return hashlib.sha256(repr(self.schedule).encode()).hexdigest()
 
@@ -120,15 +120,15 @@ class Document:
 
 
 def parse(path: str, content: bytes, default_id: str, in_api: bool = False) -> Document:
-    """:param default_id: the job's, if the document has none
-    :param in_api: it is of freezer-api, and not of an operator's file
+    """:param default_id: the job's id, if the document has none
+    :param in_api: the document is of freezer-api, and not an operator's file
 
-    :raises DocumentError: with each problem
+    :raises DocumentError: with every problem
     """
-    return _Reader(path, content, in_api).read(default_id)
+    return _Parser(path, content, in_api).parse(default_id)
 
 
-class _Reader:
+class _Parser:
     def __init__(self, path: str, content: bytes, in_api: bool) -> None:
         self._path = path
         self._content = content
@@ -140,41 +140,42 @@ class _Reader:
     def _load(self) -> dict[str, Any]:
         try:
             text = self._content.decode('utf-8-sig')
-            given = json.loads(text, parse_constant=_refuse_constant)
+            given = json.loads(text, parse_constant=_reject_constant)
         except UnicodeDecodeError as error:
             line = self._content.count(b'\n', 0, error.start) + 1
             self._fail(line, 'not UTF-8 text')
         except json.JSONDecodeError as error:
-            # Not the text that is there: it may be a secret.
+            # Without the text at that place: it may be a secret.
             self._fail(error.lineno, f'not JSON: {error.msg}, column {error.colno}')
         except (ValueError, RecursionError) as error:
-            self._fail(1, f'not JSON that can be read: {error}')
+            self._fail(1, f'cannot read this JSON: {error}')
         if not isinstance(given, dict):
-            self._fail(1, 'not a job: a JSON object is needed')
+            self._fail(1, 'not a job: must be a JSON object')
         self._positions = Positions(text)
-        for path, line in self._positions.twice:
-            self._problems.append(Problem(line, shown(path), 'is given twice'))
+        for path, line in self._positions.duplicates:
+            self._problems.append(Problem(line, format_path(path), 'duplicate key'))
         return given
 
     def _fail(self, line: int, text: str) -> NoReturn:
         raise DocumentError(self._path, [Problem(line, '', text)])
 
-    def _wrong(self, path: Path, text: str) -> None:
-        self._problems.append(Problem(self._positions.line(path), shown(path), text))
+    def _problem(self, path: KeyPath, text: str) -> None:
+        line = self._positions.line(path)
+        self._problems.append(Problem(line, format_path(path), text))
 
-    def _remark(self, path: Path, text: str) -> None:
-        self._remarks.append(Problem(self._positions.line(path), shown(path), text))
+    def _remark(self, path: KeyPath, text: str) -> None:
+        line = self._positions.line(path)
+        self._remarks.append(Problem(line, format_path(path), text))
 
-    def read(self, default_id: str) -> Document:
-        given = self._given
-        self._refuse_unknown((), given, _TOP)
-        job_id = self._word('job_id') or default_id
-        if not job_id.isprintable() or len(job_id) > _ID_LENGTH:
-            self._wrong(
-                ('job_id',), f'has to be printable, of at most {_ID_LENGTH} letters'
+    def parse(self, default_id: str) -> Document:
+        self._reject_unknown((), self._given, _JOB_KEYS)
+        job_id = self._text('job_id') or default_id
+        if not job_id.isprintable() or len(job_id) > _MAX_ID_LENGTH:
+            self._problem(
+                ('job_id',), f'must be printable, at most {_MAX_ID_LENGTH} characters'
             )
-        client_id, description = self._word('client_id'), self._word('description')
-        cloud = self._cloud()
+        client_id, description = self._text('client_id'), self._text('description')
+        api = self._api_state()
         wanted, when = self._schedule(self._part('job_schedule', dict))
         actions = self._actions(self._part('job_actions', list))
         if self._problems or when is None:
@@ -190,13 +191,13 @@ class _Reader:
             schedule=when,
             digest=self._digest(),
             remarks=tuple(self._remarks),
-            cloud=cloud,
+            api=api,
         )
 
     def _digest(self) -> str:
         if not self._in_api:
             return hashlib.sha256(self._content).hexdigest()
-        # Our own reports are no new job.
+        # The scheduler's own reports do not make it another job.
         schedule = self._part('job_schedule', dict)
         what = {
             'job_actions': self._given.get('job_actions'),
@@ -208,19 +209,22 @@ class _Reader:
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
-    def _refuse_unknown(
-        self, path: Path, given: Mapping[str, Any], known: set[str]
+    def _reject_unknown(
+        self, path: KeyPath, given: Mapping[str, Any], known: set[str]
     ) -> None:
         for key in given:
             if key not in known:
-                self._wrong((*path, key), 'is not a key of a job here')
+                # Matching is slow: a hostile document could have 100,000 unknown keys.
+                close = len(self._problems) < 20 and get_close_matches(key, known, 1)
+                hint = f'; did you mean {close[0]}?' if close else ''
+                self._problem((*path, key), f'unknown key{hint}')
 
-    def _word(self, key: str) -> str:
+    def _text(self, key: str) -> str:
         value = self._given.get(key)
         if value is None:
             return ''
         if not isinstance(value, str):
-            self._wrong((key,), 'is not text')
+            self._problem((key,), 'must be text')
             return ''
         return value
 
@@ -229,119 +233,120 @@ class _Reader:
         if value is None:
             return kind()
         if not isinstance(value, kind):
-            what = 'an object' if kind is dict else 'a list'
-            self._wrong((key,), f'is not {what}')
+            self._problem(
+                (key,), 'must be an object' if kind is dict else 'must be a list'
+            )
             return kind()
         return value
 
-    def _cloud(self) -> Cloud | None:
+    def _api_state(self) -> ApiState | None:
         credentials = self._part('user_credentials', dict)
         trust_id = credentials.get('trust_id') or ''
         if not isinstance(trust_id, str):
-            self._wrong(('user_credentials', 'trust_id'), 'is not text')
-        session_id, project_id = self._word('session_id'), self._word('project_id')
+            self._problem(('user_credentials', 'trust_id'), 'must be text')
+        session_id, project_id = self._text('session_id'), self._text('project_id')
         if self._in_api:
-            return self._reported(project_id, trust_id, session_id)
+            # Values that the scheduler reported earlier; malformed ones are ignored.
+            schedule = self._part('job_schedule', dict)
+            return ApiState(
+                project_id=project_id,
+                trust_id=trust_id,
+                session_id=session_id,
+                session_tag=_integer(self._given.get('session_tag'), 0),
+                event=str(schedule.get('event') or ''),
+                status=str(schedule.get('status') or ''),
+                result=str(schedule.get('result') or ''),
+                started=_integer(schedule.get('time_started'), -1),
+                ended=_integer(schedule.get('time_ended'), -1),
+            )
         if trust_id:
             self._remark(
                 ('user_credentials', 'trust_id'),
-                'trusts are of Keystone, which is not asked here',
+                'ignored: Keystone is not used with --no-api',
             )
         if session_id:
             self._remark(
-                ('session_id',), 'sessions are of freezer-api; the job runs alone'
+                ('session_id',),
+                'ignored: sessions need freezer-api; the job runs alone',
             )
         return None
 
-    def _reported(self, project_id: str, trust_id: str, session_id: str) -> Cloud:
-        """What the scheduler itself has written there, as far as it is legible."""
-        schedule = self._part('job_schedule', dict)
-        return Cloud(
-            project_id=project_id,
-            trust_id=trust_id,
-            session_id=session_id,
-            session_tag=_whole(self._given.get('session_tag'), 0),
-            event=str(schedule.get('event') or ''),
-            status=str(schedule.get('status') or ''),
-            result=str(schedule.get('result') or ''),
-            started=_whole(schedule.get('time_started'), -1),
-            ended=_whole(schedule.get('time_ended'), -1),
-        )
-
     def _schedule(self, given: Mapping[str, Any]) -> tuple[str, Schedule | None]:
         where = ('job_schedule',)
-        self._refuse_unknown(where, given, _SCHEDULE)
+        self._reject_unknown(where, given, _SCHEDULE_KEYS)
         event = given.get('event') or ''
         if event not in EVENTS:
-            self._wrong(
-                (*where, 'event'), f'is not one of {", ".join(EVENTS[1:])}, or empty'
+            self._problem(
+                (*where, 'event'), f'must be {", ".join(EVENTS[1:])}, or empty'
             )
-        when, wrong = schedule.read(given)
-        for key, text in wrong:
-            self._wrong((*where, key), text)
+        when, problems = schedule.parse(given)
+        for key, text in problems:
+            self._problem((*where, key), text)
         if when and when.start and when.end and when.end < when.start:
-            self._wrong((*where, 'schedule_end_date'), 'is before schedule_start_date')
+            self._problem(
+                (*where, 'schedule_end_date'), 'is before schedule_start_date'
+            )
         status = given.get('status')
         if self._in_api:
             return event or _WANTED.get(str(status), START), when
-        # Without an event a job starts, unless it was stopped when it was written.
+        # A job without an event starts, unless it was stopped when it was exported.
         return event or (STOP if status == 'stop' else START), when
 
     def _actions(self, given: Sequence[Any]) -> list[Action]:
         if not given:
-            self._wrong(('job_actions',), 'has no action in it')
+            self._problem(('job_actions',), 'must contain at least one action')
         actions = []
         for number, one in enumerate(given):
-            path: Path = ('job_actions', number)
+            path: KeyPath = ('job_actions', number)
             if not isinstance(one, dict):
-                self._wrong(path, 'is not an object')
+                self._problem(path, 'must be an object')
                 continue
-            made = self._action(path, one)
-            if made is not None:
-                actions.append(made)
+            parsed = self._action(path, one)
+            if parsed is not None:
+                actions.append(parsed)
         return actions
 
-    def _action(self, path: Path, given: Mapping[str, Any]) -> Action | None:
-        self._refuse_unknown(path, given, _ACTION | {_OLD_INTERVAL})
+    def _action(self, path: KeyPath, given: Mapping[str, Any]) -> Action | None:
+        self._reject_unknown(path, given, _ACTION_KEYS | {_OLD_INTERVAL})
         seconds_key = 'max_retries_interval'
         if _OLD_INTERVAL in given:
-            self._remark((*path, _OLD_INTERVAL), 'is written max_retries_interval')
+            self._remark((*path, _OLD_INTERVAL), 'is now spelled max_retries_interval')
             if seconds_key not in given:
                 seconds_key = _OLD_INTERVAL
         mandatory = given.get('mandatory') or False
         if not isinstance(mandatory, bool):
-            self._wrong((*path, 'mandatory'), 'is neither true nor false')
+            self._problem((*path, 'mandatory'), 'must be true or false')
         retries = self._number(path, given, 'max_retries', 0)
         seconds = self._number(path, given, seconds_key, action.DEFAULT_RETRY_SECONDS)
         options = given.get('freezer_action')
         if not isinstance(options, dict):
-            self._wrong((*path, 'freezer_action'), 'has to be an object with options')
+            self._problem((*path, 'freezer_action'), 'must be an object with options')
             return None
-        made, wrong = action.read(
+        parsed, problems = action.parse(
             options, mandatory=mandatory, retries=retries, retry_seconds=seconds
         )
-        for inside, text in wrong:
-            self._wrong((*path, 'freezer_action', *inside), text)
-        return made
+        for inside, text in problems:
+            self._problem((*path, 'freezer_action', *inside), text)
+        return parsed
 
     def _number(
-        self, path: Path, given: Mapping[str, Any], key: str, default: int
+        self, path: KeyPath, given: Mapping[str, Any], key: str, default: int
     ) -> int:
-        """Web pages send numbers as text."""
+        """The dashboard sends numbers as text."""
         value = given.get(key)
         if value is None or value == '':
             return default
         text = str(value).strip()
         digits = text.isascii() and text.isdigit() and len(text) < 9
-        if not digits or int(text) > _MOST_SECONDS:
-            self._wrong((*path, key), 'is not a whole number from 0, or is too large')
+        if not digits or int(text) > _MAX_NUMBER:
+            self._problem((*path, key), f'must be an integer from 0 to {_MAX_NUMBER}')
             return default
         return int(text)
 
 
-def _whole(value: Any, default: int) -> int:
+def _integer(value: Any, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f'{name} is no number')
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f'{name} is not a number')

@@ -1,7 +1,7 @@
-"""What agents say of the backups that they have made: a file a run of an agent.
+"""Metadata files: what agents report about the backups they made (--metadata-out).
 
-A file, and not a pipe: an agent may outlive its scheduler, and what it has made then is
-to be known all the same.
+It is a file and not a pipe, because an agent may outlive its scheduler, and its backup
+has to be reported all the same.
 """
 
 import json
@@ -15,32 +15,32 @@ from urllib.parse import quote, unquote
 LOG = logging.getLogger(__name__)
 
 _SUFFIX = '.json'
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
-class Results:
-    """The directory of them."""
+class MetadataFiles:
+    """The directory of the metadata files, one for each run of an agent."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def place(self, job_id: str) -> Path:
-        """Where an agent is to write; nothing is there."""
+    def new_path(self, job_id: str) -> Path:
+        """Where an agent is to write; the file does not exist."""
         name = f'{quote(job_id, safe="")}@{uuid.uuid4().hex}{_SUFFIX}'
         return self._directory / name
 
-    def left(self) -> Iterator[tuple[str, Path]]:
-        """(job id, file) of what is there: of agents that run, and of those whose
-        scheduler was killed."""
+    def __iter__(self) -> Iterator[tuple[str, Path]]:
+        """(job id, file), for agents that are running and for those whose scheduler was
+        killed."""
         for path in sorted(self._directory.glob(f'*@*{_SUFFIX}')):
             yield unquote(path.name.rpartition('@')[0]), path
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was said; empty if nothing was, or not all of it."""
+    """The metadata; empty if the agent wrote none, or was interrupted writing it."""
     try:
         with path.open('rb') as stream:
-            found = json.loads(stream.read(_MOST_BYTES))
+            found = json.loads(stream.read(_MAX_BYTES))
     except (OSError, ValueError):
         return {}
     if not isinstance(found, dict) or 'curr_backup_level' not in found:
@@ -48,7 +48,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def forget(path: Path) -> None:
+def delete(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

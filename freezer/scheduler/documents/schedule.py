@@ -1,23 +1,25 @@
-"""When a job runs: from what its document says to the moments. Pure.
+"""When a job runs: from the fields of its document to points in time. Pure.
 
-Dates without an offset, and the fields of cron, are of the machine's time zone. The
-fields of cron are APScheduler's: its day_of_week begins with Monday, 0 or ``mon``.
+Dates without an offset and cron fields are in the machine's time zone. Cron fields have
+APScheduler's syntax: its day_of_week begins with Monday, 0 or ``mon``.
 """
 
 import dataclasses
 import datetime
+import functools
+import importlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from freezer.exceptions import ConfigError
 
-#: how late a run at a given time may begin
+#: how late a run with a date or cron fields may start
 GRACE = datetime.timedelta(hours=1)
-#: a job without a time, or one whose beginning is past, begins after so long
-SOON = datetime.timedelta(seconds=2)
+#: a job without a start in the future first runs after this time
+FIRST_DELAY = datetime.timedelta(seconds=2)
 CRON = ('year', 'month', 'day', 'week', 'day_of_week', 'hour', 'minute', 'second')
-#: the keys of job_schedule that this reads
+#: the keys of job_schedule that :func:`parse` reads
 KEYS = (
     *('schedule_date', 'schedule_interval', 'schedule_start_date', 'schedule_end_date'),
     *(f'schedule_{field}' for field in CRON),
@@ -29,7 +31,10 @@ _TICK = datetime.timedelta(microseconds=1)
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """One of: a date, an interval, fields of cron, or nothing: once, soon."""
+    """A date, or an interval, or cron fields; with none of them, once and at once.
+
+    Its repr is part of :attr:`Document.timing`, which is stored.
+    """
 
     date: datetime.datetime | None = None
     every: datetime.timedelta | None = None
@@ -39,89 +44,86 @@ class Schedule:
 
     @property
     def once(self) -> bool:
-        """Whether it has no time of its own."""
+        """Whether it has no date, interval or cron field."""
         return not (self.date or self.every or self.cron)
 
     @property
-    def punctual(self) -> bool:
-        """Whether a run that is late is pointless; an interval has just passed."""
+    def skips_late_runs(self) -> bool:
+        """Whether a run that is more than GRACE late is skipped; interval runs are
+        not."""
         return bool(self.date or self.cron)
 
     def __str__(self) -> str:
         if self.date:
-            return f'once, at {shown(self.date)}'
+            return f'once, at {format_time(self.date)}'
         if self.once:
-            return 'once, at once'
+            return 'once, now'
         if self.every:
-            said = f'every {self.every.total_seconds():g} s'
+            text = f'every {self.every.total_seconds():g} s'
         else:
-            said = 'cron ' + ' '.join(f'{field}={text}' for field, text in self.cron)
+            text = 'cron ' + ' '.join(f'{field}={value}' for field, value in self.cron)
         if self.start:
-            said += f', from {shown(self.start)}'
-        return said + (f', until {shown(self.end)}' if self.end else '')
+            text += f', from {format_time(self.start)}'
+        return text + (f', until {format_time(self.end)}' if self.end else '')
 
     def anchor(self, now: datetime.datetime) -> datetime.datetime:
-        """What intervals are counted from, for a job that is new at this moment."""
+        """The time from which intervals are counted, for a job that is new now."""
         if self.start and self.start > now:
             return self.start
-        return now + SOON
+        return now + FIRST_DELAY
 
 
-class Times(Protocol):
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
-        """The first time after the moment; None if there is none any more."""
+#: from a moment to the first run after it; None if there is none
+NextRun = Callable[[datetime.datetime], datetime.datetime | None]
 
 
-def shown(moment: datetime.datetime) -> str:
-    """With its offset, of the machine's zone."""
+def format_time(moment: datetime.datetime) -> str:
+    """With its offset, in the machine's time zone."""
     return moment.astimezone(zone()).isoformat(' ', 'seconds')
 
 
 def zone() -> datetime.tzinfo:
-    """The machine's, or that of TZ.
+    """The machine's time zone, or the one in TZ.
 
-    :raises ConfigError: there is none of that name, or APScheduler is not installed
+    :raises ConfigError: TZ names no time zone, or APScheduler is not installed
     """
-    tzlocal = _needed('tzlocal')
+    tzlocal = _import('tzlocal')
     try:
         found: datetime.tzinfo = tzlocal.get_localzone()
     except (OSError, ValueError, LookupError) as error:
         raise ConfigError(
-            f'the time zone of this machine: {error}; set TZ, or /etc/localtime'
+            f'cannot determine the time zone: {error}; set TZ or /etc/localtime'
         ) from error
     return found
 
 
-def zone_name() -> str:
-    return str(zone())
+def parse(given: Mapping[str, Any]) -> tuple[Schedule | None, list[tuple[str, str]]]:
+    """Parse the times in ``job_schedule``.
 
-
-def read(
-    given: Mapping[str, Any],
-) -> tuple[Schedule | None, list[tuple[str, str]]]:
-    """The timing of a ``job_schedule``.
-
-    :returns: (key, what is wrong) of each problem; no schedule where there is one
+    :returns: the schedule, or None if there is a problem; and (key, message) of each
+        problem
     """
-    wrong: list[tuple[str, str]] = []
+    problems: list[tuple[str, str]] = []
 
-    def value_of(key: str, reader: Callable[[Any], Any]) -> Any:
+    def value_of(key: str, convert: Callable[[Any], Any]) -> Any:
         value = given.get(key)
         if value is None or value == '':
             return None
         try:
-            return reader(value)
+            return convert(value)
         except (ValueError, OverflowError) as error:
-            wrong.append((key, str(error)))
+            problems.append((key, str(error)))
             return None
 
     date = value_of('schedule_date', _date)
     every = value_of('schedule_interval', _interval)
-    cron = [(field, value_of(f'schedule_{field}', _field(field))) for field in CRON]
+    cron = [
+        (field, value_of(f'schedule_{field}', _cron_field(field))) for field in CRON
+    ]
     start = value_of('schedule_start_date', _date)
     end = value_of('schedule_end_date', _date)
-    if wrong:
-        return None, wrong
+    if problems:
+        return None, problems
     # The first that is given counts, as in Freezer 19.
     if date:
         return Schedule(date=date), []
@@ -133,57 +135,41 @@ def read(
     return Schedule(), []
 
 
-def times(schedule: Schedule, anchor: datetime.datetime) -> Times:
-    """:param anchor: what :meth:`Schedule.anchor` gave when the job was new"""
+def next_run(schedule: Schedule, anchor: datetime.datetime) -> NextRun:
+    """:param anchor: what :meth:`Schedule.anchor` returned when the job was new"""
     if schedule.every:
-        trigger = _needed('apscheduler.triggers.interval').IntervalTrigger(
+        trigger = _import('apscheduler.triggers.interval').IntervalTrigger(
             seconds=schedule.every.total_seconds(),
             start_date=anchor,
             end_date=schedule.end,
             timezone=datetime.UTC,
         )
-        return _Interval(trigger)
+        return functools.partial(_fire_time, trigger)
     if schedule.cron:
-        # Of a clock that is never set.
-        trigger = _needed('apscheduler.triggers.cron').CronTrigger(
+        # In UTC, a clock without daylight saving time: _Cron applies the zone.
+        trigger = _import('apscheduler.triggers.cron').CronTrigger(
             **dict(schedule.cron), timezone=datetime.UTC
         )
         return _Cron(trigger, zone(), schedule)
-    return _Once(schedule.date or anchor)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Once:
-    at: datetime.datetime
-
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
-        return self.at if self.at > moment else None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Interval:
-    """By a trigger of APScheduler."""
-
-    trigger: Any
-
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
-        return _fire_time(self.trigger, moment)
+    date = schedule.date or anchor
+    return lambda moment: date if date > moment else None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cron:
-    """By a trigger of APScheduler, on the clock on the wall.
+    """The runs of an APScheduler trigger, converted from local time.
 
-    The trigger itself runs in circles in the hour that comes twice in autumn.
+    The trigger itself, given the zone, repeats itself in the hour that occurs twice in
+    autumn.
 
-    :param trigger: of the wall's clock, as if that were UTC
+    :param trigger: of local time, treated as if it were UTC
     """
 
     trigger: Any
     zone: datetime.tzinfo
     schedule: Schedule
 
-    def after(self, moment: datetime.datetime) -> datetime.datetime | None:
+    def __call__(self, moment: datetime.datetime) -> datetime.datetime | None:
         if self.schedule.start and moment < self.schedule.start:
             moment = self.schedule.start - _TICK
         moment = moment.astimezone(datetime.UTC)
@@ -200,34 +186,34 @@ class _Cron:
         return 'minute' in given or 'second' in given
 
     def _at(self, moment: datetime.datetime) -> datetime.datetime | None:
-        """Given hours: of one that comes twice the first, and for one that does not
-        come the one after it."""
-        wall: datetime.datetime | None = moment + self._offset(moment)
-        while wall is not None:
-            wall = _fire_time(self.trigger, wall)
-            if wall is not None:
-                found = wall.replace(tzinfo=self.zone).astimezone(datetime.UTC)
+        """For given hours: the first of an hour that occurs twice, and the following
+        hour for one that does not occur."""
+        local: datetime.datetime | None = moment + self._offset(moment)
+        while local is not None:
+            local = _fire_time(self.trigger, local)
+            if local is not None:
+                found = local.replace(tzinfo=self.zone).astimezone(datetime.UTC)
                 if found > moment:
                     return found
         return None
 
     def _in_any_hour(self, moment: datetime.datetime) -> datetime.datetime | None:
-        """Every hour that comes, how often it may."""
+        """For every hour, including both that have the same number."""
         while True:
             offset = self._offset(moment + _TICK)
-            wall = _fire_time(self.trigger, moment + offset)
-            if wall is None:
+            local = _fire_time(self.trigger, moment + offset)
+            if local is None:
                 return None
-            found = wall - offset
+            found = local - offset
             if self._offset(found) == offset:
                 return found
-            # The clock is set before that: look from there.
+            # The clock changes before that time: search from the change on.
             moment = self._change(moment + _TICK, found) - _TICK
 
     def _change(
         self, before: datetime.datetime, after: datetime.datetime
     ) -> datetime.datetime:
-        """The first moment, to the microsecond, with another offset than before."""
+        """The first microsecond with another UTC offset than ``before``."""
         offset = self._offset(before)
         while after - before > _TICK:
             middle = before + (after - before) / 2
@@ -242,7 +228,7 @@ class _Cron:
 
 
 def _fire_time(trigger: Any, moment: datetime.datetime) -> datetime.datetime | None:
-    """The first after the moment; triggers take what is at the moment for due."""
+    """The first run after the moment. A trigger would return the moment itself."""
     try:
         found: datetime.datetime | None = trigger.get_next_fire_time(
             None, moment.astimezone(datetime.UTC) + _TICK
@@ -252,9 +238,8 @@ def _fire_time(trigger: Any, moment: datetime.datetime) -> datetime.datetime | N
     return found
 
 
-def _needed(module: str) -> Any:
-    import importlib
-
+def _import(module: str) -> Any:
+    """APScheduler and tzlocal are of the extra [scheduler]; --help works without."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -271,8 +256,8 @@ def _date(value: Any) -> datetime.datetime:
         )
     except (ValueError, OverflowError):
         raise ValueError(
-            f'{value!r} is not a date: write 2026-01-31T23:59:59, which is of the '
-            f'time zone of the machine, or with an offset 2026-01-31T23:59:59+02:00'
+            f'{value!r} is not a date. Write 2026-01-31T23:59:59 (time zone of the '
+            f'machine), or with an offset: 2026-01-31T23:59:59+02:00'
         ) from None
 
 
@@ -283,22 +268,22 @@ def _interval(value: Any) -> datetime.timedelta:
     match = _INTERVAL.match(text)
     if match is None or not int(match[1]):
         raise ValueError(
-            f'{value!r} is not an interval: write continuous, or a number of weeks, '
-            f'days, hours, minutes or seconds, as in "12 hours"'
+            f'{value!r} is not an interval. Write continuous, or a number of weeks, '
+            f'days, hours, minutes or seconds, such as "12 hours"'
         )
     try:
         return datetime.timedelta(**{match[2].lower() + 's': int(match[1])})
     except OverflowError:
-        raise ValueError(f'{value!r} is longer than time lasts') from None
+        raise ValueError(f'{value!r}: interval too large') from None
 
 
-def _field(name: str) -> Callable[[Any], str]:
+def _cron_field(name: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = str(value).strip()
-        trigger = _needed('apscheduler.triggers.cron').CronTrigger
+        trigger = _import('apscheduler.triggers.cron').CronTrigger
         try:
             if not isinstance(value, str | int) or isinstance(value, bool):
-                raise TypeError('is neither a number nor text')
+                raise TypeError('must be a number or text')
             trigger(**{name: text}, timezone=datetime.UTC)
         except (ValueError, TypeError) as error:
             raise ValueError(f'{text!r}: {" ".join(str(error).split())}') from None

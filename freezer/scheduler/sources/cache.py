@@ -1,13 +1,12 @@
-"""The jobs of freezer-api, as they were last seen: ``job_<id>.conf`` in a directory.
+"""The jobs of freezer-api, cached as ``job_<id>.conf`` in the jobs directory.
 
-An index says which of the files there are ours, and of whom: others are left alone, and
-are not run. The thread that talks to freezer-api writes; the scheduler reads them as it
-does the files of an operator.
+An index lists which files there are ours, and of which API account; other files are
+left alone, and not run. The API thread writes the cache; the scheduler reads it like an
+operator's job files.
 """
 
 import datetime
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,43 +14,44 @@ from urllib.parse import quote
 
 from freezer.exceptions import ConfigError
 from freezer.scheduler import private
-from freezer.scheduler.directory import SUFFIX, Directory, Stamp, stamp
+from freezer.scheduler.sources.directory import SUFFIX, JobDirectory, Stamp, stamp
 
-LOG = logging.getLogger(__name__)
-
-#: in the state directory, for all that is of freezer-api
+#: below the state directory, for everything about freezer-api
 FOLDER = 'api'
 
 _VERSION = 1
-_LONGEST_ID = 64
+_MAX_ID_LENGTH = 64
 
 
-class Saved(Directory):
-    """Them, and what was learnt of the client with them.
+class ApiJobCache(JobDirectory):
+    """The cached jobs, and the state of the connection.
 
-    :param state_dir: the scheduler's; the index is there
-    :param whose: jobs of another are forgotten
+    :param state_dir: the scheduler's; contains the index
+    :param owner_key: identifies the API account; cached jobs of another account are
+        dropped
     """
 
     _in_api = True
 
-    def __init__(self, directory: Path, state_dir: Path, whose: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, state_dir: Path, owner_key: Sequence[str]
+    ) -> None:
         super().__init__(directory)
         self._index = _index(state_dir)
-        self._whose = list(whose)
-        kept = _read_index(self._index)
-        ours = kept.get('whose') == self._whose
-        found = dict(kept.get('jobs', {}))
+        self._owner_key = list(owner_key)
+        index = _read_index(self._index)
+        ours = index.get('whose') == self._owner_key
+        found = dict(index.get('jobs', {}))
         self._jobs: dict[str, str] = found if ours else {}
-        # Of another client, or project.
-        self._others = set() if ours else set(found.values())
+        # The files of another account.
+        self._foreign = set() if ours else set(found.values())
 
     @property
     def ids(self) -> frozenset[str]:
         return frozenset(self._jobs)
 
     def document(self, job_id: str) -> dict[str, Any]:
-        """As it was last seen; empty if it was not."""
+        """The cached document; empty if there is none."""
         try:
             found = json.loads((self._path / self._jobs[job_id]).read_bytes())
         except (KeyError, OSError, ValueError):
@@ -59,10 +59,10 @@ class Saved(Directory):
         return found if isinstance(found, dict) else {}
 
     def save(self, document: Mapping[str, Any]) -> bool:
-        """Keep it, as freezer-api has it now; readable by its owner alone.
+        """Cache the document of freezer-api, atomically; only its owner can read it.
 
-        :returns: whether it is another than before
-        :raises OSError: it is as it was
+        :returns: whether it has changed
+        :raises OSError: the file is unchanged
         """
         job_id = document['job_id']
         if job_id in self._jobs and self.document(job_id) == document:
@@ -73,34 +73,35 @@ class Saved(Directory):
         return True
 
     def drop(self, job_id: str) -> None:
-        """It is not freezer-api's any more, or has come to its end.
+        """Remove a job that is no longer in freezer-api, or completed.
 
         :raises OSError: the file is still there
         """
         name = self._jobs.get(job_id)
         if name is not None:
-            # Known no more before it is gone: else it would be a file that is missed.
+            # Before the file: the scheduler would report a missing file.
             self._jobs = {
                 each: self._jobs[each] for each in self._jobs if each != job_id
             }
             (self._path / name).unlink(missing_ok=True)
 
-    def note(self, client_id: str, error: str, waiting: int) -> None:
-        """Write the index, with how it goes.
+    def write_index(self, client_id: str, error: str, waiting: int) -> None:
+        """Write the index, with the state of the connection; atomic.
 
-        :raises OSError: it is as it was
+        :param waiting: the number of unsent reports
+        :raises OSError: the index is unchanged
         """
         if not error:
-            for name in self._others - set(self._jobs.values()):
+            for name in self._foreign - set(self._jobs.values()):
                 (self._path / name).unlink(missing_ok=True)
-            self._others = set()
+            self._foreign = set()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
         before = _read_index(self._index)
         private.write_json(
             self._index,
             {
                 'version': _VERSION,
-                'whose': self._whose,
+                'whose': self._owner_key,
                 'client_id': client_id,
                 'jobs': self._jobs,
                 'reached': before.get('reached', '') if error else now,
@@ -122,20 +123,20 @@ class Saved(Directory):
         return found
 
 
-def is_job(document: object) -> bool:
-    """Whether it can be kept: whatever else is wrong with it is told by file."""
+def has_job_id(document: object) -> bool:
+    """Whether it can be cached. Other errors are reported when the file is read."""
     if not isinstance(document, dict):
         return False
     job_id = document.get('job_id')
-    return isinstance(job_id, str) and 0 < len(job_id) <= _LONGEST_ID
+    return isinstance(job_id, str) and 0 < len(job_id) <= _MAX_ID_LENGTH
 
 
-def contact(state_dir: Path) -> dict[str, Any]:
-    """For people: client_id, reached, error, waiting; empty if freezer-api was never
-    asked."""
-    kept = _read_index(_index(state_dir))
+def connection_state(state_dir: Path) -> dict[str, Any]:
+    """client_id, reached (ISO 8601), error and waiting; empty if freezer-api was never
+    used."""
+    index = _read_index(_index(state_dir))
     names = ('client_id', 'reached', 'error', 'waiting')
-    return {name: kept.get(name) or '' for name in names} if kept else {}
+    return {name: index.get(name) or '' for name in names} if index else {}
 
 
 def _index(state_dir: Path) -> Path:
@@ -143,13 +144,7 @@ def _index(state_dir: Path) -> Path:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding='utf-8'))
-        if found['version'] != _VERSION or not isinstance(found['jobs'], dict):
-            raise ValueError('of another version')
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        LOG.warning('%s: cannot be read, and counts for nothing: %s', path, error)
-        return {}
-    return dict(found)
+    def convert(jobs: dict[str, str], **others: Any) -> dict[str, Any]:
+        return {'jobs': dict(jobs), **others}
+
+    return private.read_json(path, _VERSION, convert) or {}

@@ -1,6 +1,7 @@
-"""One action of a job: what the agent is told, as the job file it reads. Pure.
+"""One action of a job document, and the agent's job file made of it. Pure.
 
-Values arrive as they were written, or are refused: a job file cannot hold every text.
+The agent reads exactly the values of the document. A value that a job file cannot hold
+is rejected.
 """
 
 import dataclasses
@@ -15,25 +16,25 @@ from freezer.exceptions import ConfigError
 
 DEFAULT_RETRY_SECONDS = 60
 _STORAGE_NAME = re.compile(r'[A-Za-z0-9_.-]+\Z')
-# The job file is the scheduler's; others the agent would not read from inside it.
-_NOT_HERE = ('config', 'config_file', 'config_dir')
+# The scheduler writes the agent's job file; the agent would not read a second one.
+_FORBIDDEN_KEYS = ('config', 'config_file', 'config_dir')
 _HIDDEN = '***'
 
 
 @functools.cache
 def keys() -> JobKeys:
-    """The agent's; made once, as all its storages are looked at for them."""
+    """The agent's keys. Cached, because it reads the options of every storage."""
     return JobKeys()
 
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """What the agent is run with, and what is done when it fails.
+    """The agent's options, and what to do when the agent fails.
 
-    :param options: key -> text, of the main part of the agent's job file
-    :param storages: the same for each ``[storage:NAME]``, by NAME
-    :param mandatory: to be run after an action that failed, too
-    :param retries: how often more it is tried
+    :param options: key -> text, for the main part of the agent's job file
+    :param storages: NAME -> options, for each ``[storage:NAME]``
+    :param mandatory: run it even if an earlier action failed
+    :param retries: further attempts after the first one
     """
 
     options: Mapping[str, str]
@@ -56,14 +57,14 @@ class Action:
 
     @property
     def storage_kinds(self) -> tuple[str, ...]:
-        """The drivers it uses: s3, local."""
+        """The storage drivers it uses: s3, local."""
         if self.storages:
             return tuple(values.get('storage', '') for values in self.storages.values())
         kind = self._option('storage')
         return (kind,) if kind else ()
 
     def ini(self) -> str:
-        """The agent's job file. It holds secrets."""
+        """The agent's job file. It contains secrets."""
         sections = {'action': self.options} | {
             STORAGE_PREFIX + name: values for name, values in self.storages.items()
         }
@@ -73,7 +74,7 @@ class Action:
         )
 
     def without_secrets(self, text: str) -> str:
-        """The text with stars for each secret of this action that is in it."""
+        """The text, with every secret of this action replaced by ``***``."""
         for secret in sorted(self._secrets(), key=len, reverse=True):
             text = text.replace(secret, _HIDDEN)
         return text
@@ -90,33 +91,32 @@ class Action:
 
     def _option(self, *names: str, default: str = '') -> str:
         for name in names:
-            # The agent takes these for a default.
+            # The agent reads these as the default.
             if self.options.get(name, '') not in ('', 'None', 'False', 'false'):
                 return self.options[name]
         return default
 
 
 def _line(key: str, value: str) -> str:
-    # Lines after the first are part of the value because they are indented; the agent
-    # reads %% as %, as Freezer 19 had it written.
+    # Continuation lines must be indented; the agent reads %% as %, as Freezer 19 did.
     text = value.replace('%', '%%').replace('\n', '\n\t')
     return f'{key} = {text}\n'
 
 
 class _Wrong(Exception):
-    """A value cannot be carried, and why."""
+    """The value of a key is invalid; the text says why."""
 
 
-def read(
-    given: Mapping[str, Any], **how: Any
+def parse(
+    given: Mapping[str, Any], **retrying: Any
 ) -> tuple[Action | None, list[tuple[tuple[str, ...], str]]]:
-    """The object ``freezer_action``.
+    """Parse the object ``freezer_action``.
 
-    :param how: mandatory, retries, retry_seconds
-    :returns: the action, and (path in the object, what is wrong) of each problem; no
-        action where there is one
+    :param retrying: mandatory, retries, retry_seconds
+    :returns: the action, or None if there is a problem; and (path in the object,
+        message) of each problem
     """
-    wrong: list[tuple[tuple[str, ...], str]] = []
+    problems: list[tuple[tuple[str, ...], str]] = []
     storages: dict[str, dict[str, str]] = {}
     options: dict[str, str] = {}
     for name, value in given.items():
@@ -127,17 +127,17 @@ def read(
                 continue
             key, text = _key(name), _text(name, value)
             if key in options:
-                raise _Wrong('is given twice')
+                raise _Wrong('duplicate key')
             if text is not None:
-                if key in _NOT_HERE:
-                    raise _Wrong('the scheduler writes the job file of the agent')
+                if key in _FORBIDDEN_KEYS:
+                    raise _Wrong('not allowed: the scheduler writes the job file')
                 keys().check(key, text)
                 options[key] = text
         except (_Wrong, ConfigError) as error:
-            wrong.append(((name,), str(error).removeprefix('agent: ')))
-    if wrong:
-        return None, wrong
-    return Action(options, storages, **how), []
+            problems.append(((name,), str(error).removeprefix('agent: ')))
+    if problems:
+        return None, problems
+    return Action(options, storages, **retrying), []
 
 
 def _key(name: str) -> str:
@@ -147,9 +147,9 @@ def _key(name: str) -> str:
 def _storage(name: str, value: Any) -> dict[str, str]:
     short = name.removeprefix(STORAGE_PREFIX)
     if not _STORAGE_NAME.match(short):
-        raise _Wrong('a name is letters, digits, and _ . -')
+        raise _Wrong('invalid storage name: use letters, digits, and _ . -')
     if not isinstance(value, dict):
-        raise _Wrong('is not an object with the options of a storage')
+        raise _Wrong('must be an object with the options of a storage')
     texts = {_key(key): _text(_key(key), part) for key, part in value.items()}
     section = {key: text for key, text in texts.items() if text is not None}
     keys().check_storage(short, section)
@@ -157,19 +157,18 @@ def _storage(name: str, value: Any) -> dict[str, str]:
 
 
 def _text(name: str, value: Any) -> str | None:
-    """The value as a job file has it; None if there is none.
+    """The value as it is written in a job file; None for null.
 
-    :raises _Wrong: it cannot be written so that the agent reads the same
+    :raises _Wrong: the agent would not read the same value back
     """
     if value is None:
         return None
     if isinstance(value, bool | int | float):
         return str(value)
     if keys().takes_lines(_key(name)):
-        lines = value if isinstance(value, list) else str(value).split('\n')
-        return _lines(lines)
+        return _lines(value if isinstance(value, list) else str(value).split('\n'))
     if not isinstance(value, str):
-        raise _Wrong('is neither text nor a number, true, false or null')
+        raise _Wrong('must be text, a number, true, false or null')
     _check_text(value)
     return value
 
@@ -178,12 +177,12 @@ def _lines(items: list[Any]) -> str:
     kept: list[str] = []
     for item in items:
         if not isinstance(item, str):
-            raise _Wrong('is not a list of texts')
+            raise _Wrong('must be a list of texts')
         _check_text(item)
         if not item:
             continue
         if kept and item[0] in '#;':
-            # A comment, to the reader of job files.
+            # configparser would take it for a comment.
             raise _Wrong(f'a line cannot begin with {item[0]}: write [{item[0]}]')
         kept.append(item)
     return '\n'.join(kept)
@@ -191,8 +190,8 @@ def _lines(items: list[Any]) -> str:
 
 def _check_text(text: str) -> None:
     if len(text.splitlines()) > 1 or text[-1:] in ('\n', '\r') or '\0' in text:
-        raise _Wrong('has a line break in it, which the agent cannot be told')
+        raise _Wrong('contains a line break, which a job file cannot hold')
     if text != text.strip():
-        raise _Wrong('begins or ends with a space, which the agent cannot be told')
+        raise _Wrong('begins or ends with a space, which a job file cannot hold')
     if any('\ud800' <= character <= '\udfff' for character in text):
-        raise _Wrong('is not text: half of a surrogate pair')
+        raise _Wrong('not valid text: contains half of a surrogate pair')

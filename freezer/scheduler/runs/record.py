@@ -1,11 +1,10 @@
-"""What is remembered of each job: one JSON file a job, in a directory of ours.
+"""The state of each job across restarts: one JSON file per job, in a private directory.
 
 The operator's job files are never written.
 """
 
 import dataclasses
 import datetime
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -28,22 +27,22 @@ _Moment = datetime.datetime | None
 
 
 class RecordError(FreezerError):
-    """What is remembered cannot be written."""
+    """A record cannot be written."""
 
 
 @dataclasses.dataclass
 class Record:
-    """Of one job. Moments are in UTC.
+    """The state of one job. Times are in UTC.
 
-    :param timing: :attr:`Document.timing` of the schedule it is armed with; empty if
-        it is not armed
-    :param anchor: what that schedule counts intervals from
-    :param considered: up to when its times have been seen to
-    :param due: when it runs next
-    :param error: the last run's one line, if it failed
-    :param backup: what the agent said of the backup that was made last
-    :param event: the event of freezer-api that was seen to, as long as it stands there
-    :param in_api: the job is of freezer-api
+    :param timing: :attr:`Document.timing` of the current schedule; empty if the job is
+        not scheduled
+    :param anchor: the time from which that schedule counts intervals
+    :param considered: all times up to this one have been handled
+    :param due: the next run
+    :param error: why the last run failed; one line
+    :param backup: what the agent reported about the last backup
+    :param event: the event in freezer-api that has been handled, while it is there
+    :param in_api: the job is in freezer-api
     """
 
     job_id: str
@@ -68,7 +67,7 @@ class Record:
     in_api: bool = False
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """As written to JSON."""
         return {
             key: value.isoformat() if isinstance(value, datetime.datetime) else value
             for key, value in dataclasses.asdict(self).items()
@@ -79,25 +78,26 @@ _MOMENTS = ('anchor', 'considered', 'due', 'started', 'ended', 'last_success')
 
 
 class Records:
-    """The directory of them."""
+    """The directory of the records."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def load(self, job_id: str) -> Record:
-        """What is remembered, or a record of a job that is new."""
-        return self._read(self._path(job_id)) or Record(job_id)
+        """The record of the job, or an empty one for a new job."""
+        path = self._path(job_id)
+        return private.read_json(path, _VERSION, _record) or Record(job_id)
 
     def __iter__(self) -> Iterator[Record]:
         for path in sorted(self._directory.glob('*.json')):
-            record = self._read(path)
+            record = private.read_json(path, _VERSION, _record)
             if record is not None:
                 yield record
 
     def save(self, record: Record) -> None:
-        """In one step.
+        """Atomically.
 
-        :raises RecordError: the file is as it was
+        :raises RecordError: the file is unchanged
         """
         path = self._path(record.job_id)
         try:
@@ -105,13 +105,13 @@ class Records:
         except OSError as error:
             raise RecordError(f'{path}: {error.strerror or error}') from error
 
-    def forget_old(self) -> None:
-        """Remove the files of jobs that were removed a month ago, or that came to
-        their end then and are freezer-api's: it would ask for them again."""
+    def delete_old(self) -> None:
+        """Delete the records of jobs that were removed a month ago, or completed in
+        freezer-api, which no longer lists them."""
         for record in list(self):
             path = self._path(record.job_id)
-            ended = record.in_api and record.status == COMPLETED
-            if record.status != REMOVED and not ended:
+            completed = record.in_api and record.status == COMPLETED
+            if record.status != REMOVED and not completed:
                 continue
             try:
                 if time.time() - path.stat().st_mtime > _KEPT_SECONDS:
@@ -122,18 +122,9 @@ class Records:
     def _path(self, job_id: str) -> Path:
         return self._directory / f'{quote(job_id, safe="")}.json'
 
-    def _read(self, path: Path) -> Record | None:
-        """None if there is none that can be understood."""
-        try:
-            given = json.loads(path.read_text(encoding='utf-8'))
-            if given.pop('version') != _VERSION:
-                raise ValueError('of another version')
-            for key in _MOMENTS:
-                if given.get(key) is not None:
-                    given[key] = datetime.datetime.fromisoformat(given[key])
-            return Record(**given)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            LOG.warning('%s: cannot be read, and counts for nothing: %s', path, error)
-            return None
+
+def _record(**document: Any) -> Record:
+    for key in _MOMENTS:
+        if document.get(key) is not None:
+            document[key] = datetime.datetime.fromisoformat(document[key])
+    return Record(**document)
