@@ -1,0 +1,136 @@
+"""Restores: one GNU tar for each archive of a chain, kept inside the target."""
+
+import contextlib
+import logging
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+
+from freezer.engine.engine import Extractor, PartExtractor, Warnings
+from freezer.engine.tar import messages, process
+from freezer.engine.tar.directories import TargetDirectories
+from freezer.engine.tar.guard import TargetGuard
+from freezer.engine.tar.part import Part
+from freezer.exceptions import EngineError
+from freezer.utils import landlock
+from freezer.utils.blocks import Block
+from freezer.utils.progress import Progress
+
+LOG = logging.getLogger(__name__)
+
+
+class ArchiveExtractor:
+    """Runs tar to extract archives into a target, one after the other.
+
+    Two independent protections keep tar inside the target; each is enough without the
+    other. A guard checks every member before tar reads it. Landlock, where the kernel
+    has it, confines the tar process.
+    """
+
+    def __init__(
+        self, target: str, guard: TargetGuard, warnings: Warnings, progress: Progress
+    ) -> None:
+        self.target = target
+        self._warnings = warnings
+        self._guard = guard
+        self._progress = progress
+        unavailable = landlock.unavailable_reason(target)
+        if unavailable is None:
+            LOG.info(
+                'every member is checked before tar reads it, and Landlock %d keeps '
+                'tar from writing outside of %s',
+                landlock.version(),
+                target,
+            )
+        else:
+            LOG.info(
+                'every member is checked before tar reads it; Landlock is not '
+                'available (%s)',
+                unavailable,
+            )
+        self._confined = unavailable is None
+        self._arguments = process.extract_arguments(target, guard.untrusted)
+
+    def extract(self, blocks: Iterable[Block]) -> None:
+        """Extract one archive.
+
+        :raises EngineError: see :meth:`freezer.engine.engine.Extractor.extract`
+        """
+        # tar creates the temporary directories of a rename in its working directory.
+        with process.running(
+            self._arguments,
+            stdin=subprocess.PIPE,
+            cwd=self.target,
+            confined=self._confined,
+        ) as (tar, stderr):
+            assert tar.stdin is not None
+            # If tar has exited, its status and messages say why.
+            with contextlib.suppress(BrokenPipeError):
+                for block in self._guard.check(blocks):
+                    tar.stdin.write(block)
+                    self._progress.files = self._guard.files
+                tar.stdin.close()
+            status = tar.wait()
+            lines = stderr.lines()
+        if status != 0:
+            raise EngineError(
+                f'tar could not extract into {self.target} (status {status}): '
+                f'{messages.summary(lines)}'
+            )
+        for line in lines:
+            self._warnings.add(line)
+
+
+class TarExtractor(Extractor):
+    """Extracts whole levels, the oldest first."""
+
+    def __init__(
+        self,
+        archives: ArchiveExtractor,
+        directories: TargetDirectories,
+        *,
+        whole_tree: bool,
+    ) -> None:
+        self._archives = archives
+        self._directories = directories
+        self._whole_tree = whole_tree
+
+    def extract(self, blocks: Iterator[Block]) -> None:
+        # Archives have no members for excluded directories: those are put back.
+        with self._directories.for_archive():
+            if self._whole_tree:
+                self._directories.make_ready()
+            self._archives.extract(blocks)
+
+
+class TarPartExtractor(PartExtractor):
+    """Extracts what the patterns choose of each level, the newest first."""
+
+    def __init__(
+        self, archives: ArchiveExtractor, part: Part, directories: TargetDirectories
+    ) -> None:
+        self._archives = archives
+        self._part = part
+        self._directories = directories
+
+    def extract(
+        self,
+        blocks: Iterator[Block],
+        hold: Callable[[Iterable[bytes]], Iterator[Block]],
+    ) -> bool:
+        part = self._part
+        with self._directories.for_archive():
+            part.make_ready()
+            filtered = part.filter_again if part.again else part.filter
+            self._archives.extract(hold(filtered(blocks)))
+        return part.again
+
+    def finish(self) -> None:
+        self._archives.extract(self._part.directories())
+
+    @property
+    def wanted(self) -> bool:
+        return self._part.wanted
+
+    @property
+    def unmatched(self) -> list[str]:
+        return self._part.unmatched
