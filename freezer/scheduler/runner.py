@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from freezer.scheduler import private, results
 from freezer.scheduler.action import Action
 from freezer.scheduler.document import Document
 from freezer.scheduler.record import ABORTED, FAIL, SUCCESS
 from freezer.scheduler.results import Results
+from freezer.utils.process import StderrReader
 from freezer.utils.text import printable
 
 LOG = logging.getLogger(__name__)
@@ -186,18 +187,21 @@ class Run:
                 started = self._start(action, config, result)
                 if started is None:
                     return _Ended(-signal.SIGTERM, 'aborted', 0.0, {}, True)
-                said = _Said(started)
+                # Read to the end, so that no process waits for a reader.
+                stderr = started.stderr and StderrReader(
+                    started.stderr, keep=_is_reason, longest=_LONGEST_LINE
+                )
                 # The process stays, as a zombie, until it may not be killed any more.
                 os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
                 with self._guard:
                     self._process = None
                     killed = started is self._killed
                     code = started.wait()
-                said.finish()
+                reasons = stderr.lines(_READERS_SECONDS) if stderr else []
         except OSError as error:
             code, reason = 1, f'the agent cannot be started: {error.strerror or error}'
         else:
-            reason = action.without_secrets(said.reason)
+            reason = action.without_secrets(printable(''.join(reasons[-1:]).strip()))
         # An agent that is made to end may die of that, or fail to undo what it began.
         aborted = code == -signal.SIGTERM or (code != 0 and killed)
         backup = self._backup(result)
@@ -273,28 +277,5 @@ def _job_file(action: Action) -> Iterator[int]:
         os.close(fd)
 
 
-class _Said:
-    """What an agent says on standard error, as far as it is wanted; the rest is read
-    and dropped, so that none waits for a reader."""
-
-    def __init__(self, process: 'subprocess.Popen[bytes]') -> None:
-        self.reason = ''
-        self._reader: threading.Thread | None = None
-        if process.stderr is not None:
-            self._reader = threading.Thread(
-                target=self._read, args=(process.stderr,), daemon=True
-            )
-            self._reader.start()
-
-    def finish(self) -> None:
-        """To the end, or as far as it came: a child that a command left behind may
-        hold the pipe open for ever."""
-        if self._reader is not None:
-            self._reader.join(_READERS_SECONDS)
-
-    def _read(self, stream: IO[bytes]) -> None:
-        with stream:
-            while line := stream.readline(_LONGEST_LINE):
-                text = printable(line.decode(errors='backslashreplace').strip())
-                if text.startswith(_REASONS):
-                    self.reason = text
+def _is_reason(line: str) -> bool:
+    return line.strip().startswith(_REASONS)
