@@ -1,6 +1,6 @@
-"""Whether a backup is there as it was written. Nothing is written to find out.
+"""Checks that a stored backup is complete and unmodified. Writes nothing.
 
-It stands on a few verbs of a storage with paths, so it is the same for all of them.
+It uses only a few methods of a storage with paths, so it is the same for all of them.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 T = TypeVar('T')
 
-# So many problems of a backup are listed; all are counted.
+# The number of problems listed for a backup; all are counted.
 LISTED = 20
-# A piece that the store does not give has used up the time of a request: so many one
-# after the other, and the rest of the volume is not waited for.
+# A piece that cannot be read has used up the time of a request: after so many in a row
+# the rest of the volume is skipped.
 _FAILED_IN_A_ROW = 3
 
 
 class Stat(NamedTuple):
-    """Size in bytes, and what the store says of a file; None where it says nothing.
+    """Size of a file in bytes, and its properties on the store; None if not reported.
 
-    :param etag: as the store gives it
-    :param storage_class: stores leave out their standard one
+    :param etag: as the store returns it
+    :param storage_class: stores do not report their standard class
     :param lock_mode: GOVERNANCE or COMPLIANCE, until ``locked_until``
     :param locked_until: epoch seconds
-    :param legal_hold: locked until somebody takes it off
+    :param legal_hold: locked until the hold is removed
     """
 
     size: int
@@ -44,14 +44,14 @@ class Stat(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where.
+    """A problem of a backup, and its place.
 
-    :param what: a line for people; names the path
-    :param volume: its name below the level's folder; None if it is about none
+    :param what: a line for the user, with the path
+    :param volume: the volume's name below the level's folder; None if it is not in one
     :param part: number of the part in the volume, from 1
     :param start: the first wrong byte of the volume, from 0
     :param end: the last wrong byte
-    :param fatal: whether the backup cannot be restored for it
+    :param fatal: whether it makes the backup impossible to restore
     """
 
     what: str
@@ -64,14 +64,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of one backup.
+    """The result for one backup.
 
-    :param size: bytes of its stream, as far as is known
+    :param size: bytes of its stream, as far as known
     :param digests: whether it has any; Freezer 19 wrote none
-    :param problems: the first ones; ``count`` is of all
-    :param restorable: whether no problem keeps its own data from being restored
-    :param missing: the levels of its chain below it that are not there
-    :param warnings: what is odd, and harms nothing
+    :param problems: the first ones; ``count`` is the number of all
+    :param restorable: whether its own data can be restored despite the problems
+    :param missing: the lower levels of its chain that are missing
+    :param warnings: irregularities that do no harm
     :param marker: the content of its marker, empty if it could not be read
     """
 
@@ -86,8 +86,8 @@ class Verification:
     marker: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Readable(Protocol):
-    """A storage, as far as it is needed here."""
+class VerifiableStorage(Protocol):
+    """The methods of a storage that a verification uses."""
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]: ...
 
@@ -104,13 +104,15 @@ class Readable(Protocol):
     ) -> manifest.Manifest | None: ...
 
 
-def examine(storage: Readable, backup: 'Backup', data: bool) -> Verification | None:
-    """Look at all that a backup is made of; with ``data``, read every byte.
+def examine(
+    storage: VerifiableStorage, backup: 'Backup', data: bool
+) -> Verification | None:
+    """Check all objects of a backup; with ``data``, read every byte.
 
-    Whatever cannot be read is a problem of the backup, as long as the storage can be
-    listed.
+    An object that cannot be read is a problem of the backup, as long as the storage can
+    be listed.
 
-    :returns: None if it is not committed any more: somebody removes it
+    :returns: None if the backup is not committed any more, because it is being removed
     :raises StorageException: the storage cannot be listed
     """
     try:
@@ -127,7 +129,9 @@ _ANYWHERE = Problem('')
 
 
 class _Examination:
-    def __init__(self, storage: Readable, backup: 'Backup', data: bool) -> None:
+    def __init__(
+        self, storage: VerifiableStorage, backup: 'Backup', data: bool
+    ) -> None:
         self._storage = storage
         self._backup = backup
         self._data = data
@@ -152,19 +156,19 @@ class _Examination:
                 self._check_volumes(found)
             elif manifest.MARKER_KEY not in marker:
                 self._check_plain()
-        # A restore does not need it, unless all is authenticated.
+        # A restore needs this file only if the level is authenticated.
         sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
         self._check_file(
             backup.engine_metadata_path,
             fatal=sealed,
-            # As a restore does, all of it at once.
+            # Read as a restore does, as a whole.
             read=lambda: manifest.check_state(
                 backup.engine_metadata(), marker or {}, backup.engine_metadata_path
             ),
         )
         if sealed:
             self._check_file(self._path(layout.IDENTITY), fatal=True)
-        # Last, so that what was removed meanwhile is told by that.
+        # Last, to detect a backup that was removed meanwhile.
         present = self._committed()
         levels = {level for level, _timestamp in present}
         return Verification(
@@ -185,7 +189,7 @@ class _Examination:
     def _committed(self) -> set[tuple[int, int]]:
         """Level and timestamp of each backup of the chain.
 
-        :raises _Removed: this one is not among them
+        :raises _Removed: this backup is not among them
         """
         present = set()
         for path, _size in self._storage.list_tree(
@@ -202,8 +206,8 @@ class _Examination:
     # Problems
 
     def _report(self, problem: Problem, error: StorageException | None = None) -> None:
-        # What somebody removes is not damaged, nor is all of a store that is down: it
-        # has used up the time of a request, and the listing will say so.
+        # A backup that is being removed is not damaged, nor is one on a store that is
+        # down: that has used up the time of a request, and the listing will fail.
         if not self._count or (error is not None and error.temporary):
             self._committed()
         self._count += 1
@@ -214,7 +218,7 @@ class _Examination:
     def _attempt(
         self, path: str, call: Callable[[], T], where: Problem = _ANYWHERE
     ) -> T | None:
-        """What the call returns; None, and a problem, if it fails."""
+        """The result of a call; None, and a problem reported, if it fails."""
         try:
             return call()
         except StorageException as error:
@@ -223,13 +227,15 @@ class _Examination:
             self._report(replace(where, what=what), error)
             return None
 
-    # What a backup is made of
+    # The objects of a backup
 
     def _check_engine(self, marker: Mapping[str, Any]) -> None:
         engine = marker.get('engine_name', self._backup.engine.name)
         if engine != self._backup.engine.name:
             self._report(
-                Problem(f'{self._backup.metadata_path} is of another engine: {engine}')
+                Problem(
+                    f'{self._backup.metadata_path}: made by another engine: {engine}'
+                )
             )
 
     def _check_volumes(self, found: manifest.Manifest) -> None:
@@ -244,14 +250,14 @@ class _Examination:
         if whole and stream.hexdigest() != found.digest:
             self._report(
                 Problem(
-                    f'{self._path(layout.MANIFEST)}: the digest of the stream is not '
-                    f'the one of its digests',
+                    f'{self._path(layout.MANIFEST)}: the digest of the stream does not '
+                    f'match the digests of its pieces',
                     fatal=False,
                 )
             )
 
     def _digests(self, volume: manifest.Volume) -> bytes | None:
-        """The digests object's bytes, if they are right."""
+        """The bytes of the digests object, or None if they are wrong."""
         path = self._path(volume.digests)
 
         def read() -> bytes:
@@ -276,10 +282,10 @@ class _Examination:
         same = not (stat.etag and volume.etag) or stat.etag == volume.etag
         if stat.size != volume.size:
             first, after = sorted((stat.size, volume.size))
-            odd = 'missing' if first == stat.size else 'too many'
+            odd = 'missing' if first == stat.size else 'surplus'
             self._report(
                 Problem(
-                    f'{path}: has {stat.size} bytes, and {volume.size} were written: '
+                    f'{path}: has {stat.size} bytes, but {volume.size} were written: '
                     f'bytes {first} to {after - 1} are {odd}',
                     volume.name,
                     volume.part_at(first),
@@ -289,24 +295,24 @@ class _Examination:
             )
         elif not same and not self._data:
             self._warnings.append(
-                f'{path}: its ETag is {stat.etag}, and was {volume.etag}: it was '
-                f'copied, or written again'
+                f'{path}: its ETag is {stat.etag}, but was {volume.etag}: it was copied '
+                f'or rewritten'
             )
         if self._data and lines is not None:
-            # Digests decide where the ETag is another: a copied bucket has others.
+            # If the ETag differs, only digests count: a copied bucket has other ETags.
             etag = volume.etag if same else None
             pieces = (p for p in volume.pieces(lines) if p.end <= stat.size)
             where = Problem('', volume.name)
             self._read(path, etag, pieces, where, volume)
 
     def _check_plain(self) -> None:
-        """The data of a backup by Freezer 19, of which only the size is known."""
+        """Check the data of a backup by Freezer 19; only its size is known."""
         path = self._path(layout.MANIFEST)
         if self._attempt(path, lambda: self._exists(path)):
             self._report(
                 Problem(
-                    f'{self._backup.metadata_path} does not name the manifest, and '
-                    f'there is one: {path}'
+                    f'{self._backup.metadata_path} does not name the manifest, but '
+                    f'{path} exists'
                 )
             )
         path = self._backup.data_path
@@ -332,9 +338,9 @@ class _Examination:
     def _check_file(
         self, path: str, fatal: bool, read: Callable[[], bytes] | None = None
     ) -> None:
-        """One that has to be there.
+        """Check a required file.
 
-        :param read: reads it, if it is known what it has to be
+        :param read: reads and verifies it, if its digest is known
         """
         where = Problem('', fatal=fatal)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
@@ -353,9 +359,9 @@ class _Examination:
         where: Problem,
         volume: manifest.Volume | None = None,
     ) -> None:
-        """Every piece, also after a wrong one.
+        """Read every piece, also after a wrong one.
 
-        :param volume: whose pieces they are, where it has parts
+        :param volume: the volume of the pieces, if it has parts
         """
         reads = self._storage.read_pieces(path, etag, pieces)
         failed = 0
@@ -373,10 +379,10 @@ class _Examination:
                     self._report(problem, data)
                     failed = failed + 1 if data.temporary else 0
                     if failed == _FAILED_IN_A_ROW:
-                        what = f'{path}: what follows byte {piece.end - 1} was not read'
+                        what = f'{path}: bytes after {piece.end - 1} were not read'
                         self._report(replace(where, what=what))
                         break
                 else:
                     failed = 0
-                # Not kept while the next piece comes.
+                # Not kept while the next piece is read.
                 del read, data

@@ -1,15 +1,15 @@
-"""Restores: one GNU tar for each archive of a chain, kept inside the target."""
+"""Extracts archives with GNU tar, kept inside the target."""
 
 import contextlib
+import dataclasses
 import logging
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
-from freezer.engine.engine import Extractor, PartExtractor, Warnings
+from freezer.engine.engine import Extractor, Warnings
 from freezer.engine.tar import messages, process
 from freezer.engine.tar.directories import TargetDirectories
 from freezer.engine.tar.guard import TargetGuard
-from freezer.engine.tar.part import Part
 from freezer.exceptions import EngineError
 from freezer.utils import landlock
 from freezer.utils.blocks import Block
@@ -80,57 +80,17 @@ class ArchiveExtractor:
             self._warnings.add(line)
 
 
+@dataclasses.dataclass
 class TarExtractor(Extractor):
     """Extracts whole levels, the oldest first."""
 
-    def __init__(
-        self,
-        archives: ArchiveExtractor,
-        directories: TargetDirectories,
-        *,
-        whole_tree: bool,
-    ) -> None:
-        self._archives = archives
-        self._directories = directories
-        self._whole_tree = whole_tree
+    archives: ArchiveExtractor
+    directories: TargetDirectories
+    whole_tree: bool
 
     def extract(self, blocks: Iterator[Block]) -> None:
         # Archives have no members for excluded directories: those are put back.
-        with self._directories.for_archive():
-            if self._whole_tree:
-                self._directories.make_ready()
-            self._archives.extract(blocks)
-
-
-class TarPartExtractor(PartExtractor):
-    """Extracts what the patterns choose of each level, the newest first."""
-
-    def __init__(
-        self, archives: ArchiveExtractor, part: Part, directories: TargetDirectories
-    ) -> None:
-        self._archives = archives
-        self._part = part
-        self._directories = directories
-
-    def extract(
-        self,
-        blocks: Iterator[Block],
-        hold: Callable[[Iterable[bytes]], Iterator[Block]],
-    ) -> bool:
-        part = self._part
-        with self._directories.for_archive():
-            part.make_ready()
-            filtered = part.filter_again if part.again else part.filter
-            self._archives.extract(hold(filtered(blocks)))
-        return part.again
-
-    def finish(self) -> None:
-        self._archives.extract(self._part.directories())
-
-    @property
-    def wanted(self) -> bool:
-        return self._part.wanted
-
-    @property
-    def unmatched(self) -> list[str]:
-        return self._part.unmatched
+        with self.directories.for_archive():
+            if self.whole_tree:
+                self.directories.make_ready()
+            self.archives.extract(blocks)

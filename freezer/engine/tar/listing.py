@@ -57,19 +57,10 @@ class TarLister(Lister):
             target = unit.linkname
         header = attributes(unit, head)
         kind = _KINDS.get(unit.kind, 'file')
-        return Entry(
-            b'/'.join(found.path),
-            kind,
-            header.mode,
-            header.uid,
-            header.gid,
-            header.user,
-            header.group,
-            header.size if kind == 'file' else 0,
-            header.mtime_ns,
-            target,
-            level,
-        )
+        size = header.size if kind == 'file' else 0
+        path = b'/'.join(found.path)
+        owner = (header.mode, header.uid, header.gid, header.user, header.group)
+        return Entry(path, kind, *owner, size, header.mtime_ns, target, level)
 
     @property
     def wanted(self) -> bool:

@@ -1,4 +1,4 @@
-"""Filters the archives of a chain for a partial restore.
+"""Extracts a part of a chain: filters its archives before tar reads them.
 
 The archives are read from the newest to the oldest. A member is passed on once, if it
 is chosen and exists in the final state, under its final name
@@ -19,6 +19,7 @@ is then read a second time, because the contents came before the link.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
@@ -26,6 +27,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
+from freezer.engine.engine import PartExtractor
+from freezer.engine.tar.directories import TargetDirectories
+from freezer.engine.tar.extract import ArchiveExtractor
 from freezer.engine.tar.headers import BLOCK, DIRECTORIES, RefusedError, components
 from freezer.engine.tar.members import Members, renamed
 from freezer.engine.tar.patterns import Patterns
@@ -48,22 +52,18 @@ class _Link(NamedTuple):
     head: bytes
 
 
-class Part:
-    """Filters the archives of a chain, newest first; see the module.
-
-    Call :meth:`filter` with each archive; if :attr:`again` is set then,
-    :meth:`filter_again` with the same one; after the last, :meth:`directories`.
-    """
+class TarPartExtractor(PartExtractor):
+    """Extracts what the patterns choose of each level, the newest first."""
 
     def __init__(
-        self, target: str, patterns: Patterns, make_ready: Callable[[Path], None]
+        self,
+        archives: ArchiveExtractor,
+        target_directories: TargetDirectories,
+        patterns: Patterns,
     ) -> None:
-        """
-        :param make_ready: makes a directory of the target, if it exists, and those
-            below ready for tar
-        """
-        self._target = os.fsencode(target)
-        self._make_ready = make_ready
+        self._archives = archives
+        self._target = os.fsencode(archives.target)
+        self._target_directories = target_directories
         self._state = State(patterns)
         self._patterns = patterns
         self._directories = _Directories()
@@ -75,27 +75,29 @@ class Part:
 
     @property
     def wanted(self) -> bool:
-        """Whether an older archive may contain chosen members."""
         return self._state.wanted
 
     @property
-    def again(self) -> bool:
-        return bool(self._links)
-
-    @property
     def unmatched(self) -> list[str]:
-        """The patterns that have matched nothing."""
         return [self._patterns.texts[n] for n in sorted(self._state.unmatched)]
 
-    def make_ready(self) -> None:
-        """Before each archive: make the directories that exist ready for it.
+    def extract(
+        self,
+        blocks: Iterator[Block],
+        hold: Callable[[Iterable[bytes]], Iterator[Block]],
+    ) -> bool:
+        with self._target_directories.for_archive():
+            # Existing directories get their final attributes from the last archive.
+            for top in self._tops:
+                self._target_directories.make_ready(top)
+            filtered = self._linked(blocks) if self._links else self._filter(blocks)
+            self._archives.extract(hold(filtered))
+        return bool(self._links)
 
-        :meth:`directories` gives them their final attributes.
-        """
-        for top in self._tops:
-            self._make_ready(top)
+    def finish(self) -> None:
+        self._archives.extract(itertools.chain(self._directories.needed(), [_END]))
 
-    def filter(self, blocks: Iterable[Block]) -> Iterator[bytes]:
+    def _filter(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """The archive with only the members to extract.
 
         :raises RestoreError: a parent in the target is not a directory
@@ -110,7 +112,7 @@ class Part:
                 raise members.refused(refused) from refused
         yield _END
 
-    def filter_again(self, blocks: Iterable[Block]) -> Iterator[bytes]:
+    def _linked(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """The contents that the links of the same archive need, under their names."""
         links, self._links = self._links, {}
         members = Members(blocks)
@@ -131,11 +133,6 @@ class Part:
                 f'the archive has a hard link to {lost!r}, but not that file: it was '
                 f'not made by GNU tar'
             )
-        yield _END
-
-    def directories(self) -> Iterator[bytes]:
-        """An archive with the directories of the extracted members."""
-        yield from self._directories.needed()
         yield _END
 
     def _pass_on(self, unit: Unit, members: Members) -> Iterator[bytes]:
@@ -174,7 +171,7 @@ class Part:
             self._pass(found.path, directory=True)
             if not self._is_chosen(found.path[:-1]):
                 self._tops.append(found.path)
-                self._make_ready(found.path)
+                self._target_directories.make_ready(found.path)
             self._directories.need(found.path)
             listed = None if unit.dumpdir is None else contents(unit.dumpdir)
             yield renamed(unit, head, name, b'', listed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from freezer.engine.tar.headers import RefusedError, read_length, shown
@@ -27,29 +28,19 @@ _XATTR: Final = b'SCHILY.xattr.'
 _ACCESS: Final = (b'SCHILY.acl.access', b'SCHILY.xattr.system.')
 
 
+@dataclass(slots=True)
 class PaxHeader:
     """The records of one pax header that change how its member is read."""
 
-    __slots__ = (
-        'acl',
-        'dumpdir',
-        'linkpath',
-        'path',
-        'size',
-        'sparse',
-        'sparse_map',
-    )
-
-    def __init__(self) -> None:
-        self.path: bytes | None = None
-        self.linkpath: bytes | None = None
-        self.size: int | None = None
-        self.dumpdir: bytes | None = None
-        self.acl = False
-        self.sparse: dict[bytes, bytes] = {}
-        """``GNU.sparse.*`` without the prefix, except the map of format 0.0."""
-        self.sparse_map: list[int] = []
-        """The map of format 0.0: offset, length, offset, length ..."""
+    path: bytes | None = None
+    linkpath: bytes | None = None
+    size: int | None = None
+    dumpdir: bytes | None = None
+    acl: bool = False
+    sparse: dict[bytes, bytes] = field(default_factory=dict)
+    """``GNU.sparse.*`` without the prefix, except the map of format 0.0."""
+    sparse_map: list[int] = field(default_factory=list)
+    """The map of format 0.0: offset, length, offset, length ..."""
 
 
 def records(data: bytes) -> Iterator[tuple[bytes, bytes]]:

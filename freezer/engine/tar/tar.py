@@ -17,10 +17,10 @@ from freezer.engine.engine import (
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import create, process, snapshot
 from freezer.engine.tar.directories import TargetDirectories
-from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor, TarPartExtractor
+from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.listing import TarLister
-from freezer.engine.tar.part import Part
+from freezer.engine.tar.part import TarPartExtractor
 from freezer.engine.tar.patterns import Patterns, walk
 from freezer.exceptions import EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
@@ -73,22 +73,19 @@ class TarEngine(BackupEngine):
             made_writable=lambda: whole_tree and not directories.refused,
         )
         archives = ArchiveExtractor(target, guard, warnings, self._progress)
-        return TarExtractor(archives, directories, whole_tree=whole_tree)
+        return TarExtractor(archives, directories, whole_tree)
 
     def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
         directories = TargetDirectories(target)
-        # Where Part does not make a directory ready, it removes the link itself.
+        # Where the extractor makes no directory ready, it removes the link itself.
         guard = TargetGuard(
             target,
             self.settings.untrusted,
             self._patterns,
             lambda: not directories.refused,
         )
-        return TarPartExtractor(
-            ArchiveExtractor(target, guard, warnings, self._progress),
-            Part(target, self._patterns, directories.make_ready),
-            directories,
-        )
+        archives = ArchiveExtractor(target, guard, warnings, self._progress)
+        return TarPartExtractor(archives, directories, self._patterns)
 
     def lister(self) -> Lister:
         return TarLister(self._patterns)
