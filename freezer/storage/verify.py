@@ -86,7 +86,7 @@ class Verification:
     marker: Mapping[str, Any] = field(default_factory=dict)
 
 
-class VerifiableStorage(Protocol):
+class Verifiable(Protocol):
     """The methods of a storage that a verification uses."""
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]: ...
@@ -104,9 +104,7 @@ class VerifiableStorage(Protocol):
     ) -> manifest.Manifest | None: ...
 
 
-def examine(
-    storage: VerifiableStorage, backup: 'Backup', data: bool
-) -> Verification | None:
+def examine(storage: Verifiable, backup: 'Backup', data: bool) -> Verification | None:
     """Check all objects of a backup; with ``data``, read every byte.
 
     An object that cannot be read is a problem of the backup, as long as the storage can
@@ -129,9 +127,7 @@ _ANYWHERE = Problem('')
 
 
 class _Examination:
-    def __init__(
-        self, storage: VerifiableStorage, backup: 'Backup', data: bool
-    ) -> None:
+    def __init__(self, storage: Verifiable, backup: 'Backup', data: bool) -> None:
         self._storage = storage
         self._backup = backup
         self._data = data
@@ -233,9 +229,7 @@ class _Examination:
         engine = marker.get('engine_name', self._backup.engine.name)
         if engine != self._backup.engine.name:
             self._report(
-                Problem(
-                    f'{self._backup.metadata_path}: made by another engine: {engine}'
-                )
+                Problem(f'{self._backup.metadata_path} is of another engine: {engine}')
             )
 
     def _check_volumes(self, found: manifest.Manifest) -> None:
@@ -285,7 +279,7 @@ class _Examination:
             odd = 'missing' if first == stat.size else 'surplus'
             self._report(
                 Problem(
-                    f'{path}: has {stat.size} bytes, but {volume.size} were written: '
+                    f'{path}: has {stat.size} bytes, and {volume.size} were written: '
                     f'bytes {first} to {after - 1} are {odd}',
                     volume.name,
                     volume.part_at(first),
@@ -295,8 +289,8 @@ class _Examination:
             )
         elif not same and not self._data:
             self._warnings.append(
-                f'{path}: its ETag is {stat.etag}, but was {volume.etag}: it was copied '
-                f'or rewritten'
+                f'{path}: its ETag is {stat.etag}, but was {volume.etag}: it was '
+                f'copied or rewritten'
             )
         if self._data and lines is not None:
             # If the ETag differs, only digests count: a copied bucket has other ETags.
