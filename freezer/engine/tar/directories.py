@@ -34,9 +34,8 @@ class TargetDirectories:
         self._mark = 2 * random.SystemRandom().randrange(2**28, 2**29) * 10**9
 
     def make_ready(self, path: Sequence[bytes] = ()) -> None:
-        """Make a directory and those below writable, and drop extended attributes and
-        the setgid bit. Does nothing if the path is missing, not a directory, or
-        contains a link.
+        """Make a directory and those below writable; drop extended attributes and the
+        setgid bit. Skips a path that is missing, not a directory, or contains a link.
 
         tar sets what is set in the archive; it does not remove extended attributes,
         new directories inherit the setgid bit, and users other than root cannot write
@@ -91,8 +90,7 @@ class TargetDirectories:
     def _put_back(self) -> None:
         # Children before their parent: it may not be accessible afterwards.
         for folder, mode, mtime_ns, attributes in reversed(self._changed):
-            # Removed; or, unless this is root, in a directory that is not accessible
-            # any more.
+            # Removed; or, without root, in a directory that is not accessible any more.
             with contextlib.suppress(
                 FileNotFoundError, NotADirectoryError, PermissionError
             ):

@@ -35,18 +35,11 @@ class ArchiveExtractor:
         self._progress = progress
         unavailable = landlock.unavailable_reason(target)
         if unavailable is None:
-            LOG.info(
-                'every member is checked before tar reads it, and Landlock %d keeps '
-                'tar from writing outside of %s',
-                landlock.version(),
-                target,
-            )
+            number = landlock.version()
+            also = f', and Landlock {number} keeps tar from writing outside of {target}'
         else:
-            LOG.info(
-                'every member is checked before tar reads it; Landlock is not '
-                'available (%s)',
-                unavailable,
-            )
+            also = f'; Landlock is not available ({unavailable})'
+        LOG.info('every member is checked before tar reads it%s', also)
         self._confined = unavailable is None
         self._arguments = process.extract_arguments(target, guard.untrusted)
 

@@ -53,7 +53,7 @@ from freezer.engine.tar.headers import (
 )
 from freezer.engine.tar.links import NOT_A_LINK, Links, Node
 from freezer.engine.tar.patterns import Patterns, Place
-from freezer.engine.tar.units import Reader, Unit
+from freezer.engine.tar.units import Unit, read_unit
 from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.utils.blocks import Block
 
@@ -141,13 +141,12 @@ class TargetGuard:
             if have < need:
                 continue
             buffer = held[0] if len(held) == 1 else b''.join(held)
-            reader = Reader(buffer)
             pos, need = 0, BLOCK
             error: EngineError | None = None
             headers: list[int] = []
             try:
                 while pos < len(buffer):
-                    unit = reader.unit(pos)
+                    unit = read_unit(buffer, pos)
                     if unit.kind:
                         self._admit(unit)
                         if self.untrusted and unit.kind in _ARMED:
@@ -166,7 +165,11 @@ class TargetGuard:
             except EngineError as tail:
                 error = tail
             if headers:
-                buffer = _disarmed(buffer, headers)
+                changed = bytearray(buffer)
+                for start in headers:
+                    end = start + BLOCK
+                    changed[start:end] = disarmed(buffer[start:end])
+                buffer = bytes(changed)
             skip = max(pos - len(buffer), 0)
             passed = len(buffer) - max(len(buffer) - pos, 0)
             if passed:
@@ -377,13 +380,6 @@ class TargetGuard:
             return temporary
         assert temporary is not None
         return self._links.merge(temporary, moved)
-
-
-def _disarmed(buffer: bytes, headers: list[int]) -> bytes:
-    changed = bytearray(buffer)
-    for start in headers:
-        changed[start : start + BLOCK] = disarmed(buffer[start : start + BLOCK])
-    return bytes(changed)
 
 
 def _unsafe(refused: RefusedError, offset: int) -> UnsafeArchiveError:

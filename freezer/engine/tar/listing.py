@@ -40,8 +40,7 @@ class TarLister(Lister):
             try:
                 entry = self._entry(unit, members.head, level)
             except RefusedError as refused:
-                refused.name = refused.name or unit.name
-                raise members.refused(refused) from refused
+                raise members.refused(refused, unit.name) from refused
             if entry is not None:
                 yield entry
 

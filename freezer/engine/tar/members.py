@@ -19,11 +19,11 @@ from freezer.engine.tar.headers import (
     check_tail,
     damaged,
     read_number,
+    records,
     rewritten,
     shown,
 )
-from freezer.engine.tar.pax import records
-from freezer.engine.tar.units import Reader, Unit
+from freezer.engine.tar.units import Unit, read_unit
 from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.utils.blocks import Block
 
@@ -54,7 +54,7 @@ class Members:
         while True:
             self._fill(need)
             try:
-                unit = Reader(self._buffer).unit(self._position)
+                unit = read_unit(self._buffer, self._position)
             except MoreError as more:
                 need = more.need
             except RefusedError as refused:
@@ -87,10 +87,14 @@ class Members:
         """Bytes of the archive that have been read."""
         return self._offset + self._position
 
-    def refused(self, refused: RefusedError) -> UnsafeArchiveError:
-        name = 'a member' if refused.name is None else shown(refused.name)
+    def refused(
+        self, refused: RefusedError, name: bytes | None = None
+    ) -> UnsafeArchiveError:
+        """The error for a member; ``name`` is used if the refusal has none."""
+        name = name if refused.name is None else refused.name
+        member = 'a member' if name is None else shown(name)
         return UnsafeArchiveError(
-            f'Refused {name}: {refused.why} (before byte {self.offset} of the '
+            f'Refused {member}: {refused.why} (before byte {self.offset} of the '
             f'archive). The backup was tampered with, or was not made by GNU tar.'
         )
 
@@ -139,7 +143,7 @@ class Attributes(NamedTuple):
 def attributes(unit: Unit, head: bytes) -> Attributes:
     """Raises :class:`RefusedError` if a number is malformed."""
     header = head[unit.header :]
-    pax = _pax_of(unit, head)
+    pax = dict(_records_of(unit, head))
 
     def number(keyword: bytes, start: int, end: int) -> int:
         if keyword in pax:
@@ -246,10 +250,6 @@ def _records_of(unit: Unit, head: bytes) -> Iterator[tuple[bytes, bytes]]:
     if unit.header and head[257:265] == POSIX:
         size = read_number(head[124:136]) or 0
         yield from records(head[BLOCK : BLOCK + size])
-
-
-def _pax_of(unit: Unit, head: bytes) -> dict[bytes, bytes]:
-    return dict(_records_of(unit, head))
 
 
 def _signed(field: bytes) -> int:

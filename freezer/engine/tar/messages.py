@@ -74,14 +74,9 @@ def check(
     :raises EngineError: the archive is not good
     """
     found = [parse(line, root) for line in lines]
-    severities = {message.severity for message in found}
-    explained = status in (0, 1) or (
-        status == 2
-        and Severity.WARNING in severities
-        and Severity.FATAL not in severities
-    )
-    if not explained:
-        fatal = [m.text for m in found if m.severity is Severity.FATAL]
+    fatal = [m.text for m in found if m.severity is Severity.FATAL]
+    warned = any(m.severity is Severity.WARNING for m in found)
+    if status not in (0, 1) and (status != 2 or fatal or not warned):
         reason = summary(fatal or [m.text for m in found])
         raise EngineError(f'tar failed with status {status}: {reason}')
     for message in found:

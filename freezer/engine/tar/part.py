@@ -108,8 +108,7 @@ class TarPartExtractor(PartExtractor):
             try:
                 yield from self._pass_on(unit, members)
             except RefusedError as refused:
-                refused.name = refused.name or unit.name
-                raise members.refused(refused) from refused
+                raise members.refused(refused, unit.name) from refused
         yield _END
 
     def _linked(self, blocks: Iterable[Block]) -> Iterator[bytes]:

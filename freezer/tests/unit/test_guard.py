@@ -18,9 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from freezer.engine.tar import headers, units
 from freezer.engine.tar import links as model
-from freezer.engine.tar import pax as pax_headers
-from freezer.engine.tar import sparse, units
 from freezer.engine.tar.guard import TargetGuard
 from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.tests.archives import (
@@ -759,7 +758,7 @@ def test_headers_out_of_place(target: Path) -> None:
 
 def test_too_long(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {'MAX_NAME': 1000, 'MAX_LIST': 100_000, 'MAX_RECORDS': 10_000}
-    for module in (pax_headers, sparse, units):
+    for module in (headers, units):
         for limit, value in limits.items():
             monkeypatch.setattr(module, limit, value, raising=False)
     name = b'n/' * 400 + b'n'
