@@ -79,7 +79,7 @@ class Run:
     include: frozenset[bytes] = frozenset()
 
 
-class Again(EngineError):
+class SourceChanged(EngineError):
     """The archive that was made lacks something; it has to be made again, with it."""
 
     def __init__(self, include: frozenset[bytes]) -> None:
@@ -88,7 +88,7 @@ class Again(EngineError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
+class CompletedBackup:
     """A backup that is committed."""
 
     backup: Backup
@@ -168,19 +168,19 @@ class BackupEngine(abc.ABC):
         )
         if self._writes_age:
             encryption.check_available(layout.AGE)
-        self._stored = StoredLevels(settings, self._passphrase, self.begins)
+        self._stored = StoredLevels(settings, self._passphrase, self.is_archive_start)
 
     @abc.abstractmethod
     def archive(self, run: Run) -> Generator[Block, None, None]:
         """The archive, uncompressed.
 
-        :raises Again: after the last block
+        :raises SourceChanged: after the last block
         :raises EngineError: after the last block at the latest, if the archive is not
             whole
         """
 
     @abc.abstractmethod
-    def why_unusable(self, state: Path, source: Source, now: int) -> str | None:
+    def base_problem(self, state: Path, source: Source, now: int) -> str | None:
         """Why no increment of this source may be built on this state; None if one
         may."""
 
@@ -203,7 +203,7 @@ class BackupEngine(abc.ABC):
         """Lists what ``include`` chooses."""
 
     @abc.abstractmethod
-    def not_in(self, patterns: Iterable[str], state: bytes) -> set[str]:
+    def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
         """The patterns that choose nothing a level had, by its engine's file; none if
         it does not tell."""
 
@@ -216,7 +216,7 @@ class BackupEngine(abc.ABC):
         """What an archive would hold: paths below the source's folder, unsorted."""
 
     @abc.abstractmethod
-    def begins(self, head: bytes) -> bool:
+    def is_archive_start(self, head: bytes) -> bool:
         """Whether these bytes (512, or all there are) begin an archive."""
 
     def metadata(self) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class BackupEngine(abc.ABC):
         backup = Backup(self, identity, level_zero, timestamp, base.level + 1)
         return Plan(backup, base)
 
-    def backup(self, source: Source, plan: Plan, now: int) -> Made:
+    def backup(self, source: Source, plan: Plan, now: int) -> CompletedBackup:
         """Make it. Atomic: it is listed when this returns, and not if it raises.
 
         A base that cannot be built on makes it a level 0.
@@ -285,7 +285,7 @@ class BackupEngine(abc.ABC):
                 sealer = self._sealer(key, backup, base)
                 try:
                     return self._make(run, backup, sealer, folder)
-                except Again as again:
+                except SourceChanged as again:
                     LOG.info('archiving again: %d names more', len(again.include))
                     run = dataclasses.replace(
                         run, include=again.include, warnings=Warnings()
@@ -315,7 +315,7 @@ class BackupEngine(abc.ABC):
                 state.write_bytes(self._stored.plain_state(backup, backup.metadata()))
                 fits = not encryption.is_age(state)
             reason = (
-                self.why_unusable(state, source, now)
+                self.base_problem(state, source, now)
                 if fits
                 else f'{backup!r} is not encrypted in the same way'
             )
@@ -328,7 +328,7 @@ class BackupEngine(abc.ABC):
 
     def _make(
         self, run: Run, backup: Backup, sealer: 'Sealer | None', folder: Path
-    ) -> Made:
+    ) -> CompletedBackup:
         self._progress.begin(stores=True)
         self.storage.claim(backup)
         try:
@@ -349,7 +349,7 @@ class BackupEngine(abc.ABC):
         except BaseException:
             self._discard(backup)
             raise
-        return Made(backup, run.warnings)
+        return CompletedBackup(backup, run.warnings)
 
     def _check_base(self, backup: Backup) -> None:
         """See that the levels below are still there.
@@ -439,7 +439,9 @@ class BackupEngine(abc.ABC):
             if not missing:
                 return
             state = self._stored.state(backup, markers[level])
-            missing = self.not_in(missing, state) if state is not None else set()
+            missing = (
+                self.unmatched_patterns(missing, state) if state is not None else set()
+            )
         if missing:
             raise _no_match([p for p in self.settings.include if p in missing])
 

@@ -23,18 +23,18 @@ class StoredLevels:
     """Opens levels, however they are compressed and encrypted.
 
     :param passphrase: None if there is none
-    :param begins: whether bytes (512, or all there are) begin an archive
+    :param is_archive_start: whether bytes (512, or all there are) begin an archive
     """
 
     def __init__(
         self,
         settings: EngineSettings,
         passphrase: bytes | None,
-        begins: Callable[[bytes], bool],
+        is_archive_start: Callable[[bytes], bool],
     ) -> None:
         self._settings = settings
         self._passphrase = passphrase
-        self._begins = begins
+        self._is_archive_start = is_archive_start
         self._keys: Keyring | None = None
 
     def markers(self, chain: Mapping[int, Backup]) -> dict[int, dict[str, Any]]:
@@ -182,4 +182,4 @@ class StoredLevels:
 
     def _looks_right(self, name: str, head: bytes) -> bool:
         magic = compression.MAGIC.get(name)
-        return self._begins(head) if magic is None else head.startswith(magic)
+        return self._is_archive_start(head) if magic is None else head.startswith(magic)

@@ -13,7 +13,7 @@ from freezer.common.version import version
 from freezer.engine.engine import (
     CLOCK_TOLERANCE,
     BackupEngine,
-    Made,
+    CompletedBackup,
     Plan,
     Source,
     source_of,
@@ -118,7 +118,9 @@ class BackupJob(Job):
             self.remove_old(backup.level_zero_timestamp)
         return Outcome(self._document(backup, None))
 
-    def _make(self, engine: BackupEngine, source: Source, plan: Plan, now: int) -> Made:
+    def _make(
+        self, engine: BackupEngine, source: Source, plan: Plan, now: int
+    ) -> CompletedBackup:
         LOG.info('backing up %s as %r', self.config.path_to_backup, plan.backup)
         made = engine.backup(source, plan, now)
         LOG.info('committed %r', made.backup)

@@ -10,7 +10,7 @@ import os
 import subprocess
 from collections.abc import Generator, Sequence
 
-from freezer.engine.engine import Again, Run, Source, Warnings
+from freezer.engine.engine import Run, Source, SourceChanged, Warnings
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import messages, process, snapshot
 from freezer.engine.tar.patterns import walk
@@ -96,7 +96,7 @@ class ArchiveWriter:
         its names elsewhere are not, and a restore would make two files of it.
 
         :param paths: what tar reports missing links of
-        :raises Again: the archive lacks names of files it holds
+        :raises SourceChanged: the archive lacks names of files it holds
         """
         run = self._run
         wanted = set()
@@ -113,7 +113,7 @@ class ArchiveWriter:
                     names.setdefault((status.st_dev, status.st_ino), set()).add(path)
         missing = set().union(*(many for many in names.values() if len(many) > 1))
         if missing - run.include:
-            raise Again(run.include | missing)
+            raise SourceChanged(run.include | missing)
 
     def _write_state(self, unread: Sequence[bytes]) -> None:
         """Correct the snapshot file that tar wrote.

@@ -42,7 +42,7 @@ class TarEngine(BackupEngine):
     def archive(self, run: Run) -> Generator[Block, None, None]:
         return create.ArchiveWriter(run, self.settings).blocks()
 
-    def why_unusable(self, state: Path, source: Source, now: int) -> str | None:
+    def base_problem(self, state: Path, source: Source, now: int) -> str | None:
         try:
             base = snapshot.load(state.read_bytes())
         except EngineError as error:
@@ -90,7 +90,7 @@ class TarEngine(BackupEngine):
     def lister(self) -> Lister:
         return TarLister(self._patterns)
 
-    def not_in(self, patterns: Iterable[str], state: bytes) -> set[str]:
+    def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
         known = _load_or_warn(state)
         if known.subject != snapshot.TREE:
             return set()
@@ -153,7 +153,7 @@ class TarEngine(BackupEngine):
             parent = parent.rpartition(b'/')[0]
         return False
 
-    def begins(self, head: bytes) -> bool:
+    def is_archive_start(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
 
 
