@@ -72,7 +72,7 @@ class _Agent:
         # Until the log is set up, nothing goes to standard error behind say()'s back.
         logging.getLogger().addHandler(logging.NullHandler())
 
-        def last_words(interruption: signals.Interrupted) -> None:
+        def on_timeout(interruption: signals.Interrupted) -> None:
             said = (
                 f'interrupted by {interruption.name}; not all that was begun could be '
                 f'undone in {signals.GRACE_SECONDS:g} s: what is left of an upload is '
@@ -81,7 +81,7 @@ class _Agent:
             log.error(said)
             self._complain(said)
 
-        with signals.raised(last_words):
+        with signals.as_exceptions(on_timeout):
             try:
                 with collection.suspended():
                     settings = config.load(argv, os.environ)
@@ -147,7 +147,7 @@ class _Agent:
                 self.say(f'Warning: {error}')
 
         try:
-            with signals.even_then(note_at_once):
+            with signals.on_forced_exit(note_at_once):
                 code = act()
         except BaseException:
             note_failure()

@@ -121,7 +121,7 @@ class BackupWriter:
         base: _Base | None = None
         with (
             tempfile.TemporaryDirectory(prefix='freezer-') as name,
-            signals.even_then(lambda: shutil.rmtree(name, ignore_errors=True)),
+            signals.on_forced_exit(lambda: shutil.rmtree(name, ignore_errors=True)),
         ):
             folder = Path(name)
             for file in ('base', 'state', 'sealed'):

@@ -40,7 +40,7 @@ class ExecJob(Job):
                         stdout=sys.stderr if last else subprocess.PIPE,
                     )
                 )
-                stack.enter_context(signals.even_then(processes[-1].kill))
+                stack.enter_context(signals.on_forced_exit(processes[-1].kill))
                 if len(processes) > 1:
                     _close(processes[-2])
             codes = [process.wait() for process in processes]

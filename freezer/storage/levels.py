@@ -1,9 +1,9 @@
-"""Finds the levels on a storage; which come next, and which make up a state.
+"""Finds levels: the base of the next backup, and the levels of a restore.
 
-The rules are Freezer's, with three fixed: `restart_always_level` counts from level 0
+The rules are Freezer's, with three fixes: `restart_always_level` counts from level 0
 and not from the newest backup (a daily job never restarted); several backups of one
-level resolve to the newest, not to whichever the listing names last; and a chain with a
-gap is refused before anything is extracted.
+level resolve to the newest, not to the last in the listing; and a chain with a gap is
+rejected before anything is extracted.
 """
 
 import logging
@@ -33,7 +33,7 @@ L = TypeVar('L', bound=LevelLike)
 
 
 class BrokenChain(StorageException):
-    """Levels are missing: what is above the gap cannot be restored."""
+    """A level is missing, so the levels above it cannot be restored."""
 
 
 class NoSuchBackup(StorageException):
@@ -42,7 +42,7 @@ class NoSuchBackup(StorageException):
 
 @dataclass(frozen=True)
 class LevelPolicy:
-    """How far increments go. 0 and 0.0 mean unset.
+    """The options that select levels. 0 and 0.0 mean unset.
 
     :param retention: whether old chains are removed afterwards
     """
@@ -55,16 +55,16 @@ class LevelPolicy:
 
     @property
     def needs_listing(self) -> bool:
-        """Whether the existing backups must be known."""
+        """Whether existing backups must be listed first."""
         return self.incremental or self.retention
 
 
 def resolve(backups: Iterable[L]) -> dict[int, L]:
-    """The newest state: level -> backup, from level 0 up, without a gap.
+    """The chain of the newest state: level -> backup, from level 0 up, without a gap.
 
-    The highest level counts, and of several at that level the newest. Below, each
-    level is the newest one not younger than the level it carries; where clocks went
-    backwards and there is none, the newest one.
+    It begins with the newest backup of the highest level. Of each level below, it takes
+    the newest backup that is not newer than the level above; if there is none because
+    a clock went backwards, the newest.
 
     :raises BrokenChain: a level below the highest is missing
     """
@@ -89,9 +89,9 @@ def resolve(backups: Iterable[L]) -> dict[int, L]:
 
 
 def needed(backup: L, backups: Iterable[L]) -> list[L]:
-    """Of each level below a backup that is there, the one it is restored with.
+    """The existing backups of lower levels that a backup is restored with.
 
-    :param backups: of its chain
+    :param backups: all of its chain
     """
     by_level = _by_level(backups)
     found: list[L] = []
@@ -111,15 +111,15 @@ def _by_level(backups: Iterable[L]) -> dict[int, list[L]]:
 
 
 def _newest_below(above: L | None, same: Sequence[L]) -> L:
-    """Of several backups of one level, the one that a level above builds on."""
+    """The backup of a level that a backup of the level above builds on."""
     older = [b for b in same if above is None or b.timestamp <= above.timestamp]
     return max(older or same, key=lambda b: b.timestamp)
 
 
 def base_for_next(chain: Mapping[int, L], policy: LevelPolicy, now: float) -> L | None:
-    """The backup that the next one builds on; None starts a new chain at level 0.
+    """The backup that the next one builds on; None to start a new chain at level 0.
 
-    :param chain: the newest chain as :func:`resolve` gives it
+    :param chain: the newest chain, from :func:`resolve`
     :param now: epoch seconds
     """
     if not policy.incremental or not chain:

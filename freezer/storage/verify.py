@@ -15,23 +15,23 @@ from freezer.storage.exceptions import IntegrityError, NotFound, StorageExceptio
 
 T = TypeVar('T')
 
-# So many problems of a backup are listed; all are counted.
+# The number of problems listed for a backup; all are counted.
 LISTED = 20
-# A piece that the store does not give has used up the time of a request: so many one
-# after the other, and the rest of the volume is not waited for.
+# A piece that cannot be read has used up the time of a request: after so many in a row
+# the rest of the volume is skipped.
 _FAILED_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where.
+    """A problem of a backup, and its place.
 
-    :param what: a line for people; names the path
-    :param volume: its name below the level's folder; None if it is about none
+    :param what: a line for the user, with the path
+    :param volume: the volume's name below the level's folder; None if it is not in one
     :param part: number of the part in the volume, from 1
     :param start: the first wrong byte of the volume, from 0
     :param end: the last wrong byte
-    :param fatal: whether the backup cannot be restored for it
+    :param fatal: whether it makes the backup impossible to restore
     """
 
     what: str
@@ -46,12 +46,12 @@ class Problem:
 class Verification:
     """What was found of one level.
 
-    :param size: bytes of its stream, as far as is known
+    :param size: bytes of its stream, as far as known
     :param digests: whether it has any; Freezer 19 wrote none
-    :param problems: the first ones; ``count`` is of all
-    :param restorable: whether no problem keeps its own data from being restored
-    :param missing: the levels of its chain below it that are not there
-    :param warnings: what is odd, and harms nothing
+    :param problems: the first ones; ``count`` is the number of all
+    :param restorable: whether its own data can be restored despite the problems
+    :param missing: the lower levels of its chain that are missing
+    :param warnings: irregularities that do no harm
     :param marker: the content of its marker, empty if it could not be read
     """
 
@@ -110,7 +110,7 @@ class _Examination:
                 self._check_volumes(found)
             elif manifest.MARKER_KEY not in marker:
                 self._check_plain()
-        # A restore does not need it, unless all is authenticated.
+        # A restore needs this file only if the level is authenticated.
         sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
         self._check_file(
             paths.engine_metadata,
@@ -138,7 +138,7 @@ class _Examination:
     def _committed(self) -> set[tuple[int, int]]:
         """Level and timestamp of each backup of the chain.
 
-        :raises _Removed: this one is not among them
+        :raises _Removed: this backup is not among them
         """
         chain = self._paths.marker.rpartition('/')[0].rpartition('/')[0]
         present = set()
@@ -154,8 +154,8 @@ class _Examination:
     # Problems
 
     def _report(self, problem: Problem, error: StorageException | None = None) -> None:
-        # What somebody removes is not damaged, nor is all of a store that is down: it
-        # has used up the time of a request, and the listing will say so.
+        # A backup that is being removed is not damaged, nor is one on a store that is
+        # down: that has used up the time of a request, and the listing will fail.
         if not self._count or (error is not None and error.temporary):
             self._committed()
         self._count += 1
@@ -166,7 +166,7 @@ class _Examination:
     def _attempt(
         self, path: str, call: Callable[[], T], where: Problem = _ANYWHERE
     ) -> T | None:
-        """What the call returns; None, and a problem, if it fails."""
+        """The result of a call; None, and a problem reported, if it fails."""
         try:
             return call()
         except StorageException as error:
@@ -175,7 +175,7 @@ class _Examination:
             self._report(replace(where, what=what), error)
             return None
 
-    # What a backup is made of
+    # The objects of a backup
 
     def _check_engine(self, marker: Mapping[str, Any]) -> None:
         expected = self._stored.backup.engine
@@ -229,7 +229,7 @@ class _Examination:
         same = not (stat.etag and volume.etag) or stat.etag == volume.etag
         if stat.size != volume.size:
             first, after = sorted((stat.size, volume.size))
-            odd = 'missing' if first == stat.size else 'too many'
+            odd = 'missing' if first == stat.size else 'surplus'
             self._report(
                 Problem(
                     f'{path}: has {stat.size} bytes, and {volume.size} were written: '
@@ -242,11 +242,11 @@ class _Examination:
             )
         elif not same and not self._data:
             self._warnings.append(
-                f'{path}: its ETag is {stat.etag}, and was {volume.etag}: it was '
-                f'copied, or written again'
+                f'{path}: its ETag is {stat.etag}, but was {volume.etag}: it was '
+                f'copied or rewritten'
             )
         if self._data and lines is not None:
-            # Digests decide where the ETag is another: a copied bucket has others.
+            # If the ETag differs, only digests count: a copied bucket has other ETags.
             etag = volume.etag if same else None
             pieces = (p for p in volume.pieces(lines) if p.end <= stat.size)
             where = Problem('', volume.name)
@@ -285,9 +285,9 @@ class _Examination:
     def _check_file(
         self, path: str, fatal: bool, read: Callable[[], bytes] | None = None
     ) -> None:
-        """One that has to be there.
+        """Check a required file.
 
-        :param read: reads it, if it is known what it has to be
+        :param read: reads and verifies it, if its digest is known
         """
         where = Problem('', fatal=fatal)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
@@ -306,9 +306,9 @@ class _Examination:
         where: Problem,
         volume: manifest.Volume | None = None,
     ) -> None:
-        """Every piece, also after a wrong one.
+        """Read every piece, also after a wrong one.
 
-        :param volume: whose pieces they are, where it has parts
+        :param volume: the volume of the pieces, if it has parts
         """
         reads = self._storage.read_pieces(path, etag, pieces)
         failed = 0
@@ -326,10 +326,10 @@ class _Examination:
                     self._report(problem, data)
                     failed = failed + 1 if data.temporary else 0
                     if failed == _FAILED_IN_A_ROW:
-                        what = f'{path}: what follows byte {piece.end - 1} was not read'
+                        what = f'{path}: bytes after {piece.end - 1} were not read'
                         self._report(replace(where, what=what))
                         break
                 else:
                     failed = 0
-                # Not kept while the next piece comes.
+                # Not kept while the next piece is read.
                 del read, data

@@ -1,4 +1,4 @@
-"""The highest priority for this process and its children."""
+"""Gives this process and its children the highest priority."""
 
 import logging
 import os
@@ -10,14 +10,14 @@ _HIGHEST_NICENESS = -19
 
 
 def raise_to_highest() -> None:
-    """CPU and disk; where that is not allowed, a warning in the log says so."""
+    """Raise CPU and disk priority; if that is not allowed, log a warning."""
     try:
         os.setpriority(os.PRIO_PROCESS, 0, _HIGHEST_NICENESS)
         subprocess.run(
             ['ionice', '-c', '1', '-n', '0', '-p', str(os.getpid())],  # noqa: S607
             check=True,
             capture_output=True,
-            # The keys may be in the rest of it.
+            # Other variables may contain secrets.
             env={'PATH': os.environ.get('PATH', os.defpath)},
         )
     except (OSError, subprocess.CalledProcessError) as error:

@@ -1,7 +1,4 @@
-"""Processes: an identity that other processes can check, and a child's messages.
-
-Linux.
-"""
+"""Processes on Linux: an identity that others can check, and a child's messages."""
 
 import os
 import threading
@@ -26,9 +23,15 @@ class StderrReader:
         longest: int = -1,
     ) -> None:
         self._lines: list[str] = []
-        self._thread = threading.Thread(
-            target=self._read, args=(stream, keep, longest), name='stderr', daemon=True
-        )
+
+        def read() -> None:
+            with stream:
+                while data := stream.readline(longest):
+                    line = data.decode('utf-8', 'backslashreplace').rstrip('\n')
+                    if keep(line):
+                        self._lines.append(line)
+
+        self._thread = threading.Thread(target=read, name='stderr', daemon=True)
         self._thread.start()
 
     def lines(self, timeout: float | None = None) -> list[str]:
@@ -39,15 +42,6 @@ class StderrReader:
         """
         self._thread.join(timeout)
         return self._lines
-
-    def _read(
-        self, stream: IO[bytes], keep: Callable[[str], bool], longest: int
-    ) -> None:
-        with stream:
-            while data := stream.readline(longest):
-                line = data.decode('utf-8', 'backslashreplace').rstrip('\n')
-                if keep(line):
-                    self._lines.append(line)
 
 
 def identity() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The directories of a restore's target, before an archive and after it."""
+"""Prepares the directories of a restore's target, and puts unchanged ones back."""
 
 import contextlib
 import errno
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 
-class _Was(NamedTuple):
-    """A directory of the target as it was."""
+class _SavedDirectory(NamedTuple):
+    """The attributes that a directory of the target had."""
 
     path: bytes
     mode: int
@@ -19,27 +19,27 @@ class _Was(NamedTuple):
 
 
 class TargetDirectories:
-    """The directories of a target: made ready for an archive, and as they were again
-    if it has nothing to say of them.
+    """Makes directories ready for an archive, and then restores those not in it.
 
-    Those have a time that nothing else has: tar sets that of each directory it meets.
+    They are marked with a modification time that no other file has: tar sets the time
+    of each directory in the archive.
     """
 
     def __init__(self, target: str) -> None:
         self.refused = False
-        """One of them was not ours to make ready."""
+        """A directory could not be made ready: it belongs to another user."""
         self._target = os.fsencode(os.path.realpath(target))
-        self._changed: list[_Was] = []
-        # Whole seconds of even number: any file system keeps them.
+        self._changed: list[_SavedDirectory] = []
+        # An even number of seconds: any file system keeps it.
         self._mark = 2 * random.SystemRandom().randrange(2**28, 2**29) * 10**9
 
     def make_ready(self, path: Sequence[bytes] = ()) -> None:
-        """Take from a directory and each below what would stay, spread, or be in the
-        way. Nothing if it is not there, no directory, or a link is on the way.
+        """Make a directory and those below writable; drop extended attributes and the
+        setgid bit. Skips a path that is missing, not a directory, or contains a link.
 
-        tar sets what is set in the archive; it does not take away extended attributes,
-        new directories inherit the setgid bit, and who is not root cannot write into a
-        directory that is read-only.
+        tar sets what is set in the archive; it does not remove extended attributes,
+        new directories inherit the setgid bit, and users other than root cannot write
+        into a read-only directory.
         """
         folder = self._target
         for name in path:
@@ -47,14 +47,14 @@ class TargetDirectories:
             try:
                 status = os.lstat(folder)
             except OSError:
-                # Not there, or tar will say what it could not do there.
+                # Missing; in other cases tar will report what it could not do.
                 return
             if not stat.S_ISDIR(status.st_mode):
                 return
         folders = [folder]
         while folders:
             folder = folders.pop()
-            # Somebody else's directory: tar will say what it could not do there.
+            # Another user's directory: tar will report what it could not do there.
             try:
                 self._make_one_ready(folder)
             except PermissionError:
@@ -69,26 +69,28 @@ class TargetDirectories:
         os.chmod(folder, 0o700)
         attributes = _drop_attributes(folder)
         mode = stat.S_IMODE(status.st_mode)
-        self._changed.append(_Was(folder, mode, status.st_mtime_ns, attributes or None))
+        self._changed.append(
+            _SavedDirectory(folder, mode, status.st_mtime_ns, attributes or None)
+        )
         os.utime(folder, ns=(status.st_atime_ns, self._mark))
 
     @contextlib.contextmanager
     def for_archive(self) -> Iterator[None]:
-        """A block that makes ready and extracts; in the end, and also if it fails, what
-        the archive has said nothing of is as it was."""
+        """A block that makes ready and extracts. At its end, also if it fails, the
+        directories that were not in the archive are put back as they were."""
         try:
             yield
         except BaseException:
-            # The first error is the one to tell.
+            # Report the first error.
             with contextlib.suppress(OSError):
                 self._put_back()
             raise
         self._put_back()
 
     def _put_back(self) -> None:
-        # What is in a directory before itself, which may not be open afterwards.
+        # Children before their parent: it may not be accessible afterwards.
         for folder, mode, mtime_ns, attributes in reversed(self._changed):
-            # Gone; or in one that is closed by now to who is not root.
+            # Removed; or, without root, in a directory that is not accessible any more.
             with contextlib.suppress(
                 FileNotFoundError, NotADirectoryError, PermissionError
             ):
@@ -103,7 +105,7 @@ class TargetDirectories:
 
 
 def _drop_attributes(folder: bytes) -> dict[str, bytes]:
-    """Those that were dropped."""
+    """Remove extended attributes; returns those that were removed."""
     dropped = {}
     try:
         for name in os.listxattr(folder, follow_symlinks=False):
@@ -112,7 +114,7 @@ def _drop_attributes(folder: bytes) -> dict[str, bytes]:
                 os.removexattr(folder, name, follow_symlinks=False)
                 dropped[name] = value
     except OSError as error:
-        # The file system has none, or the attribute is only root's to take away.
+        # The file system has none, or only root may remove the attribute.
         if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
             raise
     return dropped

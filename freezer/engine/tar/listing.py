@@ -1,4 +1,4 @@
-"""What is in a chain, read off its archives."""
+"""Lists a chain by reading its archives."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from freezer.engine.engine import Entry, Lister
+from freezer.engine.tar.headers import RefusedError, components
 from freezer.engine.tar.members import Members, attributes
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.state import State
-from freezer.engine.tar.units import RefusedError, Unit, components
+from freezer.engine.tar.units import Unit
 from freezer.utils.blocks import Block
 
 _KINDS: Final = {
@@ -24,7 +25,7 @@ _KINDS: Final = {
 
 
 class TarLister(Lister):
-    """GNU tar's archives."""
+    """Lists archives of GNU tar."""
 
     def __init__(self, patterns: Patterns) -> None:
         self._patterns = patterns
@@ -39,8 +40,7 @@ class TarLister(Lister):
             try:
                 entry = self._entry(unit, members.head, level)
             except RefusedError as refused:
-                refused.name = refused.name or unit.name
-                raise members.refused(refused) from refused
+                raise members.refused(refused, unit.name) from refused
             if entry is not None:
                 yield entry
 
@@ -54,21 +54,12 @@ class TarLister(Lister):
             target = b'/'.join(linked or components(unit.linkname, 'its link name'))
         elif unit.kind == b'2':
             target = unit.linkname
-        said = attributes(unit, head)
+        header = attributes(unit, head)
         kind = _KINDS.get(unit.kind, 'file')
-        return Entry(
-            b'/'.join(found.path),
-            kind,
-            said.mode,
-            said.uid,
-            said.gid,
-            said.user,
-            said.group,
-            said.size if kind == 'file' else 0,
-            said.mtime_ns,
-            target,
-            level,
-        )
+        size = header.size if kind == 'file' else 0
+        path = b'/'.join(found.path)
+        owner = (header.mode, header.uid, header.gid, header.user, header.group)
+        return Entry(path, kind, *owner, size, header.mtime_ns, target, level)
 
     @property
     def wanted(self) -> bool:

@@ -1,4 +1,4 @@
-"""An archive taken apart, member by member, and members under another name."""
+"""Reads an archive member by member, and renames members."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from freezer.engine.tar.units import (
+from freezer.engine.tar.headers import (
     BLOCK,
+    DIRECTORIES,
     GNU,
     POSIX,
     BrokenError,
     MoreError,
-    Reader,
     RefusedError,
-    Unit,
     block_count,
+    check_tail,
+    damaged,
     read_number,
     records,
+    rewritten,
     shown,
 )
+from freezer.engine.tar.units import Unit, read_unit
 from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.utils.blocks import Block
-
-#: kinds of members that are directories
-DIRECTORIES: Final = frozenset({b'5', b'D'})
 
 _NAMING: Final = frozenset({b'path', b'linkpath', b'GNU.sparse.name', b'GNU.dumpdir'})
 
 
 class Members:
-    """Reads one archive: :meth:`next`, and :meth:`data` if that is wanted."""
+    """Reads one archive: call :meth:`next`, then :meth:`data` if it is needed."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         self.head = b''
-        """Of the present member: its header, with the extension headers before it."""
+        """The header of the current member, with the extension headers before it."""
         self._blocks = iter(blocks)
         self._buffer = b''
         self._position = 0
         self._offset = 0  # of the buffer in the archive
-        self._left = 0  # of the present member
+        self._left = 0  # bytes of the current member
 
     def next(self) -> Unit | None:
         """The next member; None at the end, when all blocks have been read.
 
-        Raises :class:`UnsafeArchiveError` at one that is not what GNU tar writes, and
+        Raises :class:`UnsafeArchiveError` if GNU tar does not write such members, and
         :class:`EngineError` when the bytes are not a tar archive or end too early.
         """
         for _data in self.data():
@@ -54,16 +54,13 @@ class Members:
         while True:
             self._fill(need)
             try:
-                unit = Reader(self._buffer).unit(self._position)
+                unit = read_unit(self._buffer, self._position)
             except MoreError as more:
                 need = more.need
             except RefusedError as refused:
                 raise self.refused(refused) from refused
             except BrokenError as broken:
-                raise EngineError(
-                    f'The archive is damaged or not a tar archive: {broken} at byte '
-                    f'{self.offset}. Check the backup in the storage.'
-                ) from broken
+                raise damaged(broken, self.offset) from broken
             else:
                 break
         if not unit.kind:
@@ -76,7 +73,7 @@ class Members:
         return unit
 
     def data(self) -> Iterator[bytes]:
-        """The rest of the present member, padding included; can be asked for once."""
+        """The rest of the current member, padding included; can be read once."""
         while self._left:
             if self._position == len(self._buffer):
                 self._fill(1)
@@ -90,23 +87,26 @@ class Members:
         """Bytes of the archive that have been read."""
         return self._offset + self._position
 
-    def refused(self, refused: RefusedError) -> UnsafeArchiveError:
-        name = 'a member' if refused.name is None else shown(refused.name)
+    def refused(
+        self, refused: RefusedError, name: bytes | None = None
+    ) -> UnsafeArchiveError:
+        """The error for a member; ``name`` is used if the refusal has none."""
+        name = name if refused.name is None else refused.name
+        member = 'a member' if name is None else shown(name)
         return UnsafeArchiveError(
-            f'Refused {name}: {refused.why} (before byte {self.offset} of the '
-            f'archive). The backup was tampered with, or another program than GNU tar '
-            f'made it.'
+            f'Refused {member}: {refused.why} (before byte {self.offset} of the '
+            f'archive). The backup was tampered with, or was not made by GNU tar.'
         )
 
     def _fill(self, need: int) -> None:
-        """Have so many bytes from here in the buffer."""
+        """Read until the buffer holds ``need`` unread bytes."""
         have = len(self._buffer) - self._position
         if have >= need:
             return
         parts = [self._buffer[self._position :]]
         self._offset += self._position
         for block in self._blocks:
-            parts.append(bytes(block))  # names cut out of it have to be hashable
+            parts.append(bytes(block))  # names, which are slices, must be hashable
             have += len(block)
             if have >= need:
                 break
@@ -121,11 +121,7 @@ class Members:
     def _read_tail(self) -> None:
         tail = self._buffer[self._position :]
         while True:
-            if tail.count(0) != len(tail):
-                raise EngineError(
-                    'The archive has data after its end marker: it was tampered with, '
-                    'or is more than one archive. Check the backup in the storage.'
-                )
+            check_tail(tail)
             block = next(self._blocks, None)
             if block is None:
                 return
@@ -133,7 +129,7 @@ class Members:
 
 
 class Attributes(NamedTuple):
-    """What a header says of a file; ``size`` with its holes, times in nanoseconds."""
+    """Attributes in a header; ``size`` includes holes, times are in nanoseconds."""
 
     mode: int
     uid: int
@@ -145,29 +141,29 @@ class Attributes(NamedTuple):
 
 
 def attributes(unit: Unit, head: bytes) -> Attributes:
-    """Raises :class:`RefusedError` at a number that is none."""
+    """Raises :class:`RefusedError` if a number is malformed."""
     header = head[unit.header :]
-    said = _pax_of(unit, head)
+    pax = dict(_records_of(unit, head))
 
     def number(keyword: bytes, start: int, end: int) -> int:
-        if keyword in said:
-            return int(_decimal(said[keyword], keyword))
+        if keyword in pax:
+            return int(_decimal(pax[keyword], keyword))
         return _signed(header[start:end])
 
     def name(keyword: bytes, start: int) -> str:
-        value = said.get(keyword, header[start : start + 32].partition(b'\0')[0])
-        # The same few, once each.
+        value = pax.get(keyword, header[start : start + 32].partition(b'\0')[0])
+        # There are few different names: keep each once.
         return sys.intern(value.decode(errors='surrogateescape'))
 
     size = number(b'size', 124, 136)
     if unit.kind == b'S':
         size = _signed(header[483:495])
     for keyword in (b'GNU.sparse.realsize', b'GNU.sparse.size'):
-        if keyword in said:
-            size = int(_decimal(said[keyword], keyword))
+        if keyword in pax:
+            size = int(_decimal(pax[keyword], keyword))
     mtime_ns = _signed(header[136:148]) * 10**9
-    if b'mtime' in said:
-        mtime_ns = int(_decimal(said[b'mtime'], b'mtime') * 10**9)
+    if b'mtime' in pax:
+        mtime_ns = int(_decimal(pax[b'mtime'], b'mtime') * 10**9)
     return Attributes(
         _signed(header[100:108]) & 0o7777,
         number(b'uid', 108, 116),
@@ -186,9 +182,9 @@ def renamed(
     linkname: bytes,
     dumpdir: bytes | None,
 ) -> bytes:
-    """The head of a member, changed; of a directory, all of it.
+    """The headers of a member, or a whole directory member, with other names.
 
-    :param dumpdir: None for a directory that lists nothing, so tar deletes nothing
+    :param dumpdir: None for a directory without a list, so that tar deletes nothing
     """
     header, kind = head[unit.header :], unit.kind
     if header[257:265] == GNU:
@@ -206,9 +202,9 @@ def renamed(
     data = b''.join(_record(*field) for field in fields)
     short = header[:345] + bytes(BLOCK - 345)
     return (
-        _header(short, b'././@PaxHeader', b'x', len(data))
+        rewritten(short, b'././@PaxHeader', b'x', len(data), b'')
         + _padded(data)
-        + _header(short, _short(name), kind, None, _short(linkname))
+        + rewritten(short, _short(name), kind, None, _short(linkname))
     )
 
 
@@ -219,43 +215,22 @@ def _renamed_gnu(
     blank = header[:345] + bytes(BLOCK - 345)
     for letter, text in ((b'L', name), (b'K', linkname)):
         if len(text) > 100:
-            parts.append(_header(blank, b'././@LongLink', letter, len(text) + 1))
+            size = len(text) + 1
+            parts.append(rewritten(blank, b'././@LongLink', letter, size, b''))
             parts.append(_padded(text + b'\0'))
     if kind not in DIRECTORIES:
-        parts.append(_header(header, _short(name), kind, None, _short(linkname)))
+        parts.append(rewritten(header, _short(name), kind, None, _short(linkname)))
     elif dumpdir is None:
-        parts.append(_header(header, _short(name), b'5', 0))
+        parts.append(rewritten(header, _short(name), b'5', 0, b''))
     else:
-        parts.append(_header(header, _short(name), b'D', len(dumpdir)))
+        parts.append(rewritten(header, _short(name), b'D', len(dumpdir), b''))
         parts.append(_padded(dumpdir))
     return b''.join(parts)
 
 
 def _short(name: bytes) -> bytes:
-    """What of a name has room in a header; a slash at its end would mean something."""
+    """The beginning of a name, as the header has room; a final slash has a meaning."""
     return name if len(name) <= 100 else name[:100].rstrip(b'/')
-
-
-def _header(
-    header: bytes, name: bytes, kind: bytes, size: int | None, linkname: bytes = b''
-) -> bytes:
-    """A header block with these fields in place of its own.
-
-    :param size: None for its own
-    """
-    new = b''.join(
-        (
-            name.ljust(100, b'\0'),
-            header[100:124],
-            header[124:136] if size is None else b'%011o\0' % size,
-            header[136:148],
-            b' ' * 8,
-            kind,
-            linkname.ljust(100, b'\0'),
-            header[257:],
-        )
-    )
-    return new[:148] + b'%06o\0 ' % sum(new) + new[156:]
 
 
 def _padded(data: bytes) -> bytes:
@@ -263,7 +238,7 @@ def _padded(data: bytes) -> bytes:
 
 
 def _record(keyword: bytes, value: bytes) -> bytes:
-    """A record of a pax header, which begins with its own length."""
+    """A record of a pax header; it begins with its own length."""
     rest = len(keyword) + len(value) + 3
     length = rest + len(str(rest))
     length = rest + len(str(length))
@@ -271,18 +246,14 @@ def _record(keyword: bytes, value: bytes) -> bytes:
 
 
 def _records_of(unit: Unit, head: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The records of the pax header before a member, if there is one."""
+    """The records of the pax header before a member, if any."""
     if unit.header and head[257:265] == POSIX:
         size = read_number(head[124:136]) or 0
         yield from records(head[BLOCK : BLOCK + size])
 
 
-def _pax_of(unit: Unit, head: bytes) -> dict[bytes, bytes]:
-    return dict(_records_of(unit, head))
-
-
 def _signed(field: bytes) -> int:
-    """A number of a header, octal or base-256, which may be negative."""
+    """An octal or base-256 number of a header, which may be negative."""
     if field[:1] == b'\xff':
         return int.from_bytes(field, 'big', signed=True)
     return read_number(field) or 0
@@ -292,4 +263,4 @@ def _decimal(value: bytes, keyword: bytes) -> decimal.Decimal:
     try:
         return decimal.Decimal(value.decode('ascii'))
     except (UnicodeDecodeError, decimal.InvalidOperation) as error:
-        raise RefusedError(f'its {shown(keyword)} is no number') from error
+        raise RefusedError(f'its {shown(keyword)} is not a number') from error

@@ -355,7 +355,7 @@ def test_55_the_log_says_what_is_in_force(
 ) -> None:
     """On a kernel without Landlock, or what looks like one, the guard is alone."""
     target.mkdir()
-    why_not = landlock.why_not(str(target))
+    why_not = landlock.unavailable_reason(str(target))
     if not held:
         agent = agent.run_by(*NO_LANDLOCK)
         why_not = os.strerror(errno.ENOSYS)
@@ -373,7 +373,7 @@ def test_55_the_log_says_what_is_in_force(
     if why_not is None:
         assert f'Landlock {landlock.version()} keeps tar from writing' in said
     else:
-        assert f'no Landlock here ({why_not})' in said
+        assert f'Landlock is not available ({why_not})' in said
 
 
 # Records of directories

@@ -69,7 +69,7 @@ def test_chain_of_somebody_with_and_without_rights(
     local.restore(target, '--log-file', log).check()
     assert missed(trees.describe(linked), target) == []
     # One who has no rights needs Landlock no less.
-    held = landlock.why_not(str(target)) is None
+    held = landlock.unavailable_reason(str(target)) is None
     assert ('keeps tar from writing outside' in log.read_text()) == held
 
 

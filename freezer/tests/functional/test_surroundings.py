@@ -297,5 +297,5 @@ def test_excluding_everything_is_refused(
 ) -> None:
     (source / 'file.o').write_text('content')
     result = local.backup(source / path, '--exclude', pattern)
-    assert 'leaves out all of it' in result.only_error
+    assert 'leaves nothing to back up' in result.only_error
     assert local.store.markers() == []

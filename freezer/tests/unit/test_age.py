@@ -47,7 +47,7 @@ def decrypted(
 
 
 def refuse(file: bytes) -> None:
-    with pytest.raises(TamperedError, match='the place: is not what was encrypted'):
+    with pytest.raises(TamperedError, match='the place: was modified'):
         decrypted(file)
 
 
@@ -238,7 +238,7 @@ def test_another_file_for_the_same_key() -> None:
     first, second = age.encrypt(KEY, [b'first']), age.encrypt(KEY, [b'second'])
     file = b''.join(second.blocks)
     assert decrypted(file, fingerprint=second.fingerprint) == b'second'
-    with pytest.raises(TamperedError, match='exchanged'):
+    with pytest.raises(TamperedError, match='replaced'):
         decrypted(file, fingerprint=first.fingerprint)
 
 
@@ -307,7 +307,7 @@ def test_a_passphrase(content: bytes) -> None:
     file = age.lock(PASSPHRASE, content)
     assert age.unlock(PASSPHRASE, file, WHERE) == content
     for wrong in (b'', b'wrong', PASSPHRASE + b' ', PASSPHRASE.upper()):
-        with pytest.raises(PassphraseError, match='the place: does not open') as caught:
+        with pytest.raises(PassphraseError, match=r'wrong pass.*the place') as caught:
             age.unlock(wrong, file, WHERE)
         assert PASSPHRASE.decode() not in str(caught.value)
 

@@ -34,7 +34,7 @@ HARM = {
     **{k: v for k, v in ESCAPES.items() if not k.startswith('what comes back')},
     **RECORDS,
 }
-SAYS = 'every member is checked before tar sees it'
+SAYS = 'every member is checked before tar reads it'
 
 
 @pytest.fixture
@@ -115,7 +115,9 @@ def test_guard_alone(
     with pytest.raises(UnsafeArchiveError):
         extract(target, HARM[name])
     assert described(outside) == before
-    assert f'{SAYS}; no Landlock here (Function not implemented)' in caplog.text
+    assert (
+        f'{SAYS}; Landlock is not available (Function not implemented)' in caplog.text
+    )
 
 
 @pytest.mark.parametrize('name', HARM)
@@ -124,10 +126,10 @@ def test_landlock_alone(
     target: Path, outside: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    why_not = landlock.why_not(str(target))
+    why_not = landlock.unavailable_reason(str(target))
     if why_not is not None:
         extractor(target)
-        assert f'{SAYS}; no Landlock here ({why_not})' in caplog.text
+        assert f'{SAYS}; Landlock is not available ({why_not})' in caplog.text
         return
     before = contents(outside)
     with pytest.raises(EngineError, match='tar could not extract'):

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from freezer.engine.tar import headers, units
 from freezer.engine.tar import links as model
-from freezer.engine.tar import units
 from freezer.engine.tar.guard import TargetGuard
 from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.tests.archives import (
@@ -317,7 +317,7 @@ def test_opened_directory(between: bytes, monkeypatch: pytest.MonkeyPatch) -> No
         (target / 'p' / 'd').symlink_to('../../outside')
         with monkeypatch.context() as patched:
             patched.setattr(os, 'geteuid', lambda: user)
-            guard = TargetGuard(target, opened=lambda: True)
+            guard = TargetGuard(target, made_writable=lambda: True)
             assert b''.join(guard.check([level + END])) == level + END
         extract(target, level + END, None if os.geteuid() else user)
         assert os.listdir(outside) == []
@@ -341,10 +341,10 @@ def test_locked_directory_as_root(
 
 BAD_NAMES = {
     b'/etc/x': 'absolute',
-    b'..': r'has a "\.\."',
-    b'../x': r'has a "\.\."',
-    b'./a/../b': r'has a "\.\."',
-    b'a/..': r'has a "\.\."',
+    b'..': r'contains "\.\."',
+    b'../x': r'contains "\.\."',
+    b'./a/../b': r'contains "\.\."',
+    b'a/..': r'contains "\.\."',
 }
 
 
@@ -485,19 +485,19 @@ def test_link_becomes_directory(target: Path) -> None:
         target,
         good=link,
         bad=block(b'./d/', b'5'),
-        match='a link before in the same archive',
+        match='a link earlier in the same archive',
     )
     refuses(
         target,
         good=block(b'./d/', b'5'),
         bad=symlink(b'd', b'x'),
-        match='a directory before in the same archive',
+        match='a directory earlier in the same archive',
     )
     refuses(
         target,
         good=member(b'p/d/x'),
         bad=symlink(b'p', b'x'),
-        match='a directory before in the same archive',
+        match='a directory earlier in the same archive',
     )
 
 
@@ -718,8 +718,8 @@ def test_global_header(target: Path, keyword: bytes) -> None:
         (b'9 path=x\n\0\0', 'malformed'),
         (record(b'path', b'a\0b'), 'NUL'),
         (record(b'linkpath', b'a\0b'), 'NUL'),
-        (record(b'path', b'a') * 2, 'twice'),
-        (record(b'size', b'1') * 2, 'twice'),
+        (record(b'path', b'a') * 2, 'repeated'),
+        (record(b'size', b'1') * 2, 'repeated'),
         (record(b'size', b''), 'not a length'),
         (record(b'size', b'-1'), 'not a length'),
         (record(b'size', b'1.5'), 'not a length'),
@@ -757,9 +757,10 @@ def test_headers_out_of_place(target: Path) -> None:
 
 
 def test_too_long(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, 'MAX_NAME', 1000)
-    monkeypatch.setattr(units, 'MAX_LIST', 100_000)
-    monkeypatch.setattr(units, 'MAX_RECORDS', 10_000)
+    limits = {'MAX_NAME': 1000, 'MAX_LIST': 100_000, 'MAX_RECORDS': 10_000}
+    for module in (headers, units):
+        for limit, value in limits.items():
+            monkeypatch.setattr(module, limit, value, raising=False)
     name = b'n/' * 400 + b'n'
     accepts(target, long_name(name) + block(magic=GNU), pax((b'path', name)) + block())
     xattr = (b'SCHILY.xattr.user.x', bytes(9000))

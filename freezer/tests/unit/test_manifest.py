@@ -125,7 +125,7 @@ def with_volume(**values: Any) -> bytes:
 @pytest.mark.parametrize(
     'document, reason',
     [
-        (changed(version=2), 'version 2 is not known'),
+        (changed(version=2), 'unknown version 2'),
         (changed(version=True), 'version'),
         (changed(algorithm='md5'), 'algorithm'),
         (changed(size=1), 'do not add up'),

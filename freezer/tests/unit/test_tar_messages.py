@@ -8,65 +8,69 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freezer.engine.tar.messages import Kind, parse, unescape
+from freezer.engine.tar.messages import Severity, parse, unescape
 
 LINES = [
-    ('tar: ./socket: socket ignored', Kind.HARMLESS, None),
-    ('tar: ./mnt/: file is on a different filesystem; not dumped', Kind.HARMLESS, None),
-    ('tar: ./new: Directory is new', Kind.HARMLESS, None),
-    ("tar: ./b: Directory has been renamed from './a'", Kind.HARMLESS, None),
-    ("tar: Removing leading `/' from member names", Kind.HARMLESS, None),
+    ('tar: ./socket: socket ignored', Severity.HARMLESS, None),
     (
-        'tar: Exiting with failure status due to previous errors',
-        Kind.HARMLESS,
+        'tar: ./mnt/: file is on a different filesystem; not dumped',
+        Severity.HARMLESS,
         None,
     ),
-    ('tar: ./a: file changed as we read it', Kind.WARNING, b'./a'),
-    ('tar: ./a: File removed before we read it', Kind.WARNING, b'./a'),
-    ('tar: ./a: File shrank by 10 bytes; padding with zeros', Kind.WARNING, b'./a'),
-    ('tar: ./a: File shrank by 1 byte; padding with zeros', Kind.WARNING, b'./a'),
-    ('tar: ./a: Cannot open: Permission denied', Kind.WARNING, b'./a'),
-    ('tar: ./a: Cannot stat: No such file or directory', Kind.WARNING, b'./a'),
-    ('tar: ./a: Warning: Cannot open: Permission denied', Kind.WARNING, b'./a'),
-    ('tar: ./a: Cannot savedir: Permission denied', Kind.WARNING, b'./a'),
-    (r'tar: ./a\nb: Cannot open: Permission denied', Kind.WARNING, b'./a\nb'),
-    (r'tar: ./\303\274\\: Cannot open: x', Kind.WARNING, b'./\xc3\xbc\\'),
+    ('tar: ./new: Directory is new', Severity.HARMLESS, None),
+    ("tar: ./b: Directory has been renamed from './a'", Severity.HARMLESS, None),
+    ("tar: Removing leading `/' from member names", Severity.HARMLESS, None),
+    (
+        'tar: Exiting with failure status due to previous errors',
+        Severity.HARMLESS,
+        None,
+    ),
+    ('tar: ./a: file changed as we read it', Severity.WARNING, b'./a'),
+    ('tar: ./a: File removed before we read it', Severity.WARNING, b'./a'),
+    ('tar: ./a: File shrank by 10 bytes; padding with zeros', Severity.WARNING, b'./a'),
+    ('tar: ./a: File shrank by 1 byte; padding with zeros', Severity.WARNING, b'./a'),
+    ('tar: ./a: Cannot open: Permission denied', Severity.WARNING, b'./a'),
+    ('tar: ./a: Cannot stat: No such file or directory', Severity.WARNING, b'./a'),
+    ('tar: ./a: Warning: Cannot open: Permission denied', Severity.WARNING, b'./a'),
+    ('tar: ./a: Cannot savedir: Permission denied', Severity.WARNING, b'./a'),
+    (r'tar: ./a\nb: Cannot open: Permission denied', Severity.WARNING, b'./a\nb'),
+    (r'tar: ./\303\274\\: Cannot open: x', Severity.WARNING, b'./\xc3\xbc\\'),
     (
         'tar: ./a: Cannot open: b: Cannot open: Permission denied',
-        Kind.WARNING,
+        Severity.WARNING,
         b'./a: Cannot open: b',
     ),
-    ("tar: Missing links to './a'.", Kind.MISSING_LINKS, b'./a'),
-    ('tar: .: Cannot open: Permission denied', Kind.FATAL, b'.'),
-    ('tar: ./: Cannot open: Permission denied', Kind.FATAL, b'./'),
-    ('tar: -: Cannot write: Broken pipe', Kind.FATAL, None),
-    ('tar: state: Cannot close: No space left on device', Kind.FATAL, None),
-    ('tar: Error is not recoverable: exiting now', Kind.FATAL, None),
-    ('tar: memory exhausted', Kind.FATAL, None),
-    ('something else', Kind.FATAL, None),
-    ('', Kind.FATAL, None),
+    ("tar: Missing links to './a'.", Severity.MISSING_LINKS, b'./a'),
+    ('tar: .: Cannot open: Permission denied', Severity.FATAL, b'.'),
+    ('tar: ./: Cannot open: Permission denied', Severity.FATAL, b'./'),
+    ('tar: -: Cannot write: Broken pipe', Severity.FATAL, None),
+    ('tar: state: Cannot close: No space left on device', Severity.FATAL, None),
+    ('tar: Error is not recoverable: exiting now', Severity.FATAL, None),
+    ('tar: memory exhausted', Severity.FATAL, None),
+    ('something else', Severity.FATAL, None),
+    ('', Severity.FATAL, None),
 ]
 
 
-@pytest.mark.parametrize('line, kind, path', LINES)
-def test_parse(line: str, kind: Kind, path: bytes | None) -> None:
+@pytest.mark.parametrize('line, severity, path', LINES)
+def test_parse(line: str, severity: Severity, path: bytes | None) -> None:
     message = parse(line, '.')
-    assert (message.kind, message.path, message.text) == (kind, path, line)
+    assert (message.severity, message.path, message.text) == (severity, path, line)
 
 
 def test_what_is_everything_depends_on_what_was_asked() -> None:
     line = 'tar: name: Cannot open: Permission denied'
-    assert parse(line, 'name').kind is Kind.FATAL
-    assert parse(line, '.').kind is Kind.WARNING
+    assert parse(line, 'name').severity is Severity.FATAL
+    assert parse(line, '.').severity is Severity.WARNING
 
 
 def test_a_root_that_changes_is_not_lost() -> None:
-    assert parse('tar: .: file changed as we read it', '.').kind is Kind.WARNING
+    assert parse('tar: .: file changed as we read it', '.').severity is Severity.WARNING
 
 
 @given(st.text())
 def test_any_line_has_a_meaning(line: str) -> None:
-    assert parse(line, '.').kind in Kind
+    assert parse(line, '.').severity in Severity
 
 
 NAMES = [b'plain', b'sp ace', b'new\nline', b'tab\t', b'back\\slash', b'qu\'ote"']
@@ -94,6 +98,6 @@ def test_what_tar_says_of_a_file_that_is_not_there(tmp_path: Path) -> None:
         check=False,
     )
     first, last = ended.stderr.splitlines()
-    assert parse(first, 'no such file').kind is Kind.FATAL
-    assert parse(first, '.') == (Kind.WARNING, first, b'no such file')
-    assert parse(last, '.').kind is Kind.HARMLESS
+    assert parse(first, 'no such file').severity is Severity.FATAL
+    assert parse(first, '.') == (Severity.WARNING, first, b'no such file')
+    assert parse(last, '.').severity is Severity.HARMLESS

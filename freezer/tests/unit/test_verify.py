@@ -86,7 +86,7 @@ def test_three_that_used_up_their_time_do(storage: Storage) -> None:
     found = verify(storage)
     *failed, last = (problem.what for problem in found.problems)
     assert failed == ['not 2', 'not 4', 'not 5', 'not 6']
-    assert f'what follows byte {7 * PIECE - 1} was not read' in last
+    assert f'bytes after {7 * PIECE - 1} were not read' in last
 
 
 def test_errors_of_a_disk_go_with_their_place(
