@@ -27,6 +27,7 @@ FILES=(
     freezer/storage/verify.py
     freezer/utils/blocks.py
     freezer/utils/collection.py
+    freezer/utils/plugin_options.py
     freezer/utils/process.py
     freezer/utils/progress.py
     freezer/utils/rate.py

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from freezer.engine.settings import EngineSettings
 from freezer.engine.stored import StoredLevels
@@ -169,6 +169,14 @@ class BackupEngine(abc.ABC):
         if self._writes_age:
             encryption.check_available(layout.AGE)
         self._stored = StoredLevels(settings, self._passphrase, self.begins)
+
+    @classmethod
+    def from_settings(cls, storage: Storage, settings: EngineSettings) -> Self:
+        """Build the engine.
+
+        :raises ConfigError: the settings cannot be met on this machine
+        """
+        return cls(storage, settings)
 
     @abc.abstractmethod
     def archive(self, run: Run) -> Generator[Block, None, None]:

@@ -7,7 +7,6 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from freezer.common import plugins
 from freezer.common.config import AgentConfig
 from freezer.common.version import version
 from freezer.engine.engine import (
@@ -19,9 +18,9 @@ from freezer.engine.engine import (
     source_of,
 )
 from freezer.exceptions import ConfigError, FreezerError
+from freezer.job import source as sources
 from freezer.job import summary
 from freezer.job.job import Job, Outcome, one_cutoff, property_table
-from freezer.mode.mode import Mode
 from freezer.storage.base import Backup
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
@@ -44,7 +43,7 @@ class BackupJob(Job):
                 'or path_to_backup in the job file'
             )
         one_cutoff(config)
-        plugins.load(plugins.MODES, 'mode', config.mode)
+        sources.validate(config)
         source_of(config.path_to_backup)
 
     def execute(self) -> Outcome:
@@ -59,7 +58,7 @@ class BackupJob(Job):
             config.restart_always_level,
             retention=one_cutoff(config),
         )
-        if _is_link_only(source, config.dereference_symlink):
+        if _is_link_only(source, config.engine_options.get('dereference_symlink')):
             NOTICES.warning(
                 '%s is a symbolic link, and backed up as one: --dereference-symlink '
                 'soft is for the file it leads to',
@@ -69,14 +68,15 @@ class BackupJob(Job):
             return self._rehearse(engine, policy)
         if config.sync:
             os.sync()
-        mode: Mode = plugins.load(plugins.MODES, 'mode', config.mode)()
-        try:
-            mode.prepare()
+        with sources.at_rest(
+            sources.mode_of(config), sources.snapshot_of(config), config.path_to_backup
+        ) as view:
+            source = source_of(view.path)
             digest = (
                 self.checksum_of(engine, source) if config.consistency_check else None
             )
             self.progress.phase = 'Looking for earlier backups'
-            now = int(time.time())
+            now = view.time_ns // 10**9
             plan = engine.plan(config.identities[0], policy, now)
             # Of two backups in one second the later one takes the next second, when it
             # has come: a backup must not look younger than it is.
@@ -84,8 +84,6 @@ class BackupJob(Job):
             if 0 < ahead <= CLOCK_TOLERANCE:
                 time.sleep(ahead)
             made = self._make(engine, source, plan, now)
-        finally:
-            mode.release()
         progress = self.progress
         progress.level = made.backup.level
         progress.warnings += made.warnings.count
@@ -165,7 +163,7 @@ class BackupJob(Job):
         }
 
 
-def _is_link_only(source: Source, dereference: str) -> bool:
+def _is_link_only(source: Source, dereference: str | None) -> bool:
     path = os.path.join(source.folder, source.name)
     return os.path.islink(path) and dereference not in ('soft', 'all')
 

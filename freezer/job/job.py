@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
+from freezer.engine.settings import EngineSettings
 from freezer.exceptions import (
     ConfigError,
     FreezerError,
@@ -149,23 +150,21 @@ class Job(abc.ABC):
         return NoSuchBackup(f'{member}{self.nothing(container)}')
 
     def engine(self) -> 'BackupEngine':
-        from freezer.engine.settings import EngineSettings
-
         config = self.config
-        engine = plugins.load(plugins.ENGINES, 'engine', config.engine_name)
+        engine: type[BackupEngine] = plugins.load(
+            plugins.ENGINES, 'engine', config.engine_name
+        )
         settings = EngineSettings(
             compression=config.compression,
             encrypt_pass_file=config.encrypt_pass_file,
             encryption=config.encryption,
-            dereference_symlink=config.dereference_symlink,
-            exclude=config.exclude,
             include=config.include,
             max_restore_size=config.max_restore_size,
             untrusted=config.untrusted,
+            options=config.engine_options,
             progress=self.progress,
         )
-        made: BackupEngine = engine(self.storage, settings)
-        return made
+        return engine.from_settings(self.storage, settings)
 
     def find_state(self) -> dict[int, Backup]:
         """The newest state, or that of ``restore_from_date``: level -> backup.
@@ -190,7 +189,7 @@ class Job(abc.ABC):
         return checksum.checksum(
             source.folder,
             engine.members(source),
-            self.config.dereference_symlink in ('soft', 'all'),
+            self.config.engine_options.get('dereference_symlink') in ('soft', 'all'),
             LOG.warning,
         )
 

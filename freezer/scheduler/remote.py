@@ -304,7 +304,7 @@ class Remote(Source):
         """What jobs may need: what is here, or as much of it as the options say."""
         found = {}
         for what, known in _KNOWN.items():
-            here = plugins.load_all(_PLUGINS[what]) if what in _PLUGINS else known
+            here = plugins.names(_PLUGINS[what]) if what in _PLUGINS else known
             wanted = self._settings.supported[what] or here
             found[what] = tuple(
                 each for each in known if each in here and each in wanted

@@ -33,7 +33,7 @@ AGENT = (sys.executable, '-P', '-m', 'freezer.main')
 KILL_SECONDS = 15.0
 
 # What the agent's own lines on standard error begin with, if they say why it failed.
-_REASONS = ('Critical Error: ', 'freezer-agent: ')
+_REASONS = ('Error: ', 'freezer-agent: ')
 _LONGEST_LINE = 1 << 16
 _READERS_SECONDS = 2.0
 # Of what the agent says of a backup.

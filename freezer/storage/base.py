@@ -2,9 +2,8 @@
 
 A driver subclasses :class:`Storage` (or, where paths on storage mean something,
 :class:`freezer.storage.physical.PhysicalStorage`), is registered under the entry point
-``freezer.storage``, and declares its options in :attr:`Storage.OPTIONS`. Importing its
-module must be cheap: it happens to answer ``--help``; what a driver needs to talk to
-its store is imported when it is built.
+``freezer.storage``, and declares its options apart from the class, under
+``freezer.storage.options`` (``freezer/utils/plugin_options.py``).
 
 Names and signatures are Freezer 19's.
 """
@@ -14,7 +13,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -251,8 +250,6 @@ class Storage(abc.ABC):
     """
 
     _type: ClassVar[str]
-    #: group (None for the main one) -> options, of type oslo_config.cfg.Opt
-    OPTIONS: ClassVar[Mapping[str | None, Sequence[Any]]] = {}
 
     def __init__(self, skip_prepare: bool = False) -> None:
         if not skip_prepare:

@@ -191,8 +191,8 @@ def _load() -> None:
     from freezer.common import plugins
 
     # stevedore looks through all that is installed, and remembers it.
-    for namespace in (plugins.STORAGES, plugins.ENGINES, plugins.MODES):
-        plugins.load_all(namespace)
+    for namespace in plugins.KINDS:
+        plugins.options(namespace)
 
 
 def _serve(control: socket.socket) -> dict[str, Any]:

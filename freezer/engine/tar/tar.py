@@ -32,6 +32,7 @@ from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import messages, snapshot
 from freezer.engine.tar.directories import TargetDirectories
 from freezer.engine.tar.guard import TargetGuard
+from freezer.engine.tar.options import OPTIONS
 from freezer.engine.tar.patterns import Patterns
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage.base import Backup, Storage
@@ -63,6 +64,7 @@ class TarEngine(BackupEngine):
     def __init__(self, storage: Storage, settings: EngineSettings) -> None:
         super().__init__(storage, settings)
         self._tar = _find_tar()
+        self._options = OPTIONS.defaults() | {**settings.options}
         self._patterns = Patterns(settings.include)
 
     def archive(self, run: Run) -> Generator[Block, None, None]:
@@ -119,7 +121,7 @@ class TarEngine(BackupEngine):
             self._check_links(run, base_time, [path for path in links if path])
         # tar counts what it could not read as stored.
         unread = [m.path for m in found if m.kind is messages.Kind.WARNING and m.path]
-        excluded = base is not None and bool(self.settings.exclude)
+        excluded = base is not None and bool(self._options['exclude'])
         if unread or excluded or source.name != '.':
             written = snapshot.load(run.state.read_bytes())
             written.note(_subject(source))
@@ -188,8 +190,8 @@ class TarEngine(BackupEngine):
             '--create',
             *options,
             '--one-file-system',
-            *_DEREFERENCE[self.settings.dereference_symlink],
-            *(f'--exclude={pattern}' for pattern in self.settings.exclude),
+            *_DEREFERENCE[self._options['dereference_symlink']],
+            *(f'--exclude={pattern}' for pattern in self._options['exclude']),
             f'--directory={source.folder}',
             '--',
             source.name,

@@ -169,7 +169,7 @@ def test_an_endpoint_that_is_down(
     record = scheduler.until('down', status='completed')
     assert (record['result'], record['failures'], record['runs']) == ('fail', 1, 1)
     assert record['exit_code'] == 1
-    assert record['error'].startswith('Critical Error: ')
+    assert record['error'].startswith('Error: ')
     assert endpoint in record['error']
     said = scheduler.said
     assert said.count('job down: backup ended with 1') == 3
@@ -531,7 +531,7 @@ def test_secrets_are_nowhere(
         assert scheduler.call('validate', scheduler.jobs).code == 1
         run = scheduler.call('run', scheduler.jobs / 'bad.conf')
     assert run.code == 1
-    assert 'Critical Error: ' in run.err
+    assert 'Error: ' in run.err
     agents = [line for line in cmdlines.seen if b'freezer.main' in line]
     assert agents
     home = Path(scheduler.env['HOME'])

@@ -177,7 +177,7 @@ def test_folder_that_is_gone(local: Agent, source: Path, tmp_path: Path) -> None
     local.restore(tmp_path / 'target').check()
     assert missed(trees.describe(source), tmp_path / 'target') == []
     error = shell(gone, local, 'backup', '--path-to-backup', 'relative').error
-    assert error.startswith('Critical Error: No such file or directory')
+    assert error.startswith('Error: No such file or directory')
 
 
 def test_too_few_open_files(local: Agent, source: Path) -> None:

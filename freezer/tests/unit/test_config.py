@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from freezer import main
+from freezer import agent
 from freezer.common import config
 from freezer.exceptions import ConfigError
 from freezer.storage.exceptions import StorageConfigError
@@ -256,17 +256,19 @@ def test_dollar_signs(job: Job, oslo: Job, environ: Environ, value: str) -> None
     given = ('--path-to-backup', value, '--exclude', value)
     for argv in (given, job(f'[a]\npath_to_backup = {value}\nexclude = {value}\n')):
         assert load(*LOCAL, *argv).path_to_backup == value
-        assert load(*LOCAL, *argv).exclude == (value,)
+        assert load(*LOCAL, *argv).engine_options['exclude'] == [value]
     file = oslo('[DEFAULT]\npath_to_backup = file\nexclude = file\n')
     settings = load(*LOCAL, *given, *file)
-    assert (settings.path_to_backup, settings.exclude) == (value, (value,))
+    assert settings.path_to_backup == value
+    assert settings.engine_options['exclude'] == [value]
 
 
 def test_patterns_one_a_line(job: Job) -> None:
     argv = job('[a]\nexclude = *.o\n   *.pyc\n')
-    assert load(*LOCAL, *argv).exclude == ('*.o', '*.pyc')
+    assert load(*LOCAL, *argv).engine_options['exclude'] == ['*.o', '*.pyc']
     # The command line's replace them.
-    assert load(*LOCAL, *argv, '--exclude', 'a', '--exclude', 'b').exclude == ('a', 'b')
+    settings = load(*LOCAL, *argv, '--exclude', 'a', '--exclude', 'b')
+    assert settings.engine_options['exclude'] == ['a', 'b']
 
 
 def test_unknown_keys_are_named(job: Job) -> None:
@@ -502,7 +504,7 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
 def test_limits_are_for_all_storages_together(job: Job) -> None:
     limits = ('--upload-limit', '1M', '--download-limit', '2000')
     settings = load(*job(MULTIPLE), *limits)
-    storage = main._storage(settings, main._progress(settings))
+    storage = agent.make_storage(settings, agent.make_progress(settings))
     assert isinstance(storage, MultipleStorage)
     one, two = storage.storages.values()
     assert isinstance(one, LocalStorage)
@@ -515,7 +517,7 @@ def test_limits_are_for_all_storages_together(job: Job) -> None:
 
 def test_no_limits() -> None:
     settings = load(*S3, *KEYS)
-    storage = main._storage(settings, main._progress(settings))
+    storage = agent.make_storage(settings, agent.make_progress(settings))
     assert isinstance(storage, S3Storage)
     assert storage.options.sending.per_second == 0
     assert storage.options.receiving.per_second == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies
 from oslo_config import cfg
 
-from freezer.common import config, jobfile, opts, upstream
+from freezer.common import job_options, jobfile, opts, upstream
 from freezer.common.jobfile import JobFile
 from freezer.scheduler import action
 from freezer.scheduler.action import Action
@@ -18,8 +18,8 @@ from freezer.utils.types import Size
 
 ODD = 'a %x%% $y ${z} #;= "q\' [s] ü'
 CANDIDATES = (ODD, '7', '1', '9M', '90s', '2026-01-31T23:59:59+02:00')
-# A job file does not name another.
-NOT_IN_JOBS = ('config',)
+# A job file does not name another; no snapshot is installed.
+NOT_IN_JOBS = ('config', 'snapshot')
 
 
 def read(given: dict[str, Any]) -> Action:
@@ -67,12 +67,12 @@ def sample(option: Any) -> Any:
 @pytest.fixture(scope='module')
 def by_job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the agent makes of a job that names every option."""
-    conf = config._without_files([])
+    conf = opts.parse_alone([])
     made = read(
         {each.values[1].replace('-', '_'): sample(each.values[2]) for each in EVERY}
     )
     path = tmp_path_factory.mktemp('job') / 'job.ini'
-    config._apply_job_file(conf, job_file(made, path), set())
+    job_options.apply(conf, job_file(made, path), set())
     return conf
 
 
@@ -88,7 +88,7 @@ def by_command_line() -> Any:
         else:
             values = value if isinstance(value, list) else [value]
             argv += [f'--{name}={one}' for one in values]
-    return config._without_files(argv)
+    return opts.parse_alone(argv)
 
 
 @pytest.mark.parametrize('group, name, option', EVERY)
@@ -181,8 +181,8 @@ def test_any_patterns_arrive_as_they_are_or_are_refused(
     made, wrong = action.read({'exclude': patterns, 'backup_name': 'bk'})
     hypothesis.assume(not wrong)
     assert made is not None
-    conf = config._without_files([])
+    conf = opts.parse_alone([])
     # It is not its values that make an option set.
     hypothesis.assume(made.options['exclude'] not in upstream.UNSET)
-    config._apply_job_file(conf, job_file(made, ini), set())
+    job_options.apply(conf, job_file(made, ini), set())
     assert conf.exclude == [pattern for pattern in patterns if pattern]

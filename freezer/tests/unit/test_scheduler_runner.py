@@ -68,12 +68,12 @@ def test_what_is_said_of_a_backup_is_kept(make: Make, tmp_path: Path) -> None:
 
 def test_the_line_that_says_why(make: Make) -> None:
     outcome = make("""
-        print('Critical Error: no sk/secret\\a here', file=sys.stderr)
+        print('Error: no sk/secret\\a here', file=sys.stderr)
         print('and more', file=sys.stderr)
         sys.exit(1)
     """).execute()
     assert (outcome.result, outcome.exit_code) == ('fail', 1)
-    assert outcome.error == 'Critical Error: no ***\\x07 here'
+    assert outcome.error == 'Error: no ***\\x07 here'
 
 
 def test_it_is_told_in_memory_of_its_owner(make: Make) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from freezer.common import config as agent
 from freezer.common import opts, usage
 from freezer.common.usage import Entry
 from freezer.scheduler import config as scheduler
@@ -43,8 +42,11 @@ def names(command: str) -> list[str]:
 
 def parsed(command: str) -> set[str]:
     """Names that the parser takes, by oslo.config."""
-    module: Any = {'freezer-agent': agent, 'freezer-scheduler': scheduler}[command]
-    conf = module._declare()
+    declare: dict[str, Any] = {
+        'freezer-agent': opts.declare,
+        'freezer-scheduler': scheduler._declare,
+    }
+    conf = declare[command]()
     words = {'freezer-agent': ['--quiet'], 'freezer-scheduler': ['status']}[command]
     conf(words, default_config_files=[], default_config_dirs=[])
     return set(conf._oparser._option_string_actions)

@@ -7,9 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
-
-from oslo_config import cfg
+from typing import Self
 
 from freezer.storage import layout, manifest
 from freezer.storage.base import Backup, StorageSettings
@@ -46,16 +44,6 @@ class SqliteStorage(Manifested):
     """
 
     _type = 'sqlite'
-    OPTIONS: ClassVar[dict[str | None, Sequence[Any]]] = {
-        'sqlite': [
-            cfg.FloatOpt(
-                'busy-timeout',
-                default=60.0,
-                min=0.0,
-                help='Seconds to wait for another agent that writes to the database.',
-            )
-        ]
-    }
 
     def __init__(
         self,
