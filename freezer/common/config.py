@@ -210,9 +210,11 @@ def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None
         if declared is None:
             continue
         for key, group, option in declared:
-            text = environ.get(declared.environment.get(key, ''))
+            variable = declared.environment.get(key, '')
+            text = environ.get(variable)
             if text and parsing.source(conf, option.dest, group) in weaker:
-                conf.set_override(option.dest, parsing.literal(text), group)
+                target = job_options.Key(option.dest, group, secret=option.secret)
+                job_options.override(conf, target, text, variable)
 
 
 # Which option has the name of the plugin.

@@ -13,7 +13,7 @@ from freezer.exceptions import ConfigError
 _FILES = {'config', 'config_file', 'config_dir'}
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
     """The option that a key of a job file sets.
 
     :ivar many: whether each line is a value
@@ -26,13 +26,13 @@ class _Key(NamedTuple):
     secret: bool = False
 
 
-def keys_of(conf: cfg.ConfigOpts) -> dict[str, _Key]:
+def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
     """By the option's name and, where it differs, by its dest (engine, engine_name)."""
-    keys: dict[str, _Key] = {}
+    keys: dict[str, Key] = {}
     for group, options in opts.every_option().items():
         prefix = f'{group}_' if group else ''
         for option in options:
-            key = _Key(
+            key = Key(
                 option.dest,
                 group,
                 isinstance(option, cfg.BoolOpt),
@@ -45,7 +45,7 @@ def keys_of(conf: cfg.ConfigOpts) -> dict[str, _Key]:
         keys.pop(name, None)
     # oslo.log's own: it has no public list of them.
     for dest in set(conf) - set(keys) - _FILES:
-        keys[dest] = _Key(dest, None, isinstance(conf[dest], bool))
+        keys[dest] = Key(dest, None, isinstance(conf[dest], bool))
     return keys
 
 
@@ -66,10 +66,11 @@ def apply(
             key = known[name]
             if upstream.is_unset(key.flag, value) or (key.group, key.dest) in pinned:
                 continue
-            _override(conf, key, value, f'{where}, {name}')
+            override(conf, key, value, f'{where}, {name}')
 
 
-def _override(conf: cfg.ConfigOpts, key: _Key, value: str, where: str) -> None:
+def override(conf: cfg.ConfigOpts, key: Key, value: str, where: str) -> None:
+    """:raises ConfigError: the value is malformed; begins with ``where``"""
     value = parsing.literal(value)
     given: Any = [line for line in value.splitlines() if line] if key.many else value
     try:
@@ -107,7 +108,7 @@ class JobKeys:
         key = self._keys[name]
         if upstream.is_unset(key.flag, value):
             return
-        _override(self._conf, key, value, 'agent')
+        override(self._conf, key, value, 'agent')
         with contextlib.ExitStack() as stack:
             stack.callback(self._conf.clear_override, key.dest, key.group)
             opts.refuse_unavailable(self._conf)

@@ -124,7 +124,7 @@ def test_33_signal_while_the_store_does_not_answer(
         assert result.err == f'{said}\n'
         assert proxied.is_untouched()
     else:
-        assert result.err.startswith(f'{said}; not all that was begun')
+        assert result.err.startswith(f'{said}; cleaning up took longer')
         assert len(result.err.splitlines()) == 1
     assert list(scratch.iterdir()) == []
     proxy.clear()

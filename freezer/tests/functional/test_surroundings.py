@@ -156,7 +156,7 @@ def test_nobody_listens(
 def test_result_that_nobody_gets(local: Agent, source: Path, stream: str) -> None:
     options = ('--path-to-backup', source, '--metadata-out', '-')
     result = shell(f'exec "$@" {stream}', local, 'backup', *options)
-    assert 'what was asked for was done, and standard output' in result.error
+    assert 'the action succeeded, but standard output' in result.error
     assert len(local.store.markers()) == 1
 
 

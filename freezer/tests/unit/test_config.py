@@ -338,7 +338,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     'key, value, default',
     [
         ('lvm_srcvol', '/dev/vg/lv', 'None'),
-        ('snapshot', 'True', 'False'),
         ('lvm_snapperm', 'rw', 'ro'),
         ('ssh_port', '2222', '22'),
         ('rsync_block_size', '8192', '4096'),
@@ -545,6 +544,33 @@ def test_storage_sections_of_one_container(job: Job) -> None:
     assert '[storage:two] and [storage:three] are the same container' in message
     elsewhere = again.replace('http://s3', 'http://elsewhere')
     load(*job(f'{MULTIPLE}\n{elsewhere}'))
+
+
+@pytest.mark.parametrize(
+    'section, same',
+    [
+        ('storage = local\ncontainer = /one/', True),
+        ('storage = local\ncontainer = /other/../one', True),
+        ('storage = local\ncontainer = /one/more', False),
+        ('storage = s3\ncontainer = bucket/prefix/\nendpoint = HTTP://S3:80/', True),
+        ('storage = s3\ncontainer = bucket/prefix\nendpoint = https://s3', False),
+        ('storage = s3\ncontainer = bucket\nendpoint = http://s3', False),
+    ],
+)
+def test_one_place_in_two_spellings(job: Job, section: str, same: bool) -> None:
+    argv = job(f'{MULTIPLE}\n[storage:three]\n{section}\n')
+    if same:
+        assert '[storage:three] are the same container' in refused(*argv)
+    else:
+        load(*argv)
+
+
+@pytest.mark.parametrize('name', ['True', 'lvm'])
+def test_snapshots_that_are_not_there(job: Job, name: str) -> None:
+    for argv in (('--snapshot', name), job(f'[a]\nsnapshot = {name}\n')):
+        message = refused(*LOCAL, *argv)
+        assert message == f"--snapshot '{name}' is not available; available: none"
+    assert load(*LOCAL, *job('[a]\nsnapshot = False\n')).snapshot is None
 
 
 def test_what_s3_needs_is_named_with_three_ways() -> None:
