@@ -142,7 +142,7 @@ def test_help_is_what_the_commands_say(
             Entry(
                 ('--s3-make',),
                 '',
-                'Make. On, unless --s3-nomake is given.',
+                'Make. On by default; --s3-nomake turns it off.',
                 inverse='--s3-nomake',
             ),
         ),
