@@ -231,8 +231,9 @@ AGENT_OPTS = (
     cfg.StrOpt(
         'metrics-file',
         help='Write Prometheus metrics of the run to this file, after a failure as '
-        'well: for the textfile collector of node_exporter, a *.prom file in its '
-        'directory. Several backups may share a file. Needs the extra metrics.',
+        'well: for the textfile collector of node_exporter, a file in its directory '
+        'with a name that ends in .prom. Several backups may share a file. Needs the '
+        'extra metrics.',
     ),
     cfg.BoolOpt(
         'quiet',
