@@ -31,6 +31,7 @@ FILES=(
     freezer/storage/survey.py
     freezer/utils/blocks.py
     freezer/utils/collection.py
+    freezer/utils/plugin_options.py
     freezer/utils/process.py
     freezer/utils/progress.py
     freezer/utils/rate.py

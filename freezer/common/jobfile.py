@@ -1,4 +1,4 @@
-"""The job INI that ``--config`` names, as freezer-scheduler and operators write it.
+"""The job file (INI) of ``--config``, as freezer-scheduler and operators write it.
 
 Not an oslo.config file: section names do not matter, except that each
 ``[storage:NAME]`` is one member of a multiple storage.
@@ -32,10 +32,10 @@ def read(path: str) -> JobFile:
     parser = configparser.ConfigParser(
         # Freezer 19 died on a lone %; %% is % as it was there.
         interpolation=None,
-        # None of its sections lends its values to the others.
+        # No section provides defaults for the others.
         default_section='\0',
     )
-    # Two spellings of one key are the same key, and may not both be there.
+    # Two spellings of one key are duplicates.
     parser.optionxform = _key  # type: ignore[assignment,method-assign]
     try:
         with open(path, encoding='utf-8-sig') as stream:
@@ -65,7 +65,7 @@ def _key(name: str) -> str:
 
 
 def _without_text(error: configparser.Error) -> str:
-    """What is wrong and in which line, without the line: it may hold a secret."""
+    """The problem and its line number, without the line: it may hold a secret."""
     if isinstance(error, configparser.MissingSectionHeaderError):
         return (
             f'line {error.lineno}: a key before the first [section]: write [job] above '

@@ -1,7 +1,8 @@
 """Options of Freezer 19 that this agent does not have yet.
 
-They are known so that a job that needs one of them is refused with its name, and one
-that only carries its default along (dashboards write whole forms) runs.
+A job that sets one of them is refused with its name; a job that only carries its
+default (dashboards write whole forms) runs. An option that the agent or a plugin
+declares takes the place of the one of its name here.
 """
 
 import argparse
@@ -10,7 +11,6 @@ from oslo_config import cfg
 
 _DEFAULTS: dict[str, str | None] = {
     'rsync-block-size': '4096',
-    'snapshot': None,
     'lvm-srcvol': None,
     'lvm-snapname': None,
     'lvm-dirmount': None,
@@ -52,7 +52,6 @@ _DEFAULTS: dict[str, str | None] = {
     'temp-resource-prefix': 'freezer_',
     'backup-id': None,
 }
-_SHORT = {'snapshot': 's'}
 _DEST = {'lvm-snap-perm': 'lvm_snapperm'}
 _SECRET = ('ssh-password', 'ftp-password')
 # A job file writes these for "not set", on any option that is not a flag.
@@ -61,7 +60,6 @@ UNSET = ('', 'None', 'False', 'false')
 OPTIONS = tuple(
     cfg.StrOpt(
         name,
-        short=_SHORT.get(name),
         dest=_DEST.get(name),
         help=argparse.SUPPRESS,  # nothing to use yet
         secret=name in _SECRET,
@@ -70,10 +68,19 @@ OPTIONS = tuple(
 )
 
 
-def is_set(option: cfg.Opt, value: str | None, container: str) -> bool:
-    """Whether a value asks for something that is not there.
+def is_unset(flag: bool, value: str) -> bool:
+    """Whether a job file does not set an option with this value.
 
-    :param container: what oslo.config makes of $container, which is a default
+    False and None on an option that is not a flag once became the number 0, or the text
+    'False' (and a backup of nothing, or the deletion of everything).
+    """
+    return value in ('', 'None') if flag else value in UNSET
+
+
+def is_set(option: cfg.Opt, value: str | None, container: str) -> bool:
+    """Whether a value differs from the option's default in Freezer 19.
+
+    :param container: what oslo.config replaces $container with, which is a default
     """
     text = str(value).strip() if value is not None else ''
     default = _DEFAULTS[option.name]

@@ -7,12 +7,12 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from freezer.common import plugins
 from freezer.common.config import AgentConfig
 from freezer.common.version import version
 from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
 from freezer.engine.engine import require_files
 from freezer.exceptions import FreezerError
+from freezer.job import source as sources
 from freezer.job import summary
 from freezer.job.job import (
     Job,
@@ -22,7 +22,6 @@ from freezer.job.job import (
     one_cutoff,
     property_table,
 )
-from freezer.mode.mode import Mode
 from freezer.storage.backup import Backup
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
@@ -40,10 +39,10 @@ class BackupJob(Job):
     def validate(cls, config: AgentConfig) -> None:
         super().validate(config)
         one_cutoff(config)
-        plugins.load(plugins.MODES, 'mode', config.mode)
         engine = make_engine(config, engine_settings(config))
         if config.consistency_check:
             require_files(engine, 'consistency-check')
+        sources.validate(config)
         engine.source(config.path_to_backup)
 
     def execute(self) -> Outcome:
@@ -65,15 +64,16 @@ class BackupJob(Job):
             return self._rehearse(writer, policy)
         if config.sync:
             os.sync()
-        mode: Mode = plugins.load(plugins.MODES, 'mode', config.mode)()
-        try:
-            mode.prepare()
+        with sources.at_rest(
+            sources.mode_of(config), sources.snapshot_of(config), config.path_to_backup
+        ) as (path, taken):
+            source = engine.source(path)
             digest = None
             if config.consistency_check:
                 self.progress.phase = 'Computing the checksum'
                 digest = require_files(engine, 'consistency-check').checksum(source)
             self.progress.phase = 'Looking for earlier backups'
-            now = int(time.time())
+            now = taken // 10**9
             plan = writer.plan(config.identities[0], policy, now)
             # Of two backups in one second the later one takes the next second, when it
             # has come: a backup must not look younger than it is.
@@ -83,8 +83,6 @@ class BackupJob(Job):
             LOG.info('backing up %s as %r', source.label, plan.backup)
             made = writer.write(source, plan, now)
             LOG.info('committed %r', made.backup)
-        finally:
-            mode.release()
         progress = self.progress
         progress.level = made.backup.level
         progress.warnings += made.warnings.count

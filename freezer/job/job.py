@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
+from freezer.engine.settings import EngineSettings
 from freezer.exceptions import (
     ConfigError,
     FreezerError,
@@ -221,11 +222,10 @@ def engine_settings(
         compression=config.compression,
         encrypt_pass_file=config.encrypt_pass_file,
         encryption=config.encryption,
-        dereference_symlink=config.dereference_symlink,
-        exclude=config.exclude,
         include=config.include,
         max_restore_size=config.max_restore_size,
         untrusted=config.untrusted,
+        options=config.engine_options,
         progress=progress or Progress(),
     )
 

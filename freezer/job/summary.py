@@ -109,9 +109,9 @@ def _rest(
 
 def _how_to_restore(config: AgentConfig, backup: Backup) -> Iterator[str]:
     """The command, to be copied: it restores this state, on any machine."""
-    if not config.reach:
+    if not config.restore_args:
         return
-    keys = ' and '.join(config.reach_keys)
+    keys = ' and '.join(config.restore_secrets)
     yield (
         f'To restore it into ./{TARGET}'
         + (f', with the same {keys}' if keys else '')
@@ -119,7 +119,7 @@ def _how_to_restore(config: AgentConfig, backup: Backup) -> Iterator[str]:
     )
     words = [
         *('freezer-agent', '--action restore', f'--restore-abs-path {TARGET}'),
-        *config.reach,
+        *config.restore_args,
         f'--hostname {shlex.quote(config.hostname)}',
         f'--backup-name {shlex.quote(config.fill_in(config.backup_name))}',
         f'--restore-from-date {iso(backup.timestamp)}',

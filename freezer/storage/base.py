@@ -1,9 +1,12 @@
 """The contract of a storage.
 
 A driver subclasses :class:`Storage`, or :class:`paths.PathStorage` if it stores files
-under paths. The rest is written once, above every driver: finding levels
-(``levels.py``), retention, reports, verification, several storages at once
-(``repository.py``). Paths are the container joined with a path of ``layout.py``.
+under paths. Its class is registered under the entry point ``freezer.storage``, and its
+options apart from it under ``freezer.storage.options`` (``utils/plugin_options.py``).
+
+The rest is written once, above every driver: finding levels (``levels.py``), retention,
+reports, verification, several storages at once (``repository.py``). Paths are the
+container joined with a path of ``layout.py``.
 """
 
 import abc
@@ -63,9 +66,6 @@ class Storage(abc.ABC):
 
     :ivar storage_path: the container, which every path begins with
     """
-
-    #: group (None for the main one) -> options, of type oslo_config.cfg.Opt
-    OPTIONS: ClassVar[Mapping[str | None, Sequence[Any]]] = {}
 
     #: the name of its entry point
     _type: ClassVar[str]

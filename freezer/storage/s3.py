@@ -11,12 +11,10 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-from oslo_config import cfg
+from typing import TYPE_CHECKING, Self
 
 from freezer.storage import layout, leftovers, manifest
 from freezer.storage._s3 import keys, versions
@@ -24,7 +22,7 @@ from freezer.storage._s3.check.run import addressing_style_hint, check
 from freezer.storage._s3.check.scratch import ScratchPrefix
 from freezer.storage._s3.download import read_pieces
 from freezer.storage._s3.freezer19 import Freezer19Calls
-from freezer.storage._s3.options import MAX_OBJECT_SIZE, STALE_AFTER, S3Options
+from freezer.storage._s3.options import MIN_PART_SIZE, STALE_AFTER, S3Options
 from freezer.storage._s3.pending import S3PendingBackup
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.connect import open_bucket
@@ -41,7 +39,6 @@ from freezer.storage.housekeeping import CleanUpReport, OldVersions
 from freezer.storage.journal import Journal
 from freezer.storage.survey import Survey
 from freezer.utils import collection
-from freezer.utils.types import Duration, Size
 
 if TYPE_CHECKING:
     # Not at run time: Freezer 19 has a module of this name, without it.
@@ -49,231 +46,13 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-MIB = 1024 * 1024
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
-MIN_PART_SIZE = 5 * MIB
-MAX_PART_SIZE = 5 * 1024 * MIB
+MAX_PART_SIZE = 5 * 2**30
 # What is being written, for the next run to clean up should this one die.
 JOURNAL = '~/.freezer/uploads'
 # A volume ends well before the store's limit of parts: SeaweedFS counts retried
 # parts as well (seaweedfs #6821).
 USED_OF_MAX_PARTS = 0.9
-
-KEY_OPTS = (
-    cfg.StrOpt(
-        'access-key',
-        default='',
-        secret=True,
-        help='S3 access key. Also from ACCESS_KEY in the environment.',
-    ),
-    cfg.StrOpt(
-        'secret-key',
-        default='',
-        secret=True,
-        help='S3 secret key. Also from SECRET_KEY in the environment, where, unlike '
-        'on the command line, other users of the machine cannot see it.',
-    ),
-    cfg.StrOpt(
-        'endpoint',
-        metavar='URL',
-        default='',
-        help='Where the S3 service is, as in https://s3.example.com:8443. Also from '
-        'ENDPOINT in the environment.',
-    ),
-)
-
-S3_OPTS = (
-    # Who asks, and how.
-    cfg.StrOpt(
-        'region',
-        help='Region that requests are signed for; a bucket that has to be made is '
-        'made there. Cloudflare R2 takes auto, Garage its own name. Default: that of '
-        'the profile, else us-east-1.',
-    ),
-    cfg.StrOpt(
-        'addressing-style',
-        default='path',
-        choices=['auto', 'path', 'virtual'],
-        help='Whether the bucket is in the path or (virtual) in the host name of a '
-        'URL. auto: in the host name at Amazon, in the path elsewhere.',
-    ),
-    cfg.StrOpt(
-        'session-token',
-        secret=True,
-        help='Session token that belongs to temporary keys.',
-    ),
-    cfg.StrOpt(
-        'profile',
-        help='Named profile of ~/.aws/config and ~/.aws/credentials to take keys '
-        'from, in place of access-key and secret-key. Roles and other ways botocore '
-        'knows are followed, and keys that expire are renewed.',
-    ),
-    cfg.StrOpt(
-        'signature-version',
-        default='s3v4',
-        choices=['s3v4', 's3'],
-        help='How requests are signed: s3 is version 2, for stores of old.',
-    ),
-    cfg.StrOpt(
-        'ca-bundle',
-        metavar='FILE',
-        help='File with the certificates of the authorities to trust, PEM.',
-    ),
-    cfg.BoolOpt(
-        'requester-pays',
-        default=False,
-        help='Accept to be charged for requests to a bucket of somebody else.',
-    ),
-    cfg.StrOpt(
-        'expected-bucket-owner',
-        help='Account of 12 digits that must own the bucket; else every request is '
-        'refused.',
-    ),
-    # Time and size.
-    cfg.FloatOpt(
-        'connect-timeout',
-        metavar='SECONDS',
-        default=10.0,
-        min=0.1,
-        help='Seconds to wait to connect.',
-    ),
-    cfg.FloatOpt(
-        'read-timeout',
-        metavar='SECONDS',
-        default=60.0,
-        min=0.1,
-        help='Seconds to wait for the next bytes of an answer.',
-    ),
-    cfg.FloatOpt(
-        'retry-budget',
-        metavar='SECONDS',
-        default=900.0,
-        min=0.0,
-        help='Seconds that one request may take with all its repetitions, once the '
-        'store has answered at all; before, 20 seconds at most.',
-    ),
-    cfg.IntOpt(
-        'concurrency',
-        min=1,
-        max=64,
-        help='Parts or ranges under way at once. An upload holds one part more than '
-        'that in memory. Default: as many as 128 MiB hold, at least 4, at most 16.',
-    ),
-    cfg.IntOpt(
-        'max-parts',
-        default=10000,
-        min=2,
-        max=10000,
-        help='Parts that one object may have at this store: 1000 at Swift and '
-        'Scaleway. At nine tenths of it the next object is begun.',
-    ),
-    cfg.Opt(
-        'max-object-size',
-        type=Size(min=MIN_PART_SIZE),
-        default=MAX_OBJECT_SIZE,
-        help='Bytes that one object may have at this store; before it has more, the '
-        'next object is begun. Sizes may be written 100G. Default: 4.9 TiB.',
-    ),
-    # What is written.
-    cfg.BoolOpt(
-        'create-bucket',
-        default=True,
-        help='Make the bucket when a backup finds that it is not there.',
-    ),
-    cfg.StrOpt(
-        'storage-class',
-        help='Storage class of the data. What is needed to find and plan a restore '
-        "stays in the store's standard class.",
-    ),
-    cfg.StrOpt(
-        'sse',
-        choices=['AES256', 'aws:kms'],
-        help='Encryption by the store, with its own keys or those of its key service.',
-    ),
-    cfg.StrOpt(
-        'sse-kms-key-id',
-        help='Key of the key service to encrypt with; needs s3-sse aws:kms.',
-    ),
-    cfg.StrOpt(
-        'sse-customer-key-file',
-        help='Encryption by the store with a key it does not keep: a file of 32 '
-        'bytes, or of those in base64. Without the key nothing can be restored. Only '
-        'over https.',
-    ),
-    cfg.ListOpt(
-        'tags',
-        default=[],
-        help='Tags of every object that is made: name=value,name=value.',
-    ),
-    cfg.StrOpt(
-        'acl',
-        choices=['private', 'bucket-owner-read', 'bucket-owner-full-control'],
-        help='Canned access list of every object that is made. Those that let '
-        'strangers read are not offered.',
-    ),
-    cfg.StrOpt(
-        'object-lock-mode',
-        choices=['GOVERNANCE', 'COMPLIANCE'],
-        help='Lock backups against deletion for object-lock-days. The bucket must '
-        'have object lock; one that is made here has.',
-    ),
-    cfg.IntOpt(
-        'object-lock-days',
-        metavar='DAYS',
-        min=1,
-        max=36500,
-        help='Days from the backup on that nobody can delete it.',
-    ),
-    cfg.BoolOpt(
-        'legal-hold',
-        default=False,
-        help='Put backups under legal hold: nobody can delete them until it is taken '
-        'away by other means.',
-    ),
-    cfg.StrOpt(
-        'checksum',
-        default='none',
-        choices=['none', 'crc32', 'crc32c', 'crc64nvme', 'sha256'],
-        help='Checksum that the store is to verify and keep, beyond the signed '
-        'SHA-256 of what is sent, and the digests in the manifest. crc32c and '
-        'crc64nvme need the extra crt.',
-    ),
-    # Looking and tidying.
-    cfg.IntOpt(
-        'list-version',
-        default=2,
-        min=1,
-        max=2,
-        help='Version of ListObjects to ask with: 1 for stores of old.',
-    ),
-    cfg.Opt(
-        'stale-after',
-        type=Duration(),
-        help='With action admin: uploads, and data that was never committed, are '
-        'removed when nothing of their backup has changed for so long: 24h, 90m. 0 '
-        'says that no other machine is backing up to this container now. Default: '
-        '24h.',
-    ),
-    cfg.BoolOpt(
-        'purge-versions',
-        default=False,
-        help='With action admin: in a bucket that keeps versions, remove for good '
-        'what was deleted or overwritten under the container.',
-    ),
-)
-
-
-def _configured() -> S3Options:
-    """The options inside Freezer 19, which hands on none.
-
-    It reads its configuration files and OS_* variables, and so group ``s3`` in them.
-    """
-    cfg.CONF.register_opts(S3_OPTS, 's3')
-    return _options({option.dest: cfg.CONF.s3[option.dest] for option in S3_OPTS})
-
-
-def _options(values: Mapping[str, Any], **more: Any) -> S3Options:
-    return S3Options(**{**values, **more, 'tags': tuple(values['tags'])})
 
 
 class S3Storage(Freezer19Calls):
@@ -288,10 +67,6 @@ class S3Storage(Freezer19Calls):
     """
 
     _type = 's3'
-    OPTIONS: ClassVar[Mapping[str | None, Sequence[Any]]] = {
-        None: KEY_OPTS,
-        's3': S3_OPTS,
-    }
 
     def __init__(
         self,
@@ -314,7 +89,7 @@ class S3Storage(Freezer19Calls):
             )
         self.endpoint = endpoint
         self.container = container
-        self.options = options or _configured()
+        self.options = options or S3Options.configured()
         self.options.check(
             endpoint,
             keys.bucket_of(container),
@@ -354,8 +129,8 @@ class S3Storage(Freezer19Calls):
             for name, value in given.items()
             if name.startswith('s3_')
         }
-        options = _options(
-            group,
+        options = S3Options(
+            **group,
             insecure=settings.insecure,
             proxy=settings.proxy,
             sending=settings.sending,

@@ -115,9 +115,8 @@ class Result:
     def error(self) -> str:
         """The one line that says why it failed."""
         assert self.code == 1, self
-        lines = [line for line in self.err.splitlines() if 'Critical Error' in line]
+        lines = [line for line in self.err.splitlines() if line.startswith('Error: ')]
         assert len(lines) == 1, self
-        assert lines[0].startswith('Critical Error: '), self
         assert 'this is a defect' not in lines[0], self
         assert 'Traceback' not in self.err, self
         return lines[0]

@@ -1,4 +1,4 @@
-"""Python's collection of garbage, kept away from what is no garbage."""
+"""The garbage collector, disabled while long-lived objects are created."""
 
 import contextlib
 import gc
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def suspended() -> Iterator[None]:
-    """A block that makes what stays to the end: modules, options, a client.
+    """A block that creates what lives until the end: modules, options, a client.
 
-    To look through all of it again and again while it is made takes a sixth of the time
-    an agent needs to start. It is not looked at later either.
+    To search it for garbage again and again while it grows takes a sixth of the time an
+    agent needs to start. Later collections skip it as well.
     """
     if not gc.isenabled():
         yield

@@ -1,4 +1,4 @@
-"""Modules that others import at their top and seldom need."""
+"""Modules that a library imports at its top and seldom uses."""
 
 import importlib.util
 import sys
@@ -8,13 +8,12 @@ from types import ModuleType
 
 
 def postpone(*names: str) -> None:
-    """Let these be loaded when something of them is used, and not when they are first
-    imported. One that is loaded already is left as it is."""
+    """Load these modules at their first use, not when they are imported."""
     sys.meta_path.insert(0, _Finder(names))
 
 
 class _Finder:
-    """What Python asks for a module's loader."""
+    """Gives Python the loader of a module."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names

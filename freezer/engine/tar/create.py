@@ -8,15 +8,16 @@ import contextlib
 import logging
 import os
 import subprocess
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
 from freezer.engine.engine import Archiving, SourceChanged, Warnings
-from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import messages, process, snapshot
 from freezer.engine.tar.patterns import walk
 from freezer.engine.tar.source import PathSource
 from freezer.exceptions import EngineError
 from freezer.utils.blocks import Block
+from freezer.utils.progress import Progress
 
 LOG = logging.getLogger(__name__)
 
@@ -27,11 +28,16 @@ class ArchiveWriter:
     """Creates one archive."""
 
     def __init__(
-        self, run: Archiving, source: PathSource, settings: EngineSettings
+        self,
+        run: Archiving,
+        source: PathSource,
+        options: Mapping[str, Any],
+        progress: Progress,
     ) -> None:
         self._run = run
         self._source = source
-        self._settings = settings
+        self._options = options
+        self._progress = progress
         self._base: snapshot.Snapshot | None = None
         self._base_time = 0  # epoch nanoseconds; older files count as unchanged
 
@@ -41,7 +47,7 @@ class ArchiveWriter:
         run, source = self._run, self._source
         arguments = process.create_arguments(
             source,
-            self._settings,
+            self._options,
             '--file=-',
             '--format=posix',
             # The default name contains tar's process number.
@@ -71,9 +77,9 @@ class ArchiveWriter:
         # In the snapshot file each stored file has a field that begins with Y. A single
         # file has no directory and so no field; an archive of nothing is zeros.
         if source.name == '.':
-            self._settings.progress.files = run.state.read_bytes().count(b'\0Y')
+            self._progress.files = run.state.read_bytes().count(b'\0Y')
         else:
-            self._settings.progress.files = int(head > b'\0')
+            self._progress.files = int(head > b'\0')
         # The other names of a single file are not in the archive in any case.
         if run.base is not None and source.name == '.':
             self._check_links(messages.paths(found, messages.Severity.MISSING_LINKS))
@@ -124,7 +130,7 @@ class ArchiveWriter:
         :param unread: paths that tar could not read, but counts as stored
         """
         source, base, state = self._source, self._base, self._run.state
-        excluded = base is not None and self._settings.exclude
+        excluded = base is not None and self._options['exclude']
         if not (unread or excluded or source.name != '.'):
             return
         written = snapshot.load(state.read_bytes())
@@ -153,11 +159,11 @@ def subject(source: PathSource) -> bytes:
     return os.fsencode(os.path.join(source.folder, source.name))
 
 
-def members(source: PathSource, settings: EngineSettings) -> list[bytes]:
+def members(source: PathSource, options: Mapping[str, Any]) -> list[bytes]:
     """The paths that an archive would hold, below the source's folder, unsorted."""
     # With /dev/null tar reads no file, and prints the names that it would store.
     arguments = process.create_arguments(
-        source, settings, '--file=/dev/null', '--verbose', '--quoting-style=escape'
+        source, options, '--file=/dev/null', '--verbose', '--quoting-style=escape'
     )
     with process.running(arguments, stdout=subprocess.PIPE) as (tar, stderr):
         assert tar.stdout is not None

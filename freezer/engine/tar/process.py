@@ -7,9 +7,9 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.source import PathSource
 from freezer.exceptions import ConfigError
 from freezer.utils import landlock, signals
@@ -55,15 +55,18 @@ def find_tar() -> str:
 
 
 def create_arguments(
-    source: PathSource, settings: EngineSettings, *options: str
+    source: PathSource, options: Mapping[str, Any], *further: str
 ) -> list[str]:
-    """The arguments that archive a source with these further options."""
+    """The arguments that archive a source.
+
+    :param options: those of the engine
+    """
     return [
         '--create',
-        *options,
+        *further,
         '--one-file-system',
-        *_DEREFERENCE[settings.dereference_symlink],
-        *(f'--exclude={pattern}' for pattern in settings.exclude),
+        *_DEREFERENCE[options['dereference_symlink']],
+        *(f'--exclude={pattern}' for pattern in options['exclude']),
         f'--directory={source.folder}',
         '--',
         source.name,

@@ -20,6 +20,7 @@ from freezer.engine.tar.directories import TargetDirectories
 from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.listing import TarLister
+from freezer.engine.tar.options import OPTIONS
 from freezer.engine.tar.part import TarPartExtractor
 from freezer.engine.tar.patterns import Patterns, walk
 from freezer.engine.tar.source import (
@@ -44,15 +45,17 @@ class TarEngine(FileEngine):
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__(settings)
         process.find_tar()
+        self._options = OPTIONS.defaults() | {**settings.options}
         self._patterns = Patterns(settings.include)
-        self._follows_links = settings.dereference_symlink in ('soft', 'all')
+        self._follows_links = self._options['dereference_symlink'] in ('soft', 'all')
 
     def source(self, path: str | None) -> PathSource:
         return source_at(path, follows_links=self._follows_links)
 
     def archive(self, archiving: Archiving) -> Generator[Block, None, None]:
         source = path_source(archiving.source)
-        return create.ArchiveWriter(archiving, source, self.settings).blocks()
+        writer = create.ArchiveWriter(archiving, source, self._options, self._progress)
+        return writer.blocks()
 
     def base_problem(self, state: Path, source: Source, now: int) -> str | None:
         try:
@@ -70,7 +73,7 @@ class TarEngine(FileEngine):
 
     def checksum(self, source: Source) -> str:
         source = path_source(source)
-        members = create.members(source, self.settings)
+        members = create.members(source, self._options)
         return checksum.checksum(
             source.folder, members, self._follows_links, LOG.warning
         )

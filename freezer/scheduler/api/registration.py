@@ -37,7 +37,7 @@ def client(settings: Settings, project_id: str) -> dict[str, Any]:
 def _supported(settings: Settings, what: str) -> tuple[str, ...]:
     """What is installed, as far as the options allow it."""
     known = _KNOWN[what]
-    installed = plugins.load_all(_PLUGINS[what]) if what in _PLUGINS else known
+    installed = plugins.names(_PLUGINS[what]) if what in _PLUGINS else known
     allowed = settings.supported[what] or installed
     return tuple(
         name

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from freezer.common.config import JobKeys
+from freezer.common.job_options import JobKeys
 from freezer.common.jobfile import STORAGE_PREFIX
 from freezer.exceptions import ConfigError
 

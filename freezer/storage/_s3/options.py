@@ -1,4 +1,7 @@
-"""The options of a driver object, and whether they make sense together. Pure."""
+"""The options of storage s3, and checks of their combination. Pure.
+
+Apart from the driver, so that ``--help`` does not import it.
+"""
 
 import base64
 import binascii
@@ -6,14 +9,21 @@ import ipaddress
 import math
 import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
+
+from oslo_config import cfg
 
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage.exceptions import StorageConfigError
+from freezer.utils.plugin_options import PluginOptions
 from freezer.utils.progress import Progress
 from freezer.utils.rate import UNLIMITED, Rate
+from freezer.utils.types import Duration, Size
 
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+MIN_PART_SIZE = 5 * 2**20
 #: a little below what most stores take; AWS alone takes more since 2025
 MAX_OBJECT_SIZE = 49 * 2**40 // 10
 STALE_AFTER = 24 * 3600.0
@@ -31,6 +41,238 @@ _REGION = re.compile(r'(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z')
 _AWS = ('.amazonaws.com', '.amazonaws.com.cn')
 # What botocore puts into a host name; it takes path style for any other bucket.
 _HOST_BUCKET = re.compile(r'[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z')
+
+KEY_OPTS = (
+    cfg.StrOpt(
+        'access-key',
+        default='',
+        secret=True,
+        help='S3 access key. Also from ACCESS_KEY in the environment.',
+    ),
+    cfg.StrOpt(
+        'secret-key',
+        default='',
+        secret=True,
+        help='S3 secret key. Also from SECRET_KEY in the environment, where, unlike '
+        'on the command line, other users of the machine cannot see it.',
+    ),
+    cfg.StrOpt(
+        'endpoint',
+        metavar='URL',
+        default='',
+        help='URL of the S3 service, e.g. https://s3.example.com:8443. Also from '
+        'ENDPOINT in the environment.',
+    ),
+)
+
+S3_OPTS = (
+    # Signing and addressing.
+    cfg.StrOpt(
+        'region',
+        help='Region to sign requests for, and to create a missing bucket in. '
+        'Cloudflare R2 takes auto, Garage the name in its configuration. Default: the '
+        'region of the profile, else us-east-1.',
+    ),
+    cfg.StrOpt(
+        'addressing-style',
+        default='path',
+        choices=['auto', 'path', 'virtual'],
+        help='Put the bucket into the path or (virtual) into the host name of URLs. '
+        'auto: into the host name at Amazon, into the path elsewhere.',
+    ),
+    cfg.StrOpt(
+        'session-token',
+        secret=True,
+        help='Session token of temporary keys.',
+    ),
+    cfg.StrOpt(
+        'profile',
+        help='Named profile of ~/.aws/config and ~/.aws/credentials to take keys '
+        'from, instead of access-key and secret-key. Roles and the other sources of '
+        'botocore work, and keys that expire are renewed.',
+    ),
+    cfg.StrOpt(
+        'signature-version',
+        default='s3v4',
+        choices=['s3v4', 's3'],
+        help='Signature version of requests. s3 means version 2, for old stores.',
+    ),
+    cfg.StrOpt(
+        'ca-bundle',
+        metavar='FILE',
+        help='PEM file with the certificates of the authorities to trust.',
+    ),
+    cfg.BoolOpt(
+        'requester-pays',
+        default=False,
+        help='Accept the charges for requests to a bucket of another account.',
+    ),
+    cfg.StrOpt(
+        'expected-bucket-owner',
+        help='Account (12 digits) that must own the bucket; otherwise the store '
+        'rejects every request.',
+    ),
+    # Time and size.
+    cfg.FloatOpt(
+        'connect-timeout',
+        metavar='SECONDS',
+        default=10.0,
+        min=0.1,
+        help='Seconds to wait for a connection.',
+    ),
+    cfg.FloatOpt(
+        'read-timeout',
+        metavar='SECONDS',
+        default=60.0,
+        min=0.1,
+        help='Seconds to wait for the next bytes of a response.',
+    ),
+    cfg.FloatOpt(
+        'retry-budget',
+        metavar='SECONDS',
+        default=900.0,
+        min=0.0,
+        help='Total seconds for one request including retries. Until the store has '
+        'answered for the first time, at most 20 seconds.',
+    ),
+    cfg.IntOpt(
+        'concurrency',
+        min=1,
+        max=64,
+        help='Parts or ranges transferred in parallel. An upload holds one more part '
+        'in memory. Default: as many as fit into 128 MiB, from 4 to 16.',
+    ),
+    cfg.IntOpt(
+        'max-parts',
+        default=10000,
+        min=2,
+        max=10000,
+        help='Largest number of parts of an object at this store: 1000 at Swift and '
+        'Scaleway. At nine tenths of it the backup continues in another object.',
+    ),
+    cfg.Opt(
+        'max-object-size',
+        type=Size(min=MIN_PART_SIZE),
+        default=MAX_OBJECT_SIZE,
+        help='Largest size of an object at this store, e.g. 100G; a larger backup '
+        'continues in another object. Default: 4.9 TiB.',
+    ),
+    # What is written.
+    cfg.BoolOpt(
+        'create-bucket',
+        default=True,
+        help='Create the bucket if it does not exist when a backup is made.',
+    ),
+    cfg.StrOpt(
+        'storage-class',
+        help='Storage class of the data. The objects that are needed to find and '
+        "plan a restore stay in the store's standard class.",
+    ),
+    cfg.StrOpt(
+        'sse',
+        choices=['AES256', 'aws:kms'],
+        help='Encryption by the store, with its own keys or keys of its key service.',
+    ),
+    cfg.StrOpt(
+        'sse-kms-key-id',
+        help='Key of the key service; needs s3-sse aws:kms.',
+    ),
+    cfg.StrOpt(
+        'sse-customer-key-file',
+        help='Encryption by the store with a key that it does not keep: a file with '
+        '32 bytes, or with their base64. Without the key nothing can be restored. '
+        'Only over https.',
+    ),
+    cfg.ListOpt(
+        'tags',
+        default=[],
+        help='Tags of every object that is written: name=value,name=value.',
+    ),
+    cfg.StrOpt(
+        'acl',
+        choices=['private', 'bucket-owner-read', 'bucket-owner-full-control'],
+        help='Canned ACL of every object that is written. Those that allow public '
+        'reads are not available.',
+    ),
+    cfg.StrOpt(
+        'object-lock-mode',
+        choices=['GOVERNANCE', 'COMPLIANCE'],
+        help='Lock backups against deletion for object-lock-days. The bucket must '
+        'have object lock; a bucket that this option creates has it.',
+    ),
+    cfg.IntOpt(
+        'object-lock-days',
+        metavar='DAYS',
+        min=1,
+        max=36500,
+        help='Days during which nobody can delete a backup.',
+    ),
+    cfg.BoolOpt(
+        'legal-hold',
+        default=False,
+        help='Put backups under legal hold: nobody can delete them until the hold is '
+        'removed with another tool.',
+    ),
+    cfg.StrOpt(
+        'checksum',
+        default='none',
+        choices=['none', 'crc32', 'crc32c', 'crc64nvme', 'sha256'],
+        help='Checksum that the store verifies and keeps, in addition to the signed '
+        'SHA-256 of each request and the digests in the manifest. crc32c and '
+        'crc64nvme need the extra crt.',
+    ),
+    # Listing and cleaning up.
+    cfg.IntOpt(
+        'list-version',
+        default=2,
+        min=1,
+        max=2,
+        help='Version of ListObjects to use: 1 for old stores.',
+    ),
+    cfg.Opt(
+        'stale-after',
+        type=Duration(),
+        help='With action admin: remove uploads, and data that was never committed, '
+        'if their backup has not changed for this long: 24h, 90m. 0 states that no '
+        'other machine is backing up to this container now. Default: 24h.',
+    ),
+    cfg.BoolOpt(
+        'purge-versions',
+        default=False,
+        help='With action admin: in a bucket that keeps versions, permanently remove '
+        'the objects that were deleted or overwritten in the container.',
+    ),
+)
+
+
+def _place(container: str, options: Mapping[str, Any]) -> Hashable:
+    """The bucket and prefix, and the service they are at, however they are written."""
+    try:
+        url = urllib.parse.urlsplit(options['endpoint'])
+        port = url.port or {'http': 80, 'https': 443}.get(url.scheme)
+        service: Hashable = (url.hostname, port)
+    except ValueError:
+        # The driver refuses it.
+        service = options['endpoint']
+    return service, container.rstrip('/')
+
+
+OPTIONS = PluginOptions(
+    groups={None: KEY_OPTS, 's3': S3_OPTS},
+    environment={
+        'access_key': 'ACCESS_KEY',
+        'secret_key': 'SECRET_KEY',
+        'endpoint': 'ENDPOINT',
+    },
+    secret_files=('s3_sse_customer_key_file',),
+    place=_place,
+)
+_DEFAULTS = {option.dest: option.default for option in S3_OPTS}
+
+
+def _default(name: str, **how: Any) -> Any:
+    """A field with the default of the option of its name."""
+    return field(default=_DEFAULTS[name], **how)
 
 
 @dataclass(frozen=True)
@@ -50,45 +292,59 @@ class S3Options:
     :param stale_after: seconds; None where none is given, and a day counts
     :param insecure: do not check the server's certificate
     :param proxy: URL of an HTTP proxy
-    :param sending: what may be sent, with all others that have the same one
-    :param receiving: what may be received, likewise
-    :param progress: is told of parts and repetitions
+    :param sending: rate limit, shared with all storages that have the same one
+    :param receiving: the same for what is received
+    :param progress: gets parts and retries reported
     """
 
-    region: str | None = None
-    addressing_style: str = 'path'
-    session_token: str | None = field(default=None, repr=False)
-    profile: str | None = None
-    signature_version: str = 's3v4'
-    ca_bundle: str | None = None
-    connect_timeout: float = 10.0
-    read_timeout: float = 60.0
-    retry_budget: float = 900.0
-    concurrency: int | None = None
-    max_parts: int = 10000
-    max_object_size: int = MAX_OBJECT_SIZE
-    storage_class: str | None = None
-    sse: str | None = None
-    sse_kms_key_id: str | None = None
-    sse_customer_key_file: str | None = None
+    region: str | None = _default('region')
+    addressing_style: str = _default('addressing_style')
+    session_token: str | None = _default('session_token', repr=False)
+    profile: str | None = _default('profile')
+    signature_version: str = _default('signature_version')
+    ca_bundle: str | None = _default('ca_bundle')
+    connect_timeout: float = _default('connect_timeout')
+    read_timeout: float = _default('read_timeout')
+    retry_budget: float = _default('retry_budget')
+    concurrency: int | None = _default('concurrency')
+    max_parts: int = _default('max_parts')
+    max_object_size: int = _default('max_object_size')
+    storage_class: str | None = _default('storage_class')
+    sse: str | None = _default('sse')
+    sse_kms_key_id: str | None = _default('sse_kms_key_id')
+    sse_customer_key_file: str | None = _default('sse_customer_key_file')
     tags: tuple[str, ...] = ()
-    acl: str | None = None
-    object_lock_mode: str | None = None
-    object_lock_days: int | None = None
-    legal_hold: bool = False
-    requester_pays: bool = False
-    expected_bucket_owner: str | None = None
-    create_bucket: bool = True
-    list_version: int = 2
-    checksum: str = 'none'
-    stale_after: float | None = None
-    purge_versions: bool = False
+    acl: str | None = _default('acl')
+    object_lock_mode: str | None = _default('object_lock_mode')
+    object_lock_days: int | None = _default('object_lock_days')
+    legal_hold: bool = _default('legal_hold')
+    requester_pays: bool = _default('requester_pays')
+    expected_bucket_owner: str | None = _default('expected_bucket_owner')
+    create_bucket: bool = _default('create_bucket')
+    list_version: int = _default('list_version')
+    checksum: str = _default('checksum')
+    stale_after: float | None = _default('stale_after')
+    purge_versions: bool = _default('purge_versions')
     insecure: bool = False
     # It may hold a password.
     proxy: str | None = field(default=None, repr=False)
     sending: Rate = UNLIMITED
     receiving: Rate = UNLIMITED
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # oslo.config has a list.
+        object.__setattr__(self, 'tags', tuple(self.tags))
+
+    @classmethod
+    def configured(cls) -> Self:
+        """The options inside Freezer 19, which passes none.
+
+        It reads its configuration files and OS_* variables, and so group ``s3`` in
+        them.
+        """
+        cfg.CONF.register_opts(S3_OPTS, 's3')
+        return cls(**{dest: cfg.CONF.s3[dest] for dest in _DEFAULTS})
 
     def check(
         self, endpoint: str, bucket: str, keys: tuple[str, str], part_size: int
@@ -264,6 +520,7 @@ def _is_address(host: str) -> bool:
 
 
 def _bundle_problems(path: str) -> Iterator[str]:
+    # 5 ms, and few give a bundle.
     import ssl
 
     try:

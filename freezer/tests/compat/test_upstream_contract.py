@@ -18,9 +18,9 @@ from oslo_config import cfg
 
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
-from freezer.storage._s3.options import S3Options
+from freezer.storage._s3.options import MIN_PART_SIZE, S3Options
 from freezer.storage.backup import Backup
-from freezer.storage.s3 import MIN_PART_SIZE, S3Storage
+from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.agent import ROOT
 from freezer.tests.proxy import Proxy

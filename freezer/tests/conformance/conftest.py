@@ -21,7 +21,7 @@ from freezer.tests.conformance.places import (
 )
 from freezer.tests.conformance.variants import VARIANTS, Variant, Way
 from freezer.tests.conftest import SERVERS
-from freezer.tests.toy.place import SqlitePlace
+from freezer.tests.plugins.place import SqlitePlace
 
 
 @pytest.fixture(scope='session', autouse=True)

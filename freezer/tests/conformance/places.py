@@ -10,10 +10,11 @@ from typing import Any
 
 import botocore.exceptions
 
+from freezer.storage._s3.options import MIN_PART_SIZE, OPTIONS
 from freezer.storage.base import Storage, StorageSettings
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.repository import Repository
-from freezer.storage.s3 import MIN_PART_SIZE, S3Storage
+from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.variants import Way
 
@@ -109,7 +110,7 @@ class S3Place(Place):
         return self.server.properties.keeps_backslash
 
     def storage(self, **options: Any) -> S3Storage:
-        given = default_options(S3Storage) | {
+        given = OPTIONS.defaults() | {
             'access_key': self.server.access_key,
             'secret_key': self.server.secret_key,
             'endpoint': self.way.endpoint,
@@ -195,15 +196,6 @@ class MultiplePlace(Place):
     @property
     def keeps_backslash(self) -> bool:
         return all(place.keeps_backslash for place in self.members)
-
-
-def default_options(driver: type[Storage]) -> dict[str, Any]:
-    """What a driver gets when nothing is set."""
-    return {
-        f'{group}_{option.dest}' if group else option.dest: option.default
-        for group, declared in driver.OPTIONS.items()
-        for option in declared
-    }
 
 
 def new_s3_place(server: servers.Server, way: Way | None = None) -> S3Place:

@@ -43,7 +43,7 @@ from freezer.tests.conformance.backups import (
 from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place, S3Place
 from freezer.tests.conformance.variants import Way, combinations
 from freezer.tests.conftest import on_servers
-from freezer.tests.toy.freezer_sqlite import SqliteStorage
+from freezer.tests.plugins.freezer_sqlite.storage import SqliteStorage
 from freezer.utils.rate import Rate
 
 # (driver, server): a storage without a server has None.

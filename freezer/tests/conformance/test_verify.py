@@ -36,7 +36,7 @@ from freezer.tests.conformance.places import (
 )
 from freezer.tests.conformance.test_storage import on
 from freezer.tests.conformance.variants import Way
-from freezer.tests.toy.freezer_sqlite import SqliteStorage
+from freezer.tests.plugins.freezer_sqlite.storage import SqliteStorage
 
 CONTENT = NOISE[: 2 * PART + 17]
 VOLUME = PARTS_PER_VOLUME * PART

@@ -70,7 +70,7 @@ def test_33_signal_during_an_upload(
         held.release()
         result = process.wait()
     assert result.code == -number, result
-    assert result.err == f'Critical Error: interrupted by {number.name}\n'
+    assert result.err == f'Error: interrupted by {number.name}\n'
     assert proxied.is_untouched()
 
 
@@ -106,12 +106,12 @@ def test_33_signal_while_the_store_does_not_answer(
     # Not the read timeout, which is 60 s.
     assert time.monotonic() - sent < 20
     assert result.code == -number, result
-    said = f'Critical Error: interrupted by {number.name}'
+    said = f'Error: interrupted by {number.name}'
     if undone:
         assert result.err == f'{said}\n'
         assert proxied.is_untouched()
     else:
-        assert result.err.startswith(f'{said}; not all that was begun')
+        assert result.err.startswith(f'{said}; cleaning up took longer')
         assert len(result.err.splitlines()) == 1
     assert list(scratch.iterdir()) == []
     proxy.clear()

@@ -11,7 +11,7 @@ from freezer.tests.agent import PART, Agent, LocalStore, Result, S3Store, job_fi
 from freezer.tests.proxy import Proxy, Request, error
 
 CAN = 'Backups can be made here'
-CANNOT = 'Critical Error: Backups cannot be made here: '
+CANNOT = 'Error: Backups cannot be made here: '
 
 
 def check(store: S3Store | LocalStore, *options: object) -> Result:
@@ -76,7 +76,7 @@ def test_a_problem_fails_the_check(proxied: S3Store, proxy: Proxy) -> None:
     result = check(proxied, '--metadata-out', '-')
     assert result.code == 1
     assert result.document['usable'] is False
-    assert result.document['summary'] == said.removeprefix('Critical Error: ')
+    assert result.document['summary'] == said.removeprefix('Error: ')
     assert check(proxied, '--s3-max-parts', 1000).check().err.splitlines() == [CAN]
     assert proxied.is_untouched()
 
@@ -134,7 +134,7 @@ def test_a_signal(proxied: S3Store, proxy: Proxy, number: signal.Signals) -> Non
         held.release()
         result = process.wait()
     assert result.code == -number
-    assert result.err.splitlines() == [f'Critical Error: interrupted by {number.name}']
+    assert result.err.splitlines() == [f'Error: interrupted by {number.name}']
     assert proxied.is_untouched()
 
 

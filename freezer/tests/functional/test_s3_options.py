@@ -20,8 +20,9 @@ import pytest
 import trustme
 
 from freezer.storage import exceptions as e
+from freezer.storage._s3.options import S3_OPTS
 from freezer.storage.backup import StoredLevel
-from freezer.storage.s3 import S3_OPTS, S3Storage
+from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.agent import PART
 from freezer.tests.front import (

@@ -154,7 +154,7 @@ def test_endpoint_is_down(
     record = scheduler.until('down', status='completed')
     assert (record['result'], record['failures'], record['runs']) == ('fail', 1, 1)
     assert record['exit_code'] == 1
-    assert 'Error: ' in record['error']
+    assert record['error'].startswith('Error: ')
     assert endpoint in record['error']
     log = scheduler.logged
     assert log.count('job down: backup exited with 1') == 3

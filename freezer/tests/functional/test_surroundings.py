@@ -154,7 +154,7 @@ def test_closed_standard_streams(
 def test_unwritable_output_fails(local: Agent, source: Path, stream: str) -> None:
     options = ('--path-to-backup', source, '--metadata-out', '-')
     result = shell(f'exec "$@" {stream}', local, 'backup', *options)
-    assert 'what was asked for was done, and standard output' in result.error
+    assert 'the action succeeded, but standard output' in result.error
     assert len(local.store.markers()) == 1
 
 
@@ -175,7 +175,7 @@ def test_removed_working_directory(local: Agent, source: Path, tmp_path: Path) -
     local.restore(tmp_path / 'target').check()
     assert missed(trees.describe(source), tmp_path / 'target') == []
     error = shell(gone, local, 'backup', '--path-to-backup', 'relative').error
-    assert error.startswith('Critical Error: No such file or directory')
+    assert error.startswith('Error: No such file or directory')
 
 
 def test_limit_of_open_files_fails_the_backup(local: Agent, source: Path) -> None:

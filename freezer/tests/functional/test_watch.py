@@ -228,7 +228,7 @@ def test_a_signal_ends_the_line(local: Agent, noise: Path) -> None:
         act=lambda pid: os.kill(pid, signal.SIGTERM),
     )
     assert screen.code == -signal.SIGTERM
-    assert screen.lines == ['Critical Error: interrupted by SIGTERM', '']
+    assert screen.lines == ['Error: interrupted by SIGTERM', '']
     assert local.store.is_untouched()
 
 

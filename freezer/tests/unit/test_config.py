@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from freezer import main
+from freezer import agent
 from freezer.common import config
 from freezer.exceptions import ConfigError
 from freezer.storage.exceptions import StorageConfigError
@@ -255,17 +255,19 @@ def test_dollar_signs(job: Job, oslo: Job, environ: Environ, value: str) -> None
     given = ('--path-to-backup', value, '--exclude', value)
     for argv in (given, job(f'[a]\npath_to_backup = {value}\nexclude = {value}\n')):
         assert load(*LOCAL, *argv).path_to_backup == value
-        assert load(*LOCAL, *argv).exclude == (value,)
+        assert load(*LOCAL, *argv).engine_options['exclude'] == [value]
     file = oslo('[DEFAULT]\npath_to_backup = file\nexclude = file\n')
     settings = load(*LOCAL, *given, *file)
-    assert (settings.path_to_backup, settings.exclude) == (value, (value,))
+    assert settings.path_to_backup == value
+    assert settings.engine_options['exclude'] == [value]
 
 
 def test_patterns_one_a_line(job: Job) -> None:
     argv = job('[a]\nexclude = *.o\n   *.pyc\n')
-    assert load(*LOCAL, *argv).exclude == ('*.o', '*.pyc')
+    assert load(*LOCAL, *argv).engine_options['exclude'] == ['*.o', '*.pyc']
     # The command line's replace them.
-    assert load(*LOCAL, *argv, '--exclude', 'a', '--exclude', 'b').exclude == ('a', 'b')
+    settings = load(*LOCAL, *argv, '--exclude', 'a', '--exclude', 'b')
+    assert settings.engine_options['exclude'] == ['a', 'b']
 
 
 def test_unknown_keys_are_named(job: Job) -> None:
@@ -335,7 +337,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     'key, value, default',
     [
         ('lvm_srcvol', '/dev/vg/lv', 'None'),
-        ('snapshot', 'True', 'False'),
         ('lvm_snapperm', 'rw', 'ro'),
         ('ssh_port', '2222', '22'),
         ('rsync_block_size', '8192', '4096'),
@@ -501,7 +502,7 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
 def test_limits_are_for_all_storages_together(job: Job) -> None:
     limits = ('--upload-limit', '1M', '--download-limit', '2000')
     settings = load(*job(MULTIPLE), *limits)
-    repository = main._repository(settings, main._progress(settings))
+    repository = agent.make_repository(settings, agent.make_progress(settings))
     assert repository is not None
     one, two = repository.storages.values()
     assert isinstance(one, LocalStorage)
@@ -514,7 +515,7 @@ def test_limits_are_for_all_storages_together(job: Job) -> None:
 
 def test_no_limits() -> None:
     settings = load(*S3, *KEYS)
-    repository = main._repository(settings, main._progress(settings))
+    repository = agent.make_repository(settings, agent.make_progress(settings))
     assert repository is not None
     (storage,) = repository.storages.values()
     assert isinstance(storage, S3Storage)
@@ -544,6 +545,33 @@ def test_storage_sections_of_one_container(job: Job) -> None:
     assert '[storage:two] and [storage:three] are the same container' in message
     elsewhere = again.replace('http://s3', 'http://elsewhere')
     load(*job(f'{MULTIPLE}\n{elsewhere}'))
+
+
+@pytest.mark.parametrize(
+    'section, same',
+    [
+        ('storage = local\ncontainer = /one/', True),
+        ('storage = local\ncontainer = /other/../one', True),
+        ('storage = local\ncontainer = /one/more', False),
+        ('storage = s3\ncontainer = bucket/prefix/\nendpoint = HTTP://S3:80/', True),
+        ('storage = s3\ncontainer = bucket/prefix\nendpoint = https://s3', False),
+        ('storage = s3\ncontainer = bucket\nendpoint = http://s3', False),
+    ],
+)
+def test_one_place_in_two_spellings(job: Job, section: str, same: bool) -> None:
+    argv = job(f'{MULTIPLE}\n[storage:three]\n{section}\n')
+    if same:
+        assert '[storage:three] are the same container' in refused(*argv)
+    else:
+        load(*argv)
+
+
+@pytest.mark.parametrize('name', ['True', 'lvm'])
+def test_snapshots_that_are_not_there(job: Job, name: str) -> None:
+    for argv in (('--snapshot', name), job(f'[a]\nsnapshot = {name}\n')):
+        message = refused(*LOCAL, *argv)
+        assert message == f"--snapshot '{name}' is not available; available: none"
+    assert load(*LOCAL, *job('[a]\nsnapshot = False\n')).snapshot is None
 
 
 def test_what_s3_needs_is_named_with_three_ways() -> None:

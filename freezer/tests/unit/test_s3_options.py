@@ -14,9 +14,9 @@ import trustme
 from freezer.common import config
 from freezer.exceptions import ConfigError
 from freezer.storage._s3.checksums import Checksum
-from freezer.storage._s3.options import S3Options
+from freezer.storage._s3.options import S3_OPTS, S3Options
 from freezer.storage.exceptions import StorageConfigError
-from freezer.storage.s3 import S3_OPTS, S3Storage
+from freezer.storage.s3 import S3Storage
 from freezer.tests.agent import job_file
 from freezer.utils.rate import UNLIMITED
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies
 from oslo_config import cfg
 
-from freezer.common import config, jobfile, opts, upstream
+from freezer.common import job_options, jobfile, opts, upstream
 from freezer.common.jobfile import JobFile
 from freezer.scheduler.documents import action
 from freezer.scheduler.documents.action import Action
@@ -18,8 +18,8 @@ from freezer.utils.types import Size
 
 ODD = 'a %x%% $y ${z} #;= "q\' [s] ü'
 CANDIDATES = (ODD, '7', '1', '9M', '90s', '2026-01-31T23:59:59+02:00')
-# A job file cannot include another one.
-NOT_IN_JOBS = ('config',)
+# A job file cannot include another one; no snapshot is installed.
+NOT_IN_JOBS = ('config', 'snapshot')
 
 
 def parse(given: dict[str, Any]) -> Action:
@@ -66,13 +66,13 @@ def sample(option: Any) -> Any:
 
 @pytest.fixture(scope='module')
 def by_job(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The agent's configuration, from a job with every option."""
-    conf = config._without_files([])
+    """What the agent makes of a job that names every option."""
+    conf = opts.parse_alone([])
     made = parse(
         {each.values[1].replace('-', '_'): sample(each.values[2]) for each in EVERY}
     )
     path = tmp_path_factory.mktemp('job') / 'job.ini'
-    config._apply_job_file(conf, job_file(made, path), set())
+    job_options.apply(conf, job_file(made, path), set())
     return conf
 
 
@@ -88,7 +88,7 @@ def by_command_line() -> Any:
         else:
             values = value if isinstance(value, list) else [value]
             argv += [f'--{name}={one}' for one in values]
-    return config._without_files(argv)
+    return opts.parse_alone(argv)
 
 
 @pytest.mark.parametrize('group, name, option', EVERY)
@@ -179,8 +179,8 @@ def test_any_patterns_are_unchanged_or_rejected(patterns: list[str], ini: Path) 
     made, problems = action.parse({'exclude': patterns, 'backup_name': 'bk'})
     hypothesis.assume(not problems)
     assert made is not None
-    conf = config._without_files([])
-    # Some values count as unset.
+    conf = opts.parse_alone([])
+    # It is not its values that make an option set.
     hypothesis.assume(made.options['exclude'] not in upstream.UNSET)
-    config._apply_job_file(conf, job_file(made, ini), set())
+    job_options.apply(conf, job_file(made, ini), set())
     assert conf.exclude == [pattern for pattern in patterns if pattern]

@@ -74,12 +74,12 @@ def test_metadata_of_a_backup_is_kept(make: Make, tmp_path: Path) -> None:
 
 def test_error_message_of_the_agent(make: Make) -> None:
     result = make("""
-        print('Critical Error: no sk/secret\\a here', file=sys.stderr)
+        print('Error: no sk/secret\\a here', file=sys.stderr)
         print('and more', file=sys.stderr)
         sys.exit(1)
     """).execute()
     assert (result.result, result.exit_code) == ('fail', 1)
-    assert result.error == 'Critical Error: no ***\\x07 here'
+    assert result.error == 'Error: no ***\\x07 here'
 
 
 def test_job_file_is_in_memory_and_private(make: Make) -> None:

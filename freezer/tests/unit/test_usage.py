@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from freezer.common import config as agent
 from freezer.common import opts, usage
 from freezer.common.usage import Entry
 from freezer.scheduler import command_line as scheduler
@@ -43,8 +42,11 @@ def names(command: str) -> list[str]:
 
 def parsed(command: str) -> set[str]:
     """Names that the parser takes, by oslo.config."""
-    module: Any = {'freezer-agent': agent, 'freezer-scheduler': scheduler}[command]
-    conf = module._declare()
+    declare: dict[str, Any] = {
+        'freezer-agent': opts.declare,
+        'freezer-scheduler': scheduler._declare,
+    }
+    conf = declare[command]()
     words = {'freezer-agent': ['--quiet'], 'freezer-scheduler': ['status']}[command]
     conf(words, default_config_files=[], default_config_dirs=[])
     return set(conf._oparser._option_string_actions)
@@ -140,7 +142,7 @@ def test_help_is_what_the_commands_say(
             Entry(
                 ('--s3-make',),
                 '',
-                'Make. On, unless --s3-nomake is given.',
+                'Make. On by default; --s3-nomake turns it off.',
                 inverse='--s3-nomake',
             ),
         ),

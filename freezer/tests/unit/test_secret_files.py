@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from freezer.common import exposed
+from freezer.common import secret_files
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_modes(
     for owner, warned in ((0, of_root), (1000, of_another)):
         fields = [*status[:4], owner, *status[5:]]
         monkeypatch.setattr(os, 'stat', lambda _path, fields=fields: _status(fields))
-        lines = list(exposed.warnings([str(path), str(path)]))
+        lines = list(secret_files.warnings([str(path), str(path)]))
         monkeypatch.undo()
         assert len(lines) == warned
         if warned:
@@ -49,4 +49,4 @@ def test_what_is_no_file_is_not_warned_of(tmp_path: Path) -> None:
     pipe = tmp_path / 'pipe'
     os.mkfifo(pipe, 0o644)
     paths = [str(pipe), str(tmp_path), str(tmp_path / 'absent')]
-    assert list(exposed.warnings(paths)) == []
+    assert list(secret_files.warnings(paths)) == []

@@ -1,4 +1,4 @@
-"""How another command leads to the same storage, and opens its backups."""
+"""The arguments with which another command finds the same storage and its backups."""
 
 import shlex
 from collections.abc import Container, Mapping
@@ -6,49 +6,50 @@ from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import jobfile
-from freezer.common.opts import declared_options, driver_options
+from freezer.common import jobfile, opts, parsing, plugins
 
-# Of the main ones, those that a restore needs to be told as the backup was.
-_REACH = (
+# The agent's options that a restore needs as the backup had them.
+_NEEDED = (
     *('storage', 'container', 'engine_name', 'encrypt_pass_file', 'proxy'),
     'insecure',
 )
 
 
-def reach(
+def arguments(
     conf: cfg.ConfigOpts,
     values: Mapping[str, Any],
     job: jobfile.JobFile | None,
     pinned: Container[tuple[str | None, str]],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """``reach`` and ``reach_keys`` of :class:`freezer.common.config.AgentConfig`.
+    """``restore_args`` and ``restore_secrets`` of AgentConfig.
 
-    What is in a job file is not repeated, but for one that is gone with its process.
+    Options in a job file are not repeated, unless the file disappears with its process.
     """
     if not values['storages']:
         return (), ()
     kept = job is not None and not job.path.startswith(('/dev/', '/proc/'))
-    if values['storage'] == 'multiple' and not kept:
+    several = values['storage'] == 'multiple'
+    if several and not kept:
         return (), ()
     words = [f'--config {shlex.quote(job.path)}'] if job is not None and kept else []
     for name in ('config_file', 'config_dir'):
-        location = conf.get_location(name)
-        if location and location.location is cfg.Locations.command_line:
+        if parsing.source(conf, name) is cfg.Locations.command_line:
             flag = f'--{name.replace("_", "-")}'
             words += [f'{flag} {shlex.quote(path)}' for path in conf[name]]
     given: list[tuple[str | None, Any, Any]] = [
         (None, option, values[option.dest])
-        for option in declared_options()[None]
-        if option.dest in _REACH
+        for option in opts.AGENT_OPTS
+        if option.dest in _NEEDED
     ]
-    if values['storage'] != 'multiple':
-        ((driver, settings),) = values['storages']
+    if not several:
+        ((_driver, settings),) = values['storages']
         given += [
             (group, option, settings.options[key])
-            for key, group, option in driver_options(driver)
+            for key, group, option in plugins.options(plugins.STORAGES)[
+                values['storage']
+            ]
         ]
-    keys = []
+    secrets = []
     for group, option, value in given:
         if kept and (group, option.dest) not in pinned:
             continue
@@ -59,10 +60,10 @@ def reach(
         name = f'{group}-{option.name}' if group else option.name
         # The URL of a proxy may hold a password.
         if option.secret or (option.dest == 'proxy' and '@' in value):
-            keys.append(name)
+            secrets.append(name)
         else:
             words.append(_argument(group, option, value))
-    return tuple(words), tuple(keys)
+    return tuple(words), tuple(secrets)
 
 
 def _argument(group: str | None, option: Any, value: Any) -> str:

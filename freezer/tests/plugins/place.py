@@ -1,4 +1,4 @@
-"""Where the conformance suite tries the toy driver, seen without the driver."""
+"""Where the conformance suite tries the example driver, seen without the driver."""
 
 import contextlib
 import sqlite3
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from freezer.storage.base import StorageSettings
-from freezer.tests.conformance.places import PART, Place, default_options
-from freezer.tests.toy.freezer_sqlite import SqliteStorage
+from freezer.tests.conformance.places import PART, Place
+from freezer.tests.plugins.freezer_sqlite.options import STORAGE
+from freezer.tests.plugins.freezer_sqlite.storage import SqliteStorage
 
 
 class SqlitePlace(Place):
@@ -18,7 +19,7 @@ class SqlitePlace(Place):
         self._file = file
 
     def storage(self, **rates: Any) -> SqliteStorage:
-        options = default_options(SqliteStorage)
+        options = STORAGE.defaults()
         settings = StorageSettings(str(self._file), PART, options=options, **rates)
         return SqliteStorage.from_settings(settings)
 

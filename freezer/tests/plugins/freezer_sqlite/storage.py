@@ -5,9 +5,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Self
-
-from oslo_config import cfg
+from typing import Self
 
 from freezer.storage import layout
 from freezer.storage.backup import Stat
@@ -46,16 +44,6 @@ class SqliteStorage(PathStorage):
     """
 
     _type = 'sqlite'
-    OPTIONS: ClassVar[dict[str | None, Sequence[Any]]] = {
-        'sqlite': [
-            cfg.FloatOpt(
-                'busy-timeout',
-                default=60.0,
-                min=0.0,
-                help='Seconds to wait for another agent that writes to the database.',
-            )
-        ]
-    }
 
     def __init__(
         self,

@@ -1,0 +1,80 @@
+"""Where the log goes: as the options say, or to a file in ``~/.freezer``."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from oslo_config import cfg
+from oslo_log import log
+
+from freezer.common.parsing import literal
+from freezer.exceptions import ConfigError
+from freezer.utils.text import NOTICES
+
+_FOLDER = '~/.freezer'
+
+
+def is_configured(conf: cfg.ConfigOpts) -> bool:
+    """Whether the options say where the log goes."""
+    return any(
+        conf[dest]
+        for dest in (
+            *('log_file', 'log_dir', 'use_syslog', 'use_journal'),
+            'log_config_append',
+        )
+    )
+
+
+def log_to_home(conf: cfg.ConfigOpts, name: str) -> None:
+    """Log to ``~/.freezer/NAME``.
+
+    :raises ConfigError: the directory cannot be made
+    """
+    folder = os.path.expanduser(_FOLDER)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f'log directory {folder}: {error.strerror}; give another with --log-dir'
+        ) from error
+    conf.set_override('log_file', literal(os.path.join(folder, name)))
+
+
+def set_up(conf: cfg.ConfigOpts) -> str:
+    """Start logging.
+
+    :returns: the path of the log file, or ''
+    :raises ConfigError: it cannot be written
+    """
+    try:
+        log.setup(conf, 'freezer')
+    except (OSError, log.LogConfigError) as error:
+        raise ConfigError(f'the log cannot be written: {error}') from error
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.StreamHandler) or not handler.stream:
+            continue
+        # Names of files are not always text.
+        handler.stream.reconfigure(errors='backslashreplace')
+        if isinstance(handler, logging.FileHandler):
+            handler.errors = 'backslashreplace'
+            handler.handleError = _warn_once()  # type: ignore[assignment,method-assign]
+    if conf.log_file and conf.log_dir:
+        return os.path.join(str(conf.log_dir), str(conf.log_file))
+    return str(conf.log_file or '')
+
+
+def _warn_once() -> Callable[[logging.LogRecord], None]:
+    """A handler's ``handleError``: one warning on the terminal, and the work goes on.
+
+    logging's own prints a traceback on standard error for each line.
+    """
+    warned = False
+
+    def failed(_record: logging.LogRecord) -> None:
+        nonlocal warned
+        if not warned:
+            warned = True
+            NOTICES.warning('the log cannot be written: %s', sys.exc_info()[1])
+
+    return failed

@@ -1,0 +1,77 @@
+"""The contract of a snapshot: a view of files that does not change during a backup."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
+
+
+@dataclass(frozen=True)
+class SnapshotSettings:
+    """What a snapshot is built from.
+
+    :param options: the snapshot's own options, by the keys of its PluginOptions
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class SnapshotView(NamedTuple):
+    """The files as they were.
+
+    :param path: to read instead of the path that the snapshot is of
+    :param time_ns: epoch nanoseconds; no change that was made later is in the view
+    """
+
+    path: str
+    time_ns: int
+
+
+class Snapshot(abc.ABC):
+    """Makes and removes one snapshot.
+
+    The backup job validates one object before any work. With another it calls
+    ``remove_leftovers``, ``create`` and ``remove``, once each; a second time ``remove``
+    if a signal interrupted it. With ``--dry-run`` it only validates.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abc.abstractmethod
+    def from_settings(cls, settings: SnapshotSettings) -> Self:
+        """Build it without touching the files.
+
+        :raises ConfigError: options are missing or malformed
+        """
+
+    @abc.abstractmethod
+    def validate(self, path: str) -> None:
+        """Check what can be checked before any work.
+
+        :raises FreezerError: no snapshot of this path can be made
+        """
+
+    @abc.abstractmethod
+    def remove_leftovers(self, path: str) -> Sequence[str]:
+        """Remove the snapshots of this path that runs left which died.
+
+        Those of running ones stay.
+
+        :returns: names of what was removed, for the log
+        :raises FreezerError: one could not be removed
+        """
+
+    @abc.abstractmethod
+    def create(self, path: str) -> SnapshotView:
+        """Make the snapshot.
+
+        :raises FreezerError: that failed
+        """
+
+    @abc.abstractmethod
+    def remove(self) -> None:
+        """Undo :meth:`create`, also one that failed halfway.
+
+        :raises FreezerError: something of it is left
+        """
