@@ -1,4 +1,7 @@
-"""The real freezer-scheduler, with job files, the real agent and a real store."""
+"""The real freezer-scheduler, with job files, the real agent and a real store.
+
+These are the commands of ``scheduler.rst``.
+"""
 
 import contextlib
 import json
