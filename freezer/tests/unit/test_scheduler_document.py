@@ -137,7 +137,8 @@ def test_invalid_files(text: str | bytes, expected: list[str]) -> None:
     [
         ({'freezer_action': {'max_levl': 3}}, 5, 'max_levl', 'not an option'),
         ({'freezer_action': {'max_level': 'x'}}, 5, 'max_level', 'x'),
-        ({'freezer_action': {'snapshot': 'yes'}}, 5, 'snapshot', 'does not have'),
+        ({'freezer_action': {'snapshot': 'yes'}}, 5, 'snapshot', 'not available'),
+        ({'freezer_action': {'mysql_conf': '/x'}}, 5, 'mysql_conf', 'does not have'),
         ({'freezer_action': {'config': '/x'}}, 5, 'config', 'not allowed'),
         ({'freezer_action': {'command': 'a\nb'}}, 5, 'command', 'line break'),
         ({'freezer_action': {'command': 'a\rb'}}, 5, 'command', 'line break'),
