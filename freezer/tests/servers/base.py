@@ -182,6 +182,20 @@ class Server(abc.ABC):
         self._client.create_bucket(Bucket=bucket)
         return bucket
 
+    def remove_bucket(self, bucket: str) -> None:
+        """Delete a bucket with its versions and uploads, if it is there."""
+        client = self._client
+        with contextlib.suppress(client.exceptions.NoSuchBucket):
+            for page in self._pages('list_object_versions', Bucket=bucket):
+                for one in page.get('Versions', []) + page.get('DeleteMarkers', []):
+                    version = {'Key': one['Key'], 'VersionId': one['VersionId']}
+                    client.delete_object(Bucket=bucket, **version)
+            for key in self.keys(bucket):
+                self.delete(bucket, key)
+            for key, upload in self.uploads(bucket):
+                client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+            client.delete_bucket(Bucket=bucket)
+
     def keys(self, bucket: str, prefix: str = '') -> dict[str, int]:
         """Return the size of every object, by key."""
         return {
