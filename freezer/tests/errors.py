@@ -24,6 +24,8 @@ _EXCEPTION = re.compile(r'\w*(Error|Exception)\Z')
 _PARTS = ('RefusedError', 'BrokenError')
 # What a row has a hole for: it is there in some cases only.
 _OPTIONAL = ('it did not say why', ', and its result is:')
+# Rows whose words are put together one by one.
+_COMPOSED = ('… needs one file: ', '… needs a file: ')
 # bech32: its errors are translated by the caller. verify: its problems are a report.
 _LEFT_OUT = ('tests', 'stream/bech32.py', 'storage/verify.py')
 
@@ -167,10 +169,14 @@ def without_row(source: Source, listed: list[str]) -> dict[str, str]:
 
 
 def without_message(source: Source, listed: list[str]) -> list[str]:
-    """Rows with more than four words together that no literal of the package has."""
+    """Rows with more than two words together that no literal of the package has."""
     texts = (part.strip() for text in source.texts for part in text.split('…'))
     phrases = {text for text in texts if ' ' in text}
-    return [row for row in listed if not _is_made_of(row, phrases)]
+    return [
+        row
+        for row in listed
+        if not _is_made_of(row, phrases) and not row.startswith(_COMPOSED)
+    ]
 
 
 def _is_made_of(row: str, phrases: set[str]) -> bool:
@@ -179,7 +185,7 @@ def _is_made_of(row: str, phrases: set[str]) -> bool:
         left = part
         for text in sorted(known, key=len, reverse=True):
             left = left.replace(text, '|')
-        if _words(left) > 4:
+        if _words(left) > 2:
             return False
     return True
 
