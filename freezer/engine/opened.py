@@ -122,7 +122,7 @@ class OpenedLevel:
             if self.sealed is None:
                 raise TamperedError(
                     f'{self.stored!r} is not encrypted in format age, unlike others of '
-                    f'its chain: somebody has exchanged it'
+                    f'its chain: it was replaced'
                 )
             self.sealed.check_base(base)
             return self.sealed.engine_metadata()

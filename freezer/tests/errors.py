@@ -23,7 +23,7 @@ _EXCEPTION = re.compile(r'\w*(Error|Exception)\Z')
 # Of these only a part is shown, behind a text that has a row: the row explains all.
 _PARTS = ('RefusedError', 'BrokenError')
 # What a row has a hole for: it is there in some cases only.
-_OPTIONAL = ('it did not say why', ', and its result is:')
+_OPTIONAL = ('tar printed no reason', ', and its result is:')
 # Rows whose words are put together one by one.
 _COMPOSED = ('… needs one file: ', '… needs a file: ')
 # bech32: its errors are translated by the caller. verify: its problems are a report.
