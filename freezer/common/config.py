@@ -1,8 +1,9 @@
-"""The one configuration object, made from all sources of options.
+"""The agent's configuration, made from all sources of options.
 
-Sources, the first one wins: command line, job file (``--config``), environment
-(``OS_DEFAULT__<OPTION>``, and ACCESS_KEY, SECRET_KEY and ENDPOINT), oslo configuration
-files, defaults. Freezer 19 promised this order, and let the job file win.
+The first source that sets an option wins: command line, job file (``--config``),
+environment (``OS_DEFAULT__<OPTION>``; then what plugins declare, as ACCESS_KEY),
+configuration files of oslo.config, defaults. Freezer 19 documented this order, but let
+the job file win.
 """
 
 import argparse

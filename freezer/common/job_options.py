@@ -1,6 +1,5 @@
 """The options in a job file: which keys it may have, and what they override."""
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -109,9 +108,10 @@ class JobKeys:
         if upstream.is_unset(key.flag, value):
             return
         override(self._conf, key, value, 'agent')
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._conf.clear_override, key.dest, key.group)
+        try:
             opts.refuse_unavailable(self._conf)
+        finally:
+            self._conf.clear_override(key.dest, key.group)
 
     def check_storage(self, name: str, values: Mapping[str, str]) -> None:
         """:raises ConfigError: the agent would refuse this ``[storage:NAME]``"""
