@@ -11,7 +11,6 @@ process. It uses the agent's defaults; append options of the driver to change th
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import subprocess
@@ -24,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from freezer.common import config
-from freezer.storage.base import Backup, EngineName, Storage
+from freezer.storage.backup import Backup, StoredLevel
+from freezer.storage.base import Storage
 from freezer.utils.streaming import RichQueue
 
 MIB = 2**20
 STORES = ('seaweedfs', 'ceph')
-BACKUP = Backup(EngineName('pipe'), 'host_pipe', 1, 1, 0)
+BACKUP = Backup('pipe', 'host_pipe', 1, 1, 0)
 
 
 def storage(arguments: list[str]) -> Storage:
@@ -43,7 +43,7 @@ def storage(arguments: list[str]) -> Storage:
 def put(arguments: list[str]) -> None:
     there = storage(arguments)
     there.prepare()
-    there.claim(BACKUP)
+    pending = there.begin(BACKUP)
     queue = RichQueue()
 
     def read() -> Iterator[bytes]:
@@ -52,19 +52,16 @@ def put(arguments: list[str]) -> None:
 
     reader = threading.Thread(target=queue.put_messages, args=(read(),))
     reader.start()
-    there.write_backup(queue, BACKUP)
+    written = pending.write(queue.get_messages())
     reader.join()
-    with tempfile.TemporaryDirectory() as folder:
-        state, marker = Path(folder, 'state'), Path(folder, 'marker')
-        state.touch()
-        marker.write_text(json.dumps({'engine_name': 'pipe'}))
-        there.put_metadata(str(state), str(marker), BACKUP)
+    with tempfile.NamedTemporaryFile() as state:
+        written.commit(Path(state.name), {'engine_name': 'pipe'})
     there.close()
 
 
 def get(arguments: list[str]) -> None:
     there = storage(arguments)
-    for block in there.backup_blocks(BACKUP):
+    for block in StoredLevel(there, BACKUP).blocks():
         sys.stdout.buffer.write(block)
     there.close()
 
