@@ -73,7 +73,7 @@ class SqlDumpEngine(Engine):
                 yield original
                 return
             table, column, key = self._masked
-            # One that has no name is a file of SQLite's own.
+            # Without a name, SQLite uses a temporary file.
             with contextlib.closing(sqlite3.connect('')) as copy:
                 original.backup(copy)
                 copy.create_function('mask', 1, lambda value: _mask(key, value))
@@ -139,7 +139,7 @@ class _Loader(Extractor):
 
 
 def _statements(blocks: Iterable[Block]) -> Iterator[str]:
-    """A dump has its line breaks where statements end, and in texts."""
+    """Line breaks are at the ends of statements, and within texts."""
     text, rest = '', b''
     for block in blocks:
         *lines, rest = (rest + bytes(block)).split(b'\n')
