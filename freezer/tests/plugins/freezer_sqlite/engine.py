@@ -86,8 +86,8 @@ class SqlDumpEngine(Engine):
     def check_target(self, path: str | None, overwrite: bool) -> str:
         if not path:
             raise ConfigError('engine sqldump needs --restore-abs-path: a directory')
-        if not overwrite and os.path.isdir(path) and os.listdir(path):
-            raise RestoreError(f'{path} is not empty: choose another, or --overwrite')
+        if os.path.isdir(path) and os.listdir(path):
+            raise RestoreError(f'{path} is not empty: choose another directory')
         return path
 
     def extractor(
