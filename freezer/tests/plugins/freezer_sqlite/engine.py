@@ -73,7 +73,7 @@ class SqlDumpEngine(Engine):
                 yield original
                 return
             table, column, key = self._masked
-            # Without a name, SQLite uses a temporary file.
+            # One that has no name is a file of SQLite's own.
             with contextlib.closing(sqlite3.connect('')) as copy:
                 original.backup(copy)
                 copy.create_function('mask', 1, lambda value: _mask(key, value))
@@ -86,8 +86,8 @@ class SqlDumpEngine(Engine):
     def check_target(self, path: str | None, overwrite: bool) -> str:
         if not path:
             raise ConfigError('engine sqldump needs --restore-abs-path: a directory')
-        if os.path.isdir(path) and os.listdir(path):
-            raise RestoreError(f'{path} is not empty: choose another directory')
+        if not overwrite and os.path.isdir(path) and os.listdir(path):
+            raise RestoreError(f'{path} is not empty: choose another, or --overwrite')
         return path
 
     def extractor(
@@ -139,7 +139,7 @@ class _Loader(Extractor):
 
 
 def _statements(blocks: Iterable[Block]) -> Iterator[str]:
-    """Line breaks are at the ends of statements, and within texts."""
+    """A dump has its line breaks where statements end, and in texts."""
     text, rest = '', b''
     for block in blocks:
         *lines, rest = (rest + bytes(block)).split(b'\n')
