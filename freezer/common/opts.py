@@ -164,23 +164,23 @@ AGENT_OPTS = (
         'compression',
         choices=compression.NAMES,
         default='gzip',
-        help='Compression of the backup. Freezer 19 cannot read zstd and none.',
+        help='Compression of the backup. Freezer 19 cannot read zstd or none.',
     ),
     cfg.StrOpt(
         'encrypt-pass-file',
-        help='Encrypt with the passphrase in the first line of this file, in the '
-        'format of --encryption; decrypt with it.',
+        help='File whose first line is the passphrase to encrypt and decrypt backups '
+        'with; see --encryption for the format.',
     ),
     cfg.StrOpt(
         'encryption',
         choices=encryption.NAMES,
-        help='Encryption format; needs --encrypt-pass-file. openssl, the default: the '
-        'format of "openssl enc -aes-256-cfb", for Freezer 19; it is not '
+        help='Encryption format; needs --encrypt-pass-file. openssl, the default, is '
+        'that of "openssl enc -aes-256-cfb", which Freezer 19 reads. It is not '
         'authenticated: anyone who can write to the storage can change what is '
-        'restored, and file names are visible. age: the format of age; changed or '
+        'restored. File names are visible. age is the format of age: modified or '
         'exchanged backups are detected, and file names are hidden. A restore detects '
-        'the format, and with this option refuses a backup in another format or '
-        'without encryption.',
+        'the format; with this option, it rejects backups that are unencrypted or in '
+        'another format.',
     ),
     cfg.Opt(
         'max-segment-size',
@@ -230,10 +230,9 @@ AGENT_OPTS = (
     ),
     cfg.StrOpt(
         'metrics-file',
-        help='Write Prometheus metrics of the run to this file, after a failure as '
-        'well: for the textfile collector of node_exporter, a file in its directory '
-        'with a name that ends in .prom. Several backups may share a file. Needs the '
-        'extra metrics.',
+        help='Write Prometheus metrics of the run to this file, also after a failure. '
+        'The textfile collector of node_exporter reads files in its directory whose '
+        'names end in .prom. Several backups may share one. Needs the extra metrics.',
     ),
     cfg.BoolOpt(
         'quiet',

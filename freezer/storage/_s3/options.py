@@ -147,14 +147,14 @@ S3_OPTS = (
         default=10000,
         min=2,
         max=10000,
-        help='Largest number of parts of an object at this store: 1000 at Swift and '
+        help='Maximum number of parts per object at this store; 1000 at Swift and '
         'Scaleway. At nine tenths of it the backup continues in another object.',
     ),
     cfg.Opt(
         'max-object-size',
         type=Size(min=MIN_PART_SIZE),
         default=MAX_OBJECT_SIZE,
-        help='Largest size of an object at this store, e.g. 100G; a larger backup '
+        help='Maximum size of an object at this store, e.g. 100G; a larger backup '
         'continues in another object. Default: 4.9 TiB.',
     ),
     # What is written.
@@ -179,9 +179,9 @@ S3_OPTS = (
     ),
     cfg.StrOpt(
         'sse-customer-key-file',
-        help='Encryption by the store with a key that it does not keep: a file with '
-        '32 bytes, or with their base64. Without the key nothing can be restored. '
-        'Only over https.',
+        help='File with the key (32 bytes, or their base64) with which the store '
+        'encrypts. The store does not keep it; without it nothing can be restored. '
+        'Needs https.',
     ),
     cfg.ListOpt(
         'tags',
@@ -198,7 +198,7 @@ S3_OPTS = (
         'object-lock-mode',
         choices=['GOVERNANCE', 'COMPLIANCE'],
         help='Lock backups against deletion for object-lock-days. The bucket must '
-        'have object lock; a bucket that this option creates has it.',
+        'have object lock; a bucket that is created with this option has it.',
     ),
     cfg.IntOpt(
         'object-lock-days',
@@ -233,8 +233,8 @@ S3_OPTS = (
         'stale-after',
         type=Duration(),
         help='With action admin: remove uploads, and data that was never committed, '
-        'if their backup has not changed for this long: 24h, 90m. 0 states that no '
-        'other machine is backing up to this container now. Default: 24h.',
+        'if their backup has not changed for this long: 24h, 90m. Use 0 only '
+        'while no other machine is backing up to this container. Default: 24h.',
     ),
     cfg.BoolOpt(
         'purge-versions',

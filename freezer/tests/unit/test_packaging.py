@@ -331,7 +331,7 @@ def test_the_picture_has_every_layer(
     drawn = picture.svg(found, arrows)
     order = [module for layer in found for module in layer]
     for module in order:
-        assert f'>{module.rpartition(".")[2]}</text>' in drawn
+        assert f'>{module.removeprefix(picture._common(found))}</text>' in drawn
     assert drawn.count('fill="none"') == len(arrows) > len(found)
     # Down, and never up.
     assert all(order.index(a) < order.index(b) for a, b in arrows)

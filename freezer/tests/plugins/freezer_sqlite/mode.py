@@ -1,4 +1,4 @@
-"""Databases of SQLite: no writes until the snapshot is there."""
+"""SQLite databases: no writes until the snapshot exists."""
 
 import contextlib
 import sqlite3

@@ -26,8 +26,8 @@ from freezer.utils.rate import UNLIMITED, Rate
 # A row is no larger than this, so that a range is read from few of them.
 _PIECE = 1024 * 1024
 
-# A file is there if it has a row in "files"; its bytes are in pieces. A claim is the
-# folder of a level that somebody has begun.
+# A file exists if it has a row in "files"; its bytes are in "pieces". A claim is the
+# folder of a level that is being written.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS pieces (
@@ -86,10 +86,10 @@ class SqliteStorage(PathStorage):
     def _database(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing.
 
-        A connection for each, as any thread may come.
+        Each has its own connection, because any thread may call.
         """
         if not os.path.exists(self.storage_path):
-            # A disk that is not mounted is not a storage without backups.
+            # If the disk is not mounted, the storage must not look empty.
             raise NotFound(f'{self.storage_path}: not found')
         try:
             connection = sqlite3.connect(self.storage_path, self._busy_timeout)
@@ -105,7 +105,7 @@ class SqliteStorage(PathStorage):
     def prepare(self) -> None:
         try:
             os.makedirs(os.path.dirname(self.storage_path), mode=0o700, exist_ok=True)
-            # Nobody else has to read what is in it.
+            # Other users must not read it.
             flags = os.O_RDWR | os.O_CREAT
             os.close(os.open(self.storage_path, flags, 0o600))
         except OSError as error:
@@ -127,12 +127,12 @@ class SqliteStorage(PathStorage):
             )
 
     def write_stream(self, path: str, blocks: Iterable[memoryview]) -> None:
-        """The row in "files" is written last, so a part of a file is none."""
+        """The row in "files" is written last: until then the file does not exist."""
         inner = self._inner(path)
         with self._database() as database:
             database.execute('DELETE FROM pieces WHERE path = ?', [inner])
         size = 0
-        # Of one size, so that this is all that is in memory.
+        # Only one piece is in memory at a time.
         for piece in cut(blocks, _PIECE):
             row = (inner, size, piece)
             with self._database() as database:
@@ -201,7 +201,7 @@ class SqliteStorage(PathStorage):
         with self._database() as database:
             for table in ('files', 'pieces'):
                 database.executemany(f'DELETE FROM {table} WHERE path = ?', inner)
-            # Of a level that is gone no claim stays.
+            # The claim of a removed level is removed with it.
             database.executemany(
                 'DELETE FROM claims WHERE folder = :folder AND NOT EXISTS '
                 f'(SELECT 1 FROM files WHERE {_BELOW.format("path")})',
