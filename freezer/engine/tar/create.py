@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class ArchiveWriter:
         """The archive; see :meth:`freezer.engine.engine.Engine.archive`."""
         self._write_base()
         run, source = self._run, self._source
+        delay = time.time_ns() - run.now * 10**9
         arguments = process.create_arguments(
             source,
             self._options,
@@ -83,7 +85,8 @@ class ArchiveWriter:
         # The other names of a single file are not in the archive in any case.
         if run.base is not None and source.name == '.':
             self._check_links(messages.paths(found, messages.Severity.MISSING_LINKS))
-        self._write_state(messages.paths(found, messages.Severity.WARNING))
+        unread = messages.paths(found, messages.Severity.WARNING)
+        self._write_state(unread, delay > snapshot.MARGIN_NANOSECONDS)
 
     def _write_base(self) -> None:
         """Write the snapshot file that tar compares with and then updates."""
@@ -124,16 +127,19 @@ class ArchiveWriter:
         if missing - run.include:
             raise SourceChanged(run.include | missing)
 
-    def _write_state(self, unread: Sequence[bytes]) -> None:
+    def _write_state(self, unread: Sequence[bytes], late: bool) -> None:
         """Correct the snapshot file that tar wrote.
 
         :param unread: paths that tar could not read, but counts as stored
+        :param late: whether the source is older than the time that tar noted
         """
         source, base, state = self._source, self._base, self._run.state
         excluded = base is not None and self._options['exclude']
-        if not (unread or excluded or source.name != '.'):
+        if not (unread or excluded or late or source.name != '.'):
             return
         written = snapshot.load(state.read_bytes())
+        if late:
+            written.seconds, written.nanoseconds = self._run.now, 0
         written.note(subject(source))
         if base is not None and excluded:
             written.note_excluded(base.paths(), self._path_changed)

@@ -14,6 +14,8 @@ If the next level used the file unchanged, it would lose data, seen with tar 1.3
   that was moved is stored again.
 * The kernel's clock for time stamps is coarse: a file made just after the dump began
   may carry a time before it, and is never stored. So the dump's time is set back.
+* The source may be a snapshot that is older than the archive: what changed in between
+  would never be stored. So the dump's time is that of the snapshot.
 * A file that could not be read counts as stored. It is removed from the record, so it
   is new at the next level.
 * An excluded file counts as not changed, whether it was ever stored or not. It gets a
