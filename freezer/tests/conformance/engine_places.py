@@ -29,6 +29,8 @@ class EnginePlace(abc.ABC):
 
     engine_class: ClassVar[type[Engine]]
     options: ClassVar[Mapping[str, Any]] = {}
+    # Whether an archive shows any damage, also where it is not compressed.
+    has_checksum: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.source = folder / 'source ü'
@@ -88,6 +90,8 @@ class TarPlace(EnginePlace):
 
     engine_class = TarEngine
     options = OPTIONS.defaults()
+    # Of contents.
+    has_checksum = False
 
     def make_source(self) -> None:
         trees.make_tree(self.source, 1)
