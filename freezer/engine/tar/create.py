@@ -85,8 +85,9 @@ class ArchiveWriter:
         # The other names of a single file are not in the archive in any case.
         if run.base is not None and source.name == '.':
             self._check_links(messages.paths(found, messages.Severity.MISSING_LINKS))
-        unread = messages.paths(found, messages.Severity.WARNING)
-        self._write_state(unread, delay > snapshot.MARGIN_NANOSECONDS)
+        if delay > snapshot.MARGIN_NANOSECONDS:
+            snapshot.set_seconds(run.state, run.now)
+        self._write_state(messages.paths(found, messages.Severity.WARNING))
 
     def _write_base(self) -> None:
         """Write the snapshot file that tar compares with and then updates."""
@@ -127,19 +128,16 @@ class ArchiveWriter:
         if missing - run.include:
             raise SourceChanged(run.include | missing)
 
-    def _write_state(self, unread: Sequence[bytes], late: bool) -> None:
+    def _write_state(self, unread: Sequence[bytes]) -> None:
         """Correct the snapshot file that tar wrote.
 
         :param unread: paths that tar could not read, but counts as stored
-        :param late: whether the source is older than the time that tar noted
         """
         source, base, state = self._source, self._base, self._run.state
         excluded = base is not None and self._options['exclude']
-        if not (unread or excluded or late or source.name != '.'):
+        if not (unread or excluded or source.name != '.'):
             return
         written = snapshot.load(state.read_bytes())
-        if late:
-            written.seconds, written.nanoseconds = self._run.now, 0
         written.note(subject(source))
         if base is not None and excluded:
             written.note_excluded(base.paths(), self._path_changed)

@@ -26,6 +26,7 @@ If the next level used the file unchanged, it would lose data, seen with tar 1.3
 
 import dataclasses
 from collections.abc import Callable, Container, Iterable
+from pathlib import Path
 
 from freezer.exceptions import EngineError
 
@@ -183,6 +184,15 @@ def load(content: bytes) -> Snapshot:
     except (ValueError, IndexError) as error:
         raise EngineError('the engine metadata is a damaged snapshot file') from error
     return snapshot
+
+
+def set_seconds(path: Path, seconds: int) -> None:
+    """Change the time of a dump in place, as the file may be large."""
+    with open(path, 'r+b') as file:
+        start = len(file.readline())
+        width = file.read(20).index(b'\0')
+        file.seek(start)
+        file.write(b'%0*d' % (width, seconds))
 
 
 def plain_path(name: bytes) -> bytes:
