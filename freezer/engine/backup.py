@@ -140,6 +140,7 @@ class BackupWriter:
                 folder / 'state',
                 Warnings(),
                 backup.level,
+                now,
             )
             for _ in range(_ATTEMPTS):
                 sealer = self._sealer(key, backup, base)

@@ -55,6 +55,8 @@ class Archiving:
         level 0
     :param state: where the engine's file for the next level has to be written
     :param level: of the archive
+    :param now: epoch seconds; the next level stores what changes from then on, though
+        the archive is made later, of a snapshot
     :param include: paths to archive whether they changed or not
     """
 
@@ -63,6 +65,7 @@ class Archiving:
     state: Path
     warnings: Warnings
     level: int
+    now: int
     include: frozenset[bytes] = frozenset()
 
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 
-from freezer.engine.engine import Engine, Entry, Warnings, require_files
+from freezer.engine.engine import Engine, Entry, FileEngine, Warnings, require_files
 from freezer.engine.opened import LevelOpener
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import EngineError, RestoreError
@@ -83,14 +83,16 @@ class RestoreChain:
         return self._state
 
     def removals(self, target: str) -> list[str]:
-        """What a restore will remove from the target: paths below it, sorted.
+        """What a restore will remove from the target: paths below it, sorted. None if
+        the engine's backups hold no files: it replaces what it restores.
 
         :raises RestoreError: that cannot be known
         """
-        files = require_files(self._engine, 'overwrite')
+        if not isinstance(self._engine, FileEngine):
+            return []
         newest = self.newest
         where = newest.paths.engine_metadata
-        return files.removals(target, self._newest_state(), newest.level, where)
+        return self._engine.removals(target, self._newest_state(), newest.level, where)
 
     def restore(self, target: str) -> Warnings:
         """Extract the chain, level after level.

@@ -19,8 +19,10 @@ class SnapshotSettings:
 class SnapshotView(NamedTuple):
     """The files as they were.
 
-    :param path: to read instead of the path that the snapshot is of
-    :param time_ns: epoch nanoseconds; no change that was made later is in the view
+    :param path: to read instead of the path that the snapshot is of; of a file, with
+        the same name
+    :param time_ns: epoch nanoseconds; every change that was made before is in the view:
+        increments rely on it
     """
 
     path: str

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from freezer.engine.backup import BackupPlan, BackupWriter
-from freezer.engine.engine import Warnings
+from freezer.engine.engine import Engine, Warnings
 from freezer.engine.restore import RestoreChain
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.tar import TarEngine
@@ -17,13 +17,14 @@ from freezer.storage.repository import Repository
 
 
 @dataclasses.dataclass
-class TarAgent:
+class EngineAgent:
     storage: Storage
     settings: EngineSettings
+    engine_class: type[Engine] = TarEngine
 
     def __post_init__(self) -> None:
         self.repository = Repository({'': self.storage})
-        self.engine = TarEngine(self.settings)
+        self.engine = self.engine_class.from_settings(self.settings)
 
     def plan(self, name: str, policy: LevelPolicy, now: int) -> BackupPlan:
         return self._writer().plan(name, policy, now)
@@ -36,7 +37,7 @@ class TarAgent:
         return BackupWriter(self.repository, self.engine, self.settings)
 
     def state(self, name: str, date: int | None = None) -> dict[int, StoredLevel]:
-        return self.repository.find_state('tar', name, date)
+        return self.repository.find_state(self.engine.name, name, date)
 
     def open(self, chain: Mapping[int, StoredLevel]) -> RestoreChain:
         return RestoreChain(chain, self.engine, self.settings)

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class ArchiveWriter:
         """The archive; see :meth:`freezer.engine.engine.Engine.archive`."""
         self._write_base()
         run, source = self._run, self._source
+        delay = time.time_ns() - run.now * 10**9
         arguments = process.create_arguments(
             source,
             self._options,
@@ -83,6 +85,8 @@ class ArchiveWriter:
         # The other names of a single file are not in the archive in any case.
         if run.base is not None and source.name == '.':
             self._check_links(messages.paths(found, messages.Severity.MISSING_LINKS))
+        if delay > snapshot.MARGIN_NANOSECONDS:
+            snapshot.set_seconds(run.state, run.now)
         self._write_state(messages.paths(found, messages.Severity.WARNING))
 
     def _write_base(self) -> None:

@@ -14,6 +14,8 @@ If the next level used the file unchanged, it would lose data, seen with tar 1.3
   that was moved is stored again.
 * The kernel's clock for time stamps is coarse: a file made just after the dump began
   may carry a time before it, and is never stored. So the dump's time is set back.
+* The source may be a snapshot that is older than the archive: what changed in between
+  would never be stored. So the dump's time is that of the snapshot.
 * A file that could not be read counts as stored. It is removed from the record, so it
   is new at the next level.
 * An excluded file counts as not changed, whether it was ever stored or not. It gets a
@@ -24,6 +26,7 @@ If the next level used the file unchanged, it would lose data, seen with tar 1.3
 
 import dataclasses
 from collections.abc import Callable, Container, Iterable
+from pathlib import Path
 
 from freezer.exceptions import EngineError
 
@@ -181,6 +184,15 @@ def load(content: bytes) -> Snapshot:
     except (ValueError, IndexError) as error:
         raise EngineError('the engine metadata is a damaged snapshot file') from error
     return snapshot
+
+
+def set_seconds(path: Path, seconds: int) -> None:
+    """Change the time of a dump in place, as the file may be large."""
+    with open(path, 'r+b') as file:
+        start = len(file.readline())
+        width = file.read(20).index(b'\0')
+        file.seek(start)
+        file.write(b'%0*d' % (width, seconds))
 
 
 def plain_path(name: bytes) -> bytes:

@@ -26,7 +26,7 @@ from freezer.storage.levels import LevelPolicy
 from freezer.storage.local.storage import LocalStorage
 from freezer.tests import servers, trees
 from freezer.tests.agent import Agent, LocalStore, S3Store, iso, missed, private
-from freezer.tests.engines import TarAgent
+from freezer.tests.engines import EngineAgent
 
 LEVELS = 4
 MARGIN = 20_000_000
@@ -43,9 +43,9 @@ class Chain:
         self.states: list[Tree] = []
         self._made: list[Backup] = []
 
-    def agent(self, *include: str) -> TarAgent:
+    def agent(self, *include: str) -> EngineAgent:
         settings = EngineSettings(compression='none', include=include)
-        return TarAgent(self.storage, settings)
+        return EngineAgent(self.storage, settings)
 
     def add(self) -> None:
         time.sleep(2 * MARGIN / 10**9)  # the kernel's tick, not a race of ours

@@ -96,6 +96,37 @@ def test_backup_and_restore_through_all_four(
     assert rows(target / 'users.sqlite') == ROWS
 
 
+def test_what_else_can_be_done_with_the_backup(
+    run: Run, database: Path, storage: Sequence[object], tmp_path: Path
+) -> None:
+    given = (*ALL, *storage, '--path-to-backup', database)
+    assert run('--action', 'backup', *given).returncode == 0
+    read = (*storage, '--engine', 'sqldump', '--verify-data')
+    verified = run('--action', 'verify', *read)
+    assert verified.returncode == 0, verified.stderr
+    assert 'All is well: 1 backups' in verified.stderr
+    shown = run('--action', 'info', *storage[:4], '--json')
+    assert shown.returncode == 0, shown.stderr
+    assert '"sqldump"' in shown.stdout
+    target = tmp_path / 'restored'
+    restore = ('--action', 'restore', '--engine', 'sqldump', *storage)
+    restore += ('--restore-abs-path', target)
+    for refused, purpose in (
+        (run('--action', 'list', *read), 'action list'),
+        (run(*restore, '--include', 'users.sqlite'), 'include'),
+    ):
+        assert refused.returncode == 1
+        said = f'{purpose}: backups of engine sqldump are not made of files'
+        assert said in refused.stderr
+    assert not target.exists()
+    target.mkdir()
+    (target / 'users.sqlite').write_bytes(b'something else')
+    assert 'not empty' in run(*restore).stderr
+    over = run(*restore, '--overwrite')
+    assert over.returncode == 0, over.stderr
+    assert rows(target / 'users.sqlite') == ROWS
+
+
 def test_a_mode_that_cannot_hold_the_application(
     run: Run, database: Path, storage: Sequence[object]
 ) -> None:

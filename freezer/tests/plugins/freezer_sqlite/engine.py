@@ -17,6 +17,7 @@ from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.utils.blocks import Block
 
 _HEAD = b'-- freezer-sqldump 1\n'
+_NAME = re.compile(rb'[^/\0]{1,255}')
 _COLUMN = re.compile(r'(\w+)\.(\w+)\Z')
 _Masked = tuple[str, str, bytes]
 
@@ -55,19 +56,24 @@ class SqlDumpEngine(Engine):
     def archive(self, archiving: Archiving) -> Generator[Block, None, None]:
         source = archiving.source
         assert isinstance(source, Database)
-        archiving.state.write_text(source.path.name)
+        archiving.state.write_bytes(os.fsencode(source.path.name))
+        digest = hashlib.sha256(_HEAD)
         yield _HEAD
         try:
             with self._open(source.path) as database:
                 for statement in database.iterdump():
-                    yield f'{statement}\n'.encode()
+                    lines = f'{statement}\n'.encode()
+                    digest.update(lines)
+                    yield lines
         except sqlite3.Error as error:
             raise EngineError(f'{source.path}: {error}') from error
+        yield _end(digest)
         self._progress.files = 1
 
     @contextlib.contextmanager
     def _open(self, path: Path) -> Iterator[sqlite3.Connection]:
-        original = sqlite3.connect(path)
+        # Without the mode a database that is missing would be made, and be empty.
+        original = sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)
         with contextlib.closing(original):
             if self._masked is None:
                 yield original
@@ -86,14 +92,22 @@ class SqlDumpEngine(Engine):
     def check_target(self, path: str | None, overwrite: bool) -> str:
         if not path:
             raise ConfigError('engine sqldump needs --restore-abs-path: a directory')
-        if not overwrite and os.path.isdir(path) and os.listdir(path):
+        try:
+            present = os.listdir(path)
+        except FileNotFoundError:
+            return path
+        except OSError as error:
+            raise RestoreError(f'{path}: {error.strerror}') from error
+        if present and not overwrite:
             raise RestoreError(f'{path} is not empty: choose another, or --overwrite')
         return path
 
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
     ) -> Extractor:
-        name = state.decode() if state else 'database.sqlite'
+        # A name that leaves the target is not one that this engine wrote.
+        known = state and _NAME.fullmatch(state) and state not in (b'.', b'..')
+        name = os.fsdecode(state) if state and known else 'database.sqlite'
         os.makedirs(target, exist_ok=True)
         return _Loader(Path(target, name))
 
@@ -128,23 +142,48 @@ class _Loader(Extractor):
         self._path = path
 
     def extract(self, blocks: Iterator[Block]) -> None:
-        self._path.unlink(missing_ok=True)
-        database = sqlite3.connect(self._path, isolation_level=None)
         try:
+            self._path.unlink(missing_ok=True)
+            database = sqlite3.connect(self._path, isolation_level=None)
             with contextlib.closing(database):
+                # A dump that somebody changed must not write to another database.
+                database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
                 for statement in _statements(blocks):
                     database.execute(statement)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise EngineError(f'{self._path}: the dump is damaged: {error}') from error
+        except OSError as error:
+            raise EngineError(f'{self._path}: {error.strerror}') from error
 
 
 def _statements(blocks: Iterable[Block]) -> Iterator[str]:
-    """A dump has its line breaks where statements end, and in texts."""
-    text, rest = '', b''
+    """A dump has its line breaks where statements end, and in texts.
+
+    :raises EngineError: the dump is cut off, or is not what was written
+    """
+    digest = hashlib.sha256()
+    text = ''
+    for number, line in enumerate(_lines(blocks)):
+        if line == _end(digest):
+            return
+        if number == 0 and line != _HEAD:
+            break
+        digest.update(line)
+        text += line.decode()
+        if sqlite3.complete_statement(text):
+            yield text
+            text = ''
+    raise EngineError('the dump is damaged, or its end is missing')
+
+
+def _lines(blocks: Iterable[Block]) -> Iterator[bytes]:
+    rest = b''
     for block in blocks:
         *lines, rest = (rest + bytes(block)).split(b'\n')
         for line in lines:
-            text += line.decode() + '\n'
-            if sqlite3.complete_statement(text):
-                yield text
-                text = ''
+            yield line + b'\n'
+
+
+def _end(digest: Any) -> bytes:
+    """The last line: a comment of SQL, like the first."""
+    return f'-- sha256 {digest.hexdigest()}\n'.encode()

@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+from pathlib import Path
 from typing import Self
 
 from freezer.exceptions import ConfigError, FreezerError
@@ -38,9 +39,8 @@ class SqliteMode(Mode):
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            return sqlite3.connect(
-                f'file:{self._path}?mode=rw', self._timeout, uri=True
-            )
+            where = Path(self._path).absolute().as_uri()
+            return sqlite3.connect(f'{where}?mode=rw', self._timeout, uri=True)
         except sqlite3.Error as error:
             raise ConfigError(f'mode sqlite: {self._path}: {error}') from error
 

@@ -1,10 +1,11 @@
 """Snapshots of a file or directory: a copy, which shares its blocks where the file
 system can."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ class CopySnapshot(Snapshot):
         return cls(settings.options['copy_directory'])
 
     def validate(self, path: str) -> None:
+        if not os.path.lexists(path):
+            raise FreezerError(f'{path}: not found')
         parent = self._parent(path)
         if not os.access(parent, os.W_OK):
             raise ConfigError(f'copy-directory {parent}: cannot be written')
@@ -48,13 +51,14 @@ class CopySnapshot(Snapshot):
         return [str(each) for each in found]
 
     def create(self, path: str) -> SnapshotView:
-        prefix = f'{_PREFIX}{os.getpid()}-'
         started = time.time_ns()
+        name = f'{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}'
+        # Known before it is made, so that remove() finds it whatever happens.
+        self._folder = self._parent(path) / name
         try:
-            folder = tempfile.mkdtemp(prefix=prefix, dir=self._parent(path))
+            self._folder.mkdir(mode=0o700)
         except OSError as error:
             raise FreezerError(f'{error.filename}: {error.strerror}') from error
-        self._folder = Path(folder)
         copy = self._folder / os.path.basename(os.path.abspath(path))
         done = subprocess.run(
             ['cp', '-a', '--reflink=auto', path, copy], capture_output=True, text=True
@@ -70,7 +74,8 @@ class CopySnapshot(Snapshot):
 
     def _delete(self, path: Path) -> None:
         try:
-            shutil.rmtree(path)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
         except OSError as error:
             raise FreezerError(f'{path}: {error.strerror}: remove it') from error
 
