@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from freezer.common.version import version
-from freezer.utils import collection, lazy
+from freezer.utils import collection
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,9 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'freezer-agent {version()}')
         return 0
     _reserve_std_fds()
-    # oslo.config imports it for options that are URLs. There is none, and it would take
-    # a tenth of the time to start.
-    lazy.postpone('rfc3986')
     with collection.suspended():
         # --version does without it, in less than half the time.
         from freezer.agent import Agent
