@@ -24,8 +24,7 @@ from freezer.storage._s3.download import read_pieces
 from freezer.storage._s3.freezer19 import Freezer19Calls
 from freezer.storage._s3.options import MIN_PART_SIZE, STALE_AFTER, S3Options
 from freezer.storage._s3.pending import S3PendingBackup
-from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.connect import open_bucket
+from freezer.storage._s3.transport.bucket import Bucket, open_bucket
 from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.backup import Backup, PendingBackup, Stat
 from freezer.storage.check import CheckReport

@@ -14,12 +14,10 @@ LOG = logging.getLogger(__name__)
 DELETE_BATCH = 1000
 
 
-class Deletions:
+class Deletions(Requests):
     """Deletes objects and versions."""
 
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
-        self._batches_refused = False
+    _batches_refused = False
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete in this order; missing keys are no error.
@@ -55,15 +53,14 @@ class Deletions:
                 reason += f': it needs {right}'
             raise e.PartialDelete(
                 f'{len(failed)} of {len(objects)} objects could not be deleted from '
-                f'{self._requests.where()}, first {key}: {reason}; --action '
-                f'admin tries again'
+                f'{self.where()}, first {key}: {reason}; --action admin tries again'
             )
 
     def _delete_batch(self, objects: Sequence[dict[str, Any]]) -> dict[str, str]:
         request = {'Objects': list(objects), 'Quiet': False}
 
         def call() -> dict[str, str]:
-            answer = self._requests.send('delete_objects', Delete=request)
+            answer = self.send('delete_objects', Delete=request)
             errors = {
                 item.get('Key', '?'): f'{item.get("Code")} {item.get("Message", "")}'
                 for item in answer.get('Errors', ())
@@ -72,20 +69,19 @@ class Deletions:
             reported = len(answer.get('Deleted', ())) + len(answer.get('Errors', ()))
             if reported < len(objects):
                 raise e.IncompleteAnswer(
-                    f'deleting, {self._requests.where()}: the answer does not '
-                    f'say what became of every object'
+                    f'deleting, {self.where()}: the answer does not list every object'
                 )
             return errors
 
         what = f'{objects[0]["Key"]} and {len(objects) - 1} more'
-        return self._requests.run('delete', what, call)
+        return self.run('delete', what, call)
 
     def _delete_singly(self, objects: Sequence[dict[str, Any]]) -> dict[str, str]:
         failed = {}
         for one in objects:
-            call = functools.partial(self._requests.send, 'delete_object', **one)
+            call = functools.partial(self.send, 'delete_object', **one)
             try:
-                self._requests.run('delete', one['Key'], call)
+                self.run('delete', one['Key'], call)
             except e.BucketNotFound:
                 raise
             except e.NotFound:

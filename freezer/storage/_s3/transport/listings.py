@@ -82,22 +82,16 @@ _PARTS = _Listing(
 )
 
 
-class Listings:
+class Listings(Requests):
     """Lists what a bucket holds.
 
-    A listing is complete or raises. A page that could not be fetched, or does not
-    belong to the listing, raises StorageException.
-
-    :param version: of ListObjects
+    A page that could not be fetched, or does not belong to the listing, raises
+    StorageException.
     """
-
-    def __init__(self, requests: Requests, version: int = 2) -> None:
-        self._requests = requests
-        self._version = version
 
     def list(self, prefix: str) -> Iterator[ListedObject]:
         """Every object whose key starts with the prefix."""
-        for page in self._pages(_OBJECTS[self._version], prefix, Prefix=prefix):
+        for page in self._pages(_OBJECTS[self.list_version], prefix, Prefix=prefix):
             for item in page.get('Contents', ()):
                 yield ListedObject(
                     item['Key'], item['Size'], _epoch(item, 'LastModified')
@@ -105,7 +99,7 @@ class Listings:
 
     def list_children(self, prefix: str) -> Iterator[str]:
         """The names directly below a prefix that ends with ``/``."""
-        listing = _OBJECTS[self._version]
+        listing = _OBJECTS[self.list_version]
         for page in self._pages(listing, prefix, Prefix=prefix, Delimiter='/'):
             for key in _keys(page):
                 if key != prefix:
@@ -160,12 +154,12 @@ class Listings:
         after: dict[str, Any] = {}
 
         def call() -> Any:
-            page = self._requests.send(listing.operation, **where, **after)
+            page = self.send(listing.operation, **where, **after)
             self._check(page, listing, what, after)
             return page
 
         while True:
-            page = self._requests.run(listing.doing, what, call)
+            page = self.run(listing.doing, what, call)
             yield page
             if not page.get('IsTruncated'):
                 return
@@ -190,7 +184,7 @@ class Listings:
             problem = 'the listing contains keys without the prefix'
             kind = e.Rejected
         if problem:
-            where = self._requests.where(what)
+            where = self.where(what)
             raise kind(f'{listing.doing} {where}: {problem}')
 
 
