@@ -14,7 +14,7 @@ from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import in_background
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.upload import StreamUpload, confirm
-from freezer.storage._s3.volumes import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.backup import (
     Backup,
     LevelPaths,
@@ -73,18 +73,14 @@ class S3PendingBackup(PendingBackup):
         self.put(self.paths.identity, identity)
 
     def write(self, blocks: Iterable[Block | str]) -> WrittenBackup:
-        upload = StreamUpload(
-            self.bucket,
-            self.folder,
-            self._plan,
-            secrets.token_hex(16),
-            opened=self.entry.add,
-            cancelled=self._cancelled,
+        token = secrets.token_hex(16)
+        writer = VolumeWriter(
+            self.bucket, self._plan, token, self.entry.add, self._cancelled
         )
         try:
-            written = upload.write(blocks)
+            written = StreamUpload(writer, self.folder).write(blocks)
         finally:
-            if upload.left_behind:
+            if writer.left_behind:
                 self.entry.keep()
         LOG.info(
             'stored %s: %d bytes in %d volumes',

@@ -17,7 +17,7 @@ from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage._s3.transport.objects import TOKEN_KEY
 from freezer.storage._s3.transport.requests import Clients
 from freezer.storage._s3.upload import StreamUpload
-from freezer.storage._s3.volumes import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.objects import ObjectKind, Upload
 from freezer.storage.retry import Retry
 from freezer.tests.unit.clock import FakeClock
@@ -771,9 +771,10 @@ def test_clean_ups_that_overlap_leave_the_budget_as_it_was() -> None:
     )
 
     def fail() -> None:
-        upload = StreamUpload(bucket, 'f', UploadPlan(10, 10, 1), TOKEN, lambda _: None)
+        plan = UploadPlan(10, 10, 1)
+        writer = VolumeWriter(bucket, plan, TOKEN, lambda _: None)
         with pytest.raises(e.AccessDenied):
-            upload.write([bytes(15)])
+            StreamUpload(writer, 'f').write([bytes(15)])
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(fail)

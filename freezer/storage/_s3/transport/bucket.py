@@ -30,12 +30,11 @@ _NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintExce
 class Bucket(Multipart, Deletions):
     """The verbs of a bucket. Safe to share between threads.
 
-    Those on objects, listings and uploads are in the classes above it: inherited, so
-    that a part goes through no more calls than it needs.
+    :class:`~freezer.storage.objects.ObjectStore` describes most of them. They are
+    inherited, not forwarded, so that a part goes through no more calls than it needs.
     """
 
     def cleaning_up(self) -> Self:
-        """The same bucket, but requests give up soon: an error waits to be reported."""
         return self.within(CLEAN_UP_SECONDS)
 
     def close(self) -> None:
@@ -123,7 +122,6 @@ class Bucket(Multipart, Deletions):
         return answer.get('Status') in ('Enabled', 'Suspended')
 
     def store_time(self) -> float:
-        """The store's clock in epoch seconds; this machine's if unknown."""
         try:
             answer = self._ask('look up', 'head_bucket')
         except e.AccessDenied as error:

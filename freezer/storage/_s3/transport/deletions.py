@@ -20,10 +20,6 @@ class Deletions(Requests):
     _batches_refused = False
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete in this order; missing keys are no error.
-
-        :raises PartialDelete: some still exist
-        """
         self._delete([{'Key': key} for key in keys])
 
     def delete_versions(self, versions: Sequence[Version]) -> None:

@@ -190,25 +190,23 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     answer = error.response
     detail = answer.get('Error', {})
     meta = answer.get('ResponseMetadata', {})
-    code, status, meaning = _meaning(error)
+    code, status, (kind, advice) = _meaning(error)
     message = str(detail.get('Message') or '')
     headers = meta.get('HTTPHeaders', {})
     region = detail.get('Region')
-    if not meaning.advice:
-        meaning = meaning._replace(advice=_advice(code, message))
+    advice = advice or _advice(code, message)
     if code in _WITHOUT_REASON:
         region = headers.get('x-amz-bucket-region')
-        if region and not meaning.advice:
-            meaning = meaning._replace(advice=_REGION)
+        advice = advice or (_REGION if region else '')
     right = RIGHTS.get(str(getattr(error, 'operation_name', '')))
-    if meaning.error is e.AccessDenied and right:
-        meaning = meaning._replace(advice=f'{meaning.advice}: it needs {right}')
+    if kind is e.AccessDenied and right:
+        advice += f': it needs {right}'
     reason = ' '.join(part for part in (code, message) if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
     line = f'{where}: {reason or "failed"} (HTTP {status}, request {request})'
     if region:
         line += f'; the bucket is in region {region}'
-    made = meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
+    made = kind(f'{line}; {advice}' if advice else line)
     made.retry_after = _retry_after(headers)
     return made
 

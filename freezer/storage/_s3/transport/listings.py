@@ -90,7 +90,6 @@ class Listings(Requests):
     """
 
     def list(self, prefix: str) -> Iterator[ListedObject]:
-        """Every object whose key starts with the prefix."""
         for page in self._pages(_OBJECTS[self.list_version], prefix, Prefix=prefix):
             for item in page.get('Contents', ()):
                 yield ListedObject(
@@ -125,7 +124,6 @@ class Listings(Requests):
             yield from sorted(found, key=lambda version: version.key)
 
     def list_uploads(self, prefix: str) -> Iterator[OpenUpload]:
-        """Open uploads of keys that start with the prefix."""
         try:
             for page in self._pages(_UPLOADS, prefix, Prefix=prefix):
                 for item in page.get('Uploads', ()):
@@ -136,10 +134,7 @@ class Listings(Requests):
             return
 
     def parts(self, upload: Upload) -> UploadedParts:
-        """What an open upload holds.
-
-        :raises NotFound: it is no longer open (NoSuchUpload; NoSuchKey on Ceph)
-        """
+        """:raises NotFound: it is no longer open (NoSuchUpload; NoSuchKey on Ceph)"""
         size, modified = 0, 0.0
         for page in self._pages(
             _PARTS, upload.key, Key=upload.key, UploadId=upload.upload_id

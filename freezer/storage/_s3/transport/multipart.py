@@ -222,13 +222,12 @@ class Multipart(Objects, Listings):
                 run(operation.replace('_', ' '), key, call, kind=ObjectKind.VOLUME)
 
     def abort(self, upload: Upload) -> None:
-        """Drop an upload and its parts; one that is gone is no error."""
-
-        def call() -> None:
-            self.send(
-                'abort_multipart_upload', Key=upload.key, UploadId=upload.upload_id
-            )
-
+        call = functools.partial(
+            self.send,
+            'abort_multipart_upload',
+            Key=upload.key,
+            UploadId=upload.upload_id,
+        )
         try:
             self.run('abort upload of', upload.key, call)
         except e.NotFound:

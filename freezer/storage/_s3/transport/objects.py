@@ -50,9 +50,7 @@ class Objects(Requests):
         return self.run('put', key, call, cancelled, kind)
 
     def put_if_absent(self, key: str, body: bytes, kind: ObjectKind) -> bool:
-        """Write an object unless the key exists; whether ours is stored. Atomic.
-
-        A store that does not know If-None-Match may ignore it: see ``claims.py``.
+        """A store that does not know If-None-Match may ignore it: see ``claims.py``.
 
         :raises Rejected: the store, or botocore before 1.35, refuses the condition
         :raises Conflict: the key exists, and we may not read whether it is ours
@@ -87,11 +85,6 @@ class Objects(Requests):
         return self.send('put_object', kind, Key=key, Body=body, **arguments)
 
     def get(self, key: str, limit: int | None = None) -> bytes:
-        """A small object's content.
-
-        :raises IntegrityError: more bytes than ``limit``
-        """
-
         def call() -> bytes:
             answer = self.send('get_object', Key=key)
             size = self._length(answer, f'get {self.url(key)}')
@@ -140,7 +133,6 @@ class Objects(Requests):
         return int(size)
 
     def has(self, key: str) -> bool:
-        """Whether the object exists."""
         try:
             self.head(key)
         except e.BucketNotFound:
