@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 from freezer.storage import layout, leftovers, manifest
 from freezer.storage._s3 import keys, versions
-from freezer.storage._s3.check.run import addressing_style_hint, check
+from freezer.storage._s3.check.run import addressing_style_hint, rows
 from freezer.storage._s3.check.scratch import ScratchPrefix
 from freezer.storage._s3.download import read_pieces
 from freezer.storage._s3.freezer19 import Freezer19Calls
@@ -27,7 +27,7 @@ from freezer.storage._s3.pending import S3PendingBackup
 from freezer.storage._s3.transport.bucket import Bucket, open_bucket
 from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.backup import Backup, PendingBackup, Stat
-from freezer.storage.check import CheckReport
+from freezer.storage.check import CheckReport, run_check
 from freezer.storage.exceptions import (
     AccessDenied,
     BucketNotFound,
@@ -231,7 +231,9 @@ class S3Storage(Freezer19Calls):
         )
         scratch = ScratchPrefix(bucket, keys.key_of(folder), self._plan, self.options)
         try:
-            rows = check(scratch, self._make_ready)
+            return run_check(
+                self.container, rows(scratch, self._make_ready), scratch.clean_up
+            )
         except StorageException as error:
             advice = addressing_style_hint(
                 error,
@@ -244,7 +246,6 @@ class S3Storage(Freezer19Calls):
             raise type(error)(f'{error.message}; {advice}') from error
         finally:
             bucket.close()
-        return CheckReport(self.container, rows)
 
     # A backup
 

@@ -110,7 +110,7 @@ def confirm(
         )
         if head.size != volume.size or not ours:
             raise IntegrityError(
-                f'{where} is not what was written: {head.size} bytes, where '
-                f'{volume.size} were confirmed; run the backup again, and --action '
-                f'check'
+                f'{where} differs from what was written: it has {head.size} bytes, '
+                f'and {volume.size} were confirmed; run the backup again, and '
+                f'--action check'
             )

@@ -15,7 +15,6 @@ from freezer.storage._s3.transport.client import (
     make_client,
 )
 from freezer.storage._s3.transport.clock import StoreClock, epoch
-from freezer.storage._s3.transport.deletions import Deletions
 from freezer.storage._s3.transport.multipart import Multipart
 from freezer.storage._s3.transport.requests import Clients
 from freezer.storage._s3.transport.wire import Wire
@@ -27,7 +26,7 @@ CLEAN_UP_SECONDS = 20.0
 _NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintException')
 
 
-class Bucket(Multipart, Deletions):
+class Bucket(Multipart):
     """The verbs of a bucket. Safe to share between threads.
 
     :class:`~freezer.storage.objects.ObjectStore` describes most of them. They are

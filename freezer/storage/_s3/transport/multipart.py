@@ -25,6 +25,14 @@ class Sent(NamedTuple):
     checksum: Mapping[str, Any]
 
 
+def numbered(sent: Sequence[Sent]) -> list[dict[str, Any]]:
+    """The parts as Complete lists them."""
+    return [
+        {'PartNumber': number, 'ETag': part.etag, **part.checksum}
+        for number, part in enumerate(sent, 1)
+    ]
+
+
 class UncertainComplete(e.StorageException):
     """It is not known whether the upload became an object: it must not be aborted.
 
@@ -119,10 +127,7 @@ class Multipart(Objects, Listings):
 
         :raises UncertainComplete: it may be an object, or become one later
         """
-        parts = [
-            {'PartNumber': number, 'ETag': part.etag, **part.checksum}
-            for number, part in enumerate(sent, 1)
-        ]
+        parts = numbered(sent)
         uncertain = read_denied = False
         where = self.where(upload.key)
 
