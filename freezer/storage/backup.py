@@ -104,7 +104,7 @@ class Readable(Protocol):
 
 
 class StoredLevel:
-    """A committed level on a storage. Fetches nothing before it is asked for it.
+    """A committed level on a storage. Fetches everything only when it is needed.
 
     Marker, manifest, size and identity are fetched at most once. The engine's file
     may have hundreds of megabytes: :meth:`engine_metadata` fetches it at each call.

@@ -40,7 +40,7 @@ class Repository:
         self.storages = storages
 
     def prepare(self) -> None:
-        """Make the containers that are missing."""
+        """Create the containers that are missing."""
         for name, storage in self.storages.items():
             with _named(name):
                 storage.prepare()

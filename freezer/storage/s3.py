@@ -93,7 +93,7 @@ class S3Storage(Freezer19Calls):
             endpoint,
             keys.bucket_of(container),
             (access_key, secret_key),
-            self._part_size(max_segment_size),
+            max(max_segment_size, MIN_PART_SIZE),
         )
         self._access_key = access_key
         self._secret_key = secret_key
@@ -106,16 +106,13 @@ class S3Storage(Freezer19Calls):
     def from_settings(cls, settings: 'StorageSettings') -> Self:
         given = settings.options
         profile = given.get('s3_profile')
-        missing = [
-            name
-            for name, value in (
-                ('access-key', profile or given['access_key']),
-                ('secret-key', profile or given['secret_key']),
-                ('endpoint', given['endpoint']),
-                ('container', settings.container),
-            )
-            if not value
-        ]
+        needed = {
+            'access-key': profile or given['access_key'],
+            'secret-key': profile or given['secret_key'],
+            'endpoint': given['endpoint'],
+            'container': settings.container,
+        }
+        missing = [name for name, value in needed.items() if not value]
         if missing:
             raise StorageConfigError(
                 f'{settings.section}: storage s3 needs {", ".join(missing)} in this '
@@ -150,10 +147,6 @@ class S3Storage(Freezer19Calls):
             if not settings.name:
                 raise
             raise StorageConfigError(f'{settings.section}: {error.message}') from error
-
-    @staticmethod
-    def _part_size(max_segment_size: int) -> int:
-        return max(max_segment_size, MIN_PART_SIZE)
 
     def __repr__(self) -> str:
         return f'<S3Storage {self.container} at {self.endpoint}>'
@@ -257,7 +250,7 @@ class S3Storage(Freezer19Calls):
 
     @property
     def _plan(self) -> UploadPlan:
-        part_size = self._part_size(self.max_segment_size)
+        part_size = max(self.max_segment_size, MIN_PART_SIZE)
         by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
         by_size = self.options.max_object_size // part_size
         return UploadPlan(
@@ -306,18 +299,15 @@ class S3Storage(Freezer19Calls):
 
     @contextlib.contextmanager
     def housekeeping(self) -> Iterator[None]:
-        self._survey = self._new_survey()
+        self._survey = Survey(self._bucket, keys.tree_prefix(self.container))
         try:
             yield
         finally:
             self._survey = None
 
-    def _new_survey(self) -> Survey:
-        return Survey(self._bucket, keys.tree_prefix(self.container))
-
     def clean_up(self, dry_run: bool = False) -> CleanUpReport:
         bucket = self._bucket
-        survey = self._survey or self._new_survey()
+        survey = self._survey or Survey(bucket, keys.tree_prefix(self.container))
         found = self._journal.clean_up(bucket, dry_run=dry_run)
         # In a dry run, do not count again what the journal named.
         live = self._journal.folders(bucket)

@@ -160,7 +160,7 @@ def _fetch(
         if manifest.check_piece(data, piece):
             return data
         LOG.warning(
-            '%s: bytes %d to %d came wrong (attempt %d of %d)',
+            '%s: bytes %d to %d are wrong (attempt %d of %d)',
             bucket.url(key),
             piece.start,
             piece.end - 1,

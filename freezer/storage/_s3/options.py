@@ -453,7 +453,7 @@ class S3Options:
 
     @property
     def locks(self) -> bool:
-        """Whether objects are made that cannot be deleted."""
+        """Whether backups are locked against deletion."""
         return bool(self.object_lock_mode) or self.legal_hold
 
     def customer_key(self) -> bytes | None:

@@ -82,9 +82,9 @@ class Requests:
 
     def within(self, seconds: float) -> Self:
         """The same, but no request takes longer than that, repetitions included."""
-        hurried = copy.copy(self)
-        hurried.retry = self.retry.within(seconds)
-        return hurried
+        limited = copy.copy(self)
+        limited.retry = self.retry.within(seconds)
+        return limited
 
     def url(self, key: str = '') -> str:
         return f's3://{self.name}/{key}' if key else f's3://{self.name}'
