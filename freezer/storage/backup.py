@@ -104,7 +104,7 @@ class Readable(Protocol):
 
 
 class StoredLevel:
-    """A committed level on a storage. Fetches nothing before it is asked for it.
+    """A committed level on a storage. Fetches everything only when it is needed.
 
     Marker, manifest, size and identity are fetched at most once. The engine's file
     may have hundreds of megabytes: :meth:`engine_metadata` fetches it at each call.
@@ -116,22 +116,13 @@ class StoredLevel:
         self.storage = storage
         self.backup = backup
         self.member = member
+        self.level = backup.level
+        self.timestamp = backup.timestamp
+        self.level_zero_timestamp = backup.level_zero_timestamp
         self.paths = LevelPaths(storage.storage_path, backup)
 
     def __repr__(self) -> str:
         return repr(self.backup)
-
-    @property
-    def level(self) -> int:
-        return self.backup.level
-
-    @property
-    def timestamp(self) -> int:
-        return self.backup.timestamp
-
-    @property
-    def level_zero_timestamp(self) -> int:
-        return self.backup.level_zero_timestamp
 
     @functools.cached_property
     def marker(self) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self) -> None:
-        """Make the container if it is missing; before the first backup."""
+        """Create the container if it is missing; before the first backup."""
 
     def location(self, path: str) -> str:
         """A path as errors show it."""
@@ -143,9 +143,9 @@ class Storage(abc.ABC):
     def check(self) -> CheckReport:
         """Test all that a backup and a restore need, and what else the store offers.
 
-        With the same calls as a backup, below :data:`layout.CHECK` in a folder of its
-        own. Nothing of it remains, however the check ends; else the report or a notice
-        names it. A container that is missing is made, and removed again.
+        The check makes the calls of a backup, in a folder of its own below
+        :data:`layout.CHECK`. It removes everything, however it ends, and a container
+        that it had to create; the report or a notice names what remains.
 
         A problem is something without which backups cannot be made or restored. A
         request without an answer is never reported as a missing feature.

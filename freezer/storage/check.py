@@ -1,7 +1,7 @@
 """Findings of a check of a storage, and the loop that runs its probes.
 
 A driver has a list of probes. Each tries one thing and returns a finding; the loop
-turns an error into one.
+turns an error into one, and :func:`run_check` cleans up after all of them.
 """
 
 import enum
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from freezer.storage.exceptions import Archived, StorageException, Unreachable
+from freezer.utils.text import NOTICES
 
 T = TypeVar('T')
 Value = bool | float | str | None
@@ -111,3 +112,22 @@ def try_out(probes: Iterable[Probe[T]], place: T) -> Iterator[CheckRow]:
             finding = Finding(kind, str(error))
         if finding is not None:
             yield CheckRow(probe.name, finding)
+
+
+def run_check(
+    container: str, rows: Iterable[CheckRow], clean_up: Callable[[], Finding]
+) -> CheckReport:
+    """All rows, and one for the clean-up.
+
+    :param rows: run the check as they are read
+    :param clean_up: removes everything, however the check ends; may be called twice
+    """
+    try:
+        found = tuple(rows)
+        return CheckReport(container, (*found, CheckRow('clean-up', clean_up())))
+    except BaseException:
+        # Also after a signal, even one that came during the clean-up.
+        left = clean_up()
+        if left.result is not Result.OK:
+            NOTICES.warning('%s', left.message)
+        raise

@@ -9,7 +9,7 @@ rejected before anything is extracted.
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from freezer.storage import layout
 from freezer.storage.backup import Backup, Readable, StoredLevel
@@ -20,16 +20,7 @@ LOG = logging.getLogger(__name__)
 SECONDS_PER_DAY = 86400
 
 
-class LevelLike(Protocol):
-    @property
-    def level(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def level_zero_timestamp(self) -> int: ...
-
-
-L = TypeVar('L', bound=LevelLike)
+L = TypeVar('L', Backup, StoredLevel)
 
 
 class BrokenChain(StorageException):

@@ -12,11 +12,11 @@ than the digests of one volume.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from freezer.storage.exceptions import (
@@ -60,21 +60,21 @@ class Read(NamedTuple):
     data: bytes | bytearray | memoryview | StorageException
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Volume:
     """One object or file of a stream. Sizes in bytes.
 
+    :param etag: as the store returned it, with quotes; None if it has none
     :param digests: the digests object's name below the level's folder
     :param digest: SHA-256 of the digests object, hexadecimal
-    :param etag: as the store returned it, with quotes; None if it has none
     """
 
     name: str
     size: int
     part_size: int
+    etag: str | None
     digests: str
     digest: str
-    etag: str | None = None
 
     @property
     def digests_size(self) -> int:
@@ -106,7 +106,7 @@ class Volume:
             yield Piece(start, end, bytes.fromhex(line))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """The volumes of a backup's stream."""
 
@@ -116,24 +116,11 @@ class Manifest:
     volumes: tuple[Volume, ...]
 
     def dump(self) -> bytes:
-        volumes = [
-            {
-                'name': v.name,
-                'size': v.size,
-                'part_size': v.part_size,
-                'etag': v.etag,
-                'digests': v.digests,
-                'digest': v.digest,
-            }
-            for v in self.volumes
-        ]
+        """As JSON, with the names of the fields as keys."""
         document = {
             'version': VERSION,
             'algorithm': ALGORITHM,
-            'token': self.token,
-            'size': self.size,
-            'digest': self.digest,
-            'volumes': volumes,
+            **dataclasses.asdict(self),
         }
         return json.dumps(document, indent=1).encode() + b'\n'
 
@@ -158,7 +145,7 @@ class ManifestBuilder:
         """:param digests: the bytes of the volume's digests object"""
         self._stream.update(digests)
         digest = hashlib.sha256(digests).hexdigest()
-        self._volumes.append(Volume(name, size, part_size, digests_name, digest, etag))
+        self._volumes.append(Volume(name, size, part_size, etag, digests_name, digest))
 
     def finish(self) -> Manifest:
         size = sum(volume.size for volume in self._volumes)
@@ -317,9 +304,9 @@ def _volume(raw: Any) -> Volume:
         name=_take(raw, 'name', str),
         size=_take(raw, 'size', int),
         part_size=_take(raw, 'part_size', int),
+        etag=etag,
         digests=_take(raw, 'digests', str),
         digest=_hex(_take(raw, 'digest', str)),
-        etag=etag,
     )
     if volume.size < 0 or volume.part_size < 1:
         raise _Malformed('a size is negative')

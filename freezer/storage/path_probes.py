@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from freezer.storage.check import Finding, Probe, note, ok, problem
-from freezer.storage.exceptions import Conflict
+from freezer.storage.exceptions import Conflict, NotFound
 from freezer.storage.paths import PathStorage
 
 # A sync that takes longer is worth a note.
@@ -17,7 +17,7 @@ CONTENT = bytes(range(256)) * 64
 
 @dataclass(frozen=True)
 class PathScratch:
-    """:param folder: where the check writes"""
+    """:param folder: the check writes only there"""
 
     storage: PathStorage
     folder: str
@@ -39,35 +39,37 @@ def _read(scratch: PathScratch) -> Finding:
 def _list(scratch: PathScratch) -> Finding:
     listed = dict(scratch.storage.list_tree(scratch.folder))
     if listed != {'small': len(CONTENT)}:
-        return problem(f'listed are {listed}')
-    return ok('what was written is listed')
+        return problem(f'the listing has {listed}')
+    return ok('the written file is listed')
 
 
 def _range(scratch: PathScratch) -> Finding:
     with scratch.storage.open_range(scratch.path('small')) as read:
         for start, end in ((0, 1), (300, 5000), (len(CONTENT) - 1, len(CONTENT))):
             if read(start, end) != CONTENT[start:end]:
-                return problem(f'bytes {start} to {end - 1} came wrong')
-    return ok('the bytes that were asked for')
+                return problem(f'bytes {start} to {end - 1} are wrong')
+    return ok('the requested bytes')
 
 
 def _exclusive(scratch: PathScratch) -> Finding:
-    """Of two agents only one may get a place."""
+    """Only one of two agents may claim a folder."""
     scratch.storage.reserve(scratch.path('claimed'))
     try:
         scratch.storage.reserve(scratch.path('claimed'))
     except Conflict:
-        return ok('a place is taken once')
-    return problem('two agents could take the same place')
+        return ok('a folder can be claimed only once')
+    return problem('two agents could claim the same folder')
 
 
 def _delete(scratch: PathScratch) -> Finding:
     path = scratch.path('deleted/file')
     scratch.storage.write_file(path, CONTENT)
     scratch.storage.delete_files([path])
-    if list(scratch.storage.list_tree(scratch.path('deleted'))):
-        return problem('what was deleted is still there')
-    return ok('gone')
+    try:
+        scratch.storage.stat(path)
+    except NotFound:
+        return ok('deleted')
+    return problem('a deleted file still exists')
 
 
 def _sync(scratch: PathScratch) -> Finding:

@@ -121,13 +121,22 @@ class _PendingFiles(PendingBackup):
         self.storage.write_file(self.paths.identity, identity)
 
     def write(self, blocks: Iterable[Block]) -> WrittenBackup:
-        stream = _Digested(cut(blocks, manifest.MAX_PIECE))
-        self.storage.write_stream(self.paths.data, self._paced(stream))
-        digests = layout.digests_name(0)
-        lines = manifest.dump_digests(stream.digests)
-        self.storage.write_file(self.paths.file(digests), lines)
+        digests: list[bytes] = []
+        size = 0
+
+        def digested() -> Iterator[Block]:
+            nonlocal size
+            for piece in cut(blocks, manifest.MAX_PIECE):
+                digests.extend(manifest.digest_part(piece))
+                size += len(piece)
+                yield piece
+
+        self.storage.write_stream(self.paths.data, self._paced(digested()))
+        name = layout.digests_name(0)
+        lines = manifest.dump_digests(digests)
+        self.storage.write_file(self.paths.file(name), lines)
         builder = manifest.ManifestBuilder(secrets.token_hex(16))
-        builder.add(layout.DATA, stream.size, manifest.MAX_PIECE, digests, lines)
+        builder.add(layout.DATA, size, manifest.MAX_PIECE, name, lines)
         self.storage.write_file(self.paths.manifest, builder.finish().dump())
         return _WrittenFiles(self, builder.token)
 
@@ -151,24 +160,6 @@ class _PendingFiles(PendingBackup):
     def discard(self) -> None:
         self.storage.delete_files([self.paths.marker])
         self.storage.remove_tree(self.paths.folder)
-
-
-class _Digested:
-    """Passes a stream's pieces on, and keeps their digests.
-
-    :ivar size: bytes passed on
-    """
-
-    def __init__(self, pieces: Iterable[Block]) -> None:
-        self._pieces = pieces
-        self.digests: list[bytes] = []
-        self.size = 0
-
-    def __iter__(self) -> Iterator[Block]:
-        for piece in self._pieces:
-            self.digests += manifest.digest_part(piece)
-            self.size += len(piece)
-            yield piece
 
 
 class _WrittenFiles(WrittenBackup):

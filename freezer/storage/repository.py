@@ -40,7 +40,7 @@ class Repository:
         self.storages = storages
 
     def prepare(self) -> None:
-        """Make the containers that are missing."""
+        """Create the containers that are missing."""
         for name, storage in self.storages.items():
             with _named(name):
                 storage.prepare()
@@ -81,7 +81,7 @@ class Repository:
         policy: levels.LevelPolicy,
         now: float,
     ) -> tuple[StoredLevel | None, int]:
-        """As :func:`levels.plan`; an increment only where all have the same base."""
+        """As :func:`levels.plan`; an increment needs the same base on all storages."""
         bases = []
         earliest = 0
         for name, storage in self.storages.items():
@@ -116,8 +116,10 @@ class Repository:
     def find_state(
         self, engine: str, hostname_backup_name: str, date: int | None = None
     ) -> dict[int, StoredLevel]:
-        """As :func:`levels.find_state`, from the first storage that has the newest; one
-        that cannot be read is skipped, with a warning in the log."""
+        """As :func:`levels.find_state`, from the first storage that has the newest.
+
+        A storage that cannot be read is skipped, with a warning in the log.
+        """
         best: dict[int, StoredLevel] = {}
         problems: list[StorageException] = []
         for name, storage in self.storages.items():
@@ -135,7 +137,7 @@ class Repository:
             for problem in problems:
                 LOG.warning('%s', problem.message)
             return best
-        # A storage that could not be read may have it: that comes before "none".
+        # Report first the storages that could not be read: they may have it.
         problems.sort(key=lambda error: isinstance(error, NoSuchBackup))
         raise problems[0]
 
@@ -147,7 +149,7 @@ class Repository:
                 found += levels.committed(storage, name)
         return found
 
-    # Looking at what is stored
+    # Reading
 
     def report(self) -> reports.StorageReport:
         found = []
@@ -172,8 +174,7 @@ class Repository:
             return examine(level, data)
 
     def check(self) -> CheckReport:
-        """A storage among several that cannot be checked at all has one row, a
-        problem.
+        """The rows of all storages; one problem for a storage that cannot be checked.
 
         :raises StorageException: the only storage cannot be checked
         """
@@ -274,8 +275,8 @@ class _PendingOnAll(PendingBackup):
 
         failure: BaseException | None = None
         with ThreadPoolExecutor(len(queues), 'store') as pool:
-            # Futures: a thread whose join() was interrupted counts as ended, in Python
-            # before 3.13, while it goes on.
+            # Not Thread.join: before Python 3.13, a thread whose join was interrupted
+            # counts as ended while it still runs.
             members = [pool.submit(write, name) for name in queues]
 
             def end() -> None:
@@ -293,8 +294,8 @@ class _PendingOnAll(PendingBackup):
                     failure = _OtherFailed('another storage failed')
                 end()
             except BaseException as error:
-                # It may have come during the wait. Nobody may write any more when this
-                # is discarded.
+                # Possibly raised while waiting. No thread may write any more when the
+                # backup is discarded.
                 failure = error
                 self.cancel()
                 end()
@@ -336,12 +337,12 @@ class _WrittenOnAll(WrittenBackup):
 
 
 class _OtherFailed(StorageException):
-    """Ends the stream of the storages that did not fail."""
+    """Ends the stream to the storages that did not fail."""
 
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Errors name the storage, if there are several."""
+    """Put the name of the storage, if it has one, in front of its errors."""
     try:
         yield
     except StorageException as error:

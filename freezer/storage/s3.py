@@ -18,17 +18,16 @@ from typing import TYPE_CHECKING, Self
 
 from freezer.storage import layout, leftovers, manifest
 from freezer.storage._s3 import keys, versions
-from freezer.storage._s3.check.run import addressing_style_hint, check
+from freezer.storage._s3.check.run import addressing_style_hint, rows
 from freezer.storage._s3.check.scratch import ScratchPrefix
 from freezer.storage._s3.download import read_pieces
 from freezer.storage._s3.freezer19 import Freezer19Calls
 from freezer.storage._s3.options import MIN_PART_SIZE, STALE_AFTER, S3Options
 from freezer.storage._s3.pending import S3PendingBackup
-from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.connect import open_bucket
+from freezer.storage._s3.transport.bucket import Bucket, open_bucket
 from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.backup import Backup, PendingBackup, Stat
-from freezer.storage.check import CheckReport
+from freezer.storage.check import CheckReport, run_check
 from freezer.storage.exceptions import (
     AccessDenied,
     BucketNotFound,
@@ -94,7 +93,7 @@ class S3Storage(Freezer19Calls):
             endpoint,
             keys.bucket_of(container),
             (access_key, secret_key),
-            self._part_size(max_segment_size),
+            max(max_segment_size, MIN_PART_SIZE),
         )
         self._access_key = access_key
         self._secret_key = secret_key
@@ -107,20 +106,17 @@ class S3Storage(Freezer19Calls):
     def from_settings(cls, settings: 'StorageSettings') -> Self:
         given = settings.options
         profile = given.get('s3_profile')
-        missing = [
-            name
-            for name, value in (
-                ('access-key', profile or given['access_key']),
-                ('secret-key', profile or given['secret_key']),
-                ('endpoint', given['endpoint']),
-                ('container', settings.container),
-            )
-            if not value
-        ]
+        needed = {
+            'access-key': profile or given['access_key'],
+            'secret-key': profile or given['secret_key'],
+            'endpoint': given['endpoint'],
+            'container': settings.container,
+        }
+        missing = [name for name, value in needed.items() if not value]
         if missing:
             raise StorageConfigError(
-                f'{settings.section}: storage s3 needs {", ".join(missing)}: these '
-                f'sections get nothing from elsewhere'
+                f'{settings.section}: storage s3 needs {", ".join(missing)} in this '
+                f'section'
                 if settings.name
                 else _how_to_give(missing)
             )
@@ -152,19 +148,15 @@ class S3Storage(Freezer19Calls):
                 raise
             raise StorageConfigError(f'{settings.section}: {error.message}') from error
 
-    @staticmethod
-    def _part_size(max_segment_size: int) -> int:
-        return max(max_segment_size, MIN_PART_SIZE)
-
     def __repr__(self) -> str:
         return f'<S3Storage {self.container} at {self.endpoint}>'
 
     @property
     def _bucket(self) -> Bucket:
-        """The wire, opened at its first use: botocore takes 0.3 s to import.
+        """The bucket, with connections that are opened at its first use.
 
-        Opened again in a child process, of which Freezer 19 forks two for a restore:
-        they must not talk over the same connections.
+        And again in each child process: Freezer 19 forks two for a restore, which must
+        not share connections.
         """
         if self._opened is None or self._opened_by != os.getpid():
             with collection.suspended():
@@ -173,7 +165,6 @@ class S3Storage(Freezer19Calls):
         return self._opened
 
     def _open(self, options: S3Options) -> Bucket:
-
         return open_bucket(
             keys.bucket_of(self.container),
             self.endpoint,
@@ -192,41 +183,37 @@ class S3Storage(Freezer19Calls):
         self._journal.clean_up(self._bucket)
 
     def _make_ready(self) -> None:
-        """Make the bucket if it is not there; needs no list of all buckets."""
-        if not self._bucket.exists():
-            self._make_bucket()
-        elif self.options.locks and not self._bucket.locks_objects():
-            # Told here, because most stores tell it after the first volume.
-            raise StorageConfigError(
-                f'{self._bucket.url()} at {self.endpoint} has no object lock, which '
-                f's3-object-lock-mode and s3-legal-hold need; most stores have to be '
-                f'told when a bucket is made'
-            )
-
-    def _make_bucket(self) -> None:
+        """Create the bucket if it is missing; needs no list of all buckets."""
+        bucket, where = self._bucket, self._bucket.where()
+        if bucket.exists():
+            if self.options.locks and not bucket.locks_objects():
+                # Most stores report it only after the first volume.
+                raise StorageConfigError(
+                    f'{where} has no object lock, which s3-object-lock-mode and '
+                    f's3-legal-hold need; most stores can enable it only when a bucket '
+                    f'is created'
+                )
+            return
         if not self.options.create_bucket:
             raise BucketNotFound(
-                f'{self._bucket.url()} at {self.endpoint} does not exist, and is not '
-                f'to be made (s3-create-bucket is off): check --container and '
-                f'--endpoint'
+                f'{where} does not exist, and s3-create-bucket is off: check '
+                f'--container and --endpoint'
             )
         try:
-            self._bucket.create(locks=self.options.locks)
+            bucket.create(locks=self.options.locks)
         except AccessDenied as error:
             raise BucketNotFound(
-                f'{self._bucket.url()} at {self.endpoint} does not exist, and the keys '
-                f'may not make it: check --container, or have it made: {error.message}'
+                f'{where} does not exist, and the keys may not create it: check '
+                f'--container, or have it created: {error.message}'
             ) from error
 
     @property
     def _journal(self) -> Journal:
-
         return Journal(Path(JOURNAL).expanduser())
 
     def check(self) -> CheckReport:
-
         folder = layout.join(self.container, layout.CHECK, secrets.token_hex(16))
-        # Locks are tried out apart: what else is written must be removable.
+        # Locks are tested by one probe: everything else must be removable.
         bucket = self._open(
             replace(
                 self.options,
@@ -237,7 +224,9 @@ class S3Storage(Freezer19Calls):
         )
         scratch = ScratchPrefix(bucket, keys.key_of(folder), self._plan, self.options)
         try:
-            rows = check(scratch, self._make_ready)
+            return run_check(
+                self.container, rows(scratch, self._make_ready), scratch.clean_up
+            )
         except StorageException as error:
             advice = addressing_style_hint(
                 error,
@@ -250,20 +239,18 @@ class S3Storage(Freezer19Calls):
             raise type(error)(f'{error.message}; {advice}') from error
         finally:
             bucket.close()
-        return CheckReport(self.container, rows)
 
     # A backup
 
     def location(self, path: str) -> str:
-        return f'{self._bucket.url(keys.key_of(path))} at {self.endpoint}'
+        return self._bucket.where(keys.key_of(path))
 
     def begin(self, backup: Backup) -> PendingBackup:
         return S3PendingBackup(self, self._bucket, backup, self._plan, self._journal)
 
     @property
     def _plan(self) -> UploadPlan:
-
-        part_size = self._part_size(self.max_segment_size)
+        part_size = max(self.max_segment_size, MIN_PART_SIZE)
         by_count = int(self.options.max_parts * USED_OF_MAX_PARTS)
         by_size = self.options.max_object_size // part_size
         return UploadPlan(
@@ -275,7 +262,6 @@ class S3Storage(Freezer19Calls):
     def read_pieces(
         self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
     ) -> Generator[manifest.Read, None, None]:
-
         return read_pieces(
             self._bucket, keys.key_of(path), etag, pieces, self.options.at_once
         )
@@ -313,22 +299,17 @@ class S3Storage(Freezer19Calls):
 
     @contextlib.contextmanager
     def housekeeping(self) -> Iterator[None]:
-        self._survey = self._new_survey()
+        self._survey = Survey(self._bucket, keys.tree_prefix(self.container))
         try:
             yield
         finally:
             self._survey = None
 
-    def _new_survey(self) -> Survey:
-
-        return Survey(self._bucket, keys.tree_prefix(self.container))
-
     def clean_up(self, dry_run: bool = False) -> CleanUpReport:
-
         bucket = self._bucket
-        survey = self._survey or self._new_survey()
+        survey = self._survey or Survey(bucket, keys.tree_prefix(self.container))
         found = self._journal.clean_up(bucket, dry_run=dry_run)
-        # What the journal named is not to be counted twice in a dry run.
+        # In a dry run, do not count again what the journal named.
         live = self._journal.folders(bucket)
         after = self.options.stale_after
         after = STALE_AFTER if after is None else after
@@ -336,7 +317,6 @@ class S3Storage(Freezer19Calls):
         return CleanUpReport(tuple(found), self._old_versions(dry_run))
 
     def _old_versions(self, dry_run: bool) -> tuple[OldVersions, ...]:
-
         root = keys.tree_prefix(self.container)
         purge = self.options.purge_versions
         if not self._bucket.keeps_versions(must_know=purge):
@@ -353,17 +333,11 @@ class S3Storage(Freezer19Calls):
 
 
 def _how_to_give(missing: Sequence[str]) -> str:
-    """Names what is missing, with the ways there are to give it."""
-    names = ', '.join(missing)
+    """The message that names the missing options, and all ways to give them."""
     flags = ' '.join(f'--{name} …' for name in missing)
-    job_keys = ', '.join(name.replace('-', '_') for name in missing)
-    variables = ', '.join(
-        'OS_DEFAULT__CONTAINER'
-        if name == 'container'
-        else name.replace('-', '_').upper()
-        for name in missing
-    )
+    job_keys = ', '.join(missing).replace('-', '_')
+    variables = job_keys.upper().replace('CONTAINER', 'OS_DEFAULT__CONTAINER')
     return (
-        f'storage s3 needs {names}: give {flags} on the command line, or '
+        f'storage s3 needs {", ".join(missing)}: give {flags} on the command line, or '
         f'{job_keys} in the job file (--config), or {variables} in the environment'
     )

@@ -153,15 +153,20 @@ class _Examination:
 
     # Problems
 
-    def _report(self, problem: Problem, error: StorageException | None = None) -> None:
+    def _report(
+        self,
+        what: str,
+        where: Problem = _ANYWHERE,
+        error: StorageException | None = None,
+    ) -> None:
         # A backup that is being removed is not damaged, nor is one on a store that is
         # down: that has used up the time of a request, and the listing will fail.
         if not self._count or (error is not None and error.temporary):
             self._committed()
         self._count += 1
-        self._restorable = self._restorable and not problem.fatal
+        self._restorable = self._restorable and not where.fatal
         if len(self._problems) < LISTED:
-            self._problems.append(problem)
+            self._problems.append(replace(where, what=what))
 
     def _attempt(
         self, path: str, call: Callable[[], T], where: Problem = _ANYWHERE
@@ -172,7 +177,7 @@ class _Examination:
         except StorageException as error:
             missing = isinstance(error, NotFound)
             what = f'{path} is missing' if missing else error.message
-            self._report(replace(where, what=what), error)
+            self._report(what, where, error)
             return None
 
     # The objects of a backup
@@ -181,9 +186,7 @@ class _Examination:
         expected = self._stored.backup.engine
         engine = marker.get('engine_name', expected)
         if engine != expected:
-            self._report(
-                Problem(f'{self._paths.marker} is of another engine: {engine}')
-            )
+            self._report(f'{self._paths.marker} is of another engine: {engine}')
 
     def _check_volumes(self, found: manifest.Manifest) -> None:
         self._size = found.size
@@ -196,11 +199,9 @@ class _Examination:
             stream.update(lines or b'')
         if whole and stream.hexdigest() != found.digest:
             self._report(
-                Problem(
-                    f'{self._paths.manifest}: the digest of the stream is not '
-                    f'the one of its digests',
-                    fatal=False,
-                )
+                f'{self._paths.manifest}: the digest of the stream is not the one of '
+                f'its digests',
+                replace(_ANYWHERE, fatal=False),
             )
 
     def _digests(self, volume: manifest.Volume) -> bytes | None:
@@ -231,14 +232,9 @@ class _Examination:
             first, after = sorted((stat.size, volume.size))
             odd = 'missing' if first == stat.size else 'surplus'
             self._report(
-                Problem(
-                    f'{path}: has {stat.size} bytes, and {volume.size} were written: '
-                    f'bytes {first} to {after - 1} are {odd}',
-                    volume.name,
-                    volume.part_at(first),
-                    first,
-                    after - 1,
-                )
+                f'{path}: has {stat.size} bytes, and {volume.size} were written: '
+                f'bytes {first} to {after - 1} are {odd}',
+                Problem('', volume.name, volume.part_at(first), first, after - 1),
             )
         elif not same and not self._data:
             self._warnings.append(
@@ -257,10 +253,8 @@ class _Examination:
         path = self._paths.manifest
         if self._attempt(path, lambda: self._exists(path)):
             self._report(
-                Problem(
-                    f'{self._paths.marker} does not name the manifest, and '
-                    f'there is one: {path}'
-                )
+                f'{self._paths.marker} does not name the manifest, and there is one: '
+                f'{path}'
             )
         path = self._paths.data
         where = Problem('', layout.DATA)
@@ -269,8 +263,7 @@ class _Examination:
             return
         self._size = stat.size
         if not stat.size:
-            what = f'{path} is empty: its upload failed'
-            self._report(replace(where, what=what))
+            self._report(f'{path} is empty: its upload failed', where)
         elif self._data:
             pieces = manifest.plain_pieces(stat.size)
             self._read(path, stat.etag, pieces, where)
@@ -316,18 +309,13 @@ class _Examination:
             while read := self._attempt(path, lambda: next(reads, None), where):
                 piece, data = read
                 if isinstance(data, StorageException):
-                    problem = replace(
-                        where,
-                        what=data.message,
-                        part=volume.part_at(piece.start) if volume else None,
-                        start=piece.start,
-                        end=piece.end - 1,
-                    )
-                    self._report(problem, data)
+                    part = volume.part_at(piece.start) if volume else None
+                    start, end = piece.start, piece.end - 1
+                    there = replace(where, part=part, start=start, end=end)
+                    self._report(data.message, there, data)
                     failed = failed + 1 if data.temporary else 0
                     if failed == _FAILED_IN_A_ROW:
-                        what = f'{path}: bytes after {piece.end - 1} were not read'
-                        self._report(replace(where, what=what))
+                        self._report(f'{path}: bytes after {end} were not read', where)
                         break
                 else:
                     failed = 0

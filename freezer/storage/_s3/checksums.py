@@ -15,6 +15,12 @@ from freezer.storage.exceptions import StorageConfigError
 Body = bytes | bytearray
 
 
+def md5(body: Body) -> str:
+    """In base64, for the header Content-MD5."""
+    digest = hashlib.md5(body, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
+
+
 class Checksum:
     """:param name: crc32, crc32c, crc64nvme or sha256
 

@@ -36,28 +36,6 @@ _READS = 3
 AtOnce = Callable[[int], int]
 
 
-def read_stream(
-    bucket: Bucket, folder: str, found: manifest.Manifest, at_once: AtOnce
-) -> Iterator[Block]:
-    """The bytes of a backup that has a manifest.
-
-    :param folder: the key of the level's folder, without a slash at its end
-    :raises IntegrityError: bytes are wrong or missing; names volume and byte range
-    """
-    for volume in found.volumes:
-        key = f'{folder}/{volume.name}'
-        digests = f'{folder}/{volume.digests}'
-        try:
-            lines = bucket.get(digests, volume.digests_size)
-        except NotFound as error:
-            raise _missing(bucket, digests) from error
-        where = f'{bucket.url(digests)} at {bucket.endpoint}'
-        pieces = volume.pieces(lines, where)
-        yield from manifest.unwrap(
-            read_pieces(bucket, key, volume.etag, pieces, at_once)
-        )
-
-
 def read_object(
     bucket: Bucket, key: str, head: Head, at_once: AtOnce
 ) -> Iterator[Block]:
@@ -168,7 +146,9 @@ def _fetch(
                     key, piece.start, piece.end, etag, cancelled, buffer
                 )
         except NotFound as error:
-            raise _missing(bucket, key) from error
+            raise IntegrityError(
+                f'{bucket.where(key)} is missing: the backup is damaged'
+            ) from error
         except Conflict as error:
             if piece.digest is None:
                 raise
@@ -180,17 +160,11 @@ def _fetch(
         if manifest.check_piece(data, piece):
             return data
         LOG.warning(
-            '%s: bytes %d to %d came wrong (attempt %d of %d)',
+            '%s: bytes %d to %d are wrong (attempt %d of %d)',
             bucket.url(key),
             piece.start,
             piece.end - 1,
             attempt,
             _READS,
         )
-    raise manifest.damaged(f'{bucket.url(key)} at {bucket.endpoint}', piece)
-
-
-def _missing(bucket: Bucket, key: str) -> IntegrityError:
-    return IntegrityError(
-        f'{bucket.url(key)} at {bucket.endpoint} is missing: the backup is damaged'
-    )
+    raise manifest.damaged(bucket.where(key), piece)

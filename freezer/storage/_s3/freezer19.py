@@ -6,19 +6,20 @@ and keywords that are used here.
 
 import abc
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import six
 
 from freezer.storage import layout
 from freezer.storage._s3 import keys
 from freezer.storage._s3.download import as_file, read_object
-from freezer.storage._s3.images import store_image
 from freezer.storage._s3.options import S3Options
+from freezer.storage._s3.threads import threads
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.volumes import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
 from freezer.storage.exceptions import StorageException
 from freezer.storage.journal import Journal, Place
@@ -31,17 +32,8 @@ if TYPE_CHECKING:
     from freezer.utils.streaming import RichQueue
 
 
-class _Freezer19Backup(Protocol):
-    """Freezer 19's own class Backup; ``engine`` has a name, here it is one."""
-
-    engine: Any
-    hostname_backup_name: str
-    level_zero_timestamp: int
-    timestamp: int
-    level: int
-
-
-def _backup(named: '_Freezer19Backup | Backup') -> Backup:
+def _backup(named: Any) -> Backup:
+    """Of Freezer 19's class of the same name, whose ``engine`` is an object."""
     return Backup(
         getattr(named.engine, 'name', named.engine),
         named.hostname_backup_name,
@@ -79,9 +71,7 @@ class Freezer19Calls(PhysicalStorage):
 
     # Backup and restore
 
-    def write_backup(
-        self, rich_queue: 'RichQueue', backup: '_Freezer19Backup | Backup'
-    ) -> None:
+    def write_backup(self, rich_queue: 'RichQueue', backup: Any) -> None:
         """Claim the level and store its stream.
 
         A failed one is removed by the next run: Freezer 19 discards nothing.
@@ -94,7 +84,7 @@ class Freezer19Calls(PhysicalStorage):
         self,
         engine_metadata_path: str,
         freezer_metadata_path: str,
-        backup: '_Freezer19Backup | Backup',
+        backup: Any,
     ) -> None:
         """Commit, with the engine's file and the marker from local files."""
         name = _backup(backup)
@@ -102,7 +92,7 @@ class Freezer19Calls(PhysicalStorage):
         self._freezer19_written.pop(name).commit(Path(engine_metadata_path), marker)
         del self._freezer19_pending[name]
 
-    def backup_blocks(self, backup: '_Freezer19Backup | Backup') -> Iterator[Block]:
+    def backup_blocks(self, backup: Any) -> Iterator[Block]:
         return StoredLevel(self, _backup(backup)).blocks()
 
     # Paths
@@ -185,19 +175,35 @@ class Freezer19Calls(PhysicalStorage):
     ) -> None:
         """Store an image as one object, and then its headers beside it, as JSON.
 
+        Their reader knows neither volumes nor manifest. What a failed call has stored
+        is removed by the next run.
+
         :param package_name: ``<volume id>/<timestamp>``; the image is
             ``<volume id>/<timestamp>/<volume id>`` below the container
         :raises StorageException: it is too long for one object
         """
-        path = layout.join(self.container, package_name)
-        folder = keys.key_of(path)
+        bucket, plan = self._bucket, self._plan
+        folder = keys.key_of(layout.join(self.container, package_name))
+        key = layout.join(folder, package_name.rpartition('/')[0])
         marker = layout.join(folder, layout.METADATA)
-        place = Place(self._bucket.endpoint, self._bucket.name, folder, marker)
-        store_image(
-            self._bucket,
-            stream,
-            layout.join(folder, package_name.rpartition('/')[0]),
-            headers,
-            self._plan,
-            self._journal.begin(place),
-        )
+        entry = self._journal.begin(Place(bucket.endpoint, bucket.name, folder, marker))
+        writer = VolumeWriter(bucket, plan, secrets.token_hex(16), entry.add)
+        blocks = writer.blocks(stream)
+        try:
+            with threads(plan.concurrency, 's3-upload') as pool:
+                with writer.volume(key, blocks, pool, may_be_empty=True) as volume:
+                    assert volume is not None
+                    volume.store()
+            if not volume.is_last and blocks.take() is not None:
+                bucket.delete([key])
+                raise StorageException(
+                    f'{bucket.url(key)}: is longer than {plan.parts_per_volume} parts '
+                    f'of {plan.part_size} bytes, and has to be one object: raise '
+                    f'--max-segment-size'
+                )
+            bucket.put(marker, json.dumps(headers).encode(), ObjectKind.RECORD)
+        except BaseException:
+            entry.keep()
+            raise
+        finally:
+            entry.close()

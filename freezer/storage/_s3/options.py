@@ -277,24 +277,12 @@ def _default(name: str, **how: Any) -> Any:
 
 @dataclass(frozen=True)
 class S3Options:
-    """The options of group ``s3``, and what applies to every storage.
+    """The options of group ``s3``, whose help describes them; and what applies to every
+    storage, as in :class:`~freezer.storage.base.StorageSettings`.
 
-    :param region: None for the profile's, or us-east-1
-    :param ca_bundle: path of a PEM file; None for the system's authorities
-    :param connect_timeout: seconds
-    :param read_timeout: seconds
-    :param retry_budget: seconds
-    :param concurrency: parts or ranges under way at once; see :meth:`at_once`
-    :param max_parts: parts an object may have
-    :param max_object_size: bytes
-    :param sse_customer_key_file: path of a file of 32 bytes, or of those in base64
+    Times are in seconds, sizes in bytes; None where an option is not set.
+
     :param tags: ``name=value`` each
-    :param stale_after: seconds; None where none is given, and a day counts
-    :param insecure: do not check the server's certificate
-    :param proxy: URL of an HTTP proxy
-    :param sending: rate limit, shared with all storages that have the same one
-    :param receiving: the same for what is received
-    :param progress: gets parts and retries reported
     """
 
     region: str | None = _default('region')
@@ -349,7 +337,7 @@ class S3Options:
     def check(
         self, endpoint: str, bucket: str, keys: tuple[str, str], part_size: int
     ) -> None:
-        """Refuse what is contradictory or half set, before anything is tried.
+        """Reject options that contradict each other, or need one that is missing.
 
         :param keys: access key and secret key; empty for none
         :param part_size: bytes
@@ -369,16 +357,16 @@ class S3Options:
     def _credential_problems(self, access_key: str, secret_key: str) -> Iterator[str]:
         if self.profile and (access_key or secret_key):
             yield (
-                's3-profile and access-key or secret-key: give one or the other '
-                '(ACCESS_KEY and SECRET_KEY in the environment count)'
+                's3-profile cannot be combined with access-key/secret-key (also from '
+                'ACCESS_KEY and SECRET_KEY in the environment)'
             )
         if not self.profile and not (access_key and secret_key):
-            yield 'access-key and secret-key: give both, or s3-profile'
+            yield 'both access-key and secret-key are needed, or s3-profile'
         if self.profile and self.session_token:
-            yield 's3-session-token: a profile brings its own'
+            yield 's3-session-token cannot be combined with s3-profile'
         owner = self.expected_bucket_owner
         if owner and not _ACCOUNT.match(owner):
-            yield f's3-expected-bucket-owner {owner!r}: an account has 12 digits'
+            yield f's3-expected-bucket-owner {owner!r}: must be 12 digits'
 
     def _address_problems(
         self, url: urllib.parse.SplitResult, bucket: str
@@ -387,7 +375,7 @@ class S3Options:
             yield f's3-region {self.region!r}: letters, digits and hyphens'
         if self.addressing_style == 'virtual':
             if _is_address(url.hostname or ''):
-                yield 's3-addressing-style virtual: needs an endpoint with a host name'
+                yield 's3-addressing-style virtual needs an endpoint with a host name'
             dots = '.' in bucket and url.scheme == 'https'
             if dots or not _HOST_BUCKET.match(bucket):
                 yield (
@@ -395,11 +383,11 @@ class S3Options:
                     f'host name'
                 )
         if self.ca_bundle:
-            # Not so for insecure: it is said once for all storages of a job.
+            # Plain http with insecure is reported once for all storages of a job.
             if url.scheme == 'http':
-                yield 's3-ca-bundle: there is no certificate at an http endpoint'
+                yield 's3-ca-bundle needs an https endpoint'
             if self.insecure:
-                yield 's3-ca-bundle and insecure contradict each other'
+                yield 's3-ca-bundle cannot be combined with insecure'
             yield from _bundle_problems(self.ca_bundle)
 
     def _encryption_problems(self, url: urllib.parse.SplitResult) -> Iterator[str]:
@@ -407,16 +395,13 @@ class S3Options:
             yield 's3-sse-kms-key-id needs s3-sse aws:kms'
         if self.sse_customer_key_file:
             if self.sse:
-                yield 's3-sse and s3-sse-customer-key-file contradict each other'
+                yield 's3-sse cannot be combined with s3-sse-customer-key-file'
             if url.scheme == 'http':
-                yield (
-                    's3-sse-customer-key-file: the key would cross the network '
-                    'readable; give an https endpoint'
-                )
+                yield 's3-sse-customer-key-file needs https: plain http exposes the key'
             if self.insecure:
                 yield (
-                    's3-sse-customer-key-file and insecure: the key would go to '
-                    'whoever answers; give s3-ca-bundle instead'
+                    's3-sse-customer-key-file cannot be combined with insecure: any '
+                    'server could get the key; use s3-ca-bundle'
                 )
             try:
                 self.customer_key()
@@ -425,7 +410,7 @@ class S3Options:
 
     def _object_problems(self) -> Iterator[str]:
         if bool(self.object_lock_mode) != bool(self.object_lock_days):
-            yield 's3-object-lock-mode and s3-object-lock-days: give both or none'
+            yield 's3-object-lock-mode and s3-object-lock-days need each other'
         if len(self.tags) > _MAX_TAGS:
             yield f's3-tags: an object has at most {_MAX_TAGS}'
         names = [name for name, _value in self.tag_pairs()]
@@ -440,7 +425,6 @@ class S3Options:
                     f's3-tags {name!r}: a name has at most {_MAX_TAG_KEY} characters, '
                     f'a value {_MAX_TAG_VALUE}'
                 )
-
         if self.checksum != 'none':
             try:
                 Checksum(self.checksum)
@@ -453,7 +437,7 @@ class S3Options:
             if not math.isfinite(getattr(self, name)):
                 yield f's3-{name.replace("_", "-")}: not a number of seconds'
         if self.max_object_size < part_size:
-            yield 's3-max-object-size: less than one part (max-segment-size)'
+            yield 's3-max-object-size is smaller than one part (max-segment-size)'
 
     def style(self, endpoint: str) -> str:
         """``path`` or ``virtual``; botocore's own auto is path for every endpoint."""
@@ -469,7 +453,7 @@ class S3Options:
 
     @property
     def locks(self) -> bool:
-        """Whether objects are made that cannot be deleted."""
+        """Whether backups are locked against deletion."""
         return bool(self.object_lock_mode) or self.legal_hold
 
     def customer_key(self) -> bytes | None:
@@ -495,8 +479,8 @@ class S3Options:
             key = b''
         if len(key) != 32:
             raise StorageConfigError(
-                f's3-sse-customer-key-file {path}: has to hold 32 bytes, or those in '
-                f'base64; openssl rand -out FILE 32 makes one'
+                f's3-sse-customer-key-file {path}: must contain 32 bytes, or their '
+                f'base64; create one with openssl rand -out FILE 32'
             )
         return key
 
@@ -520,12 +504,12 @@ def _is_address(host: str) -> bool:
 
 
 def _bundle_problems(path: str) -> Iterator[str]:
-    # 5 ms, and few give a bundle.
+    # Takes 5 ms to import, and few configurations need it.
     import ssl
 
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError:
-        yield f's3-ca-bundle {path}: holds no certificates in PEM'
+        yield f's3-ca-bundle {path}: contains no PEM certificates'
     except OSError as error:
         yield f's3-ca-bundle {path}: {error.strerror}'

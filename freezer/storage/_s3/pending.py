@@ -1,4 +1,4 @@
-"""One level on its way to a bucket: claim, upload, verification, commit."""
+"""Writes one level to a bucket: claim, upload, verification, commit."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import in_background
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.upload import StreamUpload, confirm
-from freezer.storage._s3.volumes import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.backup import (
     Backup,
     LevelPaths,
@@ -73,18 +73,14 @@ class S3PendingBackup(PendingBackup):
         self.put(self.paths.identity, identity)
 
     def write(self, blocks: Iterable[Block | str]) -> WrittenBackup:
-        upload = StreamUpload(
-            self.bucket,
-            self.folder,
-            self._plan,
-            secrets.token_hex(16),
-            opened=self.entry.add,
-            cancelled=self._cancelled,
+        token = secrets.token_hex(16)
+        writer = VolumeWriter(
+            self.bucket, self._plan, token, self.entry.add, self._cancelled
         )
         try:
-            written = upload.write(blocks)
+            written = StreamUpload(writer, self.folder).write(blocks)
         finally:
-            if upload.left_behind:
+            if writer.left_behind:
                 self.entry.keep()
         LOG.info(
             'stored %s: %d bytes in %d volumes',
@@ -101,7 +97,7 @@ class S3PendingBackup(PendingBackup):
         bucket = self.bucket.cleaning_up()
         bucket.delete([self.marker])
         bucket.delete([item.key for item in bucket.list(f'{self.folder}/')])
-        # Not reached where something remains: the next run finds it in the journal.
+        # Not reached if something remains: the next run finds it in the journal.
         self.entry.close()
 
 
@@ -116,7 +112,7 @@ class _S3WrittenBackup(WrittenBackup):
         pending, bucket = self._pending, self._pending.bucket
         claim = pending.claim
         state = engine_metadata.read_bytes()
-        # Before the marker: write-only keys could not take it away again.
+        # Before the marker, which write-only keys could not delete again.
         with in_background(self._verify_stored_objects) as verified:
             pending.put(pending.paths.engine_metadata, state)
         read_denied = verified.result()
@@ -129,7 +125,7 @@ class _S3WrittenBackup(WrittenBackup):
         pending.entry.close()
         self._warn_unverified(read_denied)
         if not claim.listed:
-            # It goes on keeping others out, as a listing cannot.
+            # It still excludes other agents: these keys cannot do that by a listing.
             return
         try:
             bucket.delete(claim.keys)
@@ -138,8 +134,9 @@ class _S3WrittenBackup(WrittenBackup):
             LOG.warning('a claim remains: %s', error.message)
 
     def _verify_stored_objects(self) -> bool:
-        """Check that the store has what it confirmed; whether the keys may not read.
+        """Check that the store has what it confirmed.
 
+        :returns: whether the keys may not read, so that nothing was checked
         :raises IntegrityError: the store does not have it
         """
         pending, written = self._pending, self._written
@@ -153,15 +150,15 @@ class _S3WrittenBackup(WrittenBackup):
         found = read.result()
         if found is not None and found != written:
             raise IntegrityError(
-                f'{pending.storage.location(pending.paths.manifest)} is not what was '
-                f'written: run the backup again'
+                f'{pending.storage.location(pending.paths.manifest)} differs from what '
+                f'was written: run the backup again'
             )
         return probe.read_denied
 
     def _verify_commit(self) -> None:
         """Check that the marker is stored, and that nobody removed the claim.
 
-        After the marker was written: whoever removed the claim before this looks for
+        Called once the marker is written: an agent that removes the claim looks for
         the marker afterwards.
 
         :raises IntegrityError: the store does not have the marker
@@ -172,21 +169,21 @@ class _S3WrittenBackup(WrittenBackup):
             stored = StoredLevel(pending.storage, pending.backup)
             if stored.marker.get(manifest.MARKER_KEY) != self._written.token:
                 raise IntegrityError(
-                    f'{pending.storage.location(pending.paths.marker)} is not what was '
-                    f'written: run the backup again'
+                    f'{pending.storage.location(pending.paths.marker)} differs from '
+                    f'what was written: run the backup again'
                 )
         if not held.result():
             raise self._claim_lost_error()
 
     def _claim_lost_error(self) -> Conflict:
         return Conflict(
-            f'{self._pending.location}: another machine took this backup for dead '
-            f'(s3-stale-after), and may have deleted some of it: run it again, and '
+            f'{self._pending.location}: another machine treated this backup as dead '
+            f'(s3-stale-after) and may have deleted parts of it: run it again, and '
             f'raise --s3-stale-after there'
         )
 
     def _warn_unverified(self, read_denied: bool) -> None:
-        """One line about what could not be checked, if there is something."""
+        """Print one line if something could not be checked."""
         claim = self._pending.claim
         unverified = []
         if read_denied:

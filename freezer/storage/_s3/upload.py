@@ -3,16 +3,16 @@
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from freezer.storage import layout, manifest
 from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import threads
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.volumes import Blocks, UploadPlan, VolumeWriter
+from freezer.storage._s3.volumes import Blocks, VolumeWriter
 from freezer.storage.exceptions import IntegrityError, NotFound
-from freezer.storage.objects import ObjectKind, Upload
+from freezer.storage.objects import ObjectKind
 from freezer.utils.blocks import Block
 
 
@@ -20,29 +20,13 @@ class StreamUpload:
     """Writes one stream below one level's folder.
 
     :param folder: the folder's key, without a slash at its end
-    :param token: random, marks what this upload wrote
-    :param opened: called with every multipart upload before a part of it is sent
-    :param cancelled: stops what is being sent; is also set if something fails
-    :ivar left_behind: whether an upload may still be open, or something become an
-        object later; known once :meth:`write` has failed
     """
 
-    def __init__(
-        self,
-        bucket: Bucket,
-        folder: str,
-        plan: UploadPlan,
-        token: str,
-        opened: Callable[[Upload], None],
-        cancelled: threading.Event | None = None,
-    ) -> None:
-        self._bucket = bucket
+    def __init__(self, writer: VolumeWriter, folder: str) -> None:
+        self._writer = writer
         self._folder = folder
-        self._plan = plan
-        self._writer = VolumeWriter(bucket, plan, token, opened, cancelled)
-        self._manifest = manifest.ManifestBuilder(token)
+        self._manifest = manifest.ManifestBuilder(writer.token)
         self._digests: Future[None] | None = None
-        self.left_behind = False
 
     def write(self, chunks: Iterable[Block | str]) -> manifest.Manifest:
         """Store the stream, then its manifest.
@@ -54,14 +38,14 @@ class StreamUpload:
         """
         blocks = self._writer.blocks(chunks)
         try:
-            with threads(self._plan.concurrency, 's3-upload') as pool:
+            with threads(self._writer.plan.concurrency, 's3-upload') as pool:
                 for number in itertools.count():
                     if not self._write_volume(number, blocks, pool):
                         break
         finally:
             # After a signal they are not waited for, and may be written later.
-            late = self._digests is not None and not self._digests.done()
-            self.left_behind = late or self._writer.left_behind
+            if self._digests is not None and not self._digests.done():
+                self._writer.left_behind = True
         result = self._manifest.finish()
         self._put(layout.MANIFEST, result.dump())
         return result
@@ -87,16 +71,15 @@ class StreamUpload:
                 self._writer.stop([self._digests], error)
                 raise
         self._digests.result()
-        self._manifest.add(
-            name, volume.size, self._plan.part_size, digests_name, lines, etag
-        )
+        part_size = self._writer.plan.part_size
+        self._manifest.add(name, volume.size, part_size, digests_name, lines, etag)
         return not volume.is_last
 
     def _put(
         self, name: str, content: bytes, cancelled: threading.Event | None = None
     ) -> None:
         key = f'{self._folder}/{name}'
-        self._bucket.put(key, content, ObjectKind.RECORD, None, cancelled)
+        self._writer.bucket.put(key, content, ObjectKind.RECORD, None, cancelled)
 
 
 def confirm(
@@ -109,7 +92,7 @@ def confirm(
     """
     for volume in written.volumes:
         key = f'{folder}/{volume.name}'
-        where = f'{bucket.url(key)} at {bucket.endpoint}'
+        where = bucket.where(key)
         try:
             head = probe.attempt(functools.partial(bucket.head, key))
         except NotFound as error:
@@ -127,7 +110,7 @@ def confirm(
         )
         if head.size != volume.size or not ours:
             raise IntegrityError(
-                f'{where} is not what was written: {head.size} bytes, where '
-                f'{volume.size} were confirmed; run the backup again, and --action '
-                f'check'
+                f'{where} differs from what was written: it has {head.size} bytes, '
+                f'and {volume.size} were confirmed; run the backup again, and '
+                f'--action check'
             )

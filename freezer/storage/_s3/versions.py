@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from freezer.storage import layout
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.deletions import DELETE_BATCH
 from freezer.storage._s3.transport.listings import Version
+from freezer.storage._s3.transport.objects import DELETE_BATCH
 from freezer.storage.exceptions import PartialDelete
 
 

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from freezer.storage import manifest
@@ -66,6 +66,7 @@ class _Part(NamedTuple):
     digests: list[bytes]
 
 
+@dataclass
 class VolumeWriter:
     """Writes a stream as volumes, each to a key of the caller's choice.
 
@@ -75,25 +76,17 @@ class VolumeWriter:
     :ivar left_behind: whether an upload may still be open, or become an object later
     """
 
-    def __init__(
-        self,
-        bucket: Bucket,
-        plan: UploadPlan,
-        token: str,
-        opened: Callable[[Upload], None],
-        cancelled: threading.Event | None = None,
-    ) -> None:
-        self._bucket = bucket
-        self._plan = plan
-        self._token = token
-        self._opened = opened
-        self._buffers = Buffers()
-        self.cancelled = cancelled or threading.Event()
-        self.left_behind = False
+    bucket: Bucket
+    plan: UploadPlan
+    token: str
+    opened: Callable[[Upload], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    left_behind: bool = field(default=False, init=False)
+    _buffers: Buffers = field(default_factory=Buffers, init=False)
 
     def blocks(self, chunks: Iterable[Block | str]) -> 'Blocks':
         """The stream in blocks of the part size."""
-        return Blocks(cut(chunks, self._plan.part_size, self._buffers))
+        return Blocks(cut(chunks, self.plan.part_size, self._buffers))
 
     @contextlib.contextmanager
     def volume(
@@ -124,15 +117,15 @@ class VolumeWriter:
         # Handed over, so that nothing here keeps two parts in memory.
         blocks.put_back(first, second)
         del first, second
-        upload = self._bucket.create_upload(key, self._token)
+        upload = self.bucket.create_upload(key, self.token)
         try:
-            self._opened(upload)
+            self.opened(upload)
             parts = self._send_parts(upload, blocks, pool)
             size = sum(part.size for part in parts)
             digests = itertools.chain(*(part.digests for part in parts))
             sent = [part.sent for part in parts]
             complete = functools.partial(
-                self._bucket.complete, upload, sent, size, self._token
+                self.bucket.complete, upload, sent, size, self.token
             )
             yield SentVolume(size, digests, complete, False)
         except UncertainComplete:
@@ -141,12 +134,12 @@ class VolumeWriter:
         except BaseException:
             self._abort(upload)
             raise
-        self._bucket.apply_lock_and_tags(key)
+        self.bucket.apply_lock_and_tags(key)
 
     def _put(self, key: str, body: Buffer) -> str:
-        kind, token = ObjectKind.VOLUME, self._token
-        with self._bucket.progress.part():
-            return self._bucket.put(key, body, kind, token, self.cancelled)
+        kind, token = ObjectKind.VOLUME, self.token
+        with self.bucket.progress.part():
+            return self.bucket.put(key, body, kind, token, self.cancelled)
 
     def _send_parts(
         self, upload: Upload, blocks: 'Blocks', pool: ThreadPoolExecutor
@@ -154,11 +147,11 @@ class VolumeWriter:
         under_way: set[Future[_Part]] = set()
         parts: list[_Part] = []
         try:
-            for number in range(1, self._plan.parts_per_volume + 1):
+            for number in range(1, self.plan.parts_per_volume + 1):
                 block = blocks.take()
                 if block is None:
                     break
-                if len(under_way) == self._plan.concurrency:
+                if len(under_way) == self.plan.concurrency:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                     parts += [future.result() for future in done]
                 under_way.add(pool.submit(self._send_part, upload, number, block))
@@ -175,10 +168,10 @@ class VolumeWriter:
     def _send_part(self, upload: Upload, number: int, body: Buffer) -> _Part:
         digests = _digest(body)
         size = len(body)
-        with self._bucket.progress.part():
-            sent = self._bucket.upload_part(upload, number, body, self.cancelled)
+        with self.bucket.progress.part():
+            sent = self.bucket.upload_part(upload, number, body, self.cancelled)
         # No attempt uses it any more.
-        if size == self._plan.part_size:
+        if size == self.plan.part_size:
             self._buffers.give_back(body)
         return _Part(number, size, sent, digests)
 
@@ -189,18 +182,18 @@ class VolumeWriter:
         second at most.
         """
         self.cancelled.set()
-        wait(under_way, _shutdown_timeout(error))
+        wait(under_way, None if isinstance(error, Exception) else _STOP_SECONDS)
 
     def _abort(self, upload: Upload) -> None:
         """Abort after an error. If the abort fails too, that is only logged."""
         try:
-            self._bucket.cleaning_up().abort(upload)
+            self.bucket.cleaning_up().abort(upload)
         except StorageException as error:
             self.left_behind = True
             LOG.error(
                 'upload %s of %s could not be aborted and still takes space: %s',
                 upload.upload_id,
-                self._bucket.url(upload.key),
+                self.bucket.url(upload.key),
                 error.message,
             )
 
@@ -219,11 +212,6 @@ class Blocks:
     def put_back(self, *blocks: Buffer) -> None:
         """The first of these is the next to be taken."""
         self._ahead.extendleft(reversed(blocks))
-
-
-def _shutdown_timeout(error: BaseException) -> float | None:
-    """Seconds to wait for requests under way: no limit, but few after a signal."""
-    return None if isinstance(error, Exception) else _STOP_SECONDS
 
 
 def _digest(part: Buffer) -> list[bytes]:

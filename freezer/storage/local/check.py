@@ -13,15 +13,14 @@ from freezer.storage.check import (
     CheckRow,
     Finding,
     Probe,
-    Result,
     note,
     ok,
     problem,
+    run_check,
     try_out,
 )
 from freezer.storage.path_probes import PATH_PROBES, PathScratch
 from freezer.storage.paths import PathStorage
-from freezer.utils.text import NOTICES
 
 GIB = 1024**3
 _LITTLE_SPACE = GIB
@@ -33,31 +32,24 @@ _SHORT_NAME_BYTES = 200
 def check(storage: PathStorage) -> CheckReport:
     """:raises StorageException: the directory cannot be written to at all"""
     container = storage.storage_path
-    was_there = os.path.isdir(container)
     missing = list(_missing(container))
     folder = layout.join(container, layout.CHECK, secrets.token_hex(16))
     scratch = PathScratch(storage, folder)
-    try:
-        storage.prepare()
-        scratch.write()
-        made = 'was not there: made, as a backup makes it, and removed again'
-        rows = [
-            CheckRow('directory', ok('there' if was_there else made)),
-            CheckRow('write', ok('a file was written')),
-        ]
-        rows += try_out(PROBES, scratch)
-        rows.append(CheckRow('clean-up', _clean_up(scratch, missing)))
-    except BaseException:
-        # Also of a signal, even one that came while it was cleaned up.
-        left = _clean_up(scratch, missing)
-        if left.result is not Result.OK:
-            NOTICES.warning('%s', left.message)
-        raise
-    return CheckReport(container, tuple(rows))
+    rows = _rows(scratch, bool(missing))
+    return run_check(container, rows, lambda: _clean_up(scratch, missing))
+
+
+def _rows(scratch: PathScratch, creates: bool) -> Iterator[CheckRow]:
+    scratch.storage.prepare()
+    scratch.write()
+    created = 'did not exist: created, as a backup creates it, and removed again'
+    yield CheckRow('directory', ok(created if creates else 'exists'))
+    yield CheckRow('write', ok('a file was written'))
+    yield from try_out(PROBES, scratch)
 
 
 def _missing(path: str) -> Iterator[str]:
-    """The directories that have to be made, innermost first."""
+    """The directories that have to be created, innermost first."""
     while not os.path.lexists(path):
         yield path
         path = os.path.dirname(path)
@@ -68,7 +60,7 @@ def _clean_up(scratch: PathScratch, made: list[str]) -> Finding:
     try:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(scratch.folder)
-        # The folder of all checks, unless another one is under way.
+        # Other checks that are running keep their folder.
         for folder in (os.path.dirname(scratch.folder), *made):
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(folder)
@@ -86,32 +78,32 @@ def _rename(scratch: PathScratch) -> Finding:
     with open(path, 'rb') as reader:
         scratch.storage.write_file(path, b'after it')
         if reader.read() != b'before':
-            return problem('a reader got parts of the file that replaced its own')
+            return problem('a reader of the old file got bytes of the new one')
     if scratch.storage.read_file(path) != b'after it':
-        return problem('a renamed file has other content')
-    return ok('a file takes the place of another as a whole')
+        return problem('a renamed file has the wrong content')
+    return ok('a file is replaced as a whole')
 
 
 def _space(scratch: PathScratch) -> Finding:
     found = os.statvfs(scratch.folder)
     free = found.f_bavail * found.f_frsize
-    seen = f'{free / GIB:.1f} GiB free'
+    message = f'{free / GIB:.1f} GiB free'
     # Some file systems do not count files.
     if found.f_files and found.f_favail < _FEW_FILES:
-        seen += f', for {found.f_favail} files'
+        message += f', for {found.f_favail} files'
     elif free >= _LITTLE_SPACE:
-        return ok(seen, free)
-    return note(seen, 'another --container, or --remove-older-than', free)
+        return ok(message, free)
+    return note(message, 'another --container, or --remove-older-than', free)
 
 
 def _long_names(scratch: PathScratch) -> Finding:
     longest = os.pathconf(scratch.folder, 'PC_NAME_MAX')
     # Backups of a name are in a directory <host>_<name>.
     os.mkdir(scratch.path('n' * longest))
-    seen = f'of up to {longest} bytes: host name and backup name together'
+    message = f'of up to {longest} bytes: host name and backup name together'
     if longest < _SHORT_NAME_BYTES:
-        return note(seen, 'a short --backup-name', longest)
-    return ok(seen, longest)
+        return note(message, 'a short --backup-name', longest)
+    return ok(message, longest)
 
 
 def _odd_names(scratch: PathScratch) -> Finding:
@@ -145,18 +137,18 @@ def _are_kept(folder: str, names: list[str]) -> bool:
 
 
 def _permissions(scratch: PathScratch) -> Finding:
-    """Backups are for who made them: they hold what others may not read."""
+    """Only the user who made a backup may read it: it holds that user's files."""
     for path in (scratch.path('small'), scratch.folder):
         mode = stat.S_IMODE(os.stat(path).st_mode)
         if mode & 0o077:
             return note(
-                f'others get in: {os.path.basename(path)} has mode {mode:o}',
+                f'other users have access: {os.path.basename(path)} has mode {mode:o}',
                 'mount it for one user, or --encrypt-pass-file',
             )
-    return ok('only this user can read what is written')
+    return ok('only this user can read the files')
 
 
-#: run once a file is written
+#: these need the file of PathScratch.write
 PROBES = (
     *PATH_PROBES,
     Probe('rename', _rename),

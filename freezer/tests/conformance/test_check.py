@@ -281,7 +281,7 @@ class TestLocal:
     def test_a_directory_that_is_not_there(self, local: LocalPlace) -> None:
         report = local.storage().check()
         assert problems(report) == []
-        assert 'made' in row(report, 'directory').message
+        assert 'created' in row(report, 'directory').message
         assert not local.root.parent.exists()
 
     def test_where_nothing_can_be_written(self) -> None:

@@ -220,7 +220,7 @@ FAULTS = {
         'range', on('GET', '/ranged'), range_ignored, PROBLEM, 'something else'
     ),
     'a byte of a range changes': Fault(
-        'range', on('GET', '/ranged'), other_byte, PROBLEM, 'bytes 0 to 0 came wrong'
+        'range', on('GET', '/ranged'), other_byte, PROBLEM, 'bytes 0 to 0 are wrong'
     ),
     'If-Match is ignored': Fault(
         'conditional read', on('GET', '/small'), one_byte, NOTE, 'is ignored'

@@ -13,7 +13,7 @@ import pytest
 from freezer.storage import claims, levels, retention
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.deletions import Deletions
+from freezer.storage._s3.transport.objects import Objects
 from freezer.storage.backup import Backup, PendingBackup
 from freezer.storage.housekeeping import CleanUpReport
 from freezer.storage.objects import ListedObject
@@ -238,7 +238,7 @@ def test_the_claim_alone_tells_that_it_was_taken_for_dead(
     for path in place.files():
         if '/claim' in path:
             place.delete(path)
-    with pytest.raises(e.Conflict, match='took this backup for dead'):
+    with pytest.raises(e.Conflict, match='treated this backup as dead'):
         making.commit(tmp_path)
 
 
@@ -248,14 +248,14 @@ def test_a_marker_that_comes_in_time_saves_the_data(
     """Committed between the look around and the removal."""
     storage = place.storage()
     Making(storage).write(b'content')
-    delete = Deletions.delete
+    delete = Objects.delete
 
-    def commit_first(self: Deletions, keys: Any) -> None:
-        monkeypatch.setattr(Deletions, 'delete', delete)
+    def commit_first(self: Objects, keys: Any) -> None:
+        monkeypatch.setattr(Objects, 'delete', delete)
         place.write(MARKER, json.dumps({'engine_name': 'tar'}).encode())
         delete(self, keys)
 
-    monkeypatch.setattr(Deletions, 'delete', commit_first)
+    monkeypatch.setattr(Objects, 'delete', commit_first)
     elsewhere()
     clean_up(place, s3_stale_after=0.0)
     assert place.read(f'{FOLDER}/data') == b'content'

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.transport.deletions import Deletions
+from freezer.storage._s3.transport.objects import Objects
 from freezer.storage.backup import (
     Backup,
     PendingBackup,
@@ -608,7 +608,7 @@ class Stopped(Exception):
 
 def _after_each_verb(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
     """Do something after each call of the verbs that delete, on every driver."""
-    verbs = {LocalStorage: ('delete_files', 'remove_tree'), Deletions: ('delete',)}
+    verbs = {LocalStorage: ('delete_files', 'remove_tree'), Objects: ('delete',)}
     verbs[SqliteStorage] = verbs[LocalStorage]
     for driver, names in verbs.items():
         for name in names:

@@ -61,12 +61,12 @@ def every(repository: Repository, data: bool = False) -> list[Verification]:
     return found
 
 
-def the_problem(repository: Repository, data: bool, named: str) -> list[Problem]:
-    """The one problem that there is, on each member; it names a path."""
+def the_problem(repository: Repository, data: bool, *said: str) -> list[Problem]:
+    """The one problem that there is, on each member; its message has all of these."""
     problems = []
     for found in every(repository, data):
         (problem,) = found.problems
-        assert named in problem.what
+        assert all(part in problem.what for part in said), problem.what
         assert problem.fatal != found.restorable
         problems.append(problem)
     return problems
@@ -209,7 +209,7 @@ class TestEveryStorage:
             for problem in the_problem(repository, True, path):
                 assert problem.volume == volume
         place.delete(path)
-        for problem in the_problem(repository, True, f'{path} is missing'):
+        for problem in the_problem(repository, True, path, ' is missing'):
             assert problem.volume == volume
 
     def test_a_changed_digest(
@@ -236,8 +236,8 @@ class TestEveryStorage:
                     member.read(f'{folder(other.backup)}/{name}'),
                 )
         other.discard()
-        said = f'{folder(backup())}/manifest belongs to another backup'
-        the_problem(repository, True, said)
+        path = f'{folder(backup())}/manifest'
+        the_problem(repository, True, path, ' belongs to another backup')
 
     def test_a_changed_digest_of_the_whole(
         self, place: Place, repository: Repository, store: Store

@@ -406,8 +406,8 @@ def test_40_marker_that_is_not_kept(agent: Agent, proxy: Proxy, big: Path) -> No
 def test_40_unchecked(agent: Agent, proxy: Proxy, proxied: S3Store, big: Path) -> None:
     """The same without the protection: exit 0, and nothing is there."""
     patch = (
-        'from freezer.storage.s3 import S3Storage\n'
-        'S3Storage._read_back = lambda self, backup: True'
+        'from freezer.storage._s3.pending import _S3WrittenBackup\n'
+        '_S3WrittenBackup._verify_stored_objects = lambda self: True'
     )
     careless = unprotected(agent, patch)
     done = refused(200, body=b'', ETag='"0"')

@@ -177,7 +177,7 @@ def test_31_without_correction(s3_server: servers.Server, source: Path) -> None:
     store = S3Store(s3_server)
     patch = clock_off_by(1200) + (
         'from freezer.storage._s3.transport.clock import StoreClock\n'
-        'StoreClock._corrected = lambda *_: False'
+        'StoreClock.correct = lambda *_: False'
     )
     result = unprotected(Agent(store), patch).backup(source)
     assert result.code == 1

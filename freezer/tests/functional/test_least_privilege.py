@@ -248,7 +248,7 @@ def test_lost_claim_fails_the_backup(front: Front, driver: S3Storage) -> None:
                 front.server.delete(front.bucket, key)
 
     front.proxy.before(swept, sweep)
-    with pytest.raises(e.Conflict, match='took this backup for dead'):
+    with pytest.raises(e.Conflict, match='treated this backup as dead'):
         make_backup(driver)
     keys = front.server.keys(front.bucket)
     assert not [key for key in keys if f'/{layout.METADATA}/' in f'/{key}']

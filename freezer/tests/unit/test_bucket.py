@@ -13,12 +13,11 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage._s3.transport.objects import TOKEN_KEY
-from freezer.storage._s3.transport.requests import Clients, Requests
+from freezer.storage._s3.transport.requests import Clients
 from freezer.storage._s3.upload import StreamUpload
-from freezer.storage._s3.volumes import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.objects import ObjectKind, Upload
 from freezer.storage.retry import Retry
 from freezer.tests.unit.clock import FakeClock
@@ -83,7 +82,7 @@ def make(budget: float = 20, /, **answers: list[Answer]) -> tuple[Bucket, Client
     client = Client(clock, **answers)
     retry = Retry(budget, clock, lambda: 0.0)
     clients = Clients(client, lambda: client)
-    return Bucket(Requests('bucket', ENDPOINT, clients, retry)), client
+    return Bucket('bucket', ENDPOINT, clients, retry), client
 
 
 class Body(io.BytesIO):
@@ -337,6 +336,11 @@ def test_pages() -> None:
     assert tokens == [None, 't1', 't2']
 
 
+def _list_by_version_1(bucket: Bucket) -> list[Any]:
+    bucket.list_version = 1
+    return list(bucket.list('p/'))
+
+
 # What each kind of listing asks, what names its keys, and what is after them.
 LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] = {
     'list_objects_v2': (
@@ -345,7 +349,7 @@ LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] =
         {'NextContinuationToken': 't'},
     ),
     'list_objects': (
-        lambda bucket: list(Listings(bucket.requests, 1).list('p/')),
+        _list_by_version_1,
         'Contents',
         {'NextMarker': 'p/1'},
     ),
@@ -767,9 +771,10 @@ def test_clean_ups_that_overlap_leave_the_budget_as_it_was() -> None:
     )
 
     def fail() -> None:
-        upload = StreamUpload(bucket, 'f', UploadPlan(10, 10, 1), TOKEN, lambda _: None)
+        plan = UploadPlan(10, 10, 1)
+        writer = VolumeWriter(bucket, plan, TOKEN, lambda _: None)
         with pytest.raises(e.AccessDenied):
-            upload.write([bytes(15)])
+            StreamUpload(writer, 'f').write([bytes(15)])
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(fail)

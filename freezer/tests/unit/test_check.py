@@ -11,10 +11,8 @@ from botocore.exceptions import ClientError
 from freezer.common import opts
 from freezer.storage import exceptions as e
 from freezer.storage._s3.check import (
-    checksums,
     connection,
     listings,
-    names,
     objects,
     speed,
     uploads,
@@ -94,7 +92,7 @@ def test_only_problems_are_problems() -> None:
     assert CheckReport('', rows[:2]).problems == []
 
 
-MODULES = [checksums, connection, listings, names, objects, speed, uploads]
+MODULES = [connection, listings, objects, speed, uploads]
 
 
 @pytest.mark.parametrize('module', [*MODULES, local_check])

@@ -200,15 +200,16 @@ def test_digests_that_are_not_its_own_are_refused(lines: bytes) -> None:
 def test_digests_that_do_not_fit_are_refused(lines: bytes) -> None:
     """As of a manifest that was made up."""
     digest = hashlib.sha256(lines).hexdigest()
-    volume = manifest.Volume('data', 12 * MIB, 5 * MIB, 'digests/00000000', digest)
+    volume = manifest.Volume(
+        'data', 12 * MIB, 5 * MIB, None, 'digests/00000000', digest
+    )
     with pytest.raises(ManifestError, match='digests of data'):
         list(volume.pieces(lines))
 
 
 def test_a_size_beyond_reason_takes_no_memory() -> None:
-    volume = manifest.Volume(
-        'data', 10**18, 1, 'digests/00000000', hashlib.sha256(b'').hexdigest()
-    )
+    digest = hashlib.sha256(b'').hexdigest()
+    volume = manifest.Volume('data', 10**18, 1, None, 'digests/00000000', digest)
     with pytest.raises(ManifestError):
         list(volume.pieces(b''))
 

@@ -15,7 +15,7 @@ from freezer.storage import manifest
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage._s3.upload import StreamUpload
-from freezer.storage._s3.volumes import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
 from freezer.storage.objects import Upload
 from freezer.utils.progress import Progress
@@ -102,11 +102,11 @@ class MemoryBucket:
 
 
 def upload(bucket: MemoryBucket, plan: UploadPlan, chunks: Any) -> manifest.Manifest:
-    return stream_upload(bucket, plan).write(chunks)
+    return StreamUpload(volume_writer(bucket, plan), FOLDER).write(chunks)
 
 
-def stream_upload(bucket: MemoryBucket, plan: UploadPlan) -> StreamUpload:
-    return StreamUpload(cast(Bucket, bucket), FOLDER, plan, TOKEN, bucket.was_opened)
+def volume_writer(bucket: MemoryBucket, plan: UploadPlan) -> VolumeWriter:
+    return VolumeWriter(cast(Bucket, bucket), plan, TOKEN, bucket.was_opened)
 
 
 def failing(verb: str, number: int, error: Exception) -> Callable[[str, int], None]:
@@ -295,19 +295,19 @@ def test_a_complete_that_fails_aborts() -> None:
 
 def test_an_uncertain_complete_is_not_aborted() -> None:
     bucket = MemoryBucket(failing('complete', 10, UncertainComplete('who knows')))
-    upload = stream_upload(bucket, UploadPlan(10, 100, 3))
+    writer = volume_writer(bucket, UploadPlan(10, 100, 3))
     with pytest.raises(UncertainComplete):
-        upload.write([bytes(100)])
+        StreamUpload(writer, FOLDER).write([bytes(100)])
     assert bucket.aborted == []
-    assert upload.left_behind
+    assert writer.left_behind
 
 
 def test_an_upload_that_was_aborted_is_not_left_behind() -> None:
     bucket = MemoryBucket(failing('part', 1, ServerError('no')))
-    upload = stream_upload(bucket, UploadPlan(10, 100, 3))
+    writer = volume_writer(bucket, UploadPlan(10, 100, 3))
     with pytest.raises(ServerError):
-        upload.write([bytes(100)])
-    assert not upload.left_behind
+        StreamUpload(writer, FOLDER).write([bytes(100)])
+    assert not writer.left_behind
 
 
 def test_an_abort_that_fails_does_not_hide_why(
@@ -399,9 +399,9 @@ def test_digests_that_a_signal_leaves_on_their_way_are_known_of() -> None:
             raise KeyboardInterrupt
 
     bucket = MemoryBucket(before)
-    one = stream_upload(bucket, UploadPlan(10, 10, 2))
+    writer = volume_writer(bucket, UploadPlan(10, 10, 2))
     with pytest.raises(KeyboardInterrupt):
-        one.write([bytes(35)])
+        StreamUpload(writer, FOLDER).write([bytes(35)])
     answer.set()
     assert bucket.aborted
-    assert one.left_behind
+    assert writer.left_behind

@@ -1,11 +1,11 @@
 """Probes of the way to the bucket, and of what the bucket is set to."""
 
-import email.utils
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from freezer.storage._s3.check.scratch import ScratchPrefix
+from freezer.storage._s3.transport.clock import epoch
 from freezer.storage._s3.transport.errors import Refusal
 from freezer.storage.check import Finding, note, ok
 
@@ -38,10 +38,8 @@ def clock(scratch: ScratchPrefix) -> Finding:
     after = time.time()
     if isinstance(answer, Refusal):
         return _unknown(answer)
-    try:
-        date = answer['ResponseMetadata']['HTTPHeaders']['date']
-        theirs = email.utils.parsedate_to_datetime(date).timestamp()
-    except (KeyError, ValueError):
+    theirs = epoch(answer['ResponseMetadata']['HTTPHeaders'].get('date', ''))
+    if theirs is None:
         return ok('not reported', None)
     # A Date is cut off to the second.
     offset = theirs + 0.5 - (before + after) / 2

@@ -1,11 +1,11 @@
 """Probes of listings."""
 
+import copy
 from typing import Any
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.check.objects import wait_until
 from freezer.storage._s3.check.scratch import SMALL, ScratchPrefix
-from freezer.storage._s3.transport.listings import Listings
 from freezer.storage.check import Finding, note, ok, problem
 from freezer.storage.claims import LISTING_DELAYS
 
@@ -58,10 +58,11 @@ def _what_is_wrong(scratch: ScratchPrefix, version: int, expected: list[str]) ->
         params['MaxKeys'] = 2
 
     operation = 'ListObjects' if version == 1 else 'ListObjectsV2'
-    listings = Listings(scratch.bucket.requests, version)
+    bucket = copy.copy(scratch.bucket)
+    bucket.list_version = version
     try:
-        with scratch.bucket.hook(f'before-parameter-build.s3.{operation}', shorten):
-            found = [item.key for item in listings.list(scratch.key('paged/'))]
+        with bucket.hook(f'before-parameter-build.s3.{operation}', shorten):
+            found = [item.key for item in bucket.list(scratch.key('paged/'))]
     except e.Unreachable:
         raise
     except e.StorageException as error:

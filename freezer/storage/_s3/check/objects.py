@@ -1,13 +1,15 @@
-"""Probes of single objects: written, read, in ranges, on conditions, deleted."""
+"""Probes of single objects: reads, writes, conditions, deletes, names, checksums."""
 
+import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.check.scratch import SMALL, ScratchPrefix, difference
 from freezer.storage._s3.transport.errors import Refusal
 from freezer.storage._s3.transport.objects import Head
-from freezer.storage.check import Finding, note, ok, problem
+from freezer.storage.check import Finding, Result, note, ok, problem
 from freezer.storage.claims import LISTING_DELAYS
 from freezer.storage.objects import ObjectKind
 
@@ -66,7 +68,7 @@ def ranges(scratch: ScratchPrefix) -> Finding:
         data = scratch.bucket.get_range(key, start, end, etag)
         if data != RANGED[start:end]:
             different = difference(RANGED[start:end], data)
-            return problem(f'bytes {start} to {end - 1} came wrong: {different}')
+            return problem(f'bytes {start} to {end - 1} are wrong: {different}')
     return ok('the requested bytes, of the requested object')
 
 
@@ -135,3 +137,81 @@ def wait_until(is_so: Callable[[], bool]) -> float | None:
         if is_so():
             return waited
     return None
+
+
+# Unusual characters in keys
+
+
+def odd_names(scratch: ScratchPrefix) -> Finding:
+    odd = {'space': 'a b', '+': 'a+b', '%': 'a%20b', 'ü': 'für', '&': 'a&<b>'}
+    lost = [shown for shown, name in odd.items() if _change_of(scratch, name)]
+    if lost:
+        return note(f'not kept: {" ".join(lost)}', 'a --backup-name without them')
+    return ok(f'kept: {" ".join(odd)}')
+
+
+def backslash(scratch: ScratchPrefix) -> Finding:
+    change = _change_of(scratch, 'back\\slash')
+    return note(change, 'a --backup-name without it') if change else ok('kept')
+
+
+def double_slash(scratch: ScratchPrefix) -> Finding:
+    change = _change_of(scratch, 'double//slash')
+    return note(f'{change}; the agent makes none') if change else ok('kept')
+
+
+def _change_of(scratch: ScratchPrefix, name: str) -> str:
+    """What the store makes of a key with that name; empty if it keeps it."""
+    # The folder's name is plain, so that its listing finds whatever the rest becomes.
+    folder = f'odd/{secrets.token_hex(4)}/'
+    content = name.encode()
+    answer = scratch.probe_put(folder + name, content)
+    if isinstance(answer, Refusal):
+        return f'refused: {answer}'
+    prefix = scratch.key(folder)
+    listed = [key.removeprefix(prefix) for key in scratch.listed(folder)]
+    if listed != [name]:
+        return f'becomes {" and ".join(listed)}' if listed else 'is not listed'
+    if scratch.get(folder + name) != content:
+        return 'other bytes came back'
+    return ''
+
+
+# Checksums: whether the store verifies what arrives
+
+
+def content_md5(scratch: ScratchPrefix) -> Finding:
+    return _checksum(scratch, 'ContentMD5', '1B2M2Y8AsgTpgAmY7PhCfg==')
+
+
+def crc32(scratch: ScratchPrefix) -> Finding:
+    finding = _checksum(scratch, 'ChecksumCRC32', 'AAAAAA==')
+    scratch.crc32_checked = finding.result is Result.OK
+    return finding
+
+
+def _checksum(scratch: ScratchPrefix, header: str, of_nothing: str) -> Finding:
+    """The checksum of no bytes: right for an empty object, wrong for any other."""
+    right = scratch.probe_put(f'right {header}', b'', **{header: of_nothing})
+    if isinstance(right, Refusal):
+        return note(f'refused: {right}', '--s3-checksum none')
+    wrong = scratch.probe_put(f'wrong {header}', SMALL, **{header: of_nothing})
+    if isinstance(wrong, Refusal):
+        return ok(f'checked: a wrong one is refused ({wrong.code})')
+    return note('not checked: a wrong one is accepted')
+
+
+def payload_digest(scratch: ScratchPrefix) -> Finding:
+    """A byte changes after the request was signed, as on a bad line."""
+
+    def change(request: Any, **_kwargs: Any) -> None:
+        request.body = b'X' + SMALL[1:]
+
+    with scratch.bucket.hook('before-send.s3.PutObject', change):
+        answer = scratch.probe_put('wrong payload', SMALL)
+    if isinstance(answer, Refusal):
+        return ok(f'checked: a byte changed in transit is refused ({answer.code})')
+    return note(
+        'not checked: a byte changed in transit is stored, and found on restore',
+        '--s3-checksum crc32' if scratch.crc32_checked else '',
+    )

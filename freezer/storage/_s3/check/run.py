@@ -1,18 +1,16 @@
-"""Action check on S3: tries everything, and removes all of it.
+"""Action check on S3: all probes, in order.
 
-A probe gets the scratch prefix and returns what it found. What is expected to work uses
-the verbs of a backup. Where a refusal is expected, the store's answer is taken as it
-is; no answer never counts as a refusal.
+A probe gets the scratch prefix and returns a finding. Where success is expected, it
+calls the verbs of a backup. Where a refusal is expected, it evaluates the store's
+answer; a missing answer never counts as a refusal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.check import (
-    checksums,
     connection,
     listings,
-    names,
     objects,
     speed,
     uploads,
@@ -20,17 +18,16 @@ from freezer.storage._s3.check import (
 from freezer.storage._s3.check.scratch import ScratchPrefix
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.errors import Refusal
-from freezer.storage.check import CheckRow, Probe, Result, try_out
-from freezer.utils.text import NOTICES
+from freezer.storage.check import CheckRow, Probe, try_out
 
-#: what has to be known before anything is written
+#: these must run before anything is written
 BEFORE_WRITING = (
     Probe('clock', connection.clock, needed=False),
     Probe('versioning', connection.versioning, needed=False),
     Probe('object lock', connection.object_lock, needed=False),
 )
 
-#: what is tried once an object was written
+#: these run once an object was written
 PROBES = (
     Probe('read', objects.read),
     Probe('empty object', objects.empty),
@@ -48,12 +45,12 @@ PROBES = (
     Probe('part numbers', uploads.part_numbers),
     Probe('abort', uploads.abort),
     Probe('open uploads', uploads.open_uploads, needed=False),
-    Probe('checksum MD5', checksums.content_md5, needed=False),
-    Probe('checksum CRC32', checksums.crc32, needed=False),
-    Probe('checksum SHA-256', checksums.payload_digest, needed=False),
-    Probe('odd names', names.odd_names, needed=False),
-    Probe('backslash', names.backslash, needed=False),
-    Probe('double slash', names.double_slash, needed=False),
+    Probe('checksum MD5', objects.content_md5, needed=False),
+    Probe('checksum CRC32', objects.crc32, needed=False),
+    Probe('checksum SHA-256', objects.payload_digest, needed=False),
+    Probe('odd names', objects.odd_names, needed=False),
+    Probe('backslash', objects.backslash, needed=False),
+    Probe('double slash', objects.double_slash, needed=False),
     Probe('encryption', connection.encryption, needed=False),
     Probe('round trip', speed.round_trip),
     Probe('upload speed', uploads.if_removable(speed.upload_speed)),
@@ -61,36 +58,23 @@ PROBES = (
 )
 
 
-def check(
-    scratch: ScratchPrefix, make_ready: Callable[[], None]
-) -> tuple[CheckRow, ...]:
-    """Try everything; the last row says what remains.
+def rows(scratch: ScratchPrefix, make_ready: Callable[[], None]) -> Iterator[CheckRow]:
+    """Run the check.
 
     :param make_ready: creates the bucket if it does not exist, as for a backup
     :raises StorageException: the bucket cannot be written to at all
     """
     hook = scratch.bucket.hook
     event = 'before-parameter-build.s3'
-    try:
-        with (
-            hook(f'{event}.PutObject', scratch.unlock_soon),
-            hook(f'{event}.CreateMultipartUpload', scratch.unlock_soon),
-        ):
-            rows = [
-                CheckRow('connection', connection.connection(scratch)),
-                CheckRow('bucket', connection.bucket(scratch, make_ready)),
-            ]
-            rows += try_out(BEFORE_WRITING, scratch)
-            rows.append(CheckRow('write', objects.write(scratch)))
-            rows += try_out(PROBES, scratch)
-        rows.append(CheckRow('clean-up', scratch.clean_up()))
-    except BaseException:
-        # Also after a signal, even one that came during the clean-up.
-        left = scratch.clean_up()
-        if left.result is not Result.OK:
-            NOTICES.warning('%s', left.message)
-        raise
-    return tuple(rows)
+    with (
+        hook(f'{event}.PutObject', scratch.unlock_soon),
+        hook(f'{event}.CreateMultipartUpload', scratch.unlock_soon),
+    ):
+        yield CheckRow('connection', connection.connection(scratch))
+        yield CheckRow('bucket', connection.bucket(scratch, make_ready))
+        yield from try_out(BEFORE_WRITING, scratch)
+        yield CheckRow('write', objects.write(scratch))
+        yield from try_out(PROBES, scratch)
 
 
 def addressing_style_hint(
@@ -99,7 +83,7 @@ def addressing_style_hint(
     style: str,
     open_other: Callable[[str], Bucket],
 ) -> str:
-    """Names the addressing style that the store answers to, if it is the other one.
+    """Advice to use the other addressing style, if the store answers to that one only.
 
     :param error: why the check failed
     :param style: the one that ``bucket`` uses

@@ -1,8 +1,6 @@
 """The prefix below which a check writes, and how all of it is removed."""
 
-import base64
 import datetime
-import hashlib
 import logging
 import secrets
 import time
@@ -12,6 +10,7 @@ from typing import Any
 
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
+from freezer.storage._s3.checksums import md5
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.errors import Refusal
@@ -104,7 +103,7 @@ class ScratchPrefix:
     def probe_put(self, name: str, body: bytes, **arguments: Any) -> Any:
         if self.locks or 'ObjectLockMode' in arguments:
             # S3 insists on it where objects are locked.
-            arguments.setdefault('ContentMD5', _md5(body))
+            arguments.setdefault('ContentMD5', md5(body))
         return self.bucket.probe(
             'put_object', self.key(name), ObjectKind.TEMPORARY, Body=body, **arguments
         )
@@ -129,7 +128,7 @@ class ScratchPrefix:
         params.update(self.brief_lock())
         if self.options.locks and 'Body' in params:
             # As for a backup with locks.
-            params.setdefault('ContentMD5', _md5(params['Body']))
+            params.setdefault('ContentMD5', md5(params['Body']))
 
     def clean_up(self) -> Finding:
         """Remove everything; may be called again. Raises no StorageException.
@@ -216,8 +215,3 @@ def difference(expected: bytes, found: bytes | bytearray | memoryview) -> str:
         return f'{len(found)} bytes, not {len(expected)}'
     pairs = enumerate(zip(expected, found, strict=True))
     return f'from byte {next(n for n, (a, b) in pairs if a != b)} on'
-
-
-def _md5(body: bytes) -> str:
-    digest = hashlib.md5(body, usedforsecurity=False).digest()
-    return base64.b64encode(digest).decode()

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+from freezer.storage import manifest
 from freezer.storage._s3.check.scratch import ScratchPrefix
-from freezer.storage._s3.download import read_stream
+from freezer.storage._s3.download import read_pieces
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.upload import StreamUpload
-from freezer.storage._s3.volumes import UploadPlan
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.check import Finding, note, ok, problem
 
 MIB = 2**20
@@ -45,14 +46,9 @@ def upload_speed(scratch: ScratchPrefix) -> Finding:
             yield noise
 
     def send() -> None:
-        upload = StreamUpload(
-            scratch.bucket,
-            scratch.key('stream'),
-            plan,
-            scratch.token,
-            opened=scratch.uploads.append,
-        )
-        scratch.stream = upload.write(parts())
+        opened = scratch.uploads.append
+        writer = VolumeWriter(scratch.bucket, plan, scratch.token, opened)
+        scratch.stream = StreamUpload(writer, scratch.key('stream')).write(parts())
         scratch.uploads.clear()
 
     return _speed(_seconds(send), count * plan.part_size, plan)
@@ -66,10 +62,12 @@ def download_speed(scratch: ScratchPrefix) -> Finding:
 
     def fetch() -> None:
         nonlocal size
-        key = scratch.key('stream')
-        at_once = scratch.options.at_once
-        for block in read_stream(scratch.bucket, key, stream, at_once):
-            size += len(block)
+        bucket, at_once = scratch.bucket, scratch.options.at_once
+        for volume in stream.volumes:
+            pieces = volume.pieces(scratch.get(f'stream/{volume.digests}'))
+            key = scratch.key(f'stream/{volume.name}')
+            reads = read_pieces(bucket, key, volume.etag, pieces, at_once)
+            size += sum(len(block) for block in manifest.unwrap(reads))
 
     seconds = _seconds(fetch)
     if size != stream.size:

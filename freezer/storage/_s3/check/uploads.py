@@ -8,6 +8,7 @@ from typing import Any
 from freezer.storage._s3.check.objects import token_kept
 from freezer.storage._s3.check.scratch import SMALL, ScratchPrefix, difference
 from freezer.storage._s3.transport.errors import Refusal
+from freezer.storage._s3.transport.multipart import Sent, numbered
 from freezer.storage.check import Finding, Result, note, ok, problem
 from freezer.storage.objects import Upload
 
@@ -95,8 +96,7 @@ def _upload_locked(scratch: ScratchPrefix, lock: dict[str, Any]) -> Any:
     upload = Upload(scratch.key(name), answer['UploadId'])
     scratch.uploads.append(upload)
     sent = scratch.bucket.upload_part(upload, 1, SMALL)
-    part = {'PartNumber': 1, 'ETag': sent.etag, **sent.checksum}
-    answer = _complete(scratch, upload, name, [part])
+    answer = _complete(scratch, upload, name, [sent])
     if not isinstance(answer, Refusal):
         scratch.uploads.remove(upload)
     return answer
@@ -108,13 +108,12 @@ def _is_locked(scratch: ScratchPrefix, name: str) -> bool:
 
 
 def unequal_parts(scratch: ScratchPrefix) -> Finding:
-    sizes = (_PART, _PART + 1, 1)
     upload = scratch.open_upload('unequal parts')
-    parts = []
-    for number, size in enumerate(sizes, 1):
-        sent = scratch.bucket.upload_part(upload, number, os.urandom(size))
-        parts.append({'PartNumber': number, 'ETag': sent.etag, **sent.checksum})
-    answer = _complete(scratch, upload, 'unequal parts', parts)
+    sent = [
+        scratch.bucket.upload_part(upload, number, os.urandom(size))
+        for number, size in enumerate((_PART, _PART + 1, 1), 1)
+    ]
+    answer = _complete(scratch, upload, 'unequal parts', sent)
     # Repeated after a lost answer, a store no longer knows the upload.
     if not isinstance(answer, Refusal) or scratch.has('unequal parts'):
         scratch.uploads.remove(upload)
@@ -128,13 +127,11 @@ def unequal_parts(scratch: ScratchPrefix) -> Finding:
 
 
 def _complete(
-    scratch: ScratchPrefix, upload: Upload, name: str, parts: list[dict[str, Any]]
+    scratch: ScratchPrefix, upload: Upload, name: str, sent: list[Sent]
 ) -> Any:
+    operation, parts = 'complete_multipart_upload', {'Parts': numbered(sent)}
     return scratch.probe(
-        'complete_multipart_upload',
-        name,
-        UploadId=upload.upload_id,
-        MultipartUpload={'Parts': parts},
+        operation, name, UploadId=upload.upload_id, MultipartUpload=parts
     )
 
 

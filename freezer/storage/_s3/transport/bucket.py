@@ -1,19 +1,24 @@
 """One bucket: a store of objects (:class:`~freezer.storage.objects.ObjectStore`)."""
 
+import functools
 import logging
 import time
-from typing import Any
+from typing import Any, Self
 
 from botocore.exceptions import ClientError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.options import DEFAULT_REGION
-from freezer.storage._s3.transport.clock import epoch
-from freezer.storage._s3.transport.deletions import Deletions
-from freezer.storage._s3.transport.listings import Listings
+from freezer.storage._s3.options import DEFAULT_REGION, S3Options
+from freezer.storage._s3.transport.client import (
+    COMPLETE_READ_TIMEOUT,
+    Credentials,
+    make_client,
+)
+from freezer.storage._s3.transport.clock import StoreClock, epoch
 from freezer.storage._s3.transport.multipart import Multipart
-from freezer.storage._s3.transport.objects import Objects
-from freezer.storage._s3.transport.requests import Requests
+from freezer.storage._s3.transport.requests import Clients
+from freezer.storage._s3.transport.wire import Wire
+from freezer.storage.retry import Retry
 
 LOG = logging.getLogger(__name__)
 
@@ -21,66 +26,23 @@ CLEAN_UP_SECONDS = 20.0
 _NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintException')
 
 
-class Bucket:
+class Bucket(Multipart):
     """The verbs of a bucket. Safe to share between threads.
 
-    What concerns objects, listings or uploads is a method of the class for that, so
-    that a part goes through no more calls than it needs.
-
-    :param list_version: of ListObjects
+    :class:`~freezer.storage.objects.ObjectStore` describes most of them. They are
+    inherited, not forwarded, so that a part goes through no more calls than it needs.
     """
 
-    def __init__(self, requests: Requests, list_version: int = 2) -> None:
-        self.requests = requests
-        self.name = requests.name
-        self.endpoint = requests.endpoint
-        self.progress = requests.progress
-        self.url = requests.url
-        self.probe = requests.probe
-        self.hook = requests.hook
-        self._list_version = list_version
-
-        objects = Objects(requests)
-        self.put = objects.put
-        self.put_if_absent = objects.put_if_absent
-        self.get = objects.get
-        self.get_range = objects.get_range
-        self.head = objects.head
-        self.has = objects.has
-
-        listings = Listings(requests, list_version)
-        self.list = listings.list
-        self.list_children = listings.list_children
-        self.list_versions = listings.list_versions
-        self.list_uploads = listings.list_uploads
-        self.parts = listings.parts
-
-        self._deletions = Deletions(requests)
-        self.delete = self._deletions.delete
-        self.delete_versions = self._deletions.delete_versions
-
-        uploads = Multipart(requests)
-        self.create_upload = uploads.create_upload
-        self.upload_part = uploads.upload_part
-        self.complete = uploads.complete
-        self.apply_lock_and_tags = uploads.apply_lock_and_tags
-        self.abort = uploads.abort
-
-    def within(self, seconds: float) -> 'Bucket':
-        """The same bucket, but no request takes longer, repetitions included."""
-        return Bucket(self.requests.within(seconds), self._list_version)
-
-    def cleaning_up(self) -> 'Bucket':
-        """The same bucket, but requests give up soon: an error waits to be reported."""
+    def cleaning_up(self) -> Self:
         return self.within(CLEAN_UP_SECONDS)
 
     def close(self) -> None:
-        self.requests.clients.close()
+        self.clients.close()
 
     def exists(self) -> bool:
         """Whether the bucket exists; True if the store refuses to say."""
         try:
-            self._head()
+            self._ask('look up', 'head_bucket')
         except e.NotFound:
             return False
         except (e.AccessDenied, e.Rejected) as error:
@@ -92,10 +54,8 @@ class Bucket:
             LOG.info('cannot be looked up, going on: %s', error.message)
         return True
 
-    def _head(self) -> Any:
-        return self.requests.run(
-            'look up', '', lambda: self.requests.send('head_bucket')
-        )
+    def _ask(self, doing: str, operation: str) -> Any:
+        return self.run(doing, '', functools.partial(self.send, operation))
 
     def create(self, *, locks: bool = False) -> None:
         """Create the bucket in the region that requests are signed for.
@@ -105,14 +65,14 @@ class Bucket:
         arguments: dict[str, Any] = {}
         if locks:
             arguments['ObjectLockEnabledForBucket'] = True
-        region = self.requests.clients.usual.meta.region_name
+        region = self.clients.usual.meta.region_name
         constraint = 'CreateBucketConfiguration'
         if region != DEFAULT_REGION:
             arguments[constraint] = {'LocationConstraint': region}
 
         def call() -> None:
             try:
-                self.requests.send('create_bucket', **arguments)
+                self.send('create_bucket', **arguments)
             except ClientError as error:
                 # A store may accept the region in signatures and have no location of
                 # that name (Ceph's zone groups).
@@ -120,10 +80,10 @@ class Bucket:
                 if code not in _NO_SUCH_LOCATION or constraint not in arguments:
                     raise
                 del arguments[constraint]
-                self.requests.send('create_bucket', **arguments)
+                self.send('create_bucket', **arguments)
 
         try:
-            self.requests.run('create', '', call)
+            self.run('create', '', call)
         except e.Conflict:
             if not self.exists():
                 raise
@@ -131,12 +91,9 @@ class Bucket:
 
     def locks_objects(self) -> bool:
         """Whether the bucket has object lock; True if we may not ask."""
-
-        def call() -> Any:
-            return self.requests.send('get_object_lock_configuration')
-
+        operation = 'get_object_lock_configuration'
         try:
-            answer = self.requests.run('get object lock of', '', call)
+            answer = self._ask('get object lock of', operation)
         except e.BucketNotFound:
             raise
         except e.NotFound:
@@ -154,12 +111,8 @@ class Bucket:
 
         :param must_know: raise AccessDenied if we may not ask
         """
-
-        def call() -> Any:
-            return self.requests.send('get_bucket_versioning')
-
         try:
-            answer = self.requests.run('get versioning of', '', call)
+            answer = self._ask('get versioning of', 'get_bucket_versioning')
         except (e.AccessDenied, e.NotFound, e.Rejected) as error:
             if must_know and isinstance(error, e.AccessDenied):
                 raise
@@ -168,12 +121,42 @@ class Bucket:
         return answer.get('Status') in ('Enabled', 'Suspended')
 
     def store_time(self) -> float:
-        """The store's clock in epoch seconds; this machine's if unknown."""
         try:
-            answer = self._head()
+            answer = self._ask('look up', 'head_bucket')
         except e.AccessDenied as error:
             LOG.info("the store's time is unknown: %s", error)
             return time.time()
         headers = answer.get('ResponseMetadata', {}).get('HTTPHeaders', {})
         moment = epoch(headers.get('date', ''))
         return time.time() if moment is None else moment
+
+
+def open_bucket(
+    name: str, endpoint: str, access_key: str, secret_key: str, options: S3Options
+) -> Bucket:
+    """A bucket with connections of its own; sends nothing yet.
+
+    :raises StorageConfigError: the profile gives no keys, or this botocore lacks what
+        an option needs
+    """
+    credentials = Credentials(access_key, secret_key, options)
+    wire = Wire(options.sending, options.receiving)
+    clock = StoreClock(endpoint)
+
+    def client(read_timeout: float | None = None) -> Any:
+        made = make_client(credentials, endpoint, options, read_timeout)
+        wire.attach(made)
+        clock.attach(made)
+        return made
+
+    patience = max(COMPLETE_READ_TIMEOUT, options.read_timeout)
+    return Bucket(
+        name,
+        endpoint,
+        Clients(client(), lambda: client(patience)),
+        Retry(options.retry_budget, wire.now, progress=options.progress),
+        options,
+        credentials.secrets,
+        wire,
+        clock,
+    )

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import hashlib
 import logging
 import os
 import urllib.parse
@@ -15,7 +14,7 @@ import botocore.loaders
 import botocore.session
 from urllib3.exceptions import InsecureRequestWarning
 
-from freezer.storage._s3.checksums import Checksum
+from freezer.storage._s3.checksums import Checksum, md5
 from freezer.storage._s3.options import DEFAULT_REGION, MOST_AT_ONCE, S3Options
 from freezer.storage.exceptions import StorageConfigError
 
@@ -161,7 +160,9 @@ def make_client(
         'request_checksum_calculation': 'when_required',
         'response_checksum_validation': 'when_required',
     }
-    config = _config(settings)
+    # An older botocore refuses settings that it does not know.
+    known = botocore.config.Config.OPTION_DEFAULTS
+    settings = {name: value for name, value in settings.items() if name in known}
     if options.insecure:
         LOG.warning('the certificate of %s is not checked (insecure)', endpoint)
         # Once is enough: urllib3 warns on standard error at every connection.
@@ -171,33 +172,23 @@ def make_client(
             's3',
             endpoint_url=endpoint,
             verify=False if options.insecure else (options.ca_bundle or True),
-            config=config,
+            config=botocore.config.Config(**settings),
         )
     except botocore.exceptions.BotoCoreError as error:
         # A profile's region may be malformed.
         raise StorageConfigError(f'storage s3: {error}') from error
-    if options.checksum != 'none':
-        _check_checksum(client, options.checksum)
+    name = options.checksum
+    shape = client.meta.service_model.operation_model('PutObject').input_shape
+    if name != 'none' and Checksum(name).argument not in shape.members:
+        raise StorageConfigError(
+            f's3-checksum {name}: not supported by botocore {botocore.__version__}: '
+            f'update botocore, or choose crc32 or sha256'
+        )
     for operation in _WITH_MD5:
         client.meta.events.register(f'before-call.s3.{operation}', _add_content_md5)
     client.meta.events.register('before-sign.s3', _sign_sent_path)
     client.meta.events.register_first('needs-retry.s3', _stop_redirection_loop)
     return client
-
-
-def _check_checksum(client: Any, name: str) -> None:
-    shape = client.meta.service_model.operation_model('PutObject').input_shape
-    if Checksum(name).argument not in shape.members:
-        raise StorageConfigError(
-            f's3-checksum {name}: botocore {botocore.__version__} does not know it: '
-            f'update botocore, or choose crc32 or sha256'
-        )
-
-
-def _config(settings: dict[str, Any]) -> Any:
-    """Drop settings that an older botocore does not know: it would refuse them."""
-    known = botocore.config.Config.OPTION_DEFAULTS
-    return botocore.config.Config(**{k: v for k, v in settings.items() if k in known})
 
 
 _WITH_MD5 = (
@@ -210,8 +201,7 @@ _WITH_MD5 = (
 
 def _add_content_md5(params: dict[str, Any], **_kwargs: Any) -> None:
     """Some stores require Content-MD5, and newer botocore leaves it out."""
-    digest = hashlib.md5(params['body'], usedforsecurity=False).digest()
-    params['headers']['Content-MD5'] = base64.b64encode(digest).decode()
+    params['headers']['Content-MD5'] = md5(params['body'])
 
 
 def _sign_sent_path(request: Any, **_kwargs: Any) -> None:

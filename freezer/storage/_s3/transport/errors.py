@@ -19,8 +19,17 @@ class Meaning(NamedTuple):
 
 _KEYS = 'check the access key and the secret key'
 _PERMISSION = 'check the keys and what they are allowed to do in this bucket'
+_CLOCK = "set this machine's clock: the store refuses its time"
+_ARCHIVED = (
+    'its storage class is an archive: restore the objects of this backup there '
+    '(RestoreObject), then try again'
+)
 _REPLACED = 'the object was replaced meanwhile'
+_NAME_TAKEN = 'the name belongs to somebody else: choose another bucket'
 _SHORTER = 'the object is shorter than it was'
+_NO_CLASS = 'the store has no such class: see --s3-storage-class'
+_NO_ACL = 'the bucket takes no access lists: leave --s3-acl out'
+_VIRTUAL = 'set --s3-addressing-style virtual'
 _REGION = 'set --s3-region to the region the store names'
 
 # Error class, advice, and the codes or HTTP statuses that mean this.
@@ -32,24 +41,11 @@ _TABLE: tuple[tuple[type[e.StorageException], str, str], ...] = (
     (e.BadCredentials, 'check the session token', 'InvalidToken'),
     (e.BadCredentials, 'get a new session token', 'ExpiredToken'),
     (e.AccessDenied, _PERMISSION, 'AccessDenied 403'),
-    (
-        e.ClockSkew,
-        "set this machine's clock: the store refuses its time",
-        'RequestTimeTooSkewed',
-    ),
-    (
-        e.Archived,
-        'its storage class is an archive: restore the objects of this backup there '
-        '(RestoreObject), then try again',
-        'InvalidObjectState',
-    ),
+    (e.ClockSkew, _CLOCK, 'RequestTimeTooSkewed'),
+    (e.Archived, _ARCHIVED, 'InvalidObjectState'),
     (e.Conflict, _REPLACED, 'PreconditionFailed 412'),
     (e.Conflict, '', 'ConditionalRequestConflict BucketAlreadyOwnedByYou'),
-    (
-        e.Conflict,
-        'the name belongs to somebody else: choose another bucket',
-        'BucketAlreadyExists',
-    ),
+    (e.Conflict, _NAME_TAKEN, 'BucketAlreadyExists'),
     (e.Throttled, '', 'SlowDown TooManyRequests Throttling RequestLimitExceeded 429'),
     (e.Throttled, '', 'KMS.ThrottlingException'),
     (e.ServerError, '', 'InternalError ServiceUnavailable OperationAborted 499'),
@@ -57,22 +53,10 @@ _TABLE: tuple[tuple[type[e.StorageException], str, str], ...] = (
     (e.IncompleteAnswer, '', 'RequestTimeout 408 IncompleteBody BadDigest'),
     (e.IncompleteAnswer, '', 'XAmzContentSHA256Mismatch XAmzContentChecksumMismatch'),
     (e.IntegrityError, _SHORTER, 'InvalidRange 416'),
-    (
-        e.Rejected,
-        'the store has no such class: see --s3-storage-class',
-        'InvalidStorageClass',
-    ),
+    (e.Rejected, _NO_CLASS, 'InvalidStorageClass'),
     (e.Rejected, 'see --s3-tags', 'InvalidTag'),
-    (
-        e.Rejected,
-        'the bucket takes no access lists: leave --s3-acl out',
-        'AccessControlListNotSupported',
-    ),
-    (
-        e.Rejected,
-        'set --s3-addressing-style virtual',
-        'SecondLevelDomainForbidden',
-    ),
+    (e.Rejected, _NO_ACL, 'AccessControlListNotSupported'),
+    (e.Rejected, _VIRTUAL, 'SecondLevelDomainForbidden'),
     (e.Rejected, _REGION, 'PermanentRedirect AuthorizationHeaderMalformed 301 307'),
     (e.Rejected, _REGION, 'IllegalLocationConstraintException'),
 )
@@ -90,7 +74,11 @@ _GET = (
     's3:GetObject; without s3:ListBucket, the store refuses missing objects like this '
     'too'
 )
-RIGHTS = {
+_OF_THE_SAME_NAME = (
+    'PutObject AbortMultipartUpload DeleteObject CreateBucket PutObjectRetention '
+    'PutObjectLegalHold PutObjectTagging GetBucketVersioning'
+)
+RIGHTS = {operation: f's3:{operation}' for operation in _OF_THE_SAME_NAME.split()} | {
     'HeadBucket': 's3:ListBucket',
     'ListObjects': 's3:ListBucket',
     'ListObjectsV2': 's3:ListBucket',
@@ -99,18 +87,10 @@ RIGHTS = {
     'ListParts': 's3:ListMultipartUploadParts',
     'HeadObject': _GET,
     'GetObject': _GET,
-    'PutObject': 's3:PutObject',
     'CreateMultipartUpload': 's3:PutObject',
     'UploadPart': 's3:PutObject',
     'CompleteMultipartUpload': 's3:PutObject',
-    'AbortMultipartUpload': 's3:AbortMultipartUpload',
-    'DeleteObject': 's3:DeleteObject',
     'DeleteObjects': 's3:DeleteObject',
-    'CreateBucket': 's3:CreateBucket',
-    'PutObjectRetention': 's3:PutObjectRetention',
-    'PutObjectLegalHold': 's3:PutObjectLegalHold',
-    'PutObjectTagging': 's3:PutObjectTagging',
-    'GetBucketVersioning': 's3:GetBucketVersioning',
     'GetObjectLockConfiguration': 's3:GetBucketObjectLockConfiguration',
 }
 
@@ -190,25 +170,23 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     answer = error.response
     detail = answer.get('Error', {})
     meta = answer.get('ResponseMetadata', {})
-    code, status, meaning = _meaning(error)
+    code, status, (kind, advice) = _meaning(error)
     message = str(detail.get('Message') or '')
     headers = meta.get('HTTPHeaders', {})
     region = detail.get('Region')
-    if not meaning.advice:
-        meaning = meaning._replace(advice=_advice(code, message))
+    advice = advice or _advice(code, message)
     if code in _WITHOUT_REASON:
         region = headers.get('x-amz-bucket-region')
-        if region and not meaning.advice:
-            meaning = meaning._replace(advice=_REGION)
+        advice = advice or (_REGION if region else '')
     right = RIGHTS.get(str(getattr(error, 'operation_name', '')))
-    if meaning.error is e.AccessDenied and right:
-        meaning = meaning._replace(advice=f'{meaning.advice}: it needs {right}')
+    if kind is e.AccessDenied and right:
+        advice += f': it needs {right}'
     reason = ' '.join(part for part in (code, message) if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
     line = f'{where}: {reason or "failed"} (HTTP {status}, request {request})'
     if region:
         line += f'; the bucket is in region {region}'
-    made = meaning.error(f'{line}; {meaning.advice}' if meaning.advice else line)
+    made = kind(f'{line}; {advice}' if advice else line)
     made.retry_after = _retry_after(headers)
     return made
 

@@ -82,22 +82,15 @@ _PARTS = _Listing(
 )
 
 
-class Listings:
+class Listings(Requests):
     """Lists what a bucket holds.
 
-    A listing is complete or raises. A page that could not be fetched, or does not
-    belong to the listing, raises StorageException.
-
-    :param version: of ListObjects
+    A page that could not be fetched, or does not belong to the listing, raises
+    StorageException.
     """
 
-    def __init__(self, requests: Requests, version: int = 2) -> None:
-        self._requests = requests
-        self._version = version
-
     def list(self, prefix: str) -> Iterator[ListedObject]:
-        """Every object whose key starts with the prefix."""
-        for page in self._pages(_OBJECTS[self._version], prefix, Prefix=prefix):
+        for page in self._pages(_OBJECTS[self.list_version], prefix, Prefix=prefix):
             for item in page.get('Contents', ()):
                 yield ListedObject(
                     item['Key'], item['Size'], _epoch(item, 'LastModified')
@@ -105,7 +98,7 @@ class Listings:
 
     def list_children(self, prefix: str) -> Iterator[str]:
         """The names directly below a prefix that ends with ``/``."""
-        listing = _OBJECTS[self._version]
+        listing = _OBJECTS[self.list_version]
         for page in self._pages(listing, prefix, Prefix=prefix, Delimiter='/'):
             for key in _keys(page):
                 if key != prefix:
@@ -131,7 +124,6 @@ class Listings:
             yield from sorted(found, key=lambda version: version.key)
 
     def list_uploads(self, prefix: str) -> Iterator[OpenUpload]:
-        """Open uploads of keys that start with the prefix."""
         try:
             for page in self._pages(_UPLOADS, prefix, Prefix=prefix):
                 for item in page.get('Uploads', ()):
@@ -142,10 +134,7 @@ class Listings:
             return
 
     def parts(self, upload: Upload) -> UploadedParts:
-        """What an open upload holds.
-
-        :raises NotFound: it is no longer open (NoSuchUpload; NoSuchKey on Ceph)
-        """
+        """:raises NotFound: it is no longer open (NoSuchUpload; NoSuchKey on Ceph)"""
         size, modified = 0, 0.0
         for page in self._pages(
             _PARTS, upload.key, Key=upload.key, UploadId=upload.upload_id
@@ -160,12 +149,12 @@ class Listings:
         after: dict[str, Any] = {}
 
         def call() -> Any:
-            page = self._requests.send(listing.operation, **where, **after)
+            page = self.send(listing.operation, **where, **after)
             self._check(page, listing, what, after)
             return page
 
         while True:
-            page = self._requests.run(listing.doing, what, call)
+            page = self.run(listing.doing, what, call)
             yield page
             if not page.get('IsTruncated'):
                 return
@@ -190,7 +179,7 @@ class Listings:
             problem = 'the listing contains keys without the prefix'
             kind = e.Rejected
         if problem:
-            where = self._requests.where(what)
+            where = self.where(what)
             raise kind(f'{listing.doing} {where}: {problem}')
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.objects import TOKEN_KEY, Objects
-from freezer.storage._s3.transport.requests import Requests
 from freezer.storage.objects import ObjectKind, Upload
 
 LOG = logging.getLogger(__name__)
@@ -26,6 +25,14 @@ class Sent(NamedTuple):
     checksum: Mapping[str, Any]
 
 
+def numbered(sent: Sequence[Sent]) -> list[dict[str, Any]]:
+    """The parts as Complete lists them."""
+    return [
+        {'PartNumber': number, 'ETag': part.etag, **part.checksum}
+        for number, part in enumerate(sent, 1)
+    ]
+
+
 class UncertainComplete(e.StorageException):
     """It is not known whether the upload became an object: it must not be aborted.
 
@@ -34,13 +41,8 @@ class UncertainComplete(e.StorageException):
     """
 
 
-class Multipart:
+class Multipart(Objects, Listings):
     """Opens, fills, completes and aborts uploads."""
-
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
-        self._objects = Objects(requests)
-        self._listings = Listings(requests)
 
     def create_upload(self, key: str, token: str) -> Upload:
         """Open a multipart upload.
@@ -53,21 +55,20 @@ class Multipart:
         def call() -> str:
             nonlocal attempts
             attempts += 1
-            answer = self._requests.send(
+            answer = self.send(
                 'create_multipart_upload',
                 kind,
                 Key=key,
                 Metadata={TOKEN_KEY: token},
-                **self._requests.parameters.of_upload(),
+                **self.parameters.of_upload(),
             )
             if not answer.get('UploadId'):
                 raise e.IncompleteAnswer(
-                    f'open upload of {self._requests.where(key)}: the answer '
-                    f'has no upload id'
+                    f'open upload of {self.where(key)}: the answer has no upload id'
                 )
             return str(answer['UploadId'])
 
-        upload = Upload(key, self._requests.run('open upload of', key, call, kind=kind))
+        upload = Upload(key, self.run('open upload of', key, call, kind=kind))
         if attempts > 1:
             self._abort_others(upload)
         return upload
@@ -75,7 +76,7 @@ class Multipart:
     def _abort_others(self, ours: Upload) -> None:
         """Abort the other uploads of our key: nobody else writes to it."""
         try:
-            for other, _initiated in self._listings.list_uploads(ours.key):
+            for other, _initiated in self.list_uploads(ours.key):
                 if other.key == ours.key and other != ours:
                     self.abort(other)
         except e.StorageException as error:
@@ -91,8 +92,8 @@ class Multipart:
         """Send part ``number``, from 1. Attempts never overlap."""
 
         def call() -> Sent:
-            checksum = self._requests.parameters.of_body(body)
-            answer = self._requests.send(
+            checksum = self.parameters.of_body(body)
+            answer = self.send(
                 'upload_part',
                 Key=upload.key,
                 UploadId=upload.upload_id,
@@ -100,14 +101,12 @@ class Multipart:
                 Body=body,
                 **checksum,
             )
-            etag = self._requests.etag(answer, f'upload part {number} of', upload.key)
+            etag = self.etag(answer, f'upload part {number} of', upload.key)
             checksum.pop('ContentMD5', None)
             return Sent(etag, checksum)
 
         try:
-            return self._requests.run(
-                f'upload part {number} of', upload.key, call, cancelled
-            )
+            return self.run(f'upload part {number} of', upload.key, call, cancelled)
         except e.Rejected as error:
             if number <= _FEWEST_PARTS:
                 raise
@@ -128,15 +127,12 @@ class Multipart:
 
         :raises UncertainComplete: it may be an object, or become one later
         """
-        parts = [
-            {'PartNumber': number, 'ETag': part.etag, **part.checksum}
-            for number, part in enumerate(sent, 1)
-        ]
+        parts = numbered(sent)
         uncertain = read_denied = False
-        where = self._requests.where(upload.key)
+        where = self.where(upload.key)
 
         def send() -> Any:
-            return self._requests.send(
+            return self.send(
                 'complete_multipart_upload',
                 patient=True,
                 Key=upload.key,
@@ -149,7 +145,7 @@ class Multipart:
             answer: Any = {}
             error: e.StorageException
             try:
-                answer = self._requests.attempt('complete', upload.key, send)
+                answer = self.attempt('complete', upload.key, send)
             except e.StorageException as failure:
                 error = failure
             else:
@@ -174,21 +170,21 @@ class Multipart:
             return etag
 
         try:
-            return self._requests.retry.run(call)
+            return self.retry.run(call)
         except e.StorageException as error:
             gone = isinstance(error, e.UploadNotFound) and not read_denied
             if not uncertain or gone:
                 raise
             raise UncertainComplete(
                 f'{error.message}; it is not known whether '
-                f'{self._requests.url(upload.key)} was completed, so upload '
+                f'{self.url(upload.key)} was completed, so upload '
                 f'{upload.upload_id} was left as it is'
             ) from error
 
     def _etag_of_completed(self, key: str, answer: Any) -> str:
         """The object's own: rclone serve s3 answers Complete with another one."""
         try:
-            return self._objects.head(key).etag
+            return self.head(key).etag
         except e.AccessDenied as error:
             LOG.debug('not read back: %s', error.message)
             return str(answer['ETag'])
@@ -196,16 +192,16 @@ class Multipart:
     def _etag_if_ours(self, key: str, size: int, token: str) -> str | None:
         """The ETag of our object; None if it is not there, or cannot be read."""
         try:
-            head = self._objects.head(key)
+            head = self.head(key)
             if head.token != token or head.size != size:
                 return None
             # An object may list and HEAD, and not be readable (ceph #60771).
-            self._objects.get_range(key, 0, 1, head.etag)
+            self.get_range(key, 0, 1, head.etag)
         except (e.NotFound, e.Conflict, e.IntegrityError):
             return None
         except e.Archived:
             # In a class that cannot be read at once: it is there.
-            LOG.debug('%s is archived', self._requests.url(key))
+            LOG.debug('%s is archived', self.url(key))
         return head.etag
 
     def apply_lock_and_tags(self, key: str) -> None:
@@ -215,11 +211,11 @@ class Multipart:
         the bucket's own retention, if it has one. And an upload may have been open for
         long.
         """
-        fixes = self._requests.parameters.post_upload_fixes()
+        fixes = self.parameters.post_upload_fixes()
         if not fixes:
             return
-        send = functools.partial(self._requests.send, Key=key)
-        run = self._requests.run
+        send = functools.partial(self.send, Key=key)
+        run = self.run
         try:
             found = run('look up', key, lambda: send('head_object'))
         except e.AccessDenied as error:
@@ -231,15 +227,14 @@ class Multipart:
                 run(operation.replace('_', ' '), key, call, kind=ObjectKind.VOLUME)
 
     def abort(self, upload: Upload) -> None:
-        """Drop an upload and its parts; one that is gone is no error."""
-
-        def call() -> None:
-            self._requests.send(
-                'abort_multipart_upload', Key=upload.key, UploadId=upload.upload_id
-            )
-
+        call = functools.partial(
+            self.send,
+            'abort_multipart_upload',
+            Key=upload.key,
+            UploadId=upload.upload_id,
+        )
         try:
-            self._requests.run('abort upload of', upload.key, call)
+            self.run('abort upload of', upload.key, call)
         except e.NotFound:
             # NoSuchUpload; Swift answers NoSuchKey for a completed one.
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)

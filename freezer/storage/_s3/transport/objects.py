@@ -1,15 +1,21 @@
-"""Single objects: read, written, looked up."""
+"""Single objects: read, written, looked up, deleted in batches where possible."""
 
 import contextlib
+import functools
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from freezer.storage import exceptions as e
+from freezer.storage._s3.transport.listings import Version
 from freezer.storage._s3.transport.requests import Requests
 from freezer.storage._s3.transport.wire import close, receive
 from freezer.storage.objects import ObjectKind
 
+LOG = logging.getLogger(__name__)
+
+DELETE_BATCH = 1000
 # Metadata that identifies the object of our upload.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
 
@@ -29,11 +35,10 @@ class Head(NamedTuple):
     legal_hold: bool = False
 
 
-class Objects:
-    """Reads and writes single objects."""
+class Objects(Requests):
+    """Reads, writes and deletes single objects."""
 
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
+    _batches_refused = False
 
     def put(
         self,
@@ -48,19 +53,17 @@ class Objects:
 
         def call() -> str:
             answer = self._put(key, body, kind, Metadata=metadata)
-            return self._requests.etag(answer, 'put', key)
+            return self.etag(answer, 'put', key)
 
-        return self._requests.run('put', key, call, cancelled, kind)
+        return self.run('put', key, call, cancelled, kind)
 
     def put_if_absent(self, key: str, body: bytes, kind: ObjectKind) -> bool:
-        """Write an object unless the key exists; whether ours is stored. Atomic.
-
-        A store that does not know If-None-Match may ignore it: see ``claims.py``.
+        """A store that does not know If-None-Match may ignore it: see ``claims.py``.
 
         :raises Rejected: the store, or botocore before 1.35, refuses the condition
         :raises Conflict: the key exists, and we may not read whether it is ours
         """
-        if 'IfNoneMatch' not in self._requests.arguments('put_object'):
+        if 'IfNoneMatch' not in self.arguments('put_object'):
             raise e.Rejected('this botocore has no conditional put')
         attempts = 0
 
@@ -71,7 +74,7 @@ class Objects:
             return True
 
         try:
-            return self._requests.run('put', key, call, kind=kind)
+            return self.run('put', key, call, kind=kind)
         except e.Conflict as conflict:
             if attempts == 1:
                 return False
@@ -86,42 +89,36 @@ class Objects:
     def _put(
         self, key: str, body: bytes | bytearray, kind: ObjectKind, **arguments: Any
     ) -> Any:
-        arguments |= self._requests.parameters.of_body(body, kind)
-        return self._requests.send('put_object', kind, Key=key, Body=body, **arguments)
+        arguments |= self.parameters.of_body(body, kind)
+        return self.send('put_object', kind, Key=key, Body=body, **arguments)
 
     def get(self, key: str, limit: int | None = None) -> bytes:
-        """A small object's content.
-
-        :raises IntegrityError: more bytes than ``limit``
-        """
-
         def call() -> bytes:
-            answer = self._requests.send('get_object', Key=key)
-            size = self._length(answer, f'get {self._requests.url(key)}')
+            answer = self.send('get_object', Key=key)
+            size = self._length(answer, f'get {self.url(key)}')
             if limit is not None and size > limit:
                 raise e.IntegrityError(
-                    f'{self._requests.url(key)}: {size} bytes where at most {limit} '
-                    f'were expected'
+                    f'{self.url(key)}: {size} bytes where at most {limit} were expected'
                 )
             # Memory for what arrives, not for what the store announces.
             content = bytearray()
             with contextlib.closing(answer['Body']) as body:
-                while block := body.read(self._requests.wire.read_size):
+                while block := body.read(self.wire.read_size):
                     content += block
-                    self._requests.wire.received(len(block))
+                    self.wire.received(len(block))
             self._check_whole(key, len(content), size)
             return bytes(content)
 
-        return self._requests.run('get', key, call)
+        return self.run('get', key, call)
 
     def head(self, key: str) -> Head:
         """:raises NotFound: there is no such object"""
 
         def call() -> Head:
-            answer = self._requests.send('head_object', Key=key)
+            answer = self.send('head_object', Key=key)
             # Stores differ in the case of metadata keys (rclone serve s3).
             metadata = {k.lower(): v for k, v in answer.get('Metadata', {}).items()}
-            size = self._length(answer, f'look up {self._requests.url(key)}')
+            size = self._length(answer, f'look up {self.url(key)}')
             until = answer.get('ObjectLockRetainUntilDate')
             return Head(
                 size,
@@ -133,19 +130,17 @@ class Objects:
                 answer.get('ObjectLockLegalHoldStatus') == 'ON',
             )
 
-        return self._requests.run('look up', key, call)
+        return self.run('look up', key, call)
 
     def _length(self, answer: Any, doing: str) -> int:
         size = answer.get('ContentLength')
         if size is None:
             raise e.IncompleteAnswer(
-                f'{doing} at {self._requests.endpoint}: the answer does not say how '
-                f'long it is'
+                f'{doing} at {self.endpoint}: the answer does not say how long it is'
             )
         return int(size)
 
     def has(self, key: str) -> bool:
-        """Whether the object exists."""
         try:
             self.head(key)
         except e.BucketNotFound:
@@ -181,7 +176,7 @@ class Objects:
                 return
             condition: dict[str, Any] = {'IfMatch': etag} if etag else {}
             first = start + filled
-            answer = self._requests.send(
+            answer = self.send(
                 'get_object', Key=key, Range=f'bytes={first}-{end - 1}', **condition
             )
             self._check_range(answer, key, first, end, etag)
@@ -189,7 +184,7 @@ class Objects:
                 filled += count
             self._check_whole(key, filled, size)
 
-        self._requests.run(f'get bytes {start}-{end - 1} of', key, call, cancelled)
+        self.run(f'get bytes {start}-{end - 1} of', key, call, cancelled)
         return view
 
     def _check_range(
@@ -203,8 +198,8 @@ class Objects:
         if whole.isdecimal() and int(whole) < end:
             answer['Body'].close()
             raise e.IntegrityError(
-                f'{self._requests.where(key)}: has {whole} bytes, and {end} '
-                f'were written: the backup is damaged'
+                f'{self.where(key)}: has {whole} bytes, and {end} were written: the '
+                f'backup is damaged'
             )
         if (
             given != f'bytes {first}-{end - 1}'
@@ -212,14 +207,13 @@ class Objects:
         ):
             answer['Body'].close()
             raise e.IncompleteAnswer(
-                f'{self._requests.url(key)}: asked {self._requests.endpoint} for bytes '
+                f'{self.url(key)}: asked {self.endpoint} for bytes '
                 f'{first}-{end - 1}, and it sent {given or "something else"}'
             )
         if etag and answer.get('ETag', etag) != etag:
             answer['Body'].close()
             raise e.Conflict(
-                f'{self._requests.url(key)}: was replaced while it was read: run it '
-                f'again'
+                f'{self.url(key)}: was replaced while it was read: run it again'
             )
 
     def _receive(self, body: Any, view: memoryview) -> Iterator[int]:
@@ -230,13 +224,11 @@ class Objects:
         filled = 0
         try:
             while filled < len(view):
-                count = receive(
-                    body, view[filled : filled + self._requests.wire.read_size]
-                )
+                count = receive(body, view[filled : filled + self.wire.read_size])
                 if not count:
                     break
                 filled += count
-                self._requests.wire.received(count)
+                self.wire.received(count)
                 yield count
         finally:
             close(body)
@@ -244,6 +236,73 @@ class Objects:
     def _check_whole(self, key: str, filled: int, size: int) -> None:
         if filled != size:
             raise e.IncompleteAnswer(
-                f'get {self._requests.where(key)}: the answer ended after '
+                f'get {self.where(key)}: the answer ended after '
                 f'{filled} of {size} bytes'
             )
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._delete([{'Key': key} for key in keys])
+
+    def delete_versions(self, versions: Sequence[Version]) -> None:
+        """Delete for good, in this order.
+
+        :raises PartialDelete: some still exist
+        """
+        self._delete([{'Key': v.key, 'VersionId': v.version_id} for v in versions])
+
+    def _delete(self, objects: Sequence[dict[str, Any]]) -> None:
+        failed: dict[str, str] = {}
+        for start in range(0, len(objects), DELETE_BATCH):
+            batch = objects[start : start + DELETE_BATCH]
+            if len(batch) == 1 or self._batches_refused:
+                failed |= self._delete_singly(batch)
+                continue
+            try:
+                failed |= self._delete_batch(batch)
+            except e.Rejected as error:
+                LOG.info('the store refuses batches, deleting one by one: %s', error)
+                self._batches_refused = True
+                failed |= self._delete_singly(batch)
+        if failed:
+            key, reason = next(iter(failed.items()))
+            right = 's3:DeleteObject' + ('Version' if 'VersionId' in objects[0] else '')
+            if 'AccessDenied' in reason and right not in reason:
+                reason += f': it needs {right}'
+            raise e.PartialDelete(
+                f'{len(failed)} of {len(objects)} objects could not be deleted from '
+                f'{self.where()}, first {key}: {reason}; --action admin tries again'
+            )
+
+    def _delete_batch(self, objects: Sequence[dict[str, Any]]) -> dict[str, str]:
+        request = {'Objects': list(objects), 'Quiet': False}
+
+        def call() -> dict[str, str]:
+            answer = self.send('delete_objects', Delete=request)
+            errors = {
+                item.get('Key', '?'): f'{item.get("Code")} {item.get("Message", "")}'
+                for item in answer.get('Errors', ())
+                if item.get('Code') != 'NoSuchKey'
+            }
+            reported = len(answer.get('Deleted', ())) + len(answer.get('Errors', ()))
+            if reported < len(objects):
+                raise e.IncompleteAnswer(
+                    f'deleting, {self.where()}: the answer does not list every object'
+                )
+            return errors
+
+        what = f'{objects[0]["Key"]} and {len(objects) - 1} more'
+        return self.run('delete', what, call)
+
+    def _delete_singly(self, objects: Sequence[dict[str, Any]]) -> dict[str, str]:
+        failed = {}
+        for one in objects:
+            call = functools.partial(self.send, 'delete_object', **one)
+            try:
+                self.run('delete', one['Key'], call)
+            except e.BucketNotFound:
+                raise
+            except e.NotFound:
+                continue
+            except e.AccessDenied as error:
+                failed[one['Key']] = error.message
+        return failed

@@ -3,11 +3,10 @@
 import base64
 import datetime
 import functools
-import hashlib
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
-from freezer.storage._s3.checksums import Checksum
+from freezer.storage._s3.checksums import Checksum, md5
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.errors import wants_md5
 from freezer.storage.objects import ObjectKind
@@ -72,7 +71,7 @@ class Parameters:
             self._always |= {
                 'SSECustomerAlgorithm': 'AES256',
                 'SSECustomerKey': base64.b64encode(key).decode(),
-                'SSECustomerKeyMD5': _md5(key),
+                'SSECustomerKeyMD5': md5(key),
             }
         self._created = {
             'ServerSideEncryption': options.sse,
@@ -142,7 +141,7 @@ class Parameters:
         # For small bodies it costs nothing, and some stores verify this and not the
         # signed SHA-256 (SeaweedFS 4.48).
         if self.with_md5 or kind is not ObjectKind.VOLUME:
-            arguments['ContentMD5'] = _md5(body)
+            arguments['ContentMD5'] = md5(body)
         return arguments
 
     def of_upload(self) -> dict[str, Any]:
@@ -157,30 +156,17 @@ class Parameters:
         found = []
         if mode := locks.get('ObjectLockMode'):
             until = locks['ObjectLockRetainUntilDate']
-            retention = {'Mode': mode, 'RetainUntilDate': until}
-            found.append(
-                PostUploadFix(
-                    functools.partial(_is_retained, mode, until),
-                    'put_object_retention',
-                    {'Retention': retention},
-                )
-            )
+            retained = functools.partial(_is_retained, mode, until)
+            retention = {'Retention': {'Mode': mode, 'RetainUntilDate': until}}
+            found.append(PostUploadFix(retained, 'put_object_retention', retention))
         if hold := locks.get('ObjectLockLegalHoldStatus'):
-            found.append(
-                PostUploadFix(
-                    lambda head: head.get('ObjectLockLegalHoldStatus') == hold,
-                    'put_object_legal_hold',
-                    {'LegalHold': {'Status': hold}},
-                )
-            )
+            held = functools.partial(_has, 'ObjectLockLegalHoldStatus', hold)
+            status = {'LegalHold': {'Status': hold}}
+            found.append(PostUploadFix(held, 'put_object_legal_hold', status))
         if self._tags:
-            found.append(
-                PostUploadFix(
-                    lambda head: head.get('TagCount') == len(self._tags),
-                    'put_object_tagging',
-                    {'Tagging': {'TagSet': self._tags}},
-                )
-            )
+            tagged = functools.partial(_has, 'TagCount', len(self._tags))
+            tags = {'Tagging': {'TagSet': self._tags}}
+            found.append(PostUploadFix(tagged, 'put_object_tagging', tags))
         return found
 
     def _locks(self) -> dict[str, Any]:
@@ -195,6 +181,10 @@ class Parameters:
         return locks
 
 
+def _has(name: str, value: object, head: Mapping[str, Any]) -> bool:
+    return bool(head.get(name) == value)
+
+
 def _is_retained(mode: str, until: datetime.datetime, head: Mapping[str, Any]) -> bool:
     """Whether the lock is ours, and not a bucket default that ends earlier."""
     found = head.get('ObjectLockRetainUntilDate')
@@ -203,9 +193,3 @@ def _is_retained(mode: str, until: datetime.datetime, head: Mapping[str, Any]) -
         and found is not None
         and found >= until - datetime.timedelta(minutes=1)
     )
-
-
-def _md5(content: bytes | bytearray) -> str:
-    """In base64, for a header."""
-    digest = hashlib.md5(content, usedforsecurity=False).digest()
-    return base64.b64encode(digest).decode()

@@ -19,7 +19,6 @@ from freezer.storage._s3.transport.parameters import Parameters
 from freezer.storage._s3.transport.wire import Wire
 from freezer.storage.objects import ObjectKind
 from freezer.storage.retry import Retry
-from freezer.utils.progress import Progress
 
 T = TypeVar('T')
 
@@ -53,10 +52,9 @@ class Requests:
 
     :param name: of the bucket
     :param secrets: returns what no error may repeat
-    :param parameters: the arguments that the options add
     :param wire: what the clients are attached to
     :param clock: what the clients are attached to
-    :param progress: counts parts and ranges
+    :ivar list_version: of ListObjects
     """
 
     def __init__(
@@ -65,27 +63,28 @@ class Requests:
         endpoint: str,
         clients: Clients,
         retry: Retry,
+        options: S3Options | None = None,
         secrets: Callable[[], Sequence[str]] = tuple,
-        parameters: Parameters | None = None,
         wire: Wire | None = None,
         clock: StoreClock | None = None,
-        progress: Progress | None = None,
     ) -> None:
         self.name = name
         self.endpoint = endpoint
         self.clients = clients
         self.retry = retry
-        self.parameters = parameters or Parameters(S3Options())
+        options = options or S3Options()
+        self.parameters = Parameters(options)
+        self.list_version = options.list_version
+        self.progress = options.progress
         self.wire = wire or Wire()
-        self.progress = progress or Progress()
         self._secrets = secrets
         self._clock = clock or StoreClock(endpoint)
 
     def within(self, seconds: float) -> Self:
         """The same, but no request takes longer than that, repetitions included."""
-        hurried = copy.copy(self)
-        hurried.retry = self.retry.within(seconds)
-        return hurried
+        limited = copy.copy(self)
+        limited.retry = self.retry.within(seconds)
+        return limited
 
     def url(self, key: str = '') -> str:
         return f's3://{self.name}/{key}' if key else f's3://{self.name}'
