@@ -339,7 +339,7 @@ def test_a_batch_of_deletes_needs_content_md5(raw: Raw, bucket: Bucket) -> None:
     with refused('InvalidRequest'):
         raw.client.delete_objects(Bucket=raw.bucket, Delete=delete)
     bucket.delete(keys)
-    assert not bucket._batches_refused
+    assert not bucket.objects._batches_refused
     assert raw.keys() == []
 
 

@@ -51,7 +51,7 @@ def storage(s3_server: servers.Server) -> S3Storage:
 def test_requests_are_dated_by_the_store(
     storage: S3Storage, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = storage._bucket._clock
+    clock = storage._bucket.requests._clock
     shift(monkeypatch, seconds)
     monkeypatch.setattr(clock, '_now', lambda: time.time() + seconds)
     path = f'{storage.container}/some/object'
@@ -69,7 +69,9 @@ def test_a_refused_head(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> 
     """Refused without a reason, as its answer has no body."""
     storage._bucket.put('object', b'content', ObjectKind.RECORD)
     shift(monkeypatch, 1200)
-    monkeypatch.setattr(storage._bucket._clock, '_now', lambda: time.time() + 1200)
+    monkeypatch.setattr(
+        storage._bucket.requests._clock, '_now', lambda: time.time() + 1200
+    )
     assert storage._bucket.head('object').size == 7
 
 

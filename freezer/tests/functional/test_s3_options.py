@@ -614,7 +614,7 @@ def test_pages(s3_server: servers.Server, version: int) -> None:
         for name in names * 2:
             s3_server.put(front.bucket, f'a/prefix/{name}/x', b'')
         driver = front.driver('--s3-list-version', version)
-        driver._bucket.clients.usual.meta.events.register(
+        driver._bucket.requests.clients.usual.meta.events.register(
             'before-parameter-build.s3', lambda params, **_: params.update(MaxKeys=5)
         )
         root = f'{front.bucket}/a/prefix'

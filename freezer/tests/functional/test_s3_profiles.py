@@ -307,7 +307,7 @@ def test_keys_of_a_role_are_not_logged(
     ((key, _region),) = signed(front.requests)
     (token,) = values(front.requests, 'x-amz-security-token')
     assert key != 'AKOFTHEDEFAULT'
-    keys = driver._bucket._secrets()
+    keys = driver._bucket.requests._secrets()
     assert {key, token} < set(keys)
     assert logging.getLogger('freezer').isEnabledFor(logging.DEBUG)
     assert 'created bucket' in log.read_text()

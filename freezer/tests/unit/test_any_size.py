@@ -14,7 +14,7 @@ from freezer.storage import claims, manifest
 from freezer.storage._s3 import volumes
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.requests import Clients
+from freezer.storage._s3.transport.requests import Clients, Requests
 from freezer.storage.backup import Backup
 from freezer.storage.claims import Claim
 from freezer.storage.retry import Retry
@@ -130,7 +130,7 @@ def write(
         options=S3Options(**options),
     )
     clients = Clients(client, lambda: client)
-    storage._opened = Bucket('bucket', ENDPOINT, clients, Retry(0))
+    storage._opened = Bucket(Requests('bucket', ENDPOINT, clients, Retry(0)))
     storage._opened_by = os.getpid()
     pending = storage.begin(Backup('tar', 'h', 1, 1, 0))
     queue = RichQueue(2)

@@ -15,7 +15,7 @@ from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage._s3.transport.objects import TOKEN_KEY
-from freezer.storage._s3.transport.requests import Clients
+from freezer.storage._s3.transport.requests import Clients, Requests
 from freezer.storage._s3.upload import StreamUpload
 from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.objects import ObjectKind, Upload
@@ -82,7 +82,7 @@ def make(budget: float = 20, /, **answers: list[Answer]) -> tuple[Bucket, Client
     client = Client(clock, **answers)
     retry = Retry(budget, clock, lambda: 0.0)
     clients = Clients(client, lambda: client)
-    return Bucket('bucket', ENDPOINT, clients, retry), client
+    return Bucket(Requests('bucket', ENDPOINT, clients, retry)), client
 
 
 class Body(io.BytesIO):
@@ -337,7 +337,7 @@ def test_pages() -> None:
 
 
 def _list_by_version_1(bucket: Bucket) -> list[Any]:
-    bucket.list_version = 1
+    bucket.requests.list_version = 1
     return list(bucket.list('p/'))
 
 

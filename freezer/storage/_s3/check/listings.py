@@ -59,7 +59,7 @@ def _what_is_wrong(scratch: ScratchPrefix, version: int, expected: list[str]) ->
 
     operation = 'ListObjects' if version == 1 else 'ListObjectsV2'
     bucket = copy.copy(scratch.bucket)
-    bucket.list_version = version
+    bucket.requests.list_version = version
     try:
         with bucket.hook(f'before-parameter-build.s3.{operation}', shorten):
             found = [item.key for item in bucket.list(scratch.key('paged/'))]

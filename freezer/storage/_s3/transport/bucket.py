@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from typing import Any, Self
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -15,8 +15,10 @@ from freezer.storage._s3.transport.client import (
     make_client,
 )
 from freezer.storage._s3.transport.clock import StoreClock, epoch
+from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.multipart import Multipart
-from freezer.storage._s3.transport.requests import Clients
+from freezer.storage._s3.transport.objects import Objects
+from freezer.storage._s3.transport.requests import Clients, Requests
 from freezer.storage._s3.transport.wire import Wire
 from freezer.storage.retry import Retry
 
@@ -26,18 +28,45 @@ CLEAN_UP_SECONDS = 20.0
 _NO_SUCH_LOCATION = ('InvalidLocationConstraint', 'IllegalLocationConstraintException')
 
 
-class Bucket(Multipart):
+class Bucket:
     """The verbs of a bucket. Safe to share between threads.
 
-    :class:`~freezer.storage.objects.ObjectStore` describes most of them. They are
-    inherited, not forwarded, so that a part goes through no more calls than it needs.
+    :class:`~freezer.storage.objects.ObjectStore` describes most of them. Each is a
+    method of the object for its subject, so a part goes through no call more.
     """
 
-    def cleaning_up(self) -> Self:
+    def __init__(self, requests: Requests) -> None:
+        self.requests = requests
+        self.name, self.endpoint = requests.name, requests.endpoint
+        self.progress = requests.progress
+        self.url, self.where = requests.url, requests.where
+        self.probe, self.hook = requests.probe, requests.hook
+        self.objects = objects = Objects(requests)
+        self.put, self.put_if_absent = objects.put, objects.put_if_absent
+        self.get, self.get_range = objects.get, objects.get_range
+        self.head, self.has = objects.head, objects.has
+        self.delete, self.delete_versions = objects.delete, objects.delete_versions
+        self.listings = listings = Listings(requests)
+        self.list, self.list_children = listings.list, listings.list_children
+        self.list_versions = listings.list_versions
+        self.list_uploads, self.parts = listings.list_uploads, listings.parts
+        uploads = Multipart(requests, objects, listings)
+        self.create_upload, self.upload_part = (
+            uploads.create_upload,
+            uploads.upload_part,
+        )
+        self.complete, self.abort = uploads.complete, uploads.abort
+        self.apply_lock_and_tags = uploads.apply_lock_and_tags
+
+    def within(self, seconds: float) -> 'Bucket':
+        """The same, but no request takes longer than that, repetitions included."""
+        return Bucket(self.requests.within(seconds))
+
+    def cleaning_up(self) -> 'Bucket':
         return self.within(CLEAN_UP_SECONDS)
 
     def close(self) -> None:
-        self.clients.close()
+        self.requests.clients.close()
 
     def exists(self) -> bool:
         """Whether the bucket exists; True if the store refuses to say."""
@@ -55,7 +84,9 @@ class Bucket(Multipart):
         return True
 
     def _ask(self, doing: str, operation: str) -> Any:
-        return self.run(doing, '', functools.partial(self.send, operation))
+        return self.requests.run(
+            doing, '', functools.partial(self.requests.send, operation)
+        )
 
     def create(self, *, locks: bool = False) -> None:
         """Create the bucket in the region that requests are signed for.
@@ -65,14 +96,14 @@ class Bucket(Multipart):
         arguments: dict[str, Any] = {}
         if locks:
             arguments['ObjectLockEnabledForBucket'] = True
-        region = self.clients.usual.meta.region_name
+        region = self.requests.clients.usual.meta.region_name
         constraint = 'CreateBucketConfiguration'
         if region != DEFAULT_REGION:
             arguments[constraint] = {'LocationConstraint': region}
 
         def call() -> None:
             try:
-                self.send('create_bucket', **arguments)
+                self.requests.send('create_bucket', **arguments)
             except ClientError as error:
                 # A store may accept the region in signatures and have no location of
                 # that name (Ceph's zone groups).
@@ -80,10 +111,10 @@ class Bucket(Multipart):
                 if code not in _NO_SUCH_LOCATION or constraint not in arguments:
                     raise
                 del arguments[constraint]
-                self.send('create_bucket', **arguments)
+                self.requests.send('create_bucket', **arguments)
 
         try:
-            self.run('create', '', call)
+            self.requests.run('create', '', call)
         except e.Conflict:
             if not self.exists():
                 raise
@@ -150,7 +181,7 @@ def open_bucket(
         return made
 
     patience = max(COMPLETE_READ_TIMEOUT, options.read_timeout)
-    return Bucket(
+    requests = Requests(
         name,
         endpoint,
         Clients(client(), lambda: client(patience)),
@@ -160,3 +191,4 @@ def open_bucket(
         wire,
         clock,
     )
+    return Bucket(requests)

@@ -82,15 +82,20 @@ _PARTS = _Listing(
 )
 
 
-class Listings(Requests):
+class Listings:
     """Lists what a bucket holds.
 
     A page that could not be fetched, or does not belong to the listing, raises
     StorageException.
     """
 
+    def __init__(self, requests: Requests) -> None:
+        self._http = requests
+
     def list(self, prefix: str) -> Iterator[ListedObject]:
-        for page in self._pages(_OBJECTS[self.list_version], prefix, Prefix=prefix):
+        for page in self._pages(
+            _OBJECTS[self._http.list_version], prefix, Prefix=prefix
+        ):
             for item in page.get('Contents', ()):
                 yield ListedObject(
                     item['Key'], item['Size'], _epoch(item, 'LastModified')
@@ -98,7 +103,7 @@ class Listings(Requests):
 
     def list_children(self, prefix: str) -> Iterator[str]:
         """The names directly below a prefix that ends with ``/``."""
-        listing = _OBJECTS[self.list_version]
+        listing = _OBJECTS[self._http.list_version]
         for page in self._pages(listing, prefix, Prefix=prefix, Delimiter='/'):
             for key in _keys(page):
                 if key != prefix:
@@ -149,12 +154,12 @@ class Listings(Requests):
         after: dict[str, Any] = {}
 
         def call() -> Any:
-            page = self.send(listing.operation, **where, **after)
+            page = self._http.send(listing.operation, **where, **after)
             self._check(page, listing, what, after)
             return page
 
         while True:
-            page = self.run(listing.doing, what, call)
+            page = self._http.run(listing.doing, what, call)
             yield page
             if not page.get('IsTruncated'):
                 return
@@ -179,7 +184,7 @@ class Listings(Requests):
             problem = 'the listing contains keys without the prefix'
             kind = e.Rejected
         if problem:
-            where = self.where(what)
+            where = self._http.where(what)
             raise kind(f'{listing.doing} {where}: {problem}')
 
 

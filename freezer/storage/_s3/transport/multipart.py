@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.objects import TOKEN_KEY, Objects
+from freezer.storage._s3.transport.requests import Requests
 from freezer.storage.objects import ObjectKind, Upload
 
 LOG = logging.getLogger(__name__)
@@ -41,8 +42,15 @@ class UncertainComplete(e.StorageException):
     """
 
 
-class Multipart(Objects, Listings):
+class Multipart:
     """Opens, fills, completes and aborts uploads."""
+
+    def __init__(
+        self, requests: Requests, objects: Objects, listings: Listings
+    ) -> None:
+        self._http = requests
+        self._objects = objects
+        self._listings = listings
 
     def create_upload(self, key: str, token: str) -> Upload:
         """Open a multipart upload.
@@ -55,20 +63,21 @@ class Multipart(Objects, Listings):
         def call() -> str:
             nonlocal attempts
             attempts += 1
-            answer = self.send(
+            answer = self._http.send(
                 'create_multipart_upload',
                 kind,
                 Key=key,
                 Metadata={TOKEN_KEY: token},
-                **self.parameters.of_upload(),
+                **self._http.parameters.of_upload(),
             )
             if not answer.get('UploadId'):
                 raise e.IncompleteAnswer(
-                    f'open upload of {self.where(key)}: the answer has no upload id'
+                    f'open upload of {self._http.where(key)}: the answer has no '
+                    f'upload id'
                 )
             return str(answer['UploadId'])
 
-        upload = Upload(key, self.run('open upload of', key, call, kind=kind))
+        upload = Upload(key, self._http.run('open upload of', key, call, kind=kind))
         if attempts > 1:
             self._abort_others(upload)
         return upload
@@ -76,7 +85,7 @@ class Multipart(Objects, Listings):
     def _abort_others(self, ours: Upload) -> None:
         """Abort the other uploads of our key: nobody else writes to it."""
         try:
-            for other, _initiated in self.list_uploads(ours.key):
+            for other, _initiated in self._listings.list_uploads(ours.key):
                 if other.key == ours.key and other != ours:
                     self.abort(other)
         except e.StorageException as error:
@@ -92,8 +101,8 @@ class Multipart(Objects, Listings):
         """Send part ``number``, from 1. Attempts never overlap."""
 
         def call() -> Sent:
-            checksum = self.parameters.of_body(body)
-            answer = self.send(
+            checksum = self._http.parameters.of_body(body)
+            answer = self._http.send(
                 'upload_part',
                 Key=upload.key,
                 UploadId=upload.upload_id,
@@ -101,12 +110,14 @@ class Multipart(Objects, Listings):
                 Body=body,
                 **checksum,
             )
-            etag = self.etag(answer, f'upload part {number} of', upload.key)
+            etag = self._http.etag(answer, f'upload part {number} of', upload.key)
             checksum.pop('ContentMD5', None)
             return Sent(etag, checksum)
 
         try:
-            return self.run(f'upload part {number} of', upload.key, call, cancelled)
+            return self._http.run(
+                f'upload part {number} of', upload.key, call, cancelled
+            )
         except e.Rejected as error:
             if number <= _FEWEST_PARTS:
                 raise
@@ -129,10 +140,10 @@ class Multipart(Objects, Listings):
         """
         parts = numbered(sent)
         uncertain = read_denied = False
-        where = self.where(upload.key)
+        where = self._http.where(upload.key)
 
         def send() -> Any:
-            return self.send(
+            return self._http.send(
                 'complete_multipart_upload',
                 patient=True,
                 Key=upload.key,
@@ -145,7 +156,7 @@ class Multipart(Objects, Listings):
             answer: Any = {}
             error: e.StorageException
             try:
-                answer = self.attempt('complete', upload.key, send)
+                answer = self._http.attempt('complete', upload.key, send)
             except e.StorageException as failure:
                 error = failure
             else:
@@ -170,21 +181,21 @@ class Multipart(Objects, Listings):
             return etag
 
         try:
-            return self.retry.run(call)
+            return self._http.retry.run(call)
         except e.StorageException as error:
             gone = isinstance(error, e.UploadNotFound) and not read_denied
             if not uncertain or gone:
                 raise
             raise UncertainComplete(
                 f'{error.message}; it is not known whether '
-                f'{self.url(upload.key)} was completed, so upload '
+                f'{self._http.url(upload.key)} was completed, so upload '
                 f'{upload.upload_id} was left as it is'
             ) from error
 
     def _etag_of_completed(self, key: str, answer: Any) -> str:
         """The object's own: rclone serve s3 answers Complete with another one."""
         try:
-            return self.head(key).etag
+            return self._objects.head(key).etag
         except e.AccessDenied as error:
             LOG.debug('not read back: %s', error.message)
             return str(answer['ETag'])
@@ -192,16 +203,16 @@ class Multipart(Objects, Listings):
     def _etag_if_ours(self, key: str, size: int, token: str) -> str | None:
         """The ETag of our object; None if it is not there, or cannot be read."""
         try:
-            head = self.head(key)
+            head = self._objects.head(key)
             if head.token != token or head.size != size:
                 return None
             # An object may list and HEAD, and not be readable (ceph #60771).
-            self.get_range(key, 0, 1, head.etag)
+            self._objects.get_range(key, 0, 1, head.etag)
         except (e.NotFound, e.Conflict, e.IntegrityError):
             return None
         except e.Archived:
             # In a class that cannot be read at once: it is there.
-            LOG.debug('%s is archived', self.url(key))
+            LOG.debug('%s is archived', self._http.url(key))
         return head.etag
 
     def apply_lock_and_tags(self, key: str) -> None:
@@ -211,11 +222,11 @@ class Multipart(Objects, Listings):
         the bucket's own retention, if it has one. And an upload may have been open for
         long.
         """
-        fixes = self.parameters.post_upload_fixes()
+        fixes = self._http.parameters.post_upload_fixes()
         if not fixes:
             return
-        send = functools.partial(self.send, Key=key)
-        run = self.run
+        send = functools.partial(self._http.send, Key=key)
+        run = self._http.run
         try:
             found = run('look up', key, lambda: send('head_object'))
         except e.AccessDenied as error:
@@ -228,13 +239,13 @@ class Multipart(Objects, Listings):
 
     def abort(self, upload: Upload) -> None:
         call = functools.partial(
-            self.send,
+            self._http.send,
             'abort_multipart_upload',
             Key=upload.key,
             UploadId=upload.upload_id,
         )
         try:
-            self.run('abort upload of', upload.key, call)
+            self._http.run('abort upload of', upload.key, call)
         except e.NotFound:
             # NoSuchUpload; Swift answers NoSuchKey for a completed one.
             LOG.debug('upload %s of %s is gone', upload.upload_id, upload.key)

@@ -35,10 +35,12 @@ class Head(NamedTuple):
     legal_hold: bool = False
 
 
-class Objects(Requests):
+class Objects:
     """Reads, writes and deletes single objects."""
 
-    _batches_refused = False
+    def __init__(self, requests: Requests) -> None:
+        self._http = requests
+        self._batches_refused = False
 
     def put(
         self,
@@ -53,9 +55,9 @@ class Objects(Requests):
 
         def call() -> str:
             answer = self._put(key, body, kind, Metadata=metadata)
-            return self.etag(answer, 'put', key)
+            return self._http.etag(answer, 'put', key)
 
-        return self.run('put', key, call, cancelled, kind)
+        return self._http.run('put', key, call, cancelled, kind)
 
     def put_if_absent(self, key: str, body: bytes, kind: ObjectKind) -> bool:
         """A store that does not know If-None-Match may ignore it: see ``claims.py``.
@@ -63,7 +65,7 @@ class Objects(Requests):
         :raises Rejected: the store, or botocore before 1.35, refuses the condition
         :raises Conflict: the key exists, and we may not read whether it is ours
         """
-        if 'IfNoneMatch' not in self.arguments('put_object'):
+        if 'IfNoneMatch' not in self._http.arguments('put_object'):
             raise e.Rejected('this botocore has no conditional put')
         attempts = 0
 
@@ -74,7 +76,7 @@ class Objects(Requests):
             return True
 
         try:
-            return self.run('put', key, call, kind=kind)
+            return self._http.run('put', key, call, kind=kind)
         except e.Conflict as conflict:
             if attempts == 1:
                 return False
@@ -89,36 +91,37 @@ class Objects(Requests):
     def _put(
         self, key: str, body: bytes | bytearray, kind: ObjectKind, **arguments: Any
     ) -> Any:
-        arguments |= self.parameters.of_body(body, kind)
-        return self.send('put_object', kind, Key=key, Body=body, **arguments)
+        arguments |= self._http.parameters.of_body(body, kind)
+        return self._http.send('put_object', kind, Key=key, Body=body, **arguments)
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         def call() -> bytes:
-            answer = self.send('get_object', Key=key)
-            size = self._length(answer, f'get {self.url(key)}')
+            answer = self._http.send('get_object', Key=key)
+            size = self._length(answer, f'get {self._http.url(key)}')
             if limit is not None and size > limit:
                 raise e.IntegrityError(
-                    f'{self.url(key)}: {size} bytes where at most {limit} were expected'
+                    f'{self._http.url(key)}: {size} bytes where at most {limit} were '
+                    f'expected'
                 )
             # Memory for what arrives, not for what the store announces.
             content = bytearray()
             with contextlib.closing(answer['Body']) as body:
-                while block := body.read(self.wire.read_size):
+                while block := body.read(self._http.wire.read_size):
                     content += block
-                    self.wire.received(len(block))
+                    self._http.wire.received(len(block))
             self._check_whole(key, len(content), size)
             return bytes(content)
 
-        return self.run('get', key, call)
+        return self._http.run('get', key, call)
 
     def head(self, key: str) -> Head:
         """:raises NotFound: there is no such object"""
 
         def call() -> Head:
-            answer = self.send('head_object', Key=key)
+            answer = self._http.send('head_object', Key=key)
             # Stores differ in the case of metadata keys (rclone serve s3).
             metadata = {k.lower(): v for k, v in answer.get('Metadata', {}).items()}
-            size = self._length(answer, f'look up {self.url(key)}')
+            size = self._length(answer, f'look up {self._http.url(key)}')
             until = answer.get('ObjectLockRetainUntilDate')
             return Head(
                 size,
@@ -130,13 +133,14 @@ class Objects(Requests):
                 answer.get('ObjectLockLegalHoldStatus') == 'ON',
             )
 
-        return self.run('look up', key, call)
+        return self._http.run('look up', key, call)
 
     def _length(self, answer: Any, doing: str) -> int:
         size = answer.get('ContentLength')
         if size is None:
             raise e.IncompleteAnswer(
-                f'{doing} at {self.endpoint}: the answer does not say how long it is'
+                f'{doing} at {self._http.endpoint}: the answer does not say how long '
+                f'it is'
             )
         return int(size)
 
@@ -176,7 +180,7 @@ class Objects(Requests):
                 return
             condition: dict[str, Any] = {'IfMatch': etag} if etag else {}
             first = start + filled
-            answer = self.send(
+            answer = self._http.send(
                 'get_object', Key=key, Range=f'bytes={first}-{end - 1}', **condition
             )
             self._check_range(answer, key, first, end, etag)
@@ -184,7 +188,7 @@ class Objects(Requests):
                 filled += count
             self._check_whole(key, filled, size)
 
-        self.run(f'get bytes {start}-{end - 1} of', key, call, cancelled)
+        self._http.run(f'get bytes {start}-{end - 1} of', key, call, cancelled)
         return view
 
     def _check_range(
@@ -198,8 +202,8 @@ class Objects(Requests):
         if whole.isdecimal() and int(whole) < end:
             answer['Body'].close()
             raise e.IntegrityError(
-                f'{self.where(key)}: has {whole} bytes, and {end} were written: the '
-                f'backup is damaged'
+                f'{self._http.where(key)}: has {whole} bytes, and {end} were written: '
+                f'the backup is damaged'
             )
         if (
             given != f'bytes {first}-{end - 1}'
@@ -207,13 +211,13 @@ class Objects(Requests):
         ):
             answer['Body'].close()
             raise e.IncompleteAnswer(
-                f'{self.url(key)}: asked {self.endpoint} for bytes '
+                f'{self._http.url(key)}: asked {self._http.endpoint} for bytes '
                 f'{first}-{end - 1}, and it sent {given or "something else"}'
             )
         if etag and answer.get('ETag', etag) != etag:
             answer['Body'].close()
             raise e.Conflict(
-                f'{self.url(key)}: was replaced while it was read: run it again'
+                f'{self._http.url(key)}: was replaced while it was read: run it again'
             )
 
     def _receive(self, body: Any, view: memoryview) -> Iterator[int]:
@@ -224,11 +228,11 @@ class Objects(Requests):
         filled = 0
         try:
             while filled < len(view):
-                count = receive(body, view[filled : filled + self.wire.read_size])
+                count = receive(body, view[filled : filled + self._http.wire.read_size])
                 if not count:
                     break
                 filled += count
-                self.wire.received(count)
+                self._http.wire.received(count)
                 yield count
         finally:
             close(body)
@@ -236,7 +240,7 @@ class Objects(Requests):
     def _check_whole(self, key: str, filled: int, size: int) -> None:
         if filled != size:
             raise e.IncompleteAnswer(
-                f'get {self.where(key)}: the answer ended after '
+                f'get {self._http.where(key)}: the answer ended after '
                 f'{filled} of {size} bytes'
             )
 
@@ -270,14 +274,15 @@ class Objects(Requests):
                 reason += f': it needs {right}'
             raise e.PartialDelete(
                 f'{len(failed)} of {len(objects)} objects could not be deleted from '
-                f'{self.where()}, first {key}: {reason}; --action admin tries again'
+                f'{self._http.where()}, first {key}: {reason}; --action admin tries '
+                f'again'
             )
 
     def _delete_batch(self, objects: Sequence[dict[str, Any]]) -> dict[str, str]:
         request = {'Objects': list(objects), 'Quiet': False}
 
         def call() -> dict[str, str]:
-            answer = self.send('delete_objects', Delete=request)
+            answer = self._http.send('delete_objects', Delete=request)
             errors = {
                 item.get('Key', '?'): f'{item.get("Code")} {item.get("Message", "")}'
                 for item in answer.get('Errors', ())
@@ -286,19 +291,20 @@ class Objects(Requests):
             reported = len(answer.get('Deleted', ())) + len(answer.get('Errors', ()))
             if reported < len(objects):
                 raise e.IncompleteAnswer(
-                    f'deleting, {self.where()}: the answer does not list every object'
+                    f'deleting, {self._http.where()}: the answer does not list every '
+                    f'object'
                 )
             return errors
 
         what = f'{objects[0]["Key"]} and {len(objects) - 1} more'
-        return self.run('delete', what, call)
+        return self._http.run('delete', what, call)
 
     def _delete_singly(self, objects: Sequence[dict[str, Any]]) -> dict[str, str]:
         failed = {}
         for one in objects:
-            call = functools.partial(self.send, 'delete_object', **one)
+            call = functools.partial(self._http.send, 'delete_object', **one)
             try:
-                self.run('delete', one['Key'], call)
+                self._http.run('delete', one['Key'], call)
             except e.BucketNotFound:
                 raise
             except e.NotFound:
