@@ -1,18 +1,13 @@
 """Modules that are loaded when they are used."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+from freezer.tests.commands import run_command
+
 
 def run(script: str, *path: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, '-c', script, *map(str, path)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()
+    return run_command(sys.executable, '-c', script, *path, check=True).stdout.strip()
 
 
 def test_a_module_is_loaded_when_it_is_used(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 sample configurations."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from freezer.common.usage import Entry
 from freezer.scheduler import command_line as scheduler
 from freezer.scheduler import options as scheduler_options
 from freezer.tests.agent import ROOT
+from freezer.tests.commands import run_command
 from freezer.utils.types import Date, Duration, Size
 
 USAGES = {
@@ -106,12 +106,7 @@ def test_help_is_what_the_commands_say(
     monkeypatch.setenv('COLUMNS', '80')
     script = Path(sys.executable).parent / command
     # Behind others, too: who asks has most of it typed.
-    ended = subprocess.run(
-        [str(script), '--debug', argument],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_command(script, '--debug', argument)
     assert (ended.returncode, ended.stderr) == (0, '')
     assert ended.stdout == usage.text(USAGES[command])
 
@@ -213,13 +208,7 @@ def test_paths_are_known_as_paths(command: str) -> None:
 
 
 def test_what_is_generated_is_up_to_date() -> None:
-    ended = subprocess.run(
-        [sys.executable, 'tools/generate.py', '--check'],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    ended = run_command(sys.executable, 'tools/generate.py', '--check', cwd=ROOT)
     assert (ended.returncode, ended.stdout) == (0, ''), ended.stderr
 
 
