@@ -29,12 +29,7 @@ from freezer.tests.conformance.checks import (
     problems,
     row,
 )
-from freezer.tests.conformance.places import (
-    PART,
-    LocalPlace,
-    S3Place,
-    new_s3_place,
-)
+from freezer.tests.conformance.places import PART, LocalPlace, S3Place, new_s3_place
 from freezer.tests.conformance.variants import Way
 from freezer.tests.conftest import on_servers
 from freezer.utils.signals import Interrupted

@@ -610,9 +610,7 @@ def test_the_other_addressing_style(
 
 @pytest.mark.parametrize('failure', [RuntimeError, Interrupted])
 def test_nothing_remains_of_a_check_that_breaks_off(
-    failure: type[BaseException],
-    monkeypatch: pytest.MonkeyPatch,
-    moto: servers.Moto,
+    failure: type[BaseException], monkeypatch: pytest.MonkeyPatch, moto: servers.Moto
 ) -> None:
     place = new_s3_place(moto)
 

@@ -13,12 +13,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.deletions import Deletions
-from freezer.storage.backup import (
-    Backup,
-    PendingBackup,
-    StoredLevel,
-    WrittenBackup,
-)
+from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
 from freezer.storage.levels import BrokenChain, LevelPolicy, NoSuchBackup
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.repository import Repository
@@ -643,10 +638,7 @@ class TestS3:
         return place
 
     def test_a_restore_has_nothing_to_complain_of(
-        self,
-        repository: Repository,
-        store: Store,
-        caplog: pytest.LogCaptureFixture,
+        self, repository: Repository, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         store(backup(), NOISE)
         caplog.clear()
@@ -786,8 +778,7 @@ class TestKeys:
     def test_keys_that_only_read(self, owned: S3Place) -> None:
         server = owned.server
         repository = owned.repository(
-            access_key=server.readonly_access_key,
-            secret_key=server.readonly_secret_key,
+            access_key=server.readonly_access_key, secret_key=server.readonly_secret_key
         )
         repository.prepare()
         assert listed(repository) == {}

@@ -170,11 +170,7 @@ WRONG = 'sk/quite+wrong'
 
 @pytest.mark.parametrize('section', ['action', 'storage:cloud'])
 def test_unknown_key_of_a_job_file_is_refused(
-    source: Path,
-    trap: Trap,
-    section: str,
-    store: S3Store,
-    tmp_path: Path,
+    source: Path, trap: Trap, section: str, store: S3Store, tmp_path: Path
 ) -> None:
     sections: dict[str, dict[str, object]] = {
         'action': {'path_to_backup': source},

@@ -99,12 +99,7 @@ HEADERS: dict[str, tuple[Sequence[str], str, str, set[What]]] = {
         'STANDARD_IA',
         VOLUMES,
     ),
-    'sse': (
-        ['--s3-sse', 'AES256'],
-        'x-amz-server-side-encryption',
-        'AES256',
-        CREATING,
-    ),
+    'sse': (['--s3-sse', 'AES256'], 'x-amz-server-side-encryption', 'AES256', CREATING),
     'sse-kms-key-id': (
         KMS,
         'x-amz-server-side-encryption-aws-kms-key-id',
@@ -560,10 +555,7 @@ def test_volumes(front: Front, argv: Sequence[str]) -> None:
     driver = front.driver(*argv)
     driver.prepare()
     assert restored(driver, make_backup(driver)) == CONTENT
-    assert volumes(front) == [
-        ('data', 2 * PART),
-        ('segments/00000001', PART + 1000),
-    ]
+    assert volumes(front) == [('data', 2 * PART), ('segments/00000001', PART + 1000)]
     parts = [request.part for request in front.requests if request.part]
     assert sorted(parts) == [1, 1, 2, 2]
 

@@ -153,12 +153,7 @@ def test_what_xz_makes_at_most_is_read() -> None:
     cut_off=st.integers(1, 100_000),
 )
 def test_gzip_with_and_without_zlib_ng(
-    writer: str,
-    reader: str,
-    blocks: list[bytes],
-    zeros: int,
-    size: int,
-    cut_off: int,
+    writer: str, reader: str, blocks: list[bytes], zeros: int, size: int, cut_off: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compression, '_zlib', lambda: GZIP[writer])

@@ -311,13 +311,7 @@ def test_wrong_types_elsewhere(key: str, value: str, environ: Environ) -> None:
 
 
 @pytest.mark.parametrize(
-    'text',
-    [
-        'no section = 1\n',
-        '[a]\nno value\n',
-        '[a]\nx = 1\nx = 2\n',
-        '[a]\n[a]\n',
-    ],
+    'text', ['no section = 1\n', '[a]\nno value\n', '[a]\nx = 1\nx = 2\n', '[a]\n[a]\n']
 )
 def test_a_file_that_is_no_job_file(job: Job, text: str) -> None:
     _, path = argv = job(text)

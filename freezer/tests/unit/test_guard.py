@@ -56,10 +56,7 @@ def tar(*args: str | Path) -> bytes:
 
 
 def create(
-    source: Path,
-    *options: str,
-    snar: Path | None = None,
-    names: Iterable[str] = ('.',),
+    source: Path, *options: str, snar: Path | None = None, names: Iterable[str] = ('.',)
 ) -> bytes:
     incremental = [] if snar is None else [f'--listed-incremental={snar}']
     return tar(

@@ -93,10 +93,7 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
     ({'access_key': None}, 'access-key'),
     ({'secret_key': None}, 'secret-key'),
     ({'access_key': None, 'secret_key': None}, 'secret-key'),
-    (
-        {'access_key': None, 'secret_key': None, 's3_session_token': 'x'},
-        'access-key',
-    ),
+    ({'access_key': None, 'secret_key': None, 's3_session_token': 'x'}, 'access-key'),
     (
         {
             'access_key': None,

@@ -202,9 +202,7 @@ def logs_on_screen() -> Iterator[Screen]:
     logging.getLogger().removeHandler(handler)
 
 
-def test_where_the_log_is_written_there_is_no_live_line(
-    logs_on_screen: Screen,
-) -> None:
+def test_where_the_log_is_written_there_is_no_live_line(logs_on_screen: Screen) -> None:
     progress = restoring()
     with Watch(progress, logs_on_screen).watching():
         until(lambda: logs_on_screen.getvalue().count('\n') > 1)
