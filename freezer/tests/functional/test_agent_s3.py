@@ -18,6 +18,7 @@ from freezer.tests.agent import (
     LocalStore,
     S3Store,
     Store,
+    assert_restores,
     iso,
     job_file,
     missed,
@@ -48,11 +49,6 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def assert_restores(agent: Agent, expected: Path, target: Path, *options: str) -> None:
-    agent.restore(target, *options).check()
-    assert missed(describe(expected), target) == []
-
-
 # The whole way
 
 
@@ -73,11 +69,9 @@ def test_every_state_of_a_chain_restores(agent: Agent, tmp_path: Path) -> None:
         dates.append(made['time_stamp'])
     for level, date in enumerate(dates):
         target = tmp_path / f'state {level}'
-        agent.restore(target, '--restore-from-date', iso(date)).check()
-        assert missed(states[level], target) == [], level
+        assert_restores(agent, states[level], target, '--restore-from-date', iso(date))
     newest = tmp_path / 'newest'
-    agent.restore(newest).check()
-    assert missed(states[2], newest) == []
+    assert_restores(agent, states[2], newest)
 
 
 @pytest.mark.package
@@ -398,8 +392,7 @@ def test_levels(
         made.append(document['curr_backup_level'])
         state = describe(source)
         assert level == document['curr_backup_level'], made
-    agent.restore(tmp_path / 'target').check()
-    assert missed(state, tmp_path / 'target') == []
+    assert_restores(agent, state, tmp_path / 'target')
 
 
 @ONE
@@ -505,8 +498,7 @@ def test_backup_to_several_storages(store: S3Store, tmp_path: Path) -> None:
     assert len(store.markers()) == 3
     for number, member in enumerate((local, store, both.store)):
         target = tmp_path / f'target {number}'
-        Agent(member).restore(target).check()
-        assert missed(state, target) == [], member
+        assert_restores(Agent(member), state, target)
 
 
 @REAL
