@@ -18,7 +18,7 @@ from zlib_ng import zlib_ng
 
 from freezer.exceptions import ConfigError, EngineError
 from freezer.stream import compression
-from freezer.tests.archives import with_window
+from freezer.tests.archives import cut, with_window
 
 MIB = 1024 * 1024
 REAL = [name for name in compression.NAMES if name != 'none']
@@ -42,10 +42,6 @@ def packed(name: str, *blocks: bytes) -> bytes:
 
 def unpacked(name: str, content: bytes, size: int = 1000) -> bytes:
     return b''.join(compression.decompress(name, cut(content, size)))
-
-
-def cut(content: bytes, size: int) -> Iterator[bytes]:
-    return (content[n : n + size] for n in range(0, len(content), size))
 
 
 @pytest.mark.parametrize('name', compression.NAMES)

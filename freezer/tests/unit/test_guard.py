@@ -32,6 +32,7 @@ from freezer.tests.archives import (
     POSIX,
     block,
     checksummed,
+    cut,
     directory,
     hard_link,
     long_name,
@@ -79,11 +80,6 @@ def extract(target: Path, archive: bytes, user: int | None = None) -> int:
     ).returncode
 
 
-def pieces(data: bytes, size: int = 10240) -> Iterator[bytes]:
-    for at in range(0, len(data), size):
-        yield data[at : at + size]
-
-
 def outcome(
     guard: TargetGuard, chunks: Iterable[bytes]
 ) -> tuple[bytes, EngineError | None]:
@@ -98,14 +94,14 @@ def outcome(
 
 
 def passes(guard: TargetGuard, archive: bytes, size: int = 10240) -> None:
-    assert b''.join(guard.check(pieces(archive, size))) == archive
+    assert b''.join(guard.check(cut(archive, size))) == archive
 
 
 def restore(target: Path, *levels: bytes) -> None:
     """Restore a chain as the agent does."""
     guard = TargetGuard(target)
     for level in levels:
-        out, error = outcome(guard, pieces(level))
+        out, error = outcome(guard, cut(level, 10240))
         code = extract(target, out)
         if error:
             raise error
@@ -124,7 +120,7 @@ def refuses(
         guard = TargetGuard(target)
         for level in before:
             passes(guard, level + END)
-        out, error = outcome(guard, pieces(archive, size))
+        out, error = outcome(guard, cut(archive, size))
         assert isinstance(error, UnsafeArchiveError)
         assert re.search(match, str(error))
         assert out == good
@@ -626,7 +622,7 @@ def test_untrusted(target: Path, armed: bytes, harmless: bytes) -> None:
     expected = before + harmless + after + END
     for size in (1, 77, 512, 513, len(archive)):
         guard = TargetGuard(target, untrusted=True)
-        assert b''.join(guard.check(pieces(archive, size))) == expected
+        assert b''.join(guard.check(cut(archive, size))) == expected
         passes(TargetGuard(target), archive, size)
 
 
@@ -881,7 +877,7 @@ def test_not_tar(target: Path, data: bytes) -> None:
     for size in (1, 500, 512, 1 << 20):
         guard = TargetGuard(target)
         with pytest.raises(EngineError) as error:
-            list(guard.check(pieces(data, size)))
+            list(guard.check(cut(data, size)))
         assert not isinstance(error.value, UnsafeArchiveError)
 
 
@@ -902,7 +898,7 @@ def test_truncated(target: Path) -> None:
         + block(magic=GNU)
     )
     for length in [*range(1025), *range(1025, len(archive) + 1024, 101)]:
-        out, error = outcome(TargetGuard(target), pieces((archive + END)[:length]))
+        out, error = outcome(TargetGuard(target), cut((archive + END)[:length], 10240))
         assert f'stops after {length} bytes' in str(error)
         assert (archive + END).startswith(out)
 
@@ -930,7 +926,7 @@ def test_mutations(data: st.DataObject) -> None:
             head = at - at % 512
             archive[head : head + 512] = checksummed(bytes(archive[head : head + 512]))
     with tempfile.TemporaryDirectory() as name:
-        out, error = outcome(TargetGuard(name), pieces(bytes(archive), 700))
+        out, error = outcome(TargetGuard(name), cut(bytes(archive), 700))
     assert archive.startswith(out) if error else out == archive
 
 
@@ -1198,7 +1194,7 @@ def test_bytes_flow(target: Path) -> None:
     given: list[bytes] = []
 
     def chunks() -> Iterator[bytes]:
-        for piece in pieces(archive, 100):
+        for piece in cut(archive, 100):
             given.append(piece)
             yield piece
 
@@ -1226,7 +1222,7 @@ def test_many_members(target: Path) -> None:
     archive = bytes(buffer)
     guard = TargetGuard(target)
     start = time.process_time()
-    for _ in guard.check(pieces(archive, 1 << 16)):
+    for _ in guard.check(cut(archive, 1 << 16)):
         pass
     spent = time.process_time() - start
     assert guard.members == 1 + 280 + 280 * 99

@@ -20,6 +20,7 @@ from freezer.tests.archives import (
     GNU,
     RECORDS,
     block,
+    cut,
     directory,
     hard_link,
     long_name,
@@ -28,7 +29,6 @@ from freezer.tests.archives import (
     symlink,
 )
 from freezer.tests.engines import tar_engine
-from freezer.utils.blocks import Block
 
 
 def chosen(pattern: str, path: str) -> bool:
@@ -91,7 +91,7 @@ def extract(target: Path, levels: Sequence[bytes], *include: str) -> None:
     for level in reversed(levels):
         again = True
         while again:
-            again = extracts.extract(iter(blocks(level)), iter)
+            again = extracts.extract(cut(level, 700), iter)
         if not extracts.wanted:
             break
     extracts.finish()
@@ -99,15 +99,11 @@ def extract(target: Path, levels: Sequence[bytes], *include: str) -> None:
         raise e.RestoreError(f'nothing matches {extracts.unmatched}')
 
 
-def blocks(archive: bytes) -> list[Block]:
-    return [archive[at : at + 700] for at in range(0, len(archive), 700)]
-
-
 def listed(target: Path, levels: Sequence[bytes], *include: str) -> dict[bytes, Entry]:
     lister = tar_engine(include=include).lister()
     found = {}
     for number in reversed(range(len(levels))):
-        for entry in lister.entries(iter(blocks(levels[number])), number):
+        for entry in lister.entries(cut(levels[number], 700), number):
             assert entry.path not in found
             found[entry.path] = entry
         if not lister.wanted:
