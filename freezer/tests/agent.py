@@ -531,6 +531,18 @@ def missed(expected: Mapping[bytes, trees.Entry], target: Path) -> list[str]:
     return trees.differences(dict(expected), trees.describe(target))
 
 
+def assert_restores(
+    agent: Agent,
+    expected: Path | Mapping[bytes, trees.Entry],
+    target: Path,
+    *options: object,
+) -> None:
+    """A restore makes what a directory is, or what a tree was."""
+    agent.restore(target, *options).check()
+    tree = trees.describe(expected) if isinstance(expected, Path) else expected
+    assert missed(tree, target) == []
+
+
 def iso(timestamp: int) -> str:
     """A date as ``--restore-from-date`` takes it."""
     return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(timestamp))

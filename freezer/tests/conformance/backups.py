@@ -20,6 +20,7 @@ NOISE = RANDOM.randbytes(PARTS_PER_VOLUME * 2 * PART + PART + 1)
 
 # Makes a whole backup, of this content.
 Store = Callable[..., PendingBackup]
+Commit = Callable[[WrittenBackup], None]
 
 
 def backup(

@@ -29,12 +29,7 @@ from freezer.tests.conformance.checks import (
     problems,
     row,
 )
-from freezer.tests.conformance.places import (
-    PART,
-    LocalPlace,
-    S3Place,
-    new_s3_place,
-)
+from freezer.tests.conformance.places import PART, LocalPlace, S3Place, new_s3_place
 from freezer.tests.conformance.variants import Way
 from freezer.tests.conftest import on_servers
 from freezer.utils.signals import Interrupted
@@ -207,12 +202,10 @@ def test_nothing_remains_in_a_bucket_that_locks(s3_server: servers.Server) -> No
     client = s3_server.client()
     client.create_bucket(Bucket=place.bucket, ObjectLockEnabledForBucket=True)
     retention = {'Mode': 'COMPLIANCE', 'Days': 1}
+    rule = {'DefaultRetention': retention}
     client.put_object_lock_configuration(
         Bucket=place.bucket,
-        ObjectLockConfiguration={
-            'ObjectLockEnabled': 'Enabled',
-            'Rule': {'DefaultRetention': retention},
-        },
+        ObjectLockConfiguration={'ObjectLockEnabled': 'Enabled', 'Rule': rule},
     )
     report = check(place, s3_legal_hold=True)
     assert problems(report) == []
@@ -309,7 +302,9 @@ class Faulty(LocalStorage):
         return super().read_file(path, limit)[1:]
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
-        yield from ()
+        # The probe of deletions asks for a listing: that one is right.
+        if path.endswith('/deleted'):
+            yield from super().list_tree(path)
 
     def write_file(self, path: str, content: bytes) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -325,17 +320,11 @@ class Faulty(LocalStorage):
 
 class TestLocalFaults:
     @pytest.mark.parametrize(
-        'name, result',
-        [
-            ('read', PROBLEM),
-            ('list', PROBLEM),
-            ('rename', PROBLEM),
-            ('delete', PROBLEM),
-            ('permissions', NOTE),
-        ],
+        'name', ['read', 'list', 'rename', 'delete', 'permissions']
     )
-    def test_verbs(self, name: str, result: Result, tmp_path: Path) -> None:
+    def test_verbs(self, name: str, tmp_path: Path) -> None:
         report = Faulty(str(tmp_path), PART, skip_prepare=True).check()
+        result = NOTE if name == 'permissions' else PROBLEM
         assert row(report, name).result is result
         assert list(tmp_path.iterdir()) == []
 

@@ -13,12 +13,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.objects import Objects
-from freezer.storage.backup import (
-    Backup,
-    PendingBackup,
-    StoredLevel,
-    WrittenBackup,
-)
+from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
 from freezer.storage.levels import BrokenChain, LevelPolicy, NoSuchBackup
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.repository import Repository
@@ -32,6 +27,7 @@ from freezer.tests.conformance.backups import (
     STATE,
     TAR,
     ZERO,
+    Commit,
     Store,
     backup,
     chunks,
@@ -132,19 +128,13 @@ class TestEveryStorage:
         assert restore(repository) == NOISE[:size]
         assert place.uploads() == []
 
-    def test_tiny_messages(
-        self, repository: Repository, commit: Callable[[WrittenBackup], None]
-    ) -> None:
-        commit(
-            write(repository.begin(backup()), (NOISE[n : n + 1] for n in range(3000)))
-        )
+    def test_tiny_messages(self, repository: Repository, commit: Commit) -> None:
+        bytes_alone = (NOISE[n : n + 1] for n in range(3000))
+        commit(write(repository.begin(backup()), bytes_alone))
         assert restore(repository) == NOISE[:3000]
 
     def test_a_backup_is_listed_when_it_is_committed(
-        self,
-        place: Place,
-        repository: Repository,
-        commit: Callable[[WrittenBackup], None],
+        self, place: Place, repository: Repository, commit: Commit
     ) -> None:
         written = write(repository.begin(backup()), chunks(NOISE[: PART + 1]))
         other = place.repository()
@@ -211,10 +201,7 @@ class TestEveryStorage:
         assert restore(repository) == b'content'
 
     def test_a_taken_place_is_refused(
-        self,
-        place: Place,
-        repository: Repository,
-        commit: Callable[[WrittenBackup], None],
+        self, place: Place, repository: Repository, commit: Commit
     ) -> None:
         other = place.repository()
         pending = repository.begin(backup())
@@ -317,17 +304,9 @@ class TestEveryStorage:
         store(backup(zero=100, timestamp=110, level=1), b'a1')
         store(backup(zero=100, timestamp=120, level=2), b'a2')
         store(backup(zero=200), b'b0')
-        states = {
-            None: b'b0',
-            999: b'b0',
-            200: b'b0',
-            199: b'a0a1a2',
-            120: b'a0a1a2',
-            119: b'a0a1',
-            110: b'a0a1',
-            109: b'a0',
-            100: b'a0',
-        }
+        states = dict.fromkeys((None, 999, 200), b'b0')
+        states |= dict.fromkeys((199, 120), b'a0a1a2')
+        states |= {119: b'a0a1', 110: b'a0a1', 109: b'a0', 100: b'a0'}
         for date, state in states.items():
             assert restore(repository, date) == state, date
         with pytest.raises(NoSuchBackup):
@@ -552,9 +531,8 @@ class TestEveryStorage:
         other = store(backup('host_other'), b'other').backup
         for member in place.members:
             for name in ('manifest', 'digests/00000000', 'data'):
-                member.write(
-                    f'{folder(backup())}/{name}', member.read(f'{folder(other)}/{name}')
-                )
+                content = member.read(f'{folder(other)}/{name}')
+                member.write(f'{folder(backup())}/{name}', content)
         self.assert_damage_is_told(repository, f'{folder(backup())}/manifest')
 
     def test_a_damaged_marker(
@@ -643,10 +621,7 @@ class TestS3:
         return place
 
     def test_a_restore_has_nothing_to_complain_of(
-        self,
-        repository: Repository,
-        store: Store,
-        caplog: pytest.LogCaptureFixture,
+        self, repository: Repository, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         store(backup(), NOISE)
         caplog.clear()
@@ -673,13 +648,9 @@ class TestS3:
     ) -> None:
         """As Freezer 19 lays them out, and no claim remains."""
         store(backup(), NOISE[: 2 * PART + 1])
-        assert {p.removeprefix(f'{folder(backup())}/') for p in s3.files()} == {
-            'data',
-            'digests/00000000',
-            'engine_metadata',
-            'manifest',
-            marker(backup()),
-        }
+        names = {path.removeprefix(f'{folder(backup())}/') for path in s3.files()}
+        data = {'data', 'digests/00000000', 'engine_metadata', 'manifest'}
+        assert names == {*data, marker(backup())}
 
     def test_volumes_are_uniform(
         self, s3: S3Place, repository: Repository, store: Store
@@ -692,9 +663,7 @@ class TestS3:
             for name in ('data', 'segments/00000001', 'segments/00000002')
         ] == [volume, volume, len(NOISE) - 2 * volume]
 
-    def test_the_smallest_volumes(
-        self, s3: S3Place, commit: Callable[[WrittenBackup], None]
-    ) -> None:
+    def test_the_smallest_volumes(self, s3: S3Place, commit: Commit) -> None:
         repository = s3.repository(s3_max_parts=2)
         repository.prepare()
         commit(write(repository.begin(backup()), chunks(NOISE[: 4 * PART + 1])))
@@ -786,8 +755,7 @@ class TestKeys:
     def test_keys_that_only_read(self, owned: S3Place) -> None:
         server = owned.server
         repository = owned.repository(
-            access_key=server.readonly_access_key,
-            secret_key=server.readonly_secret_key,
+            access_key=server.readonly_access_key, secret_key=server.readonly_secret_key
         )
         repository.prepare()
         assert listed(repository) == {}
@@ -818,9 +786,7 @@ class Taken(Rate):
 
 @on(*EVERY_STORAGE)
 class TestRates:
-    def test_all_data_is_taken_of_them(
-        self, place: Place, commit: Callable[[WrittenBackup], None]
-    ) -> None:
+    def test_all_data_is_taken_of_them(self, place: Place, commit: Commit) -> None:
         sending, receiving = Taken(), Taken()
         repository = place.repository(sending=sending, receiving=receiving)
         repository.prepare()
@@ -973,9 +939,8 @@ class TestMultiple:
             ended.set()
             raise e.Cancelled('cancelled')
 
-        pending = begin_with(
-            repository, monkeypatch, write=lingers, cancel=cancelled.set
-        )
+        methods = {'write': lingers, 'cancel': cancelled.set}
+        pending = begin_with(repository, monkeypatch, **methods)
         before = signal.signal(signal.SIGUSR1, handle)
         try:
             with pytest.raises(Signal):

@@ -159,9 +159,8 @@ class TestEveryStorage:
             flip(place, f'{folder(backup())}/data', position)
         for member, found in zip(place.members, every(repository, True), strict=True):
             expected = {place_of(member, p, len(CONTENT)) for p in positions}
-            assert [where(problem)[1:] for problem in found.problems] == sorted(
-                expected
-            )
+            places = [where(problem)[1:] for problem in found.problems]
+            assert places == sorted(expected)
 
     @both
     def test_missing_data(
@@ -169,9 +168,8 @@ class TestEveryStorage:
     ) -> None:
         store(backup(), CONTENT)
         place.delete(f'{folder(backup())}/data')
-        for problem in the_problem(
-            repository, data, f'{folder(backup())}/data is missing'
-        ):
+        said = f'{folder(backup())}/data is missing'
+        for problem in the_problem(repository, data, said):
             assert where(problem) == ('data', None, 0, len(CONTENT) - 1)
 
     @both
@@ -231,10 +229,8 @@ class TestEveryStorage:
         other = store(backup('other'), b'other')
         for member in place.members:
             for name in ('manifest', 'digests/00000000', 'data'):
-                member.write(
-                    f'{folder(backup())}/{name}',
-                    member.read(f'{folder(other.backup)}/{name}'),
-                )
+                content = member.read(f'{folder(other.backup)}/{name}')
+                member.write(f'{folder(backup())}/{name}', content)
         other.discard()
         path = f'{folder(backup())}/manifest'
         the_problem(repository, True, path, ' belongs to another backup')

@@ -18,6 +18,7 @@ from freezer.tests.agent import (
     LocalStore,
     S3Store,
     Store,
+    assert_restores,
     iso,
     job_file,
     missed,
@@ -48,11 +49,6 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def assert_restores(agent: Agent, expected: Path, target: Path, *options: str) -> None:
-    agent.restore(target, *options).check()
-    assert missed(describe(expected), target) == []
-
-
 # The whole way
 
 
@@ -73,11 +69,9 @@ def test_every_state_of_a_chain_restores(agent: Agent, tmp_path: Path) -> None:
         dates.append(made['time_stamp'])
     for level, date in enumerate(dates):
         target = tmp_path / f'state {level}'
-        agent.restore(target, '--restore-from-date', iso(date)).check()
-        assert missed(states[level], target) == [], level
+        assert_restores(agent, states[level], target, '--restore-from-date', iso(date))
     newest = tmp_path / 'newest'
-    agent.restore(newest).check()
-    assert missed(states[2], newest) == []
+    assert_restores(agent, states[2], newest)
 
 
 @pytest.mark.package
@@ -170,11 +164,7 @@ def test_keys_from_environment_or_command_line(
     store: S3Store, source: Path, tmp_path: Path
 ) -> None:
     Agent(store).backup(source).check()
-    without: dict[str, str | None] = {
-        'ACCESS_KEY': None,
-        'SECRET_KEY': None,
-        'ENDPOINT': None,
-    }
+    without = dict.fromkeys(('ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT'))
     keys = (
         *('--access-key', store.server.access_key),
         *('--secret-key', store.server.secret_key),
@@ -229,23 +219,12 @@ def test_encrypted_backup_is_read_by_openssl_and_tar(
     (stream,) = (c for p, c in store.files().items() if p.endswith('/data'))
     target = tmp_path / 'target'
     target.mkdir()
-    plain = subprocess.run(
-        [
-            *('openssl', 'enc', '-d', '-aes-256-cfb', '-md', 'sha256'),
-            *('-pass', f'file:{passphrase}'),
-        ],
-        input=stream,
-        stdout=subprocess.PIPE,
-        check=True,
-    ).stdout
-    subprocess.run(
-        [
-            *('tar', '--extract', '--gzip', '--file=-', '--preserve-permissions'),
-            *('--xattrs', '--xattrs-include=*', '--acls', f'--directory={target}'),
-        ],
-        input=plain,
-        check=True,
-    )
+    argv = ['openssl', 'enc', '-d', '-aes-256-cfb', '-md', 'sha256']
+    argv += ['-pass', f'file:{passphrase}']
+    plain = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
+    argv = ['tar', '--extract', '--gzip', '--file=-', '--preserve-permissions']
+    argv += ['--xattrs', '--xattrs-include=*', '--acls', f'--directory={target}']
+    subprocess.run(argv, input=plain.stdout, check=True)
     assert missed(describe(source), target) == []
 
 
@@ -260,11 +239,8 @@ def test_limited_backup_restores(agent: Agent, source: Path, tmp_path: Path) -> 
 def test_consistency_checksum(
     agent: Agent, store: S3Store, source: Path, tmp_path: Path
 ) -> None:
-    checksum = (
-        agent.backup(source, '--consistency-check')
-        .check()
-        .document['consistency_checksum']
-    )
+    made = agent.backup(source, '--consistency-check').check()
+    checksum = made.document['consistency_checksum']
     assert checksum
     wanted = ('--consistency-checksum', checksum)
     assert_restores(agent, source, tmp_path / 'same', *wanted)
@@ -294,10 +270,8 @@ def test_info(agent: Agent, store: S3Store, source: Path) -> None:
     ours, other = sorted(found['backups'], key=lambda backup: backup['backup_name'])
     assert (ours['hostname'], ours['backup_name']) == (HOST, 'bk')
     assert ours['level_zero'] == iso(first)
-    assert [(x['level'], x['time_stamp']) for x in ours['levels']] == [
-        (0, first),
-        (1, second),
-    ]
+    levels = [(x['level'], x['time_stamp']) for x in ours['levels']]
+    assert levels == [(0, first), (1, second)]
     assert ours['size'] == sum(n for p, n in sizes.items() if f'/{HOST}_bk/' in p)
     assert other['size'] == sum(n for p, n in sizes.items() if f'/{HOST}_other/' in p)
 
@@ -398,8 +372,7 @@ def test_levels(
         made.append(document['curr_backup_level'])
         state = describe(source)
         assert level == document['curr_backup_level'], made
-    agent.restore(tmp_path / 'target').check()
-    assert missed(state, tmp_path / 'target') == []
+    assert_restores(agent, state, tmp_path / 'target')
 
 
 @ONE
@@ -433,10 +406,8 @@ def test_overwrite_lists_what_it_removes(
     said = Agent(agent.store, env=path).restore(target, '--overwrite')
     assert said.error
     lines = [line.strip() for line in said.err.splitlines()]
-    assert (
-        f'This removes what the backup does not hold from {target}: 2 in all'
-        in said.err
-    )
+    removed = f'This removes what the backup does not hold from {target}: 2 in all'
+    assert removed in said.err
     assert {'mine', 'folder'} <= set(lines)
     assert 'two' not in lines
     assert (target / 'mine').read_text() == 'mine alone'
@@ -505,8 +476,7 @@ def test_backup_to_several_storages(store: S3Store, tmp_path: Path) -> None:
     assert len(store.markers()) == 3
     for number, member in enumerate((local, store, both.store)):
         target = tmp_path / f'target {number}'
-        Agent(member).restore(target).check()
-        assert missed(state, target) == [], member
+        assert_restores(Agent(member), state, target)
 
 
 @REAL

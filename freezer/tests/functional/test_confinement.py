@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import trees
-from freezer.tests.agent import NO_LANDLOCK, Agent, missed
+from freezer.tests.agent import NO_LANDLOCK, Agent, assert_restores, missed
 from freezer.utils import landlock
 
 pytestmark = pytest.mark.usefixtures('cold')
@@ -66,8 +66,7 @@ def test_chain_of_somebody_with_and_without_rights(
     if trees.is_root() and not rights:
         local = local.run_by(*NO_RIGHTS)
     target, log = tmp_path / 'target', tmp_path / 'log'
-    local.restore(target, '--log-file', log).check()
-    assert missed(trees.describe(linked), target) == []
+    assert_restores(local, linked, target, '--log-file', log)
     # One who has no rights needs Landlock no less.
     held = landlock.unavailable_reason(str(target)) is None
     assert ('keeps tar from writing outside' in log.read_text()) == held

@@ -23,6 +23,7 @@ from freezer.tests.agent import (
     LocalStore,
     S3Store,
     Store,
+    assert_restores,
     in_parts,
     iso,
     job_file,
@@ -65,8 +66,7 @@ def test_d02_retention_keeps_the_chain_that_grows(
     made = agent.increment(source, '--remove-older-than', '5').check()
     assert made.document['curr_backup_level'] == 1
     assert len(agent.store.markers()) == 2
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(agent, source, tmp_path / 'target')
     # A chain that is as old and has no part in it does go.
     agent.backup(source, '--remove-older-than', '5').check()
     agent.store.made_earlier(10 * DAY, agent.identity)
@@ -120,8 +120,7 @@ def test_d06_segments_smaller_than_parts_may_be(
 ) -> None:
     made = agent.backup(big, '--compression', 'none', '-M', '1000')
     made.check()
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(big), tmp_path / 'target') == []
+    assert_restores(agent, big, tmp_path / 'target')
 
 
 def test_d07_failure_with_more_to_come_does_not_hang(
@@ -288,8 +287,7 @@ def test_d22_odd_names_in_a_tree(local: Agent, tmp_path: Path) -> None:
     local.increment(source).check()
     local.increment(source).check()
     target = tmp_path / 'target $(touch pwned) "x"'
-    local.restore(target).check()
-    assert missed(state, target) == []
+    assert_restores(local, state, target)
 
 
 @pytest.mark.parametrize('name', ODD)
@@ -338,8 +336,7 @@ def test_d23_file_that_grows_while_it_is_read(
     assert grown.startswith(b'x' * (32 << 20))
     # What was caught in the middle is whole in the next increment.
     local.increment(source).check()
-    local.restore(tmp_path / 'next').check()
-    assert missed(trees.describe(source), tmp_path / 'next') == []
+    assert_restores(local, source, tmp_path / 'next')
 
 
 def test_d23_file_that_vanishes_while_it_is_read(
@@ -481,8 +478,7 @@ def test_d28_limits_in_a_job_file(local: Agent, source: Path, tmp_path: Path) ->
     values = {'upload_limit': '10000000', 'download_limit': '10M'}
     job = job_file(tmp_path / 'job', {'action': values})
     local.backup(source, '--config', job).check()
-    local.restore(tmp_path / 'target', '--config', job).check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(local, source, tmp_path / 'target', '--config', job)
 
 
 @pytest.mark.parametrize('damage', ['unreadable', 'gone', 'short', 'one bit'])

@@ -17,6 +17,7 @@ from freezer.tests.agent import (
     Agent,
     LocalStore,
     S3Store,
+    assert_restores,
     in_parts,
     iso,
     job_file,
@@ -70,12 +71,10 @@ def test_a_chain(store: S3Store, options: tuple[object, ...], tmp_path: Path) ->
     assert WORDS.encode() not in everything
     timestamp, state = states[0]
     target = tmp_path / 'target'
-    agent.restore(target, '--restore-from-date', iso(timestamp)).check()
-    assert missed(state, target) == []
+    assert_restores(agent, state, target, '--restore-from-date', iso(timestamp))
     # The newest, over an older one; nothing has to be said of the format.
     only = Agent(store).told('--encrypt-pass-file', tmp_path / 'pass')
-    only.restore(target, '--overwrite').check()
-    assert missed(states[-1][1], target) == []
+    assert_restores(only, states[-1][1], target, '--overwrite')
 
 
 def test_info_verify_and_admin_need_no_passphrase(
@@ -107,8 +106,7 @@ def test_encrypted_backup_of_many_volumes_restores(
     agent = in_parts(Agent(store)).told(*options, '--s3-max-parts', 2)
     agent.backup(big).check()
     assert [path for path in store.sizes() if '/segments/' in path]
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(big), tmp_path / 'target') == []
+    assert_restores(agent, big, tmp_path / 'target')
 
 
 @pytest.mark.package
@@ -243,6 +241,5 @@ def test_passphrase_is_changed_with_age_alone(
     new = private(tmp_path / 'new', 'new words\n')
     renewed = local.told('--encryption', 'age', '--encrypt-pass-file', new)
     renewed.increment(source).check()
-    renewed.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(renewed, source, tmp_path / 'target')
     assert 'identity.age' in agent.restore(tmp_path / 'other').error

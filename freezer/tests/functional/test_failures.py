@@ -15,9 +15,9 @@ from freezer.tests.agent import (
     LocalStore,
     S3Store,
     Trap,
+    assert_restores,
     in_parts,
     job_file,
-    missed,
     wrap_tar_on_broken_disk,
 )
 from freezer.tests.functional.waiting import until, until_gone
@@ -43,8 +43,7 @@ def test_part_that_fails_fails_the_backup(
     # It was the part, and nothing else.
     proxy.clear()
     agent.backup(big).check()
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(big), tmp_path / 'target') == []
+    assert_restores(agent, big, tmp_path / 'target')
 
 
 def test_server_that_dies_halfway(mortal: servers.SeaweedFS, tmp_path: Path) -> None:
@@ -70,8 +69,7 @@ def test_server_that_dies_halfway(mortal: servers.SeaweedFS, tmp_path: Path) -> 
     agent.backup(source).check()
     assert store.open_uploads() == []
     assert len(store.markers()) == 1
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(agent, source, tmp_path / 'target')
 
 
 # The source
@@ -140,8 +138,7 @@ def test_unreadable_files_are_named_and_stored_later(
     made = held.increment(source).check()
     assert made.document['curr_backup_level'] == 1
     assert made.document['warnings'] == 0
-    local.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(local, source, tmp_path / 'target')
 
 
 @pytest.mark.root
@@ -158,8 +155,7 @@ def test_unreadable_file_is_stored_by_a_later_user_who_may_read_it(
     made = local.increment(source).check()
     assert made.document['curr_backup_level'] == 1
     assert made.document['warnings'] == 0
-    local.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(local, source, tmp_path / 'target')
 
 
 # Before the source is read
@@ -170,11 +166,7 @@ WRONG = 'sk/quite+wrong'
 
 @pytest.mark.parametrize('section', ['action', 'storage:cloud'])
 def test_unknown_key_of_a_job_file_is_refused(
-    source: Path,
-    trap: Trap,
-    section: str,
-    store: S3Store,
-    tmp_path: Path,
+    source: Path, trap: Trap, section: str, store: S3Store, tmp_path: Path
 ) -> None:
     sections: dict[str, dict[str, object]] = {
         'action': {'path_to_backup': source},

@@ -26,6 +26,7 @@ from freezer.tests.agent import (
     Agent,
     Result,
     S3Store,
+    assert_restores,
     in_parts,
     missed,
 )
@@ -64,11 +65,6 @@ def may_only_write(proxy: Proxy) -> None:
         proxy.answer(refused, DENIED)
 
 
-def restored(agent: Agent, source: Path, target: Path) -> None:
-    agent.restore(target).check()
-    assert missed(trees.describe(source), target) == []
-
-
 @pytest.fixture
 def writer(proxied: S3Store, proxy: Proxy) -> Agent:
     """An agent whose keys may only write, with several volumes of several parts."""
@@ -91,12 +87,12 @@ def test_full_backup(writer: Agent, proxy: Proxy, big: Path, tmp_path: Path) -> 
     refused = [r for r in proxy.requests if r.operation == 'DeleteObject']
     assert refused == []
     proxy.clear()
-    restored(writer, big, tmp_path / 'target')
+    assert_restores(writer, big, tmp_path / 'target')
     writer.run('verify', '--verify-data').check()
     # Its claim is in nobody's way, and goes with the first clean-up.
     writer.run('admin', '--s3-stale-after', '0').check()
     assert not [path for path in writer.store.files() if '/claim' in path]
-    restored(writer, big, tmp_path / 'once more')
+    assert_restores(writer, big, tmp_path / 'once more')
 
 
 @pytest.mark.parametrize('options', [['--incremental'], ['--remove-older-than', '30']])
@@ -156,7 +152,7 @@ def test_answer_to_complete_that_is_lost_once(
     assert len(lost) > 1
     proxy.clear()
     if result.code == 0:
-        restored(writer, big, tmp_path / 'target')
+        assert_restores(writer, big, tmp_path / 'target')
     else:
         assert 'whether' in result.error
         assert writer.store.markers() == []
@@ -199,7 +195,7 @@ def test_only_reading_or_only_listing_is_refused(
         assert says in said
         assert silent not in said
         proxy.clear()
-        restored(named, source, tmp_path / f'target {number}')
+        assert_restores(named, source, tmp_path / f'target {number}')
         # Without a listing it is what keeps others from the same second.
         claims = [p for p in proxied.files() if f'_bk{number}/' in p and '/claim' in p]
         assert bool(claims) is (refused is lists)
@@ -363,12 +359,12 @@ def test_acl_decides_who_reads_the_objects_of_another_account(
         assert 's3:ListBucket' in limited.run(action).only_error
     # Objects are the writer's, and the bucket its owner's.
     if acl:
-        restored(owner, big, tmp_path / 'target')
+        assert_restores(owner, big, tmp_path / 'target')
     else:
         error = owner.restore(tmp_path / 'target').error
         assert 's3:GetObject' in error
     allow(ceph, place, policies()['Restore only'])
-    restored(limited, big, tmp_path / 'another target')
+    assert_restores(limited, big, tmp_path / 'another target')
 
 
 def test_keys_that_may_read_but_not_list(
@@ -395,7 +391,7 @@ def test_keys_that_may_read_but_not_list(
         assert 'either this one is missing' in error
     assert not [path for path in store.markers() if '_lost/' in path]
     allow(ceph, store, policies()['Restore only'])
-    restored(limited, big, tmp_path / 'target')
+    assert_restores(limited, big, tmp_path / 'target')
 
 
 Job = Callable[[Agent, Path, Path], Result]
@@ -525,4 +521,4 @@ def _check_done(
     assert limited.run('admin', '--remove-before-date', '2100-01-01T00:00:00').code == 1
     assert place.sizes() == before
     allow(ceph, place, policies()['Restore only'])
-    restored(limited, source, folder / 'target')
+    assert_restores(limited, source, folder / 'target')

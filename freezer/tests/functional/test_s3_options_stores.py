@@ -52,10 +52,7 @@ def real(s3_server: servers.Server) -> Iterator[Front]:
         ['--s3-tags', 'team=data base,plus=4+2', '--s3-acl', 'private'],
         ['--s3-requester-pays', '--s3-expected-bucket-owner', '123456789012'],
         ['--s3-region', 'eu-west-3'],
-        *(
-            ['--s3-checksum', name]
-            for name in ('crc32', 'crc32c', 'crc64nvme', 'sha256')
-        ),
+        *(['--s3-checksum', n] for n in ('crc32', 'crc32c', 'crc64nvme', 'sha256')),
     ],
     ids=' '.join,
 )
@@ -116,13 +113,9 @@ def test_lock_longer_than_that_of_the_bucket(real: Front) -> None:
         *('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '3')
     )
     driver.prepare()
-    client = real.server.client()
-    rule = {'DefaultRetention': {'Mode': 'GOVERNANCE', 'Days': 1}}
-    client.put_object_lock_configuration(
-        Bucket=real.bucket,
-        ObjectLockConfiguration={'ObjectLockEnabled': 'Enabled', 'Rule': rule},
-    )
+    lock_by_default(real)
     make_backup(driver)
+    client = real.server.client()
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
     keys = [key for key in real.server.keys(real.bucket) if '/claim' not in key]
     assert len(keys) == 7
@@ -131,10 +124,14 @@ def test_lock_longer_than_that_of_the_bucket(real: Front) -> None:
         assert head['ObjectLockRetainUntilDate'] > soon, key
 
 
-def lock_by_default(front: Front) -> None:
-    """Make the bucket, and let it lock what is put into it."""
+def make_bucket_with_locks(front: Front) -> None:
     client = front.server.client()
     client.create_bucket(Bucket=front.bucket, ObjectLockEnabledForBucket=True)
+
+
+def lock_by_default(front: Front) -> None:
+    """Let the bucket lock what is put into it."""
+    client = front.server.client()
     rule = {'DefaultRetention': {'Mode': 'GOVERNANCE', 'Days': 1}}
     client.put_object_lock_configuration(
         Bucket=front.bucket,
@@ -144,16 +141,15 @@ def lock_by_default(front: Front) -> None:
 
 def test_bucket_that_locks_by_itself_wants_digests(front: Front) -> None:
     """So does moto, but for parts; Amazon for all bodies."""
+    make_bucket_with_locks(front)
     lock_by_default(front)
-    wanted = error(
-        400,
-        'InvalidRequest',
+    said = (
         'Content-MD5 OR x-amz-checksum- HTTP header is required for Put Part requests '
-        'with Object Lock parameters',
+        'with Object Lock parameters'
     )
     front.proxy.answer(
         lambda request: bool(request.part) and 'content-md5' not in request.headers,
-        wanted,
+        error(400, 'InvalidRequest', said),
     )
     driver = front.driver()
     driver.prepare()
@@ -168,6 +164,7 @@ def test_bucket_that_locks_by_itself_wants_digests(front: Front) -> None:
 
 @REAL
 def test_bucket_that_locks_by_itself(real: Front) -> None:
+    make_bucket_with_locks(real)
     lock_by_default(real)
     driver = real.driver()
     driver.prepare()
@@ -186,15 +183,12 @@ def test_bucket_that_cannot_lock(real: Front, option: Sequence[str]) -> None:
     real.proxy.clear()
     with pytest.raises(e.StorageConfigError, match='has no object lock'):
         real.driver(*option).prepare()
-    assert [r.operation for r in real.requests] == [
-        'HeadBucket',
-        'GetObjectLockConfiguration',
-    ]
+    asked = [request.operation for request in real.requests]
+    assert asked == ['HeadBucket', 'GetObjectLockConfiguration']
 
 
 def test_keys_that_may_not_ask_whether_a_bucket_locks(front: Front) -> None:
-    client = front.server.client()
-    client.create_bucket(Bucket=front.bucket, ObjectLockEnabledForBucket=True)
+    make_bucket_with_locks(front)
     asked = 'GetObjectLockConfiguration'
     front.proxy.answer(lambda r: r.operation == asked, error(403, 'AccessDenied'))
     owner = ('--s3-expected-bucket-owner', '123456789012')

@@ -10,7 +10,7 @@ import pytest
 
 from freezer.engine.tar import snapshot
 from freezer.tests import trees
-from freezer.tests.agent import Agent, Result, job_file, missed, run
+from freezer.tests.agent import Agent, Result, assert_restores, job_file, missed, run
 
 pytestmark = pytest.mark.usefixtures('cold')
 
@@ -62,8 +62,7 @@ def test_directory_that_became_a_file_and_a_directory(
     (path / 'later').write_text('later')
     assert level(local, path) == 0
     assert level(local, path) == 1
-    local.restore(tmp_path / 'directory').check()
-    assert missed(trees.describe(path), tmp_path / 'directory') == []
+    assert_restores(local, path, tmp_path / 'directory')
 
 
 # Paths that are no directory and no file
@@ -172,8 +171,7 @@ def test_removed_working_directory(local: Agent, source: Path, tmp_path: Path) -
         f'mkdir "{tmp_path}/gone" && cd "{tmp_path}/gone" && rmdir ../gone && exec "$@"'
     )
     shell(gone, local, 'backup', '--path-to-backup', source).check()
-    local.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(local, source, tmp_path / 'target')
     error = shell(gone, local, 'backup', '--path-to-backup', 'relative').error
     assert error.startswith('Error: No such file or directory')
 
@@ -249,8 +247,7 @@ def test_file_that_is_no_longer_excluded_is_stored(
     assert level(excluding, source) == 2
     assert level(excluding, source) == 3
     assert level(local, source) == 4
-    local.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(local, source, tmp_path / 'target')
 
 
 def test_directory_that_is_excluded_later_keeps_its_attributes(

@@ -106,13 +106,19 @@ OURS = {'ContentLength': 100, 'ETag': '"e"', 'Metadata': {TOKEN_KEY: TOKEN}}
 THEIRS = OURS | {'Metadata': {TOKEN_KEY: 'another'}}
 
 
-def first_byte(**_arguments: Any) -> Answer:
+def piece(first: int, content: bytes) -> Answer:
+    """The answer to a range of an object of 100 bytes."""
+    size = len(content)
     return {
-        'ContentRange': 'bytes 0-0/100',
-        'ContentLength': 1,
+        'ContentRange': f'bytes {first}-{first + size - 1}/100',
+        'ContentLength': size,
         'ETag': '"e"',
-        'Body': Body(b'x'),
+        'Body': Body(content),
     }
+
+
+def first_byte(**_arguments: Any) -> Answer:
+    return piece(0, b'x')
 
 
 def complete(bucket: Bucket) -> str | None:
@@ -433,12 +439,9 @@ def test_a_page_that_fails_is_not_the_end(
 
 
 def test_a_page_is_asked_for_again() -> None:
+    first = page('p/1', IsTruncated=True, NextContinuationToken='t')
     bucket, _client = make(
-        list_objects_v2=[
-            page('p/1', IsTruncated=True, NextContinuationToken='t'),
-            refusal('SlowDown', 503),
-            page('p/2'),
-        ]
+        list_objects_v2=[first, refusal('SlowDown', 503), page('p/2')]
     )
     assert [item.key for item in bucket.list('p/')] == ['p/1', 'p/2']
 
@@ -533,12 +536,8 @@ def ranged(broken: int | None = None, error: Exception | None = None) -> Any:
 
     def answer(Range: str, **_arguments: Any) -> Answer:  # noqa: N803 - botocore's
         first, last = (int(n) for n in Range.removeprefix('bytes=').split('-'))
-        return {
-            'ContentRange': f'bytes {first}-{last}/{len(CONTENT)}',
-            'ContentLength': last + 1 - first,
-            'ETag': '"e"',
-            'Body': Body(CONTENT[first : last + 1][:broken], error),
-        }
+        content = CONTENT[first : last + 1]
+        return piece(first, content) | {'Body': Body(content[:broken], error)}
 
     return answer
 
@@ -548,11 +547,7 @@ def test_a_body_that_breaks_off_is_taken_up_there(error: Exception | None) -> No
     bucket, client = make(get_object=[ranged(10, error), ranged(5, error), ranged()])
     assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
     calls = client.arguments('get_object')
-    assert [call['Range'] for call in calls] == [
-        'bytes=20-59',
-        'bytes=30-59',
-        'bytes=35-59',
-    ]
+    assert [call['Range'] for call in calls] == [f'bytes={n}-59' for n in (20, 30, 35)]
     assert {call['IfMatch'] for call in calls} == {'"e"'}
 
 
@@ -568,12 +563,7 @@ def whole(**_arguments: Any) -> Answer:
 
 
 def elsewhere(**_arguments: Any) -> Answer:
-    return {
-        'ContentRange': 'bytes 0-39/100',
-        'ContentLength': 40,
-        'ETag': '"e"',
-        'Body': Body(CONTENT[:40]),
-    }
+    return piece(0, CONTENT[:40])
 
 
 @pytest.mark.parametrize('answer', [whole, elsewhere])
@@ -615,15 +605,7 @@ def test_an_object_that_was_replaced() -> None:
 
 
 def test_an_object_that_is_too_short_is_not_asked_again() -> None:
-    def short(**_arguments: Any) -> Answer:
-        return {
-            'ContentRange': 'bytes 90-99/100',
-            'ContentLength': 10,
-            'ETag': '"e"',
-            'Body': Body(CONTENT[90:]),
-        }
-
-    for answer in (short, refusal('InvalidRange', 416)):
+    for answer in (piece(90, CONTENT[90:]), refusal('InvalidRange', 416)):
         bucket, client = make(get_object=[answer])
         with pytest.raises(e.IntegrityError, match=KEY):
             bucket.get_range(KEY, 90, 110, '"e"')
@@ -634,10 +616,8 @@ def test_an_object_that_is_too_short_is_not_asked_again() -> None:
 
 
 def test_get_has_a_limit() -> None:
-    def answer(**_arguments: Any) -> Answer:
-        return {'ContentLength': 5, 'Body': Body(b'12345')}
-
-    bucket, _client = make(get_object=[answer])
+    whole = [{'ContentLength': 5, 'Body': Body(b'12345')} for _ in range(2)]
+    bucket, _client = make(get_object=whole)
     assert bucket.get(KEY, 5) == b'12345'
     with pytest.raises(e.IntegrityError, match=r'5 bytes where at most 4'):
         bucket.get(KEY, 4)
@@ -686,10 +666,8 @@ def test_a_digest_that_is_asked_for_is_sent_from_then_on() -> None:
     bucket.put(KEY, b'1', ObjectKind.VOLUME)
     bucket.put(KEY, b'2', ObjectKind.VOLUME)
     assert bucket.upload_part(UPLOAD, 1, b'3') == Sent('"e"', {})
-    assert [name for name, _ in client.calls] == [
-        *('put_object', 'put_object', 'put_object'),
-        'upload_part',
-    ]
+    names = [name for name, _ in client.calls]
+    assert names == ['put_object'] * 3 + ['upload_part']
 
 
 def test_a_digest_is_not_asked_for_twice() -> None:
@@ -733,15 +711,11 @@ def test_exists(answer: Answer, there: bool) -> None:
     assert bucket.exists() is there
 
 
-def test_create_after_a_lost_answer() -> None:
-    taken = refusal('BucketAlreadyExists', 409)
-    bucket, _client = make(create_bucket=[LOST, taken], head_bucket=[{}])
-    bucket.create()
-
-
+@pytest.mark.parametrize('lost', [[], [LOST]], ids=['others', 'lost answer'])
 @pytest.mark.parametrize('code', ['BucketAlreadyOwnedByYou', 'BucketAlreadyExists'])
-def test_a_bucket_somebody_has_just_made(code: str) -> None:
-    bucket, _client = make(create_bucket=[refusal(code, 409)], head_bucket=[{}])
+def test_a_bucket_that_was_made_already(code: str, lost: list[Answer]) -> None:
+    answers = [*lost, refusal(code, 409)]
+    bucket, _client = make(create_bucket=answers, head_bucket=[{}])
     bucket.create()
 
 

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,12 @@ KEYS = ('--access-key', 'AK', '--secret-key', SECRET, '--endpoint', 'http://s3')
 pytestmark = pytest.mark.usefixtures('kept_logging')
 
 
+Job = Callable[[str], tuple[str, str]]
+Environ = Callable[..., None]
+
+
 @pytest.fixture
-def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def environ(monkeypatch: pytest.MonkeyPatch) -> Environ:
     """Set variables."""
 
     def set_all(**variables: str) -> None:
@@ -39,32 +44,25 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_all
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[[str], tuple[str, str]]:
-    """Write a job file; the arguments that name it."""
+def writer(option: str, path: Path) -> Job:
+    """Writes a file; the arguments that name it."""
 
     def write(text: str) -> tuple[str, str]:
-        path = tmp_path / 'job.ini'
         path.write_text(text)
-        return '--config', str(path)
+        return option, str(path)
 
     return write
 
 
-Job = Callable[[str], tuple[str, str]]
-Environ = Callable[..., None]
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return writer('--config', tmp_path / 'job.ini')
 
 
 @pytest.fixture
-def oslo(tmp_path: Path) -> Callable[[str], tuple[str, str]]:
-    """Write an oslo.config file; the arguments that name it."""
-
-    def write(text: str) -> tuple[str, str]:
-        path = tmp_path / 'freezer.conf'
-        path.write_text(text)
-        return '--config-file', str(path)
-
-    return write
+def oslo(tmp_path: Path) -> Job:
+    """A file of oslo.config."""
+    return writer('--config-file', tmp_path / 'freezer.conf')
 
 
 def load(*argv: str) -> config.AgentConfig:
@@ -78,54 +76,43 @@ def refused(*argv: str) -> str:
     return str(caught.value)
 
 
+def refused_by_driver(*argv: str) -> str:
+    """The error of the last storage, which is refused when it is made."""
+    driver, settings = load(*argv).storages[-1]
+    with pytest.raises(StorageConfigError) as caught:
+        driver.from_settings(settings)
+    return caught.value.message
+
+
 # Where a value comes from
 
 
-LEVELS: dict[str, tuple[str, str, list[str], list[Any]]] = {
-    # name: (option, OS_DEFAULT__ variable, values from strongest to default, as read)
-    'text': (
-        'backup_name',
-        'OS_DEFAULT__BACKUP_NAME',
+# option -> values of the command line, a job file, the environment and a file of
+# oslo.config; as read; the default
+LEVELS: dict[str, tuple[list[str], list[Any]]] = {
+    'backup_name': (
         ['cli', 'job', 'env', 'file'],
         ['cli', 'job', 'env', 'file', 'freezer_{mode}_{resource_id}'],
     ),
-    'number': (
-        'max_level',
-        'OS_DEFAULT__MAX_LEVEL',
-        ['4', '3', '2', '1'],
-        [4, 3, 2, 1, 0],
-    ),
-    'choice': (
-        'compression',
-        'OS_DEFAULT__COMPRESSION',
+    'max_level': (['4', '3', '2', '1'], [4, 3, 2, 1, 0]),
+    'compression': (
         ['xz', 'bzip2', 'none', 'zstd'],
         ['xz', 'bzip2', 'none', 'zstd', 'gzip'],
     ),
-    'size': (
-        'max_segment_size',
-        'OS_DEFAULT__MAX_SEGMENT_SIZE',
+    'max_segment_size': (
         ['9M', '7M', '6M', '5242880'],
         [9 << 20, 7 << 20, 6 << 20, 5 << 20, 8 << 20],
     ),
-    'engine': (
-        'engine_name',
-        'OS_DEFAULT__ENGINE_NAME',
-        ['a', 'b', 'c', 'd'],
-        ['a', 'b', 'c', 'd', 'tar'],
-    ),
+    'engine_name': (['a', 'b', 'c', 'd'], ['a', 'b', 'c', 'd', 'tar']),
 }
 
 
 @pytest.mark.parametrize('level', range(5), ids=['cli', 'job', 'env', 'file', 'none'])
-@pytest.mark.parametrize('case', LEVELS.values(), ids=LEVELS)
+@pytest.mark.parametrize('option', LEVELS)
 def test_the_strongest_source_wins(
-    case: tuple[str, str, list[str], list[Any]],
-    level: int,
-    job: Job,
-    oslo: Job,
-    environ: Environ,
+    option: str, level: int, job: Job, oslo: Job, environ: Environ
 ) -> None:
-    option, variable, values, read = case
+    values, read = LEVELS[option]
     flag = '--' + option.replace('_name', '' if 'engine' in option else '_name')
     argv: list[str] = [*LOCAL]
     if level <= 0:
@@ -133,7 +120,7 @@ def test_the_strongest_source_wins(
     if level <= 1:
         argv += job(f'[action]\n{option} = {values[1]}\n')
     if level <= 2:
-        environ(**{variable: values[2]})
+        environ(**{f'OS_DEFAULT__{option.upper()}': values[2]})
     if level <= 3:
         argv += oslo(f'[DEFAULT]\n{option} = {values[3]}\n')
     assert getattr(load(*argv), option) == read[level]
@@ -311,13 +298,7 @@ def test_wrong_types_elsewhere(key: str, value: str, environ: Environ) -> None:
 
 
 @pytest.mark.parametrize(
-    'text',
-    [
-        'no section = 1\n',
-        '[a]\nno value\n',
-        '[a]\nx = 1\nx = 2\n',
-        '[a]\n[a]\n',
-    ],
+    'text', ['no section = 1\n', '[a]\nno value\n', '[a]\nx = 1\nx = 2\n', '[a]\n[a]\n']
 )
 def test_a_file_that_is_no_job_file(job: Job, text: str) -> None:
     _, path = argv = job(text)
@@ -575,21 +556,17 @@ def test_snapshots_that_are_not_there(job: Job, name: str) -> None:
 
 
 def test_what_s3_needs_is_named_with_three_ways() -> None:
-    ((driver, settings),) = load('--storage', 's3').storages
-    with pytest.raises(StorageConfigError) as caught:
-        driver.from_settings(settings)
+    message = refused_by_driver('--storage', 's3')
     for name in ('access-key', 'secret-key', 'endpoint', 'container'):
-        assert f'--{name}' in caught.value.message
-        assert name.replace('-', '_') in caught.value.message
+        assert f'--{name}' in message
+        assert name.replace('-', '_') in message
     for variable in ('ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT', 'OS_DEFAULT__CONTAINER'):
-        assert variable in caught.value.message
+        assert variable in message
 
 
 def test_what_a_section_lacks_is_named_with_the_section(job: Job) -> None:
-    argv = job(MULTIPLE.replace('secret_key = 100%%', ''))
-    driver, settings = load(*argv).storages[1]
-    with pytest.raises(StorageConfigError, match=r'\[storage:two\].*secret-key'):
-        driver.from_settings(settings)
+    message = refused_by_driver(*job(MULTIPLE.replace('secret_key = 100%%', '')))
+    assert re.search(r'\[storage:two\].*secret-key', message)
 
 
 @pytest.mark.parametrize(
@@ -597,16 +574,12 @@ def test_what_a_section_lacks_is_named_with_the_section(job: Job) -> None:
     ['s3.example.com', 'ftp://s3', 'http://', 'http://s3/bucket', 'http://s3:port'],
 )
 def test_endpoints_that_are_none(endpoint: str) -> None:
-    ((driver, settings),) = load(*S3, *KEYS, '--endpoint', endpoint).storages
-    with pytest.raises(StorageConfigError, match='endpoint'):
-        driver.from_settings(settings)
+    assert 'endpoint' in refused_by_driver(*S3, *KEYS, '--endpoint', endpoint)
 
 
 @pytest.mark.parametrize('container', ['ab', '/bucket', 'bu cket', 'ü' * 5, '/'])
 def test_containers_that_are_none(container: str) -> None:
-    ((driver, settings),) = load(*S3, *KEYS, '--container', container).storages
-    with pytest.raises(StorageConfigError, match='container'):
-        driver.from_settings(settings)
+    assert 'container' in refused_by_driver(*S3, *KEYS, '--container', container)
 
 
 # Secrets
@@ -639,10 +612,7 @@ def test_no_secret_of_a_job_file_in_an_error(job: Job, text: str) -> None:
 
 def test_no_secret_of_an_endpoint_in_an_error() -> None:
     endpoint = f'http://user:{SECRET}@s3'
-    ((driver, settings),) = load(*S3, *KEYS, '--endpoint', endpoint).storages
-    with pytest.raises(StorageConfigError) as caught:
-        driver.from_settings(settings)
-    assert SECRET not in caught.value.message
+    assert SECRET not in refused_by_driver(*S3, *KEYS, '--endpoint', endpoint)
 
 
 def test_no_parser_ends_it_with_0(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,33 +156,29 @@ def test_advice_is_in_the_message(code: str) -> None:
     assert MEANINGS[code].advice in message
 
 
+REFUSED = 'InvalidRequest'
+NO_LOCK = 'Bucket is missing'
+
+
 @pytest.mark.parametrize(
     'code, message, option',
     [
         ('KMS.NotFoundException', 'no such key', '--s3-sse-kms-key-id'),
+        (REFUSED, f'{NO_LOCK} Object Lock Configuration', '--s3-object-lock-mode'),
+        (REFUSED, f'{NO_LOCK} ObjectLockConfiguration', '--s3-legal-hold'),
         (
-            'InvalidRequest',
-            'Bucket is missing Object Lock Configuration',
-            '--s3-object-lock-mode',
-        ),
-        (
-            'InvalidRequest',
-            'Bucket is missing ObjectLockConfiguration',
-            '--s3-legal-hold',
-        ),
-        (
-            'InvalidRequest',
+            REFUSED,
             'The object was stored using a form of Server Side Encryption. The correct '
             'parameters must be provided to retrieve the object.',
             '--s3-sse-customer-key-file',
         ),
         (
-            'InvalidRequest',
+            REFUSED,
             'The authorization mechanism you have provided is not supported. Please '
             'use AWS4-HMAC-SHA256.',
             '--s3-signature-version',
         ),
-        ('InvalidRequest', 'Something else', ''),
+        (REFUSED, 'Something else', ''),
     ],
 )
 def test_the_option_a_refusal_is_about(code: str, message: str, option: str) -> None:
@@ -207,13 +203,8 @@ def test_the_region_a_store_names_is_told() -> None:
 
 def test_no_message_has_the_secret() -> None:
     """Stores answer a wrong signature with all that was signed."""
-    error = answer(
-        'SignatureDoesNotMatch',
-        403,
-        StringToSign=f'AWS4 {SECRET}',
-        SignatureProvided=SECRET,
-        AWSAccessKeyId=SECRET,
-    )
+    told = {'StringToSign': f'AWS4 {SECRET}', 'SignatureProvided': SECRET}
+    error = answer('SignatureDoesNotMatch', 403, **told, AWSAccessKeyId=SECRET)
     assert SECRET not in translate(error, DOING, ENDPOINT).message
 
 

@@ -12,23 +12,24 @@ from pathlib import Path
 import pytest
 
 from freezer.tests.agent import NO_LANDLOCK, ROOT
+from freezer.tests.commands import run_command
 from freezer.utils import landlock
+
+
+def make_place(path: Path) -> Path:
+    (path / 'folder').mkdir(parents=True)
+    (path / 'file').write_text('content')
+    return path
 
 
 @pytest.fixture
 def inside(tmp_path: Path) -> Path:
-    path = tmp_path / 'inside'
-    (path / 'folder').mkdir(parents=True)
-    (path / 'file').write_text('content')
-    return path
+    return make_place(tmp_path / 'inside')
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    path = tmp_path / 'outside'
-    (path / 'folder').mkdir(parents=True)
-    (path / 'file').write_text('content')
-    return path
+    return make_place(tmp_path / 'outside')
 
 
 def has_landlock() -> bool:
@@ -116,9 +117,7 @@ def test_children_are_held(inside: Path, outside: Path) -> None:
     )
 
     def act() -> int:
-        return subprocess.run(
-            ['sh', '-c', script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ).returncode
+        return run_command('sh', '-c', script).returncode
 
     if has_landlock():
         assert landlock.run_confined(str(inside), act) == 3
@@ -216,10 +215,6 @@ def test_a_version_is_asked_for_its_rights_only(
 def test_pretended_kernel_without() -> None:
     """What the tests of a restore without Landlock stand on."""
     code = 'from freezer.utils import landlock as l; print(l.unavailable_reason("/"))'
-    said = subprocess.run(
-        [*NO_LANDLOCK, sys.executable, '-c', code],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    assert said.stdout.decode().strip() == os.strerror(errno.ENOSYS)
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    said = run_command(*NO_LANDLOCK, sys.executable, '-c', code, env=env, check=True)
+    assert said.stdout.strip() == os.strerror(errno.ENOSYS)

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import stat
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,13 +94,6 @@ def test_one_that_fails_keeps_what_the_last_good_one_said(path: Path) -> None:
     assert run['freezer_last_run_retries'] == 3
     assert run['freezer_last_run_warnings'] == 2
     assert run['freezer_last_run_timestamp_seconds'] >= run[LAST]
-
-
-def test_one_that_never_succeeded_is_as_old_as_can_be(path: Path) -> None:
-    MetricsFile(str(path), named('etc')).write(Progress(), success=False)
-    found = samples(path)
-    assert found[LAST, 'backup', 'etc'] == 0
-    assert not [name for name, *_ in found if name.endswith('bytes')]
 
 
 def test_several_in_one_file(path: Path) -> None:
@@ -211,16 +203,8 @@ def test_an_empty_one_is_nobodys(path: Path) -> None:
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='there is no directory'):
-        MetricsFile(str(tmp_path / 'not' / 'there.prom'), named('etc'))
     with pytest.raises(ConfigError, match='directory'):
         MetricsFile(str(tmp_path), named('etc'))
-
-
-def test_without_the_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, 'prometheus_client', None)
-    with pytest.raises(ConfigError, match=r'pip install freezer\[metrics\]'):
-        MetricsFile(str(path), named('etc'))
 
 
 def test_a_lock_that_is_held_for_too_long(path: Path) -> None:

@@ -15,16 +15,12 @@ from freezer.engine.engine import Engine
 from freezer.exceptions import ConfigError
 from freezer.mode.mode import Mode
 from freezer.storage.base import Storage
+from freezer.tests.commands import run_command
 from freezer.utils.plugin_options import PluginOptions
 
 SECRET_WORDS = ('key', 'password', 'secret', 'token')
 # They name files, or a key that is not told.
-NO_SECRETS = {
-    'ssh-key',
-    'ftp-keyfile',
-    'sse-customer-key-file',
-    'sse-kms-key-id',
-}
+NO_SECRETS = {'ssh-key', 'ftp-keyfile', 'sse-customer-key-file', 'sse-kms-key-id'}
 
 
 def declared() -> Iterator[Any]:
@@ -53,12 +49,9 @@ def test_secrets_are_marked(option: Any) -> None:
 
 
 def test_no_option_is_declared_twice() -> None:
-    names = [
-        (group, option.dest)
-        for group, options in opts.every_option().items()
-        for option in options
-    ]
-    assert len(names) == len(set(names))
+    for options in opts.every_option().values():
+        names = [option.dest for option in options]
+        assert len(names) == len(set(names))
 
 
 @pytest.fixture
@@ -90,23 +83,20 @@ def test_two_plugins_declare_an_option_alike(declare: Callable[..., None]) -> No
 
 
 @pytest.mark.parametrize(
-    'group, option',
+    'option',
     [
-        (None, cfg.StrOpt('host', help='Who.')),
-        (None, cfg.StrOpt('name', short='o', help='Its short form is taken.')),
-        (None, cfg.StrOpt('x', dest='host', help='So is its place in settings.')),
+        cfg.StrOpt('host', help='Who.'),
+        cfg.StrOpt('name', short='o', help='Its short form is taken.'),
+        cfg.StrOpt('x', dest='host', help='So is its place in settings.'),
     ],
 )
 def test_two_plugins_declare_an_option_differently(
-    declare: Callable[..., None], group: str | None, option: Any
+    declare: Callable[..., None], option: Any
 ) -> None:
+    host = cfg.StrOpt('host', short='o', help='Where.')
     declare(
-        (
-            plugins.STORAGES,
-            'ssh',
-            {None: [cfg.StrOpt('host', short='o', help='Where.')]},
-        ),
-        (plugins.MODES, 'sql', {group: [option]}),
+        (plugins.STORAGES, 'ssh', {None: [host]}),
+        (plugins.MODES, 'sql', {None: [option]}),
     )
     with pytest.raises(ConfigError, match='storage ssh and mode sql declare '):
         opts.declare()
@@ -156,12 +146,7 @@ def test_a_plugin_there_is_not() -> None:
 def imported(code: str) -> tuple[set[str], str]:
     """What a new interpreter has imported after some code, and what it printed."""
     show = '; import sys as s; print(*s.modules, file=s.stderr)'
-    ended = subprocess.run(
-        [sys.executable, '-c', code + show],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = run_command(sys.executable, '-c', code + show, check=True)
     return set(ended.stderr.split()), ended.stdout
 
 
@@ -188,12 +173,7 @@ def test_answers_import_no_wire(option: str) -> None:
 
 
 def agent(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, '-m', 'freezer.main', *argv],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(sys.executable, '-m', 'freezer.main', *argv)
 
 
 def test_help_names_every_option() -> None:

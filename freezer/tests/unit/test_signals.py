@@ -1,11 +1,12 @@
 """Signals: seen at once, undone in time, or the end."""
 
 import signal
-import subprocess
 import sys
 import textwrap
 
 import pytest
+
+from freezer.tests.commands import run_command
 
 BEGIN = """
 import os, signal, sys, threading, time
@@ -26,13 +27,8 @@ def wait_for_ever():
 
 def run(code: str) -> tuple[int, list[str]]:
     """Status and lines of a process that must not hang."""
-    ended = subprocess.run(
-        [sys.executable, '-c', BEGIN + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    script = BEGIN + textwrap.dedent(code)
+    ended = run_command(sys.executable, '-c', script, timeout=60)
     assert ended.stderr == ''
     return ended.returncode, ended.stdout.splitlines()
 
@@ -96,10 +92,7 @@ def test_undoing_that_takes_too_long_is_the_end() -> None:
                 except signals.Interrupted:
                     wait_for_ever()
     """)
-    assert (status, lines) == (
-        -signal.SIGTERM,
-        ['first this', 'out of time: SIGTERM'],
-    )
+    assert (status, lines) == (-signal.SIGTERM, ['first this', 'out of time: SIGTERM'])
 
 
 def test_the_end_comes_whatever_fails_before_it() -> None:

@@ -180,18 +180,13 @@ def test_a_large_stream() -> None:
     volumes, parts, size = 100, 9, 3
     total = volumes * parts * size + 1
     chunks = (bytes(1000) for _ in range(total // 1000))
-    found = upload(
-        bucket,
-        UploadPlan(size, parts, 4),
-        itertools.chain(chunks, [bytes(total % 1000)]),
-    )
+    stream = itertools.chain(chunks, [bytes(total % 1000)])
+    found = upload(bucket, UploadPlan(size, parts, 4), stream)
     assert found.size == total
     assert len(found.volumes) == volumes + 1
     assert found.volumes[-1].size == 1
-    assert [v.name for v in found.volumes[1:3]] == [
-        'segments/00000001',
-        'segments/00000002',
-    ]
+    names = [volume.name for volume in found.volumes[1:3]]
+    assert names == ['segments/00000001', 'segments/00000002']
     assert all(sizes == [size] * parts for sizes in bucket.part_sizes.values())
     assert len(bucket.part_sizes) == volumes
 
@@ -244,9 +239,11 @@ def test_a_part_that_fails_aborts_once(number: int) -> None:
         time.sleep(0.002)
 
     bucket = MemoryBucket(before)
+    writer = volume_writer(bucket, UploadPlan(10, 100, 3))
     with pytest.raises(ServerError) as caught:
-        upload(bucket, UploadPlan(10, 100, 3), [bytes(100)])
+        StreamUpload(writer, FOLDER).write([bytes(100)])
     assert caught.value is error
+    assert not writer.left_behind
     assert bucket.aborted == ['id-0']
     assert bucket.open == {}
     assert bucket.objects == {}
@@ -302,14 +299,6 @@ def test_an_uncertain_complete_is_not_aborted() -> None:
     assert writer.left_behind
 
 
-def test_an_upload_that_was_aborted_is_not_left_behind() -> None:
-    bucket = MemoryBucket(failing('part', 1, ServerError('no')))
-    writer = volume_writer(bucket, UploadPlan(10, 100, 3))
-    with pytest.raises(ServerError):
-        StreamUpload(writer, FOLDER).write([bytes(100)])
-    assert not writer.left_behind
-
-
 def test_an_abort_that_fails_does_not_hide_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -355,11 +344,7 @@ def test_digests_go_beside_their_volume(size: int) -> None:
 
 
 def test_digests_that_fail_beside_a_volume_fail_the_backup() -> None:
-    def before(verb: str, _number: int) -> None:
-        if verb == 'put':
-            raise ServerError('no')
-
-    bucket = MemoryBucket(before)
+    bucket = MemoryBucket(failing('put', 0, ServerError('no')))
     with pytest.raises(ServerError):
         upload(bucket, UploadPlan(10, 10, 2), [bytes(35)])
     # It was completed: to abort it then is what ceph #60771 is about.
