@@ -146,9 +146,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     _apply_environment(conf, environ)
     opts.refuse_unavailable(conf)
     values = _values(conf)
-    if not logs.is_configured(conf):
-        logs.log_to_home(conf, 'freezer.log')
-    values['log_file'] = logs.set_up(conf)
+    values['log_file'] = logs.set_up(conf, 'freezer.log')
     values['storages'] = storages.chosen(conf, values, job)
     if job is not None and job.storages:
         values['storage'] = 'multiple'

@@ -1,8 +1,8 @@
 """Which version this is."""
 
+import importlib.metadata
+
 
 def version() -> str:
     """As it was installed; read from the package's metadata."""
-    import importlib.metadata
-
     return importlib.metadata.version('freezer')

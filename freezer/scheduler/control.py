@@ -6,8 +6,9 @@ import signal
 import time
 from pathlib import Path
 
+from freezer.common import logs
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.scheduler import logs, private
+from freezer.scheduler import private
 from freezer.scheduler.api import wire
 from freezer.scheduler.config import Settings
 from freezer.scheduler.documents import schedule
@@ -90,7 +91,7 @@ def start(settings: Settings) -> int:
     lock = pid_file.take()
     if not settings.no_daemon:
         _detach(lock)
-    logs.set_up(settings.conf, foreground=settings.no_daemon)
+    logs.set_up(settings.conf, None if settings.no_daemon else 'scheduler.log')
     pid_file.write_pid(lock)
     source: JobSource = JobDirectory(settings.jobs_dir)
     if settings.service is not None:

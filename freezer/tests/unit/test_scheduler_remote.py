@@ -13,7 +13,6 @@ import pytest
 
 from freezer.scheduler import config
 from freezer.scheduler.api import outbox
-from freezer.scheduler.api.outbox import new_token
 from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Settings
 from freezer.scheduler.documents.document import Document
@@ -665,7 +664,7 @@ def test_stop_has_a_timeout(
 def test_outbox_is_in_order(tmp_path: Path) -> None:
     box = outbox.Outbox(tmp_path)
     for number in range(3):
-        box.add(outbox.OutboxItem('backup', str(number), '', '', new_token(), {}))
+        box.add(outbox.OutboxItem('backup', str(number), '', '', {}))
     assert [item.job_id for item in box] == ['0', '1', '2']
     assert len(box) == 3
 
