@@ -132,6 +132,9 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         raise SystemExit(0)
     conf = _parse(argv)
     given = conf[options.GROUP]
+    runtime_dir, state_dir = '/run/freezer-scheduler', '/var/lib/freezer-scheduler'
+    if os.geteuid() != 0:
+        runtime_dir, state_dir = _runtime_dir(environ), '~/.freezer/scheduler'
     service = None
     if conf.command in _API_COMMANDS and not given.no_api:
         service = _service(conf[options.SERVICE_AUTH], environ)
@@ -143,8 +146,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         jobs_dir=_absolute(
             given.jobs_dir or environ.get('FREEZER_SCHEDULER_CONF_D') or _JOBS_DIR
         ),
-        runtime_dir=_absolute(given.runtime_dir or _runtime_dir(environ)),
-        state_dir=_absolute(given.state_dir or _state_dir()),
+        runtime_dir=_absolute(given.runtime_dir or runtime_dir),
+        state_dir=_absolute(given.state_dir or state_dir),
         supported={
             what: frozenset(conf[options.CAPABILITIES][f'supported_{what}'])
             for what in ('actions', 'modes', 'storages', 'engines')
@@ -183,16 +186,9 @@ def _agent_environ(
 
 
 def _runtime_dir(environ: Mapping[str, str]) -> str:
-    if os.geteuid() == 0:
-        return '/run/freezer-scheduler'
     if environ.get('XDG_RUNTIME_DIR'):
         return environ['XDG_RUNTIME_DIR'] + '/freezer-scheduler'
     return '~/.freezer/run'
-
-
-def _state_dir() -> str:
-    root = os.geteuid() == 0
-    return '/var/lib/freezer-scheduler' if root else '~/.freezer/scheduler'
 
 
 def _absolute(path: str) -> Path:

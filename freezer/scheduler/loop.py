@@ -10,7 +10,6 @@ import logging
 import queue
 import signal
 import threading
-from collections import deque
 from types import FrameType
 
 from freezer.exceptions import ConfigError
@@ -44,7 +43,6 @@ class Scheduler:
         self._records = Records(private.directory(settings.state_dir))
         self._files = MetadataFiles(private.directory(settings.state_dir / 'results'))
         self._jobs: dict[str, ScheduledJob] = {}
-        self._queue: deque[ScheduledJob] = deque()
         self._running = 0
         # Job ids, to log each reason and each busy job once.
         self._skipped: dict[str, str] = {}
@@ -104,7 +102,8 @@ class Scheduler:
 
     def _seconds_to_wait(self, now: datetime.datetime) -> float:
         moments = [self._next_read]
-        if self._queue and self._running < self._settings.concurrent_jobs:
+        queued = any(job.queued for job in self._jobs.values())
+        if queued and self._running < self._settings.concurrent_jobs:
             moments.append(now.timestamp() + _BUSY_SECONDS)
         moments += [
             job.due.timestamp()
@@ -132,7 +131,6 @@ class Scheduler:
         for job_id, job in list(self._jobs.items()):
             if job_id not in documents:
                 job.on_document_gone()
-                self._unqueue(job)
                 if job.run is None:
                     del self._jobs[job_id]
         for job_id, document in documents.items():
@@ -141,7 +139,6 @@ class Scheduler:
                 self._jobs[job_id] = ScheduledJob(document, self._records, now)
             elif known.document is not document:
                 known.update(document, now)
-                self._unqueue(known)
 
     def _without_skipped(self, documents: dict[str, Document]) -> dict[str, Document]:
         kept, skipped = {}, {}
@@ -189,35 +186,24 @@ class Scheduler:
         finally:
             lock.close()
 
-    def _unqueue(self, job: ScheduledJob) -> None:
-        if not job.queued and job in self._queue:
-            self._queue.remove(job)
-
     # -- Runs -------------------------------------------------------------------------
 
     def _start_due(self, now: datetime.datetime) -> None:
         due = [job for job in self._jobs.values() if job.is_due(now)]
         for job in sorted(due, key=lambda job: (job.due or now, job.id)):
             job.queued = True
-            self._queue.append(job)
-        for _position in range(len(self._queue)):
-            if self._running >= self._settings.concurrent_jobs:
-                return
-            job = self._queue.popleft()
-            if not self._start(job):
-                self._queue.append(job)
+            if self._running < self._settings.concurrent_jobs:
+                self._start(job)
 
-    def _start(self, job: ScheduledJob) -> bool:
-        """Start or reject the job; False if another process is running it."""
+    def _start(self, job: ScheduledJob) -> None:
+        """Start or reject the job; it stays queued if another process is running it."""
         reason = self._settings.reject_reason(job.document)
         if reason:
-            job.reject(reason, utc_now())
-            return True
+            return job.reject(reason, utc_now())
         try:
             lock = job_lock(self._settings.runtime_dir, job.id)
         except ConfigError as error:
-            job.reject(str(error), utc_now())
-            return True
+            return job.reject(str(error), utc_now())
         if not lock.take():
             lock.close()
             if job.id not in self._busy:
@@ -225,7 +211,7 @@ class Scheduler:
                     'job %s is due, but another process is running it; waiting', job.id
                 )
                 self._busy.add(job.id)
-            return False
+            return None
         self._busy.discard(job.id)
         run = JobRun(
             *(job.document, lock, self._settings.environ),
@@ -246,7 +232,7 @@ class Scheduler:
             self._wakeups.put(None)
 
         threading.Thread(target=execute, name=f'job {job.id}').start()
-        return True
+        return None
 
     def _collect_finished(self, now: datetime.datetime) -> None:
         while not self._finished.empty():

@@ -135,10 +135,12 @@ class ScheduledJob:
             self.run.abort()
 
     def is_due(self, now: datetime.datetime) -> bool:
-        """Whether to run it now. A run that is too late is skipped."""
+        """Whether to run it now. A run that is due too late is skipped."""
         due = self.due
-        if due is None or due > now or self.run is not None or self.queued:
+        if due is None or due > now or self.run is not None:
             return False
+        if self.queued:
+            return True
         if not self.document.schedule.skips_late_runs or now - due <= GRACE:
             return True
         assert self._next_run is not None
