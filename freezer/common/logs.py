@@ -13,13 +13,9 @@ from freezer.exceptions import ConfigError
 from freezer.utils.text import NOTICES
 
 _DESTINATIONS = (
-    'log_file',
-    'log_dir',
-    'use_syslog',
-    'use_journal',
+    *('log_file', 'log_dir', 'use_syslog', 'use_journal'),
     'log_config_append',
 )
-_FOLDER = '~/.freezer'
 
 
 def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
@@ -34,8 +30,13 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
         if default is None:
             conf.set_override('use_stderr', True)
         else:
-            path = os.path.join(_folder(), default)
-            conf.set_override('log_file', literal(path))
+            folder = os.path.expanduser('~/.freezer')
+            try:
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+            except OSError as error:
+                reason = f'{error.strerror}; give another with --log-dir'
+                raise ConfigError(f'log directory {folder}: {reason}') from error
+            conf.set_override('log_file', literal(os.path.join(folder, default)))
     try:
         log.setup(conf, 'freezer')
     except (OSError, log.LogConfigError) as error:
@@ -51,17 +52,6 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
     if conf.log_file and conf.log_dir:
         return os.path.join(str(conf.log_dir), str(conf.log_file))
     return str(conf.log_file or '')
-
-
-def _folder() -> str:
-    folder = os.path.expanduser(_FOLDER)
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f'log directory {folder}: {error.strerror}; give another with --log-dir'
-        ) from error
-    return folder
 
 
 def _warn_once() -> Callable[[logging.LogRecord], None]:

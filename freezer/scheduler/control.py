@@ -19,7 +19,6 @@ from freezer.scheduler.sources.source import JobSource
 
 LOG = logging.getLogger(__name__)
 
-_PID_FILE = 'scheduler.pid'
 # A process that checks the lock holds it for a moment: retry.
 _TRIES, _TRY_SECONDS = 5, 0.05
 # From the lock to the number in the file; from the stop grace to the exit.
@@ -35,7 +34,7 @@ class PidFile:
     """
 
     def __init__(self, runtime_dir: Path) -> None:
-        self.path = runtime_dir / _PID_FILE
+        self.path = runtime_dir / 'scheduler.pid'
 
     def take(self) -> private.Lock:
         """Lock it, until this process exits, or the daemon that it forks.

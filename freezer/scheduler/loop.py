@@ -207,9 +207,8 @@ class Scheduler:
         if not lock.take():
             lock.close()
             if job.id not in self._busy:
-                LOG.warning(
-                    'job %s is due, but another process is running it; waiting', job.id
-                )
+                text = 'job %s is due, but another process is running it; waiting'
+                LOG.warning(text, job.id)
                 self._busy.add(job.id)
             return None
         self._busy.discard(job.id)

@@ -29,7 +29,6 @@ LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script ``freezer-scheduler``."""
     argv = sys.argv[1:] if argv is None else argv
     if '--version' in argv:
         print(f'{PROG} {version()}')

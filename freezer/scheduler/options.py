@@ -237,7 +237,6 @@ _HEADINGS = {
 
 
 def help_usage() -> usage.Usage:
-    """The text of ``freezer-scheduler --help``."""
     return usage.Usage(
         PROG,
         _SYNOPSIS,

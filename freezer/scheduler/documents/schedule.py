@@ -49,8 +49,7 @@ class Schedule:
 
     @property
     def skips_late_runs(self) -> bool:
-        """Whether a run that is more than GRACE late is skipped; interval runs are
-        not."""
+        """Whether a run that is more than GRACE late is skipped."""
         return bool(self.date or self.cron)
 
     def __str__(self) -> str:

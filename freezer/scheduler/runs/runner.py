@@ -250,10 +250,8 @@ class JobRun:
     def _kill(self, process: 'subprocess.Popen[bytes]') -> None:
         with self._guard:
             if self._process is process:
-                LOG.error(
-                    'job %s: killing the agent, which did not stop',
-                    self.document.job_id,
-                )
+                job_id = self.document.job_id
+                LOG.error('job %s: killing the agent, which did not stop', job_id)
                 self._signal(process, signal.SIGKILL)
 
     def _signal(

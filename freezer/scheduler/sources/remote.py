@@ -83,10 +83,9 @@ class ApiJobSource(JobSource):
 
     def start(self, on_change: Callable[[], None]) -> None:
         self.sync.on_change = on_change
-        self._thread = threading.Thread(
-            target=self._work, name='freezer-api', daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._work, name='freezer-api', daemon=True)
+        self._thread = thread
+        thread.start()
 
     def refresh(self) -> None:
         self._poll_now = True
@@ -139,8 +138,10 @@ class ApiJobSource(JobSource):
         while True:
             # A last round sends what was added before stop() was called.
             stopping = self._stopping
-            poll = not stopping and self._is_poll_due(next_poll)
+            due = self._poll_now or time.monotonic() >= next_poll
+            poll = due and not stopping
             if poll:
+                self._poll_now = False
                 next_poll = time.monotonic() + self._interval
             successes = self.sync.successes
             error = self._try_round(poll)
@@ -156,12 +157,6 @@ class ApiJobSource(JobSource):
             if stopping:
                 return
             self._wait_until(next_poll)
-
-    def _is_poll_due(self, next_poll: float) -> bool:
-        if self._poll_now:
-            self._poll_now = False
-            return True
-        return time.monotonic() >= next_poll
 
     def _try_round(self, poll: bool) -> str:
         """The error message; empty after a success."""
