@@ -2,7 +2,7 @@
 
 Sources, the first one wins: command line, job file (``--config``), environment
 (``OS_DEFAULT__<OPTION>``, and ACCESS_KEY, SECRET_KEY and ENDPOINT), oslo configuration
-files, defaults. Freezer 19 promised this order, and let the job file win.
+files, defaults. Freezer 19 documented this order, but its job file won.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class AgentConfig:
     :ivar engine_options: key -> value, of what the chosen engine declares; the same for
         mode and snapshot. A plugin that is not installed has none.
     :ivar storages: driver class and settings of each; none for action exec
-    :ivar given: of backup_name and hostname, those that were not left to their defaults
+    :ivar given: which of backup_name and hostname were set
     :ivar secret_warnings: a line for each file with secrets that others can read
     :ivar restore_args: arguments, quoted for a shell, with which another action finds
         the same storage and opens its backups; none where no command line can do that
@@ -161,10 +161,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
 def _pin_command_line(
     conf: cfg.ConfigOpts, argv: Sequence[str]
 ) -> set[tuple[str | None, str]]:
-    """Let what the command line sets win; (group, dest) of each.
+    """Give the command line precedence; returns (group, dest) of each option on it.
 
-    oslo.config believes that an option in a configuration file comes from there even if
-    the command line has it too, and would let the environment win over both.
+    For oslo.config, an option in a configuration file comes from there even if the
+    command line has it too, and the environment would override both.
     """
     alone = conf
     if conf.config_file or conf.config_dir:
@@ -201,7 +201,7 @@ def _literal(value: Any) -> Any:
 
 
 def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None:
-    """The variables of the chosen plugins: as strong as the rest of the environment."""
+    """Apply the variables of the chosen plugins; they override configuration files."""
     weaker = (cfg.Locations.opt_default, cfg.Locations.user, cfg.Locations.set_default)
     for kind, dest in _CHOSEN_BY.items():
         declared = plugins.options(kind).get(conf[dest])
@@ -215,7 +215,7 @@ def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None
                 job_options.override(conf, target, text, variable)
 
 
-# Which option has the name of the plugin.
+# The option that chooses each plugin.
 _CHOSEN_BY = {
     plugins.STORAGES: 'storage',
     plugins.ENGINES: 'engine_name',
@@ -293,7 +293,7 @@ def _check_proxy(proxy: str) -> None:
     except ValueError:
         good = False
     if not good:
-        # Not repeated, nor why: it may hold a password.
+        # Neither the value nor the reason: they may contain a password.
         raise ConfigError(
             'proxy: must be a URL that starts with http:// or https://, as in '
             'http://proxy.example.com:3128'
@@ -301,7 +301,7 @@ def _check_proxy(proxy: str) -> None:
 
 
 def _check_metadata_out(path: str) -> None:
-    """Before the work, as far as that is possible without writing."""
+    """Check whether the file can be written, without writing it."""
     folder = os.path.dirname(path) or '.'
     if os.path.isdir(path):
         reason = 'is a directory'

@@ -44,7 +44,7 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
     for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.StreamHandler) or not handler.stream:
             continue
-        # Names of files are not always text.
+        # File names may not be valid UTF-8.
         handler.stream.reconfigure(errors='backslashreplace')
         if isinstance(handler, logging.FileHandler):
             handler.errors = 'backslashreplace'

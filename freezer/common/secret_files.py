@@ -76,7 +76,7 @@ def warnings(paths: Iterable[str]) -> Iterator[str]:
         try:
             status = os.stat(path)
         except OSError:
-            # Whoever opens it reports the error.
+            # The code that opens it reports the error.
             continue
         forbidden = _OTHERS if status.st_uid == 0 else _OTHERS | _GROUP
         if stat.S_ISREG(status.st_mode) and status.st_mode & forbidden:
