@@ -36,10 +36,6 @@ from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
 
-_TEMPLATE = re.compile(
-    r'\{(mode|backup_media|storage|container|project_id|resource_id)\}'
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
@@ -125,7 +121,11 @@ class AgentConfig:
             'project_id': '',
             'resource_id': self.hostname,
         }
-        return _TEMPLATE.sub(lambda m: values[m[1]].replace('/', '_'), template)
+        return re.sub(
+            '{(' + '|'.join(values) + ')}',
+            lambda match: values[match[1]].replace('/', '_'),
+            template,
+        )
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:

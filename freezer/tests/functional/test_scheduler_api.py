@@ -23,7 +23,13 @@ from freezer.tests.functional.test_scheduler import (
     texts,
 )
 from freezer.tests.proxy import Proxy
-from freezer.tests.scheduler import Scheduler, document, executes, until
+from freezer.tests.scheduler import (
+    Scheduler,
+    backup_to,
+    document,
+    executes,
+    until,
+)
 from freezer.tests.servers.control_plane import PASSWORD, ControlPlane
 
 pytestmark = pytest.mark.xdist_group('control-plane')
@@ -217,14 +223,7 @@ def test_outages_of_everything(
     scheduler = client.scheduler.start()
     scheduler.until_logged('as client')
     local = LocalStore(tmp_path / 'store')
-    backup = {
-        'action': 'backup',
-        'storage': 'local',
-        'container': str(local.directory),
-        'path_to_backup': str(tree),
-        'backup_name': 'bk',
-        'hostname': HOST,
-    }
+    backup = backup_to(local.directory, tree, hostname=HOST)
     job_id = client.create(document(backup, schedule_interval='3 seconds'))
     scheduler.until_successes(job_id, 1)
 
@@ -329,14 +328,7 @@ def test_central_scheduler(
     others = plane.session('other', 'other')
     scheduler = client.scheduler.start('--centralized-scheduler')
     scheduler.until_logged('as client')
-    local = tmp_path / 'store'
-    backup = {
-        'action': 'backup',
-        'storage': 'local',
-        'container': str(local),
-        'path_to_backup': str(tree),
-        'backup_name': 'bk',
-    }
+    backup = backup_to(tmp_path / 'store', tree)
     job_id = client.create(document(backup), others)
     client.until(job_id, others, status='completed', result='success')
     assert len(client.backups(job_id, others)) == 1
