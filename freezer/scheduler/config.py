@@ -131,35 +131,39 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         sys.stdout.write(usage.text(options.help_usage()))
         raise SystemExit(0)
     conf = _parse(argv)
-    given = conf[options.GROUP]
+    given = _group(conf, options.GROUP)
     runtime_dir, state_dir = '/run/freezer-scheduler', '/var/lib/freezer-scheduler'
     if os.geteuid() != 0:
         runtime_dir, state_dir = _runtime_dir(environ), '~/.freezer/scheduler'
     service = None
-    if conf.command in _API_COMMANDS and not given.no_api:
-        service = _service(conf[options.SERVICE_AUTH], environ)
+    if conf.command in _API_COMMANDS and not given['no_api']:
+        service = _service(_group(conf, options.SERVICE_AUTH), environ)
     return Settings(
         command=conf.command,
         files=tuple(conf.files),
         json=conf.json,
         **{name: given[name] for name in _UNCHANGED},
         jobs_dir=_absolute(
-            given.jobs_dir or environ.get('FREEZER_SCHEDULER_CONF_D') or _JOBS_DIR
+            given['jobs_dir'] or environ.get('FREEZER_SCHEDULER_CONF_D') or _JOBS_DIR
         ),
-        runtime_dir=_absolute(given.runtime_dir or runtime_dir),
-        state_dir=_absolute(given.state_dir or state_dir),
+        runtime_dir=_absolute(given['runtime_dir'] or runtime_dir),
+        state_dir=_absolute(given['state_dir'] or state_dir),
         supported={
-            what: frozenset(conf[options.CAPABILITIES][f'supported_{what}'])
-            for what in ('actions', 'modes', 'storages', 'engines')
+            name.removeprefix('supported_'): frozenset(names)
+            for name, names in _group(conf, options.CAPABILITIES).items()
         },
-        centralized=given.centralized_scheduler,
+        centralized=given['centralized_scheduler'],
         service=service,
-        environ=_agent_environ(environ, given.insecure, service),
+        environ=_agent_environ(environ, given['insecure'], service),
         conf=conf,
     )
 
 
-def _service(given: Any, environ: Mapping[str, str]) -> Service:
+def _group(conf: cfg.ConfigOpts, name: str) -> dict[str, Any]:
+    return {dest: parsing.value(conf, dest, name) for dest in conf[name]}
+
+
+def _service(given: Mapping[str, Any], environ: Mapping[str, str]) -> Service:
     values = {
         each.dest: given[each.dest] or environ.get(f'OS_{each.dest.upper()}') or ''
         for each in options.SERVICE_AUTH_OPTS
@@ -212,7 +216,7 @@ def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
     )
     for group, unsupported in options.UNSUPPORTED_OPTS.items():
         for option in unsupported:
-            if conf[group][option.dest]:
+            if parsing.value(conf, option.dest, group):
                 raise ConfigError(
                     f'[{group}] {option.dest} is not supported by this scheduler yet'
                 )

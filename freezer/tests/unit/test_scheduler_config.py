@@ -85,6 +85,12 @@ def test_invalid_command_lines(argv: tuple[str, ...], text: str) -> None:
         load(*argv)
 
 
+def test_malformed_value_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('OS_SCHEDULER__INTERVAL', 'x')
+    with pytest.raises(ConfigError, match='OS_SCHEDULER__INTERVAL: scheduler-interval'):
+        load('start')
+
+
 @pytest.mark.parametrize('argv', [(), ('start', '--nonsense')])
 def test_parse_errors_are_one_line(
     argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]

@@ -23,6 +23,7 @@ from freezer.scheduler.sources.remote import (
     Backoff,
 )
 from freezer.scheduler.sources.source import JobUpdate
+from freezer.tests.scheduler import until
 
 CLIENT = 'c.example'
 INFO = {'action': 'info', 'storage': 'local', 'container': '/backups'}
@@ -580,13 +581,6 @@ def test_backoff() -> None:
     assert Backoff(3600.0).on_failure() >= 1800.0
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_outage_causes_few_calls(api: FakeApi, remote: Remote) -> None:
     document = remote.add()
     api.fails['*'] = ApiUnavailable('unreachable')
@@ -602,7 +596,7 @@ def test_outage_causes_few_calls(api: FakeApi, remote: Remote) -> None:
     # A refresh retries at once.
     api.fails.clear()
     remote.source.refresh()
-    wait_until(lambda: not files(remote.outbox))
+    until(lambda: not files(remote.outbox))
     remote.source.stop()
     assert len(api.backups) > 10
     # It registers again: the database may be new.
@@ -618,7 +612,7 @@ def test_partial_outage_does_not_increase_the_delay(
     api.fails['jobs'] = ApiUnavailable('500')
     source.start(lambda: None)
     # With doubling delays this would take minutes.
-    wait_until(lambda: api.names().count('jobs') >= 15)
+    until(lambda: api.names().count('jobs') >= 15)
     source.stop()
 
 

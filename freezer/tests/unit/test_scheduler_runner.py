@@ -5,7 +5,6 @@ import os
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from freezer.scheduler.documents import document
 from freezer.scheduler.runs import runner
 from freezer.scheduler.runs.metadata import MetadataFiles
 from freezer.scheduler.runs.runner import JobRun, RunResult
+from freezer.tests.scheduler import until
 
 BACKUP = {'storage': 's3', 'container': 'b', 'secret_key': 'sk/secret'}
 Make = Callable[..., JobRun]
@@ -50,8 +50,7 @@ def abort_when(path: Path, run: JobRun, for_good: bool = False) -> RunResult:
     """Execute the run, and abort it when the agent has created a file."""
 
     def abort() -> None:
-        while not path.exists():
-            time.sleep(0.02)
+        until(path.exists)
         run.abort(for_good)
 
     thread = threading.Thread(target=abort)
