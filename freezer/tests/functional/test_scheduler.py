@@ -59,6 +59,12 @@ def s3(store: S3Store, **options: Any) -> dict[str, Any]:
     }
 
 
+def uploads(store: S3Store, big: Path) -> dict[str, Any]:
+    """A backup in several parts. freezer-api needs the name of the action."""
+    parts = {'compression': 'none', 'max_segment_size': PART}
+    return s3(store, action='backup', path_to_backup=str(big), **parts)
+
+
 def always(command: str, **schedule: Any) -> dict[str, Any]:
     """A job that runs this command again and again."""
     return document(executes(command), schedule_interval='continuous', **schedule)
@@ -182,9 +188,7 @@ def an_upload(
 ) -> Iterator[tuple[int, Callable[[], None], dict[str, Any]]]:
     """A backup whose upload is held: the agent's pid, the release, and the job."""
     held = proxy.hold(lambda request: request.part == 3)
-    action = s3(
-        proxied, path_to_backup=str(big), compression='none', max_segment_size=PART
-    )
+    action = uploads(proxied, big)
     job = document(action, executes('true'), schedule_interval='1 hour')
     scheduler.job('up', job)
     held.wait()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import HOST, PART, LocalStore, S3Store, missed
+from freezer.tests.agent import HOST, LocalStore, S3Store, missed
 from freezer.tests.functional.test_scheduler import (
     Cmdlines,
     agents,
@@ -21,6 +21,7 @@ from freezer.tests.functional.test_scheduler import (
     is_alive,
     s3,
     texts,
+    uploads,
 )
 from freezer.tests.proxy import Proxy
 from freezer.tests.scheduler import (
@@ -92,17 +93,6 @@ def tree(tmp_path: Path) -> Path:
     path.mkdir()
     (path / 'passwd').write_text('root:x:0:0\n')
     return path
-
-
-def uploads(store: S3Store, big: Path) -> dict[str, Any]:
-    """A backup in several parts. freezer-api needs the name of the action."""
-    return s3(
-        store,
-        action='backup',
-        path_to_backup=str(big),
-        compression='none',
-        max_segment_size=PART,
-    )
 
 
 def test_backup_restore_stop_and_delete(

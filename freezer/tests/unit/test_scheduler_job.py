@@ -13,6 +13,7 @@ from freezer.scheduler.documents.document import Document, parse
 from freezer.scheduler.runs.job import ScheduledJob
 from freezer.scheduler.runs.record import Record, Records
 from freezer.scheduler.runs.runner import JobRun, RunResult
+from freezer.scheduler.sources.source import JobUpdate
 
 UTC = datetime.UTC
 NOW = datetime.datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -232,16 +233,13 @@ def test_d31_rejected_job_does_not_stay_running(make: Any, records: Records) -> 
 
 def reported(job: ScheduledJob, **schedule: Any) -> Document:
     """The document of the job once freezer-api has its update."""
-    update = job.pending_update
-    api = job.document.api
+    update, api = job.pending_update, job.document.api
     assert api is not None
-    status, result, event = api.status, api.result, api.event
-    times = {'time_started': api.started, 'time_ended': api.ended}
-    if update is not None:
-        status, result = update.status, update.result
-        times = {'time_started': update.started, 'time_ended': update.ended}
-        event = '' if event == update.handled_event else event
-    return api_document(**schedule, status=status, result=result, event=event, **times)
+    new = update or api
+    times = {'time_started': new.started, 'time_ended': new.ended}
+    handled = update is not None and api.event == update.handled_event
+    known = {'status': new.status, 'result': new.result, **times}
+    return api_document(**schedule, event='' if handled else api.event, **known)
 
 
 def event_of(job: ScheduledJob) -> str:
@@ -255,17 +253,12 @@ def is_reported(job: ScheduledJob) -> bool:
 
 def test_job_without_times_in_freezer_api(records: Records) -> None:
     job = ScheduledJob(api_document(), records, NOW)
-    assert job.pending_update is not None
-    assert (job.pending_update.status, job.pending_update.ended) == ('scheduled', -1)
+    start, stop = (int(NOW.timestamp()) + seconds for seconds in (2, 3))
+    assert job.pending_update == JobUpdate('a', 'scheduled', '', -1, -1)
     begin(job, NOW + 2 * SECOND)
-    assert job.pending_update.status == 'running'
-    assert job.pending_update.started == int((NOW + 2 * SECOND).timestamp())
+    assert job.pending_update == JobUpdate('a', 'running', '', start, -1)
     end(job, NOW + 3 * SECOND)
-    assert (job.pending_update.status, job.pending_update.result) == (
-        'completed',
-        'success',
-    )
-    assert job.pending_update.ended == int((NOW + 3 * SECOND).timestamp())
+    assert job.pending_update == JobUpdate('a', 'completed', 'success', start, stop)
     # The report does not make it run again, nor does a restart.
     job.update(reported(job), NOW + 4 * SECOND)
     assert is_reported(job)

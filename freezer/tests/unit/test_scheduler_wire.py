@@ -68,14 +68,13 @@ class FakeServer:
                 return self.login_status, {}, {'error': {'message': 'no'}}
             self.valid = f'token{len(self.logins)}'
             endpoint = {'interface': 'public', 'url': self.url, 'region_id': 'R'}
+            service = {'type': 'backup', 'name': 'freezer', 'endpoints': [endpoint]}
             token = {
                 'methods': ['password'],
                 'expires_at': '2099-01-01T00:00:00.000000Z',
                 'project': {'id': PROJECT, 'name': 'p'},
                 'user': {'id': 'u', 'name': 'u'},
-                'catalog': [
-                    {'type': 'backup', 'name': 'freezer', 'endpoints': [endpoint]}
-                ],
+                'catalog': [service],
             }
             return 201, {'X-Subject-Token': self.valid}, {'token': token}
         self.calls.append(call)
