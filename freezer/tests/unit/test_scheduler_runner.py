@@ -133,7 +133,7 @@ def test_agent_that_ignores_sigterm_is_killed(
 def test_mandatory_actions_run_after_an_abort(
     make: Make, tmp_path: Path, for_good: bool
 ) -> None:
-    log = tmp_path / 'log'
+    log, began = tmp_path / 'log', tmp_path / 'began'
     actions = [
         action(name, mandatory=name != 'other', max_retries=3)
         for name in ('first', 'other', 'last')
@@ -143,11 +143,12 @@ def test_mandatory_actions_run_after_an_abort(
         name = job.split('backup_name = ')[1].split()[0]
         print(name, file=open({str(log)!r}, 'a'), flush=True)
         if name == 'first':
+            open({str(began)!r}, 'w').close()
             time.sleep(600)
         """,
         *actions,
     )
-    result = abort_when(log, run, for_good)
+    result = abort_when(began, run, for_good)
     assert result.result == 'aborted'
     assert log.read_text().split() == ['first'] + ([] if for_good else ['last'])
 
