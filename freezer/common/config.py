@@ -37,10 +37,6 @@ from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
 
-_TEMPLATE = re.compile(
-    r'\{(mode|backup_media|storage|container|project_id|resource_id)\}'
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
@@ -49,7 +45,7 @@ class AgentConfig:
     :ivar engine_options: key -> value, of what the chosen engine declares; the same for
         mode and snapshot. A plugin that is not installed has none.
     :ivar storages: driver class and settings of each; none for action exec
-    :ivar given: of backup_name and hostname, those that were not left to their defaults
+    :ivar given: which of backup_name and hostname were set
     :ivar secret_warnings: a line for each file with secrets that others can read
     :ivar restore_args: arguments, quoted for a shell, with which another action finds
         the same storage and opens its backups; none where no command line can do that
@@ -126,7 +122,11 @@ class AgentConfig:
             'project_id': '',
             'resource_id': self.hostname,
         }
-        return _TEMPLATE.sub(lambda m: values[m[1]].replace('/', '_'), template)
+        return re.sub(
+            '{(' + '|'.join(values) + ')}',
+            lambda match: values[match[1]].replace('/', '_'),
+            template,
+        )
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
@@ -147,9 +147,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     _apply_environment(conf, environ)
     opts.refuse_unavailable(conf)
     values = _values(conf)
-    if not logs.is_configured(conf):
-        logs.log_to_home(conf, 'freezer.log')
-    values['log_file'] = logs.set_up(conf)
+    values['log_file'] = logs.set_up(conf, 'freezer.log')
     values['storages'] = storages.chosen(conf, values, job)
     if job is not None and job.storages:
         values['storage'] = 'multiple'
@@ -164,10 +162,10 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
 def _pin_command_line(
     conf: cfg.ConfigOpts, argv: Sequence[str]
 ) -> set[tuple[str | None, str]]:
-    """Let what the command line sets win; (group, dest) of each.
+    """Give the command line precedence; returns (group, dest) of each option on it.
 
-    oslo.config believes that an option in a configuration file comes from there even if
-    the command line has it too, and would let the environment win over both.
+    For oslo.config, an option in a configuration file comes from there even if the
+    command line has it too, and the environment would override both.
     """
     alone = conf
     if conf.config_file or conf.config_dir:
@@ -204,7 +202,7 @@ def _literal(value: Any) -> Any:
 
 
 def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None:
-    """The variables of the chosen plugins: as strong as the rest of the environment."""
+    """Apply the variables of the chosen plugins; they override configuration files."""
     weaker = (cfg.Locations.opt_default, cfg.Locations.user, cfg.Locations.set_default)
     for kind, dest in _CHOSEN_BY.items():
         declared = plugins.options(kind).get(conf[dest])
@@ -218,7 +216,7 @@ def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None
                 job_options.override(conf, target, text, variable)
 
 
-# Which option has the name of the plugin.
+# The option that chooses each plugin.
 _CHOSEN_BY = {
     plugins.STORAGES: 'storage',
     plugins.ENGINES: 'engine_name',
@@ -296,7 +294,7 @@ def _check_proxy(proxy: str) -> None:
     except ValueError:
         good = False
     if not good:
-        # Not repeated, nor why: it may hold a password.
+        # Neither the value nor the reason: they may contain a password.
         raise ConfigError(
             'proxy: must be a URL that starts with http:// or https://, as in '
             'http://proxy.example.com:3128'
@@ -304,7 +302,7 @@ def _check_proxy(proxy: str) -> None:
 
 
 def _check_metadata_out(path: str) -> None:
-    """Before the work, as far as that is possible without writing."""
+    """Check whether the file can be written, without writing it."""
     folder = os.path.dirname(path) or '.'
     if os.path.isdir(path):
         reason = 'is a directory'

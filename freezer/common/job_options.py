@@ -8,7 +8,7 @@ from oslo_config import cfg
 from freezer.common import jobfile, opts, parsing, storages, upstream
 from freezer.exceptions import ConfigError
 
-# Which files are read is settled before a job file is.
+# These files are read before the job file.
 _FILES = {'config', 'config_file', 'config_dir'}
 
 

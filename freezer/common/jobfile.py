@@ -30,7 +30,7 @@ class JobFile:
 def read(path: str) -> JobFile:
     """:raises ConfigError: it cannot be read, or a line of it is malformed"""
     parser = configparser.ConfigParser(
-        # Freezer 19 died on a lone %; %% is % as it was there.
+        # Freezer 19 failed on a single %; %% means %, as it did there.
         interpolation=None,
         # No section provides defaults for the others.
         default_section='\0',
@@ -43,7 +43,7 @@ def read(path: str) -> JobFile:
     except OSError as error:
         raise ConfigError(f'config {path}: {error.strerror or error}') from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f'config {path}: not UTF-8 text: save it as that') from error
+        raise ConfigError(f'config {path}: not UTF-8 text: save it as UTF-8') from error
     except configparser.Error as error:
         raise ConfigError(f'config {path}: {_without_text(error)}') from error
     sections = [
@@ -78,7 +78,6 @@ def _without_text(error: configparser.Error) -> str:
         return f'line {error.lineno}: {error.option} is given twice: keep one of them'
     if isinstance(error, configparser.DuplicateSectionError):
         return (
-            f'line {error.lineno}: there are two sections [{error.section}]: make them '
-            f'one'
+            f'line {error.lineno}: there are two sections [{error.section}]: merge them'
         )
     return type(error).__name__

@@ -1,4 +1,4 @@
-"""Where the log goes: as the options say, or to a file in ``~/.freezer``."""
+"""Where the log goes."""
 
 import logging
 import os
@@ -12,41 +12,31 @@ from freezer.common.parsing import literal
 from freezer.exceptions import ConfigError
 from freezer.utils.text import NOTICES
 
-_FOLDER = '~/.freezer'
+_DESTINATIONS = (
+    *('log_file', 'log_dir', 'use_syslog', 'use_journal'),
+    'log_config_append',
+)
 
 
-def is_configured(conf: cfg.ConfigOpts) -> bool:
-    """Whether the options say where the log goes."""
-    return any(
-        conf[dest]
-        for dest in (
-            *('log_file', 'log_dir', 'use_syslog', 'use_journal'),
-            'log_config_append',
-        )
-    )
-
-
-def log_to_home(conf: cfg.ConfigOpts, name: str) -> None:
-    """Log to ``~/.freezer/NAME``.
-
-    :raises ConfigError: the directory cannot be made
-    """
-    folder = os.path.expanduser(_FOLDER)
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f'log directory {folder}: {error.strerror}; give another with --log-dir'
-        ) from error
-    conf.set_override('log_file', literal(os.path.join(folder, name)))
-
-
-def set_up(conf: cfg.ConfigOpts) -> str:
+def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
     """Start logging.
 
+    :param default: where to log if the options do not say: the name of a file in
+        ``~/.freezer``; None is standard error
     :returns: the path of the log file, or ''
     :raises ConfigError: it cannot be written
     """
+    if not any(conf[dest] for dest in _DESTINATIONS):
+        if default is None:
+            conf.set_override('use_stderr', True)
+        else:
+            folder = os.path.expanduser('~/.freezer')
+            try:
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+            except OSError as error:
+                reason = f'{error.strerror}; give another with --log-dir'
+                raise ConfigError(f'log directory {folder}: {reason}') from error
+            conf.set_override('log_file', literal(os.path.join(folder, default)))
     try:
         log.setup(conf, 'freezer')
     except (OSError, log.LogConfigError) as error:
@@ -54,7 +44,7 @@ def set_up(conf: cfg.ConfigOpts) -> str:
     for handler in logging.getLogger().handlers:
         if not isinstance(handler, logging.StreamHandler) or not handler.stream:
             continue
-        # Names of files are not always text.
+        # File names may not be valid UTF-8.
         handler.stream.reconfigure(errors='backslashreplace')
         if isinstance(handler, logging.FileHandler):
             handler.errors = 'backslashreplace'

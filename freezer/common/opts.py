@@ -297,8 +297,8 @@ def declared_options() -> dict[str | None, tuple[Any, ...]]:
 
 @functools.cache
 def _by_owner() -> dict[str, dict[str | None, list[Any]]]:
-    """Owner in words -> group -> options. An option that several plugins have in common
-    is the first one's."""
+    """Owner in words -> group -> options. An option that several plugins share belongs
+    to the first of them."""
     owned: dict[str, dict[str | None, list[Any]]] = {}
     taken: dict[str, tuple[str, str | None, Any]] = {}
     for owner, group, option in _declarations():
@@ -328,7 +328,7 @@ def _declarations() -> Iterator[tuple[str, str | None, Any]]:
 
 
 def _names(group: str | None, option: Any) -> list[str]:
-    """What nothing else may be called: on the command line, and in job files."""
+    """The names it takes, on the command line and in job files."""
     prefix = f'{group}-' if group else ''
     flags = [f'--{prefix}{option.name}', f'{prefix}{option.dest}'.replace('-', '_')]
     return [*flags, f'-{option.short}'] if option.short else flags
@@ -349,7 +349,7 @@ def absent_options() -> tuple[Any, ...]:
 
 
 def every_option() -> dict[str | None, tuple[Any, ...]]:
-    """Those that are declared, and the absent ones."""
+    """The declared options, and the absent ones."""
     declared = declared_options()
     return {**declared, None: (*declared[None], *absent_options())}
 
@@ -453,7 +453,6 @@ Examples:
 
 
 def help_usage() -> usage.Usage:
-    """What ``freezer-agent --help`` says."""
     return usage.Usage(
         PROG,
         _USAGE,

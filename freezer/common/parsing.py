@@ -26,9 +26,9 @@ def parse(
     declared: Mapping[str | None, Iterable[Any]],
     **sources: Any,
 ) -> None:
-    """Read a command line and all that oslo.config reads with it.
+    """Parse a command line and the other sources that oslo.config reads.
 
-    :param declared: group -> options, to name a malformed one as it is typed
+    :param declared: group -> options, to report a malformed one by its typed name
     :param sources: more arguments of oslo.config's parser
     :raises ConfigError: a value is malformed, or a file cannot be read
     :raises SystemExit: 2, and one line on standard error: an argument is unknown
@@ -67,7 +67,7 @@ def source(conf: cfg.ConfigOpts, dest: str, group: str | None = None) -> Any:
 def value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
     """The value of one option.
 
-    :raises ConfigError: it is malformed in the environment, which shows only here
+    :raises ConfigError: it is malformed in the environment: oslo.config checks it here
     """
     shown = (f'{group}-{name}' if group else name).replace('_', '-')
     try:
@@ -117,7 +117,7 @@ def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:
         return f'{name}: {choices[2]} is not one of {choices[1].replace(chr(39), "")}'
     malformed = re.match(r'Invalid (?:Date|Duration|Size) value: (.*)', problem)
     if malformed and kind is not None:
-        # argparse drops what our types say.
+        # argparse drops the messages of our types.
         try:
             kind(malformed[1])
         except ValueError as error:
@@ -126,7 +126,7 @@ def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:
 
 
 def _without_values(text: str) -> str:
-    """argparse repeats unknown arguments, and one may be a secret."""
+    """argparse repeats unknown arguments, which may contain secrets."""
     _before, found, rest = text.partition('unrecognized arguments: ')
     if not found:
         return text

@@ -28,7 +28,7 @@ KINDS = {
 
 
 def names(namespace: str) -> list[str]:
-    """Those that are installed, sorted. None is imported."""
+    """The installed plugins, sorted. Imports none of them."""
     return sorted(_load(namespace).entry_points_names())
 
 
@@ -45,7 +45,7 @@ def check(namespace: str, option: str, name: str) -> None:
 def load(namespace: str, option: str, name: str) -> Any:
     """The class of a plugin.
 
-    :param option: the option that named it, for the error
+    :param option: the option that chose it, for the error
     :raises ConfigError: it is not installed, or cannot be imported
     """
     check(namespace, option, name)

@@ -9,10 +9,6 @@ from oslo_config import cfg
 
 from freezer.common import job_options, jobfile, parsing, plugins
 
-_OTHERS, _GROUP = stat.S_IROTH, stat.S_IRGRP
-# The agent's options that name one; plugins declare theirs.
-_AGENT_FILES = ('encrypt_pass_file',)
-
 
 def find(
     conf: cfg.ConfigOpts, values: Mapping[str, Any], job: jobfile.JobFile | None
@@ -26,7 +22,7 @@ def find(
         for kind in plugins.KINDS
         for options in plugins.options(kind).values()
     ]
-    keys = (*_AGENT_FILES, *(key for each in declared for key in each))
+    keys = ('encrypt_pass_file', *(key for each in declared for key in each))
     given = [values, *(settings.options for _driver, settings in values['storages'])]
     given += [values[f'{kind}_options'] for kind in ('engine', 'mode', 'snapshot')]
     for options in given:
@@ -76,9 +72,9 @@ def warnings(paths: Iterable[str]) -> Iterator[str]:
         try:
             status = os.stat(path)
         except OSError:
-            # Whoever opens it reports the error.
+            # The code that opens it reports the error.
             continue
-        forbidden = _OTHERS if status.st_uid == 0 else _OTHERS | _GROUP
+        forbidden = stat.S_IROTH if status.st_uid == 0 else stat.S_IROTH | stat.S_IRGRP
         if stat.S_ISREG(status.st_mode) and status.st_mode & forbidden:
             mode = stat.S_IMODE(status.st_mode)
             yield (

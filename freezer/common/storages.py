@@ -94,7 +94,7 @@ def of_section(
 
 
 def _refuse_same_place(path: str, named: Iterable[tuple[str, StorageSettings]]) -> None:
-    """:raises ConfigError: two copies would be one"""
+    """:raises ConfigError: two sections are one place, and so their copies are one"""
     sections: dict[Any, str] = {}
     for name, settings in named:
         declared = plugins.options(plugins.STORAGES)[name]

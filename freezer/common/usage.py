@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     :param names: as typed, short ones first
     :param metavar: placeholder of the value; empty for a flag
     :param choices: the possible values; empty if there are others
-    :param inverse: what turns a flag off
+    :param inverse: the option that turns a flag off
     :param many: whether it may be given more than once
     """
 

@@ -1,5 +1,6 @@
 """The scheduler's settings, from command line, environment and ``scheduler.conf``."""
 
+import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from freezer.common import usage
+from oslo_config import cfg
+
+from freezer.common import parsing, usage
 from freezer.exceptions import ConfigError
 from freezer.scheduler import options
-from freezer.scheduler.command_line import absolute, parse
 from freezer.scheduler.documents.document import Document
+from freezer.scheduler.options import COMMANDS, FILE_COMMANDS, PROG
 
 _JOBS_DIR = '/etc/freezer/scheduler/conf.d'
 # Settings that are the value of the option.
@@ -127,35 +130,40 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     if usage.wanted(argv):
         sys.stdout.write(usage.text(options.help_usage()))
         raise SystemExit(0)
-    conf = parse(argv)
-    given = conf[options.GROUP]
-    root = os.geteuid() == 0
-    home = Path('~/.freezer').expanduser()
+    conf = _parse(argv)
+    given = _group(conf, options.GROUP)
+    runtime_dir, state_dir = '/run/freezer-scheduler', '/var/lib/freezer-scheduler'
+    if os.geteuid() != 0:
+        runtime_dir, state_dir = _runtime_dir(environ), '~/.freezer/scheduler'
     service = None
-    if conf.command in _API_COMMANDS and not given.no_api:
-        service = _service(conf[options.SERVICE_AUTH], environ)
+    if conf.command in _API_COMMANDS and not given['no_api']:
+        service = _service(_group(conf, options.SERVICE_AUTH), environ)
     return Settings(
         command=conf.command,
         files=tuple(conf.files),
         json=conf.json,
         **{name: given[name] for name in _UNCHANGED},
-        jobs_dir=absolute(
-            given.jobs_dir or environ.get('FREEZER_SCHEDULER_CONF_D') or _JOBS_DIR
+        jobs_dir=_absolute(
+            given['jobs_dir'] or environ.get('FREEZER_SCHEDULER_CONF_D') or _JOBS_DIR
         ),
-        runtime_dir=absolute(given.runtime_dir or runtime_dir(root, home, environ)),
-        state_dir=absolute(given.state_dir or state_dir(root, home)),
+        runtime_dir=_absolute(given['runtime_dir'] or runtime_dir),
+        state_dir=_absolute(given['state_dir'] or state_dir),
         supported={
-            what: frozenset(conf[options.CAPABILITIES][f'supported_{what}'])
-            for what in ('actions', 'modes', 'storages', 'engines')
+            name.removeprefix('supported_'): frozenset(names)
+            for name, names in _group(conf, options.CAPABILITIES).items()
         },
-        centralized=given.centralized_scheduler,
+        centralized=given['centralized_scheduler'],
         service=service,
-        environ=_agent_environ(environ, given.insecure, service),
+        environ=_agent_environ(environ, given['insecure'], service),
         conf=conf,
     )
 
 
-def _service(given: Any, environ: Mapping[str, str]) -> Service:
+def _group(conf: cfg.ConfigOpts, name: str) -> dict[str, Any]:
+    return {dest: parsing.value(conf, dest, name) for dest in conf[name]}
+
+
+def _service(given: Mapping[str, Any], environ: Mapping[str, str]) -> Service:
     values = {
         each.dest: given[each.dest] or environ.get(f'OS_{each.dest.upper()}') or ''
         for each in options.SERVICE_AUTH_OPTS
@@ -181,14 +189,80 @@ def _agent_environ(
     return kept | ({'OS_DEFAULT__INSECURE': 'true'} if insecure else {})
 
 
-def runtime_dir(root: bool, home: Path, environ: Mapping[str, str]) -> Path:
-    """:param home: ``~/.freezer`` of the user"""
-    if root:
-        return Path('/run/freezer-scheduler')
+def _runtime_dir(environ: Mapping[str, str]) -> str:
     if environ.get('XDG_RUNTIME_DIR'):
-        return Path(environ['XDG_RUNTIME_DIR']) / 'freezer-scheduler'
-    return home / 'run'
+        return environ['XDG_RUNTIME_DIR'] + '/freezer-scheduler'
+    return '~/.freezer/run'
 
 
-def state_dir(root: bool, home: Path) -> Path:
-    return Path('/var/lib/freezer-scheduler') if root else home / 'scheduler'
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
+    conf = options.declare()
+    files = cfg.find_config_files('freezer', 'scheduler')
+    parsing.parse(
+        conf,
+        _positional_last(conf, argv),
+        PROG,
+        dict(options.list_opts()),
+        # It finds freezer.conf as well, which is the agent's.
+        default_config_files=[
+            path for path in files if Path(path).name == 'scheduler.conf'
+        ],
+        default_config_dirs=[],
+        use_env=True,
+    )
+    for group, unsupported in options.UNSUPPORTED_OPTS.items():
+        for option in unsupported:
+            if parsing.value(conf, option.dest, group):
+                raise ConfigError(
+                    f'[{group}] {option.dest} is not supported by this scheduler yet'
+                )
+    command = conf.command
+    if command not in COMMANDS:
+        raise ConfigError(f'{command} is not one of {", ".join(COMMANDS)}')
+    if conf.files and command not in FILE_COMMANDS:
+        raise ConfigError(f'{command} takes no file; only validate and run do')
+    if command in FILE_COMMANDS and not conf.files:
+        raise ConfigError(f'{command} needs a job file: {PROG} {command} FILE')
+    if command == 'run' and len(conf.files) > 1:
+        raise ConfigError('run takes only one job file')
+    for dest in ('log_dir', 'log_file', 'log_config_append'):
+        # Absolute, because a daemon changes its directory.
+        if conf[dest] and not (dest == 'log_file' and conf.log_dir):
+            path = str(_absolute(conf[dest]))
+            conf.set_override(dest, parsing.literal(path))
+    return conf
+
+
+def _positional_last(conf: cfg.ConfigOpts, argv: Sequence[str]) -> list[str]:
+    """Options first: otherwise argparse loses files that follow them."""
+    flags = _flags(conf)
+    first: list[str] = []
+    last: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == '--':
+            last += words
+        elif not word.startswith('-') or word == '-':
+            last.append(word)
+        else:
+            first.append(word)
+            # A short option may include its value: -i5.
+            with_value = '=' in word or (not word.startswith('--') and len(word) > 2)
+            if not with_value and word.lstrip('-').replace('-', '_') not in flags:
+                first += itertools.islice(words, 1)
+    return [*first, *last]
+
+
+def _flags(conf: cfg.ConfigOpts) -> set[str]:
+    """Options that take no value, with ``_`` for ``-``."""
+    flags = [each.dest for each in options.SCHEDULER_OPTS if type(each) is cfg.BoolOpt]
+    # oslo.log has no public list of its options.
+    flags += [dest for dest in conf if isinstance(conf[dest], bool)]
+    prefixes = ('', 'no', 'scheduler_', 'scheduler_no')
+    return {'h', 'help', 'version', 'd', 'n'} | {
+        prefix + flag for prefix in prefixes for flag in flags
+    }

@@ -6,8 +6,9 @@ import signal
 import time
 from pathlib import Path
 
+from freezer.common import logs
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.scheduler import logs, private
+from freezer.scheduler import private
 from freezer.scheduler.api import wire
 from freezer.scheduler.config import Settings
 from freezer.scheduler.documents import schedule
@@ -18,7 +19,6 @@ from freezer.scheduler.sources.source import JobSource
 
 LOG = logging.getLogger(__name__)
 
-_PID_FILE = 'scheduler.pid'
 # A process that checks the lock holds it for a moment: retry.
 _TRIES, _TRY_SECONDS = 5, 0.05
 # From the lock to the number in the file; from the stop grace to the exit.
@@ -34,7 +34,7 @@ class PidFile:
     """
 
     def __init__(self, runtime_dir: Path) -> None:
-        self.path = runtime_dir / _PID_FILE
+        self.path = runtime_dir / 'scheduler.pid'
 
     def take(self) -> private.Lock:
         """Lock it, until this process exits, or the daemon that it forks.
@@ -90,7 +90,7 @@ def start(settings: Settings) -> int:
     lock = pid_file.take()
     if not settings.no_daemon:
         _detach(lock)
-    logs.set_up(settings.conf, foreground=settings.no_daemon)
+    logs.set_up(settings.conf, None if settings.no_daemon else 'scheduler.log')
     pid_file.write_pid(lock)
     source: JobSource = JobDirectory(settings.jobs_dir)
     if settings.service is not None:

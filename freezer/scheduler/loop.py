@@ -7,13 +7,9 @@ one more thread talks to it.
 import contextlib
 import datetime
 import logging
-import os
 import queue
-import select
 import signal
 import threading
-from collections import deque
-from collections.abc import Iterator
 from types import FrameType
 
 from freezer.exceptions import ConfigError
@@ -38,34 +34,6 @@ def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-class WakeupPipe:
-    """Lets other threads and signals wake the thread that waits."""
-
-    def __init__(self) -> None:
-        self._read_end, self._write_end = os.pipe()
-        for end in (self._read_end, self._write_end):
-            os.set_blocking(end, False)
-
-    def wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write_end, b'\0')
-
-    def wait(self, seconds: float) -> None:
-        select.select([self._read_end], [], [], seconds)
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._read_end, 4096):
-                pass
-
-    @contextlib.contextmanager
-    def woken_by_signals(self) -> Iterator[None]:
-        """A signal between checking for it and waiting then ends the wait."""
-        before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-
-
 class Scheduler:
     """Runs the jobs of a source until a signal stops it."""
 
@@ -75,12 +43,12 @@ class Scheduler:
         self._records = Records(private.directory(settings.state_dir))
         self._files = MetadataFiles(private.directory(settings.state_dir / 'results'))
         self._jobs: dict[str, ScheduledJob] = {}
-        self._queue: deque[ScheduledJob] = deque()
         self._running = 0
         # Job ids, to log each reason and each busy job once.
         self._skipped: dict[str, str] = {}
         self._busy: set[str] = set()
-        self._wakeup = WakeupPipe()
+        # Anything in it ends the wait. Signal handlers may put: it is reentrant.
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[
             tuple[ScheduledJob, private.Lock, RunResult]
         ] = queue.SimpleQueue()
@@ -94,48 +62,48 @@ class Scheduler:
 
         :raises ConfigError: the jobs cannot be listed
         """
-        with self._signals(), self._wakeup.woken_by_signals():
-            self._source.list()
-            self._records.delete_old()
-            self._source.start(self._on_change)
-            try:
-                while not self._stop_signals:
-                    now = utc_now()
-                    if self._read_now or now.timestamp() >= self._next_read:
-                        self._read_jobs(now)
-                        self._record_orphaned_backups()
-                    self._collect_finished(now)
-                    self._start_due(now)
-                    self._report()
-                    self._wakeup.wait(self._seconds_to_wait(utc_now()))
-            finally:
-                self._shut_down()
+        for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(which, self._on_signal)
+        self._source.list()
+        self._records.delete_old()
+        self._source.start(self._on_change)
+        try:
+            while not self._stop_signals:
+                now = utc_now()
+                if self._read_now or now.timestamp() >= self._next_read:
+                    self._read_jobs(now)
+                    self._record_orphaned_backups()
+                self._collect_finished(now)
+                self._start_due(now)
                 self._report()
-                self._source.stop()
+                self._wait(self._seconds_to_wait(utc_now()))
+        finally:
+            self._shut_down()
+            self._report()
+            self._source.stop()
 
     def _on_change(self) -> None:
         self._read_now = True
-        self._wakeup.wake()
+        self._wakeups.put(None)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            self._stop_signals += 1
+    def _wait(self, seconds: float) -> None:
+        """Until a signal, the end of a run, a change of the jobs, or so long."""
+        with contextlib.suppress(queue.Empty):
+            self._wakeups.get(timeout=seconds)
+            while True:
+                self._wakeups.get_nowait()
 
-        def refresh(_number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
             self._read_now = self._refresh = True
-
-        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: refresh}
-        before = {each: signal.signal(each, handlers[each]) for each in handlers}
-        try:
-            yield
-        finally:
-            for signal_number, handler in before.items():
-                signal.signal(signal_number, handler)
+        else:
+            self._stop_signals += 1
+        self._wakeups.put(None)
 
     def _seconds_to_wait(self, now: datetime.datetime) -> float:
         moments = [self._next_read]
-        if self._queue and self._running < self._settings.concurrent_jobs:
+        queued = any(job.queued for job in self._jobs.values())
+        if queued and self._running < self._settings.concurrent_jobs:
             moments.append(now.timestamp() + _BUSY_SECONDS)
         moments += [
             job.due.timestamp()
@@ -163,7 +131,6 @@ class Scheduler:
         for job_id, job in list(self._jobs.items()):
             if job_id not in documents:
                 job.on_document_gone()
-                self._unqueue(job)
                 if job.run is None:
                     del self._jobs[job_id]
         for job_id, document in documents.items():
@@ -172,7 +139,6 @@ class Scheduler:
                 self._jobs[job_id] = ScheduledJob(document, self._records, now)
             elif known.document is not document:
                 known.update(document, now)
-                self._unqueue(known)
 
     def _without_skipped(self, documents: dict[str, Document]) -> dict[str, Document]:
         kept, skipped = {}, {}
@@ -220,43 +186,31 @@ class Scheduler:
         finally:
             lock.close()
 
-    def _unqueue(self, job: ScheduledJob) -> None:
-        if not job.queued and job in self._queue:
-            self._queue.remove(job)
-
     # -- Runs -------------------------------------------------------------------------
 
     def _start_due(self, now: datetime.datetime) -> None:
         due = [job for job in self._jobs.values() if job.is_due(now)]
         for job in sorted(due, key=lambda job: (job.due or now, job.id)):
             job.queued = True
-            self._queue.append(job)
-        for _position in range(len(self._queue)):
-            if self._running >= self._settings.concurrent_jobs:
-                return
-            job = self._queue.popleft()
-            if not self._start(job):
-                self._queue.append(job)
+            if self._running < self._settings.concurrent_jobs:
+                self._start(job)
 
-    def _start(self, job: ScheduledJob) -> bool:
-        """Start or reject the job; False if another process is running it."""
+    def _start(self, job: ScheduledJob) -> None:
+        """Start or reject the job; it stays queued if another process is running it."""
         reason = self._settings.reject_reason(job.document)
         if reason:
-            job.reject(reason, utc_now())
-            return True
+            return job.reject(reason, utc_now())
         try:
             lock = job_lock(self._settings.runtime_dir, job.id)
         except ConfigError as error:
-            job.reject(str(error), utc_now())
-            return True
+            return job.reject(str(error), utc_now())
         if not lock.take():
             lock.close()
             if job.id not in self._busy:
-                LOG.warning(
-                    'job %s is due, but another process is running it; waiting', job.id
-                )
+                text = 'job %s is due, but another process is running it; waiting'
+                LOG.warning(text, job.id)
                 self._busy.add(job.id)
-            return False
+            return None
         self._busy.discard(job.id)
         run = JobRun(
             *(job.document, lock, self._settings.environ),
@@ -274,10 +228,10 @@ class Scheduler:
                 LOG.exception('job %s', job.id)
                 result = RunResult(FAIL, 1, f'{type(error).__name__}: {error}')
             self._finished.put((job, lock, result))
-            self._wakeup.wake()
+            self._wakeups.put(None)
 
         threading.Thread(target=execute, name=f'job {job.id}').start()
-        return True
+        return None
 
     def _collect_finished(self, now: datetime.datetime) -> None:
         while not self._finished.empty():
@@ -313,5 +267,5 @@ class Scheduler:
                     if job.run is not None:
                         LOG.warning('job %s: aborting, the scheduler stops', job.id)
                         job.run.abort(for_good=True)
-            self._wakeup.wait(3600.0 if aborted else max(left, 0.0))
+            self._wait(3600.0 if aborted else max(left, 0.0))
         LOG.info('stopped')

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from freezer.common import logs
 from freezer.common.version import version
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.scheduler import config, control, logs, private, report
+from freezer.scheduler import config, control, private, report
 from freezer.scheduler.config import Settings
 from freezer.scheduler.options import PROG
 from freezer.scheduler.runs.record import ABORTED
@@ -28,7 +29,6 @@ LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script ``freezer-scheduler``."""
     argv = sys.argv[1:] if argv is None else argv
     if '--version' in argv:
         print(f'{PROG} {version()}')
@@ -65,7 +65,7 @@ def _run(settings: Settings) -> int:
         raise ConfigError(
             f'job {document.job_id} is already running: wait for it, or stop it'
         )
-    logs.set_up(settings.conf, foreground=True)
+    logs.set_up(settings.conf, None)
     run = JobRun(document, lock, settings.environ)
 
     def stop(_number: int, _frame: FrameType | None) -> None:

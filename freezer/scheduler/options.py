@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from oslo_config import cfg
+from oslo_config import cfg, types
+from oslo_log import log
 
 from freezer.common import usage
 
@@ -15,9 +16,9 @@ CAPABILITIES = 'capabilities'
 SERVICE_AUTH = 'service_auth'
 
 
-def _old_names(name: str, *others: str) -> list[Any]:
-    """``--name`` and ``--na_me`` for ``--scheduler-na-me``."""
-    names = dict.fromkeys((name, name.replace('-', '_'), *others))
+def _old_names(name: str) -> list[Any]:
+    """``--na-me`` and ``--na_me``, without the group."""
+    names = dict.fromkeys((name, name.replace('-', '_')))
     return [cfg.DeprecatedOpt(each, group='DEFAULT') for each in names]
 
 
@@ -25,7 +26,6 @@ SCHEDULER_OPTS = (
     cfg.StrOpt(
         'client-id',
         short='c',
-        deprecated_opts=_old_names('client-id'),
         help='Skip jobs with another client_id. With freezer-api, the name under which '
         'this machine is registered; default: <project id>_<host name>.',
     ),
@@ -33,7 +33,6 @@ SCHEDULER_OPTS = (
         'no-api',
         short='n',
         default=False,
-        deprecated_opts=_old_names('no-api'),
         help='Read jobs from the files in --scheduler-jobs-dir, and use neither '
         'freezer-api nor Keystone.',
     ),
@@ -41,7 +40,7 @@ SCHEDULER_OPTS = (
         'jobs-dir',
         metavar=usage.PATH,
         short='f',
-        deprecated_opts=_old_names('jobs-dir', 'conf'),
+        deprecated_opts=[cfg.DeprecatedOpt('conf', group='DEFAULT')],
         help='Directory with the job files, whose names end in .conf; or a single job '
         'file. With freezer-api, its jobs are cached there as job_<id>.conf; other '
         'files are left alone and not run. Default: FREEZER_SCHEDULER_CONF_D in the '
@@ -53,40 +52,34 @@ SCHEDULER_OPTS = (
         short='i',
         min=1,
         default=60,
-        deprecated_opts=_old_names('interval'),
         help='Seconds between two checks of the job files, or of freezer-api.',
     ),
     cfg.BoolOpt(
         'no-daemon',
         default=False,
-        deprecated_opts=_old_names('no-daemon'),
         help='Stay in the foreground, for example under systemd. The log goes to '
         'standard error, unless another option sends it elsewhere.',
     ),
     cfg.BoolOpt(
         'insecure',
         default=False,
-        deprecated_opts=_old_names('insecure'),
         help='Do not check the TLS certificates of Keystone and freezer-api, nor those '
         'of storages, except in jobs with insecure: false.',
     ),
     cfg.BoolOpt(
         'disable-exec',
         default=False,
-        deprecated_opts=_old_names('disable-exec'),
         help='Fail jobs that have an exec action, without running any of it.',
     ),
     cfg.IntOpt(
         'concurrent-jobs',
         min=1,
         default=1,
-        deprecated_opts=_old_names('concurrent-jobs'),
         help='Number of jobs that may run at the same time; further jobs wait.',
     ),
     cfg.BoolOpt(
         'centralized-scheduler',
         default=False,
-        deprecated_opts=_old_names('centralized-scheduler'),
         help='Register as a client of all projects, and run their jobs that have a '
         'trust; status updates for each job are sent using its trust.',
     ),
@@ -113,11 +106,9 @@ SCHEDULER_OPTS = (
 
 
 def _capability(what: str, example: str) -> Any:
-    name = f'supported-{what}'
     return cfg.ListOpt(
-        name,
+        f'supported-{what}',
         default=[],
-        deprecated_opts=_old_names(name),
         help=f'Skip jobs that need {what} other than these, separated by commas: '
         f'{example}. Default: all.',
     )
@@ -129,6 +120,8 @@ CAPABILITIES_OPTS = (
     _capability('storages', 's3,local'),
     _capability('engines', 'tar'),
 )
+for _option in (*SCHEDULER_OPTS, *CAPABILITIES_OPTS):
+    _option.deprecated_opts = _old_names(_option.name) + _option.deprecated_opts
 
 
 def _service(name: str, what: str, secret: bool = False) -> Any:
@@ -189,6 +182,20 @@ def list_opts() -> list[tuple[str, list[Any]]]:
     ]
 
 
+def declare() -> cfg.ConfigOpts:
+    """oslo.config's object, which has read nothing yet."""
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    files = cfg.MultiOpt('files', positional=True, default=[], item_type=types.String())
+    command = cfg.StrOpt('command', positional=True, required=True)
+    conf.register_cli_opts([command, files, JSON_OPT])
+    for group, declared in list_opts():
+        conf.register_cli_opts(declared, group=group)
+    for group, unsupported in UNSUPPORTED_OPTS.items():
+        conf.register_opts(unsupported, group=group)
+    return conf
+
+
 _SYNOPSIS = """\
 %(prog)s [options] start|stop|restart|reload|status
        %(prog)s [options] validate|run FILE…"""
@@ -230,7 +237,6 @@ _HEADINGS = {
 
 
 def help_usage() -> usage.Usage:
-    """The text of ``freezer-scheduler --help``."""
     return usage.Usage(
         PROG,
         _SYNOPSIS,

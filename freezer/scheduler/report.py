@@ -25,9 +25,7 @@ _TIMES_SHOWN = 5
 def status(settings: Settings) -> int:
     """Print jobs, last results and next runs."""
     pid = PidFile(settings.runtime_dir).process()
-    records = [
-        record for record in Records(settings.state_dir) if record.status != REMOVED
-    ]
+    records = [each for each in Records(settings.state_dir) if each.status != REMOVED]
     errors = _errors(settings)
     api = connection_state(settings.state_dir) if not settings.no_api else {}
     if settings.json:
@@ -40,16 +38,13 @@ def status(settings: Settings) -> int:
         }
         print(json.dumps(shown, indent=1))
     else:
-        if pid is None:
-            print('freezer-scheduler is not running')
-        else:
-            print(f'freezer-scheduler is running (pid {pid})')
+        state = 'is not running' if pid is None else f'is running (pid {pid})'
+        print(f'freezer-scheduler {state}')
         if api:
             print(_connection(api))
         if records:
             _print_table(records, pid is not None)
-        for line in _lines(errors):
-            print(line)
+        _print_errors(errors)
     return 0 if pid is not None else NOT_RUNNING
 
 
@@ -81,11 +76,11 @@ def validate(settings: Settings) -> int:
             'errors': _problems(errors),
         }
         print(json.dumps(shown, indent=1))
-    else:
-        for each in documents:
-            print('\n'.join(_description(settings, each, now)))
-        for line in _lines(errors):
-            print(line)
+        return 1 if errors else 0
+    for each in documents:
+        for line in _description(each, _described(settings, each, now)):
+            print(printable(line))
+    _print_errors(errors)
     return 1 if errors else 0
 
 
@@ -114,10 +109,10 @@ def _problems(errors: Sequence[DocumentError]) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(errors: Sequence[DocumentError]) -> Iterator[str]:
+def _print_errors(errors: Sequence[DocumentError]) -> None:
     for error in errors:
         for problem in error.problems:
-            yield printable(f'{error.path}, {problem}')
+            print(printable(f'{error.path}, {problem}'))
 
 
 def _print_table(records: Sequence[Record], running: bool) -> None:
@@ -157,21 +152,16 @@ def _next_times(document: Document, now: datetime.datetime) -> list[datetime.dat
     when = document.schedule
     next_run = schedule.next_run(when, when.anchor(now))
     found: list[datetime.datetime] = []
-    moment: datetime.datetime | None = now
-    while moment is not None and len(found) < _TIMES_SHOWN:
-        moment = next_run(moment)
-        if moment is not None:
-            found.append(moment)
+    while len(found) < _TIMES_SHOWN and (moment := next_run((found or [now])[-1])):
+        found.append(moment)
     return found
 
 
 def _remarks(settings: Settings, document: Document) -> list[str]:
     remarks = [str(remark) for remark in document.remarks]
-    skipped = settings.skip_reason(document)
-    if skipped:
+    if skipped := settings.skip_reason(document):
         remarks.append(f'will be skipped: {skipped}')
-    rejected = settings.reject_reason(document)
-    if rejected:
+    if rejected := settings.reject_reason(document):
         remarks.append(f'will fail: {rejected}')
     return remarks
 
@@ -194,12 +184,14 @@ def _described(
     }
 
 
-def _description(
-    settings: Settings, document: Document, now: datetime.datetime
-) -> Iterator[str]:
-    yield printable(f'{document.path}: job {document.job_id}')
+def _description(document: Document, described: Mapping[str, Any]) -> Iterator[str]:
+    """Its lines.
+
+    :param described: what :func:`_described` returned
+    """
+    yield f'{document.path}: job {document.job_id}'
     if document.description:
-        yield f'  {printable(document.description)}'
+        yield f'  {document.description}'
     for action in document.actions:
         again = f', retries: {action.retries}' if action.retries else ''
         mandatory = ', even after a failure' if action.mandatory else ''
@@ -207,10 +199,9 @@ def _description(
     yield f'  {document.schedule}; time zone {schedule.zone()}'
     if document.wanted != START:
         yield f'  not scheduled: {document.wanted}'
-    moments = _next_times(document, now)
-    if document.wanted == START and not moments:
+    elif not described['next']:
         yield '  no run'
-    for moment in moments:
-        yield f'    {schedule.format_time(moment)}'
-    for remark in _remarks(settings, document):
-        yield printable(f'  Note: {remark}')
+    for moment in described['next']:
+        yield f'    {moment.replace("T", " ")}'
+    for remark in described['remarks']:
+        yield f'  Note: {remark}'

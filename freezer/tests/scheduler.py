@@ -49,6 +49,13 @@ def document(*actions: Mapping[str, Any], **schedule: Any) -> dict[str, Any]:
     }
 
 
+def backup_to(folder: Path, tree: Path, **options: Any) -> Action:
+    """A backup of the tree to a local storage."""
+    where = {'storage': 'local', 'container': str(folder)}
+    what = {'path_to_backup': str(tree), 'backup_name': 'bk'}
+    return {'action': 'backup', **where, **what, **options}
+
+
 def executes(command: str) -> Action:
     return {'action': 'exec', 'command': command}
 

@@ -24,16 +24,16 @@ class OutboxItem:
     """A report.
 
     :param kind: BACKUP, or SESSION: a job has finished in its session
-    :param token: unique; part of the body of a backup
+    :param token: unique; sent with a backup
     """
 
     kind: str
     job_id: str
     project_id: str
     trust_id: str
-    token: str
     body: dict[str, Any]
     session_id: str = ''
+    token: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     path: Path = Path()
 
 
@@ -74,7 +74,3 @@ class Outbox:
         path = item.path.with_suffix(_REJECTED)
         item.path.replace(path)
         return path
-
-
-def new_token() -> str:
-    return uuid.uuid4().hex

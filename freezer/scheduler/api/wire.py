@@ -180,16 +180,13 @@ class Api:
         self.successes += 1
         if status in (404, 409):
             return None
+        response = f'the response of freezer-api to {method} {path}'
         try:
             found = answer.json()
         except ValueError as error:
-            raise ApiUnavailable(
-                f'the response of freezer-api to {method} {path} is not JSON'
-            ) from error
+            raise ApiUnavailable(f'{response} is not JSON') from error
         if not isinstance(found, dict):
-            raise ApiUnavailable(
-                f'the response of freezer-api to {method} {path} is not a JSON object'
-            )
+            raise ApiUnavailable(f'{response} is not a JSON object')
         return found
 
     def _base(self) -> str:
@@ -281,8 +278,8 @@ def _connection_error(error: Exception) -> tuple[str, str]:
     return where, reason or _line(error)
 
 
-def _line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:_MAX_REASON]
+def _line(text: object) -> str:
+    return ' '.join(str(text).split())[:_MAX_REASON]
 
 
 def _reason(answer: Any) -> str:
@@ -292,5 +289,4 @@ def _reason(answer: Any) -> str:
         text = found.get('description') or found.get('title') or ''
     except (ValueError, AttributeError):
         return ''
-    text = ' '.join(str(text).split())[:_MAX_REASON]
-    return f': {text}' if text else ''
+    return f': {_line(text)}' if text else ''

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from freezer.common import upstream
 from freezer.common.job_options import JobKeys
 from freezer.common.jobfile import STORAGE_PREFIX
 from freezer.exceptions import ConfigError
@@ -92,7 +93,7 @@ class Action:
     def _option(self, *names: str, default: str = '') -> str:
         for name in names:
             # The agent reads these as the default.
-            if self.options.get(name, '') not in ('', 'None', 'False', 'false'):
+            if self.options.get(name, '') not in upstream.UNSET:
                 return self.options[name]
         return default
 

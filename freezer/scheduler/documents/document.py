@@ -44,6 +44,7 @@ _ACTION_KEYS = {
 }
 # As in an example in Freezer's documentation.
 _OLD_INTERVAL = 'max_retry_interval'
+_KINDS: dict[type, str] = {str: 'text', dict: 'an object', list: 'a list'}
 _MAX_ID_LENGTH = 64
 _MAX_NUMBER = 30 * 86400
 
@@ -160,24 +161,26 @@ class _Parser:
         raise DocumentError(self._path, [Problem(line, '', text)])
 
     def _problem(self, path: KeyPath, text: str) -> None:
-        line = self._positions.line(path)
-        self._problems.append(Problem(line, format_path(path), text))
+        self._problems.append(self._at(path, text))
 
     def _remark(self, path: KeyPath, text: str) -> None:
-        line = self._positions.line(path)
-        self._remarks.append(Problem(line, format_path(path), text))
+        self._remarks.append(self._at(path, text))
+
+    def _at(self, path: KeyPath, text: str) -> Problem:
+        return Problem(self._positions.line(path), format_path(path), text)
 
     def parse(self, default_id: str) -> Document:
         self._reject_unknown((), self._given, _JOB_KEYS)
-        job_id = self._text('job_id') or default_id
+        job_id = self._get(self._given, 'job_id') or default_id
         if not job_id.isprintable() or len(job_id) > _MAX_ID_LENGTH:
             self._problem(
                 ('job_id',), f'must be printable, at most {_MAX_ID_LENGTH} characters'
             )
-        client_id, description = self._text('client_id'), self._text('description')
+        client_id = self._get(self._given, 'client_id')
+        description = self._get(self._given, 'description')
         api = self._api_state()
-        wanted, when = self._schedule(self._part('job_schedule', dict))
-        actions = self._actions(self._part('job_actions', list))
+        wanted, when = self._schedule(self._get(self._given, 'job_schedule', kind=dict))
+        actions = self._actions(self._get(self._given, 'job_actions', kind=list))
         if self._problems or when is None:
             self._problems.sort(key=lambda problem: problem.line)
             raise DocumentError(self._path, self._problems)
@@ -198,7 +201,7 @@ class _Parser:
         if not self._in_api:
             return hashlib.sha256(self._content).hexdigest()
         # The scheduler's own reports do not make it another job.
-        schedule = self._part('job_schedule', dict)
+        schedule = self._get(self._given, 'job_schedule', kind=dict)
         what = {
             'job_actions': self._given.get('job_actions'),
             'job_schedule': {
@@ -219,35 +222,23 @@ class _Parser:
                 hint = f'; did you mean {close[0]}?' if close else ''
                 self._problem((*path, key), f'unknown key{hint}')
 
-    def _text(self, key: str) -> str:
-        value = self._given.get(key)
-        if value is None:
-            return ''
-        if not isinstance(value, str):
-            self._problem((key,), 'must be text')
-            return ''
-        return value
-
-    def _part(self, key: str, kind: type) -> Any:
-        value = self._given.get(key)
-        if value is None:
-            return kind()
-        if not isinstance(value, kind):
-            self._problem(
-                (key,), 'must be an object' if kind is dict else 'must be a list'
-            )
-            return kind()
-        return value
+    def _get(self, given: Mapping[str, Any], *path: str, kind: type = str) -> Any:
+        """The value at the last key of the path; empty if it is missing or invalid."""
+        value = given.get(path[-1])
+        if value is not None and not isinstance(value, kind):
+            self._problem(path, f'must be {_KINDS[kind]}')
+            value = None
+        return kind() if value is None else value
 
     def _api_state(self) -> ApiState | None:
-        credentials = self._part('user_credentials', dict)
-        trust_id = credentials.get('trust_id') or ''
-        if not isinstance(trust_id, str):
-            self._problem(('user_credentials', 'trust_id'), 'must be text')
-        session_id, project_id = self._text('session_id'), self._text('project_id')
+        where = 'user_credentials'
+        credentials = self._get(self._given, where, kind=dict)
+        trust_id = self._get(credentials, where, 'trust_id')
+        session_id = self._get(self._given, 'session_id')
+        project_id = self._get(self._given, 'project_id')
         if self._in_api:
             # Values that the scheduler reported earlier; malformed ones are ignored.
-            schedule = self._part('job_schedule', dict)
+            schedule = self._get(self._given, 'job_schedule', kind=dict)
             return ApiState(
                 project_id=project_id,
                 trust_id=trust_id,
@@ -260,15 +251,11 @@ class _Parser:
                 ended=_integer(schedule.get('time_ended'), -1),
             )
         if trust_id:
-            self._remark(
-                ('user_credentials', 'trust_id'),
-                'ignored: Keystone is not used with --no-api',
-            )
+            text = 'ignored: Keystone is not used with --no-api'
+            self._remark((where, 'trust_id'), text)
         if session_id:
-            self._remark(
-                ('session_id',),
-                'ignored: sessions need freezer-api; the job runs alone',
-            )
+            text = 'ignored: sessions need freezer-api; the job runs alone'
+            self._remark(('session_id',), text)
         return None
 
     def _schedule(self, given: Mapping[str, Any]) -> tuple[str, Schedule | None]:
@@ -276,16 +263,14 @@ class _Parser:
         self._reject_unknown(where, given, _SCHEDULE_KEYS)
         event = given.get('event') or ''
         if event not in EVENTS:
-            self._problem(
-                (*where, 'event'), f'must be {", ".join(EVENTS[1:])}, or empty'
-            )
+            allowed = ', '.join(EVENTS[1:])
+            self._problem((*where, 'event'), f'must be {allowed}, or empty')
         when, problems = schedule.parse(given)
         for key, text in problems:
             self._problem((*where, key), text)
         if when and when.start and when.end and when.end < when.start:
-            self._problem(
-                (*where, 'schedule_end_date'), 'is before schedule_start_date'
-            )
+            key = 'schedule_end_date'
+            self._problem((*where, key), 'is before schedule_start_date')
         status = given.get('status')
         if self._in_api:
             return event or _WANTED.get(str(status), START), when

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from freezer.common.parsing import one_line
 from freezer.exceptions import ConfigError
 
 #: how late a run with a date or cron fields may start
@@ -49,8 +50,7 @@ class Schedule:
 
     @property
     def skips_late_runs(self) -> bool:
-        """Whether a run that is more than GRACE late is skipped; interval runs are
-        not."""
+        """Whether a run that is more than GRACE late is skipped."""
         return bool(self.date or self.cron)
 
     def __str__(self) -> str:
@@ -117,9 +117,10 @@ def parse(given: Mapping[str, Any]) -> tuple[Schedule | None, list[tuple[str, st
 
     date = value_of('schedule_date', _date)
     every = value_of('schedule_interval', _interval)
-    cron = [
-        (field, value_of(f'schedule_{field}', _cron_field(field))) for field in CRON
-    ]
+    cron = []
+    for field in CRON:
+        check = functools.partial(_cron_field, field)
+        cron.append((field, value_of(f'schedule_{field}', check)))
     start = value_of('schedule_start_date', _date)
     end = value_of('schedule_end_date', _date)
     if problems:
@@ -277,16 +278,13 @@ def _interval(value: Any) -> datetime.timedelta:
         raise ValueError(f'{value!r}: interval too large') from None
 
 
-def _cron_field(name: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        text = str(value).strip()
-        trigger = _import('apscheduler.triggers.cron').CronTrigger
-        try:
-            if not isinstance(value, str | int) or isinstance(value, bool):
-                raise TypeError('must be a number or text')
-            trigger(**{name: text}, timezone=datetime.UTC)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f'{text!r}: {" ".join(str(error).split())}') from None
-        return text
-
-    return check
+def _cron_field(name: str, value: Any) -> str:
+    text = str(value).strip()
+    trigger = _import('apscheduler.triggers.cron').CronTrigger
+    try:
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise TypeError('must be a number or text')
+        trigger(**{name: text}, timezone=datetime.UTC)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{text!r}: {one_line(error)}') from None
+    return text

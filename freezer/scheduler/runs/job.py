@@ -135,21 +135,20 @@ class ScheduledJob:
             self.run.abort()
 
     def is_due(self, now: datetime.datetime) -> bool:
-        """Whether to run it now. A run that is too late is skipped."""
+        """Whether to run it now. A run that is due too late is skipped."""
         due = self.due
-        if due is None or due > now or self.run is not None or self.queued:
+        if due is None or due > now or self.run is not None:
             return False
+        if self.queued:
+            return True
         if not self.document.schedule.skips_late_runs or now - due <= GRACE:
             return True
         assert self._next_run is not None
         later = self._next_run(now - GRACE)
         if later is not None and later <= now:
             return True
-        LOG.warning(
-            'job %s: skipping the run of %s, which is too late',
-            self.id,
-            schedule.format_time(due),
-        )
+        when = schedule.format_time(due)
+        LOG.warning('job %s: skipping the run of %s, which is too late', self.id, when)
         self._advance(now)
         self._set_status(self._idle_status())
         return False
@@ -178,10 +177,8 @@ class ScheduledJob:
             record.aborted += 1
         else:
             record.failures += 1
-        if self.gone or self.document.wanted == documents.REMOVE:
-            status = REMOVED
-        else:
-            status = self._idle_status()
+        removed = self.gone or self.document.wanted == documents.REMOVE
+        status = REMOVED if removed else self._idle_status()
         self._set_status(status)
         level = logging.INFO if result.result == SUCCESS else logging.ERROR
         LOG.log(

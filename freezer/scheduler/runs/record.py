@@ -78,8 +78,6 @@ _MOMENTS = ('anchor', 'considered', 'due', 'started', 'ended', 'last_success')
 
 
 class Records:
-    """The directory of the records."""
-
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 

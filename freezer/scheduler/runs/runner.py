@@ -36,15 +36,12 @@ AGENT = (sys.executable, '-P', '-m', 'freezer.main')
 KILL_SECONDS = 15.0
 
 # Lines of the agent's standard error that begin like this say why it failed.
-_REASONS = ('Error: ', 'Critical Error: ', 'freezer-agent: ')
+_REASONS = ('Error: ', 'freezer-agent: ')
 _LONGEST_LINE = 1 << 16
 _STDERR_SECONDS = 2.0
 # The metadata of a backup that is shown and remembered.
 _SHOWN_KEYS = (
-    'curr_backup_level',
-    'time_stamp',
-    'backup_name',
-    'container',
+    *('curr_backup_level', 'time_stamp', 'backup_name', 'container'),
     'warnings',
 )
 
@@ -56,7 +53,7 @@ def job_lock(runtime_dir: Path, job_id: str) -> private.Lock:
 
 @dataclass
 class RunResult:
-    """The result of a run.
+    """The result of a run, or of one of its actions.
 
     :param exit_code: of the action that failed first; 0 if none failed
     :param error: why that action failed; one line
@@ -68,25 +65,13 @@ class RunResult:
     seconds: float = 0.0
     backup: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, agent: '_AgentResult') -> None:
-        self.backup = agent.backup or self.backup
-        if agent.code == 0:
-            return
+    def add(self, action: 'RunResult') -> None:
+        self.backup = action.backup or self.backup
         if self.result == SUCCESS:
-            self.exit_code, self.error = agent.code, agent.reason
-        if agent.aborted:
+            self.exit_code, self.error = action.exit_code, action.error
+            self.result = action.result
+        elif action.result == ABORTED:
             self.result = ABORTED
-        elif self.result == SUCCESS:
-            self.result = FAIL
-
-
-@dataclass(frozen=True)
-class _AgentResult:
-    code: int
-    reason: str
-    seconds: float
-    backup: dict[str, Any]
-    aborted: bool
 
 
 class JobRun:
@@ -160,21 +145,22 @@ class JobRun:
         result.seconds = time.monotonic() - began
         return result
 
-    def _run_action(self, action: Action) -> _AgentResult:
+    def _run_action(self, action: Action) -> RunResult:
         """Run the agent, and retry."""
         job_id = self.document.job_id
         for tries in range(action.retries + 1):
             agent = self._run_agent(action)
             text = (
-                f'job {job_id}: {action.name} exited with {agent.code} after '
+                f'job {job_id}: {action.name} exited with {agent.exit_code} after '
                 f'{agent.seconds:.1f} s'
             )
-            if agent.code == 0:
+            if agent.result == SUCCESS:
                 level = agent.backup.get('curr_backup_level')
                 LOG.info('%s%s', text, '' if level is None else f': level {level}')
                 return agent
-            text += f': {agent.reason}' if agent.reason else ''
-            if tries == action.retries or agent.aborted or self._no_retries.is_set():
+            text += f': {agent.error}' if agent.error else ''
+            final = tries == action.retries or agent.result == ABORTED
+            if final or self._no_retries.is_set():
                 LOG.error('%s', text)
                 return agent
             LOG.warning(
@@ -185,7 +171,7 @@ class JobRun:
                 return agent
         raise AssertionError('not reached')
 
-    def _run_agent(self, action: Action) -> _AgentResult:
+    def _run_agent(self, action: Action) -> RunResult:
         began = time.monotonic()
         reason, killed = '', False
         file = None
@@ -195,9 +181,11 @@ class JobRun:
             with _job_file(action) as config:
                 process = self._start(action, config, file)
                 if process is None:
-                    return _AgentResult(-signal.SIGTERM, 'aborted', 0.0, {}, True)
+                    return RunResult(ABORTED, -signal.SIGTERM, 'aborted')
                 stderr = process.stderr and StderrReader(
-                    process.stderr, keep=_is_reason, longest=_LONGEST_LINE
+                    process.stderr,
+                    keep=lambda line: line.strip().startswith(_REASONS),
+                    longest=_LONGEST_LINE,
                 )
                 # Do not reap it until no other thread can send it a signal.
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -210,12 +198,13 @@ class JobRun:
         except OSError as error:
             code, reason = 1, f'cannot start the agent: {error.strerror or error}'
         else:
-            reason = printable(reasons[-1].strip()) if reasons else ''
+            reason = printable(reasons[-1].strip()) if code and reasons else ''
             reason = action.without_secrets(reason)
         # A terminated agent may die of the signal, or fail to undo what it began.
         aborted = code == -signal.SIGTERM or (code != 0 and killed)
+        result = ABORTED if aborted else FAIL if code else SUCCESS
         backup = self._record_backup(file)
-        return _AgentResult(code, reason, time.monotonic() - began, backup, aborted)
+        return RunResult(result, code, reason, time.monotonic() - began, backup)
 
     def _record_backup(self, file: Path | None) -> dict[str, Any]:
         """Record a backup, whatever the agent's exit code: the backup exists."""
@@ -261,10 +250,8 @@ class JobRun:
     def _kill(self, process: 'subprocess.Popen[bytes]') -> None:
         with self._guard:
             if self._process is process:
-                LOG.error(
-                    'job %s: killing the agent, which did not stop',
-                    self.document.job_id,
-                )
+                job_id = self.document.job_id
+                LOG.error('job %s: killing the agent, which did not stop', job_id)
                 self._signal(process, signal.SIGKILL)
 
     def _signal(
@@ -273,10 +260,6 @@ class JobRun:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-
-
-def _is_reason(line: str) -> bool:
-    return line.strip().startswith(_REASONS)
 
 
 @contextlib.contextmanager

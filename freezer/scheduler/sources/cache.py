@@ -79,10 +79,9 @@ class ApiJobCache(JobDirectory):
         """
         name = self._jobs.get(job_id)
         if name is not None:
-            # Before the file: the scheduler would report a missing file.
-            self._jobs = {
-                each: self._jobs[each] for each in self._jobs if each != job_id
-            }
+            # Before the file: the scheduler would report a missing file. A new
+            # dictionary, because another thread may be reading this one.
+            self._jobs = {k: v for k, v in self._jobs.items() if k != job_id}
             (self._path / name).unlink(missing_ok=True)
 
     def write_index(self, client_id: str, error: str, waiting: int) -> None:
@@ -144,7 +143,7 @@ def _index(state_dir: Path) -> Path:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    def convert(jobs: dict[str, str], **others: Any) -> dict[str, Any]:
+    def checked(jobs: dict[str, str], **others: Any) -> dict[str, Any]:
         return {'jobs': dict(jobs), **others}
 
-    return private.read_json(path, _VERSION, convert) or {}
+    return private.read_json(path, _VERSION, checked) or {}

@@ -72,9 +72,9 @@ class JobDirectory(JobSource):
         :raises ConfigError: the directory cannot be listed
         """
         found = self._files()
-        for path in set(self._stamps) - set(found):
-            for known in (self._stamps, self._documents, self._errors):
-                known.pop(path, None)
+        for known in (self._stamps, self._documents, self._errors):
+            for path in known.keys() - found.keys():
+                del known[path]
         for path, current in found.items():
             if self._stamps.get(path) != current:
                 self._stamps[path] = current
@@ -86,10 +86,8 @@ class JobDirectory(JobSource):
             first = listing.documents.setdefault(one.job_id, one)
             if first is not one:
                 duplicates.add(path)
-                problem = Problem(
-                    1, 'job_id', f'{one.job_id} is the id of {first.path}'
-                )
-                error = DocumentError(str(path), [problem])
+                text = f'{one.job_id} is the id of {first.path}'
+                error = DocumentError(str(path), [Problem(1, 'job_id', text)])
                 listing.errors.append(error)
                 if path not in self._duplicates:
                     LOG.error('%s', error)
@@ -109,9 +107,8 @@ class JobDirectory(JobSource):
                     continue
             return found
         except OSError as error:
-            raise ConfigError(
-                f'jobs-dir {self._path}: {error.strerror or error}'
-            ) from error
+            reason = error.strerror or error
+            raise ConfigError(f'jobs-dir {self._path}: {reason}') from error
 
     def _load(self, path: Path) -> None:
         try:

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from freezer.scheduler.api.outbox import BACKUP, SESSION, OutboxItem, new_token
+from freezer.scheduler.api.outbox import BACKUP, SESSION, OutboxItem
 from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Service, Settings
 from freezer.scheduler.documents.document import ApiState, Document
 from freezer.scheduler.sources.source import JobListing, JobSource, JobUpdate
-from freezer.scheduler.sources.sync import REPORT_KEY, ApiSync
+from freezer.scheduler.sources.sync import ApiSync
 from freezer.utils.human import number
 
 LOG = logging.getLogger(__name__)
@@ -83,10 +83,9 @@ class ApiJobSource(JobSource):
 
     def start(self, on_change: Callable[[], None]) -> None:
         self.sync.on_change = on_change
-        self._thread = threading.Thread(
-            target=self._work, name='freezer-api', daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._work, name='freezer-api', daemon=True)
+        self._thread = thread
+        thread.start()
 
     def refresh(self) -> None:
         self._poll_now = True
@@ -103,9 +102,7 @@ class ApiJobSource(JobSource):
 
     def on_backup(self, document: Document, backup: Mapping[str, Any]) -> None:
         if not backup.get('dry_run'):
-            token = new_token()
-            body = {**backup, 'job_id': document.job_id, REPORT_KEY: token}
-            self._add(BACKUP, document, token, body)
+            self._add(BACKUP, document, {**backup, 'job_id': document.job_id})
 
     def on_finished(self, document: Document, result: str) -> None:
         if document.api is None or not document.api.session_id:
@@ -113,7 +110,7 @@ class ApiJobSource(JobSource):
         # A session that has not been started yet is not started any more.
         self.sync.pending.drop_session(document)
         try:
-            self._add(SESSION, document, new_token(), {'result': result})
+            self._add(SESSION, document, {'result': result})
         except OSError as error:
             LOG.error('job %s: end of its session: %s', document.job_id, error)
 
@@ -123,15 +120,11 @@ class ApiJobSource(JobSource):
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
-    def _add(
-        self, kind: str, document: Document, token: str, body: dict[str, Any]
-    ) -> None:
+    def _add(self, kind: str, document: Document, body: dict[str, Any]) -> None:
         api = document.api or ApiState()
         session_id = api.session_id if kind == SESSION else ''
-        project = (api.project_id, api.trust_id)
-        self.sync.outbox.add(
-            OutboxItem(kind, document.job_id, *project, token, body, session_id)
-        )
+        where = (document.job_id, api.project_id, api.trust_id)
+        self.sync.outbox.add(OutboxItem(kind, *where, body, session_id))
         self._wakeup.set()
 
     # Last of these: below it, list is not the type.
@@ -145,8 +138,10 @@ class ApiJobSource(JobSource):
         while True:
             # A last round sends what was added before stop() was called.
             stopping = self._stopping
-            poll = not stopping and self._is_poll_due(next_poll)
+            due = self._poll_now or time.monotonic() >= next_poll
+            poll = due and not stopping
             if poll:
+                self._poll_now = False
                 next_poll = time.monotonic() + self._interval
             successes = self.sync.successes
             error = self._try_round(poll)
@@ -162,12 +157,6 @@ class ApiJobSource(JobSource):
             if stopping:
                 return
             self._wait_until(next_poll)
-
-    def _is_poll_due(self, next_poll: float) -> bool:
-        if self._poll_now:
-            self._poll_now = False
-            return True
-        return time.monotonic() >= next_poll
 
     def _try_round(self, poll: bool) -> str:
         """The error message; empty after a success."""

@@ -130,7 +130,7 @@ class ApiSync:
             LOG.info('job %s: backup was already reported to freezer-api', item.job_id)
             return
         self._tried.add(item.path.name)
-        api.add_backup(item.body)
+        api.add_backup(item.body | {REPORT_KEY: item.token})
         LOG.info('job %s: backup reported to freezer-api', item.job_id)
 
     def _on_rejected(self, item: OutboxItem, error: ApiRejected) -> None:

@@ -19,7 +19,13 @@ import pytest
 from freezer.tests import servers, trees
 from freezer.tests.agent import HOST, PART, Agent, LocalStore, S3Store, missed
 from freezer.tests.proxy import Proxy
-from freezer.tests.scheduler import Scheduler, document, executes, until
+from freezer.tests.scheduler import (
+    Scheduler,
+    backup_to,
+    document,
+    executes,
+    until,
+)
 from freezer.tests.servers.base import free_ports
 
 EXAMPLES = Path(__file__).parents[3] / 'etc/freezer/scheduler'
@@ -51,6 +57,12 @@ def s3(store: S3Store, **options: Any) -> dict[str, Any]:
         'backup_name': 'bk',
         **options,
     }
+
+
+def uploads(store: S3Store, big: Path) -> dict[str, Any]:
+    """A backup in several parts. freezer-api needs the name of the action."""
+    parts = {'compression': 'none', 'max_segment_size': PART}
+    return s3(store, action='backup', path_to_backup=str(big), **parts)
 
 
 def always(command: str, **schedule: Any) -> dict[str, Any]:
@@ -100,9 +112,8 @@ def test_the_examples(store: S3Store, tree: Path, tmp_path: Path) -> None:
     with Scheduler(tmp_path / 'scheduler', store.env) as scheduler:
         scheduler.start()
         daily = {**here, '/etc"': f'{tree}"'}
-        scheduler.job(
-            'daily', example('daily-s3', daily, schedule_interval='2 seconds')
-        )
+        often = example('daily-s3', daily, schedule_interval='2 seconds')
+        scheduler.job('daily', often)
         scheduler.until_successes('daily', 2)
         minimal = {**here, '/home': str(tree)}
         scheduler.job('minimal', example('minimal', minimal, schedule_date=soon()))
@@ -177,9 +188,7 @@ def an_upload(
 ) -> Iterator[tuple[int, Callable[[], None], dict[str, Any]]]:
     """A backup whose upload is held: the agent's pid, the release, and the job."""
     held = proxy.hold(lambda request: request.part == 3)
-    action = s3(
-        proxied, path_to_backup=str(big), compression='none', max_segment_size=PART
-    )
+    action = uploads(proxied, big)
     job = document(action, executes('true'), schedule_interval='1 hour')
     scheduler.job('up', job)
     held.wait()
@@ -286,12 +295,8 @@ def test_job_files_are_changed_and_deleted(
 def test_a_hundred_jobs_at_once(scheduler: Scheduler, tmp_path: Path) -> None:
     log = tmp_path / 'runs'
     for number in range(100):
-        scheduler.job(
-            f'j{number}',
-            document(
-                executes(f"sh -c 'echo +{number} >>{log}; echo -{number} >>{log}'")
-            ),
-        )
+        command = f"sh -c 'echo +{number} >>{log}; echo -{number} >>{log}'"
+        scheduler.job(f'j{number}', document(executes(command)))
     scheduler.start('--concurrent-jobs', '4')
     most = 0
     while True:
@@ -436,8 +441,8 @@ def test_d34_one_file_without_event_and_pid(scheduler: Scheduler) -> None:
     scheduler.job('b', {'job_actions': 'none'})
     scheduler.job('c', document(executes('true'), event='start', current_pid=0))
     scheduler.start()
-    scheduler.until('a', status='completed', result='success')
-    scheduler.until('c', status='completed', result='success')
+    for name in 'ac':
+        scheduler.until(name, status='completed', result='success')
     assert 'b.conf, line 2: job_actions: must be a list' in scheduler.logged
 
 
@@ -445,16 +450,8 @@ def test_d35_the_result_of_a_job_with_a_project(
     scheduler: Scheduler, tree: Path, tmp_path: Path
 ) -> None:
     local = LocalStore(tmp_path / 'store')
-    job = document(
-        {
-            'storage': 'local',
-            'container': str(local.directory),
-            'path_to_backup': str(tree),
-            'backup_name': '100%',
-            'hostname': HOST,
-        }
-    )
-    scheduler.job('a', job | {'project_id': 'p', 'user_id': 'u'})
+    action = backup_to(local.directory, tree, backup_name='100%', hostname=HOST)
+    scheduler.job('a', document(action) | {'project_id': 'p', 'user_id': 'u'})
     scheduler.start()
     record = scheduler.until('a', status='completed', result='success')
     assert record['backup']['curr_backup_level'] == 0
@@ -526,11 +523,8 @@ def test_secrets_are_nowhere(
 
 def test_run(scheduler: Scheduler, tree: Path, tmp_path: Path) -> None:
     local = LocalStore(tmp_path / 'store')
-    place = {'storage': 'local', 'container': str(local.directory)}
-    good = scheduler.job(
-        'good',
-        document({**place, 'path_to_backup': str(tree)}, {**place, 'action': 'info'}),
-    )
+    backup = backup_to(local.directory, tree)
+    good = scheduler.job('good', document(backup, {**backup, 'action': 'info'}))
     result = scheduler.call('run', good).check()
     # The output is the agent's.
     assert 'Object Count' in result.out

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import HOST, PART, LocalStore, S3Store, missed
+from freezer.tests.agent import HOST, LocalStore, S3Store, missed
 from freezer.tests.functional.test_scheduler import (
     Cmdlines,
     agents,
@@ -21,9 +21,16 @@ from freezer.tests.functional.test_scheduler import (
     is_alive,
     s3,
     texts,
+    uploads,
 )
 from freezer.tests.proxy import Proxy
-from freezer.tests.scheduler import Scheduler, document, executes, until
+from freezer.tests.scheduler import (
+    Scheduler,
+    backup_to,
+    document,
+    executes,
+    until,
+)
 from freezer.tests.servers.control_plane import PASSWORD, ControlPlane
 
 pytestmark = pytest.mark.xdist_group('control-plane')
@@ -86,17 +93,6 @@ def tree(tmp_path: Path) -> Path:
     path.mkdir()
     (path / 'passwd').write_text('root:x:0:0\n')
     return path
-
-
-def uploads(store: S3Store, big: Path) -> dict[str, Any]:
-    """A backup in several parts. freezer-api needs the name of the action."""
-    return s3(
-        store,
-        action='backup',
-        path_to_backup=str(big),
-        compression='none',
-        max_segment_size=PART,
-    )
 
 
 def test_backup_restore_stop_and_delete(
@@ -217,14 +213,7 @@ def test_outages_of_everything(
     scheduler = client.scheduler.start()
     scheduler.until_logged('as client')
     local = LocalStore(tmp_path / 'store')
-    backup = {
-        'action': 'backup',
-        'storage': 'local',
-        'container': str(local.directory),
-        'path_to_backup': str(tree),
-        'backup_name': 'bk',
-        'hostname': HOST,
-    }
+    backup = backup_to(local.directory, tree, hostname=HOST)
     job_id = client.create(document(backup, schedule_interval='3 seconds'))
     scheduler.until_successes(job_id, 1)
 
@@ -329,14 +318,7 @@ def test_central_scheduler(
     others = plane.session('other', 'other')
     scheduler = client.scheduler.start('--centralized-scheduler')
     scheduler.until_logged('as client')
-    local = tmp_path / 'store'
-    backup = {
-        'action': 'backup',
-        'storage': 'local',
-        'container': str(local),
-        'path_to_backup': str(tree),
-        'backup_name': 'bk',
-    }
+    backup = backup_to(tmp_path / 'store', tree)
     job_id = client.create(document(backup), others)
     client.until(job_id, others, status='completed', result='success')
     assert len(client.backups(job_id, others)) == 1

@@ -25,11 +25,16 @@ def errors(listing: JobListing) -> list[str]:
     return [str(error) for error in listing.errors]
 
 
-def test_which_files_are_job_files(tmp_path: Path) -> None:
+@pytest.fixture
+def jobs(tmp_path: Path) -> JobDirectory:
+    return JobDirectory(tmp_path)
+
+
+def test_which_files_are_job_files(tmp_path: Path, jobs: JobDirectory) -> None:
     write(tmp_path / 'a.conf')
     for name in ('b.conf~', '.c.conf', 'd.json', 'conf'):
         (tmp_path / name).write_text('{')
-    listing = JobDirectory(tmp_path).list()
+    listing = jobs.list()
     assert list(listing.documents) == ['a']
     assert listing.errors == []
 
@@ -43,9 +48,8 @@ def test_single_job_file(tmp_path: Path) -> None:
         jobs.list()
 
 
-def test_unchanged_files_are_not_read_again(tmp_path: Path) -> None:
+def test_unchanged_files_are_not_read_again(tmp_path: Path, jobs: JobDirectory) -> None:
     path = write(tmp_path / 'a.conf')
-    jobs = JobDirectory(tmp_path)
     first = jobs.list().documents['a']
     assert jobs.list().documents['a'] is first
     # Same size, and the old mtime.
@@ -55,9 +59,10 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path) -> None:
     assert jobs.list().documents['a'].actions[0].options['command'] == 'less'
 
 
-def test_invalid_file_keeps_its_last_valid_version(tmp_path: Path) -> None:
+def test_invalid_file_keeps_its_last_valid_version(
+    tmp_path: Path, jobs: JobDirectory
+) -> None:
     path = write(tmp_path / 'a.conf')
-    jobs = JobDirectory(tmp_path)
     first = jobs.list().documents['a']
     path.write_text('{')
     for _look in range(2):
@@ -74,11 +79,10 @@ def test_invalid_file_keeps_its_last_valid_version(tmp_path: Path) -> None:
     assert jobs.list() == JobListing()
 
 
-def test_two_files_with_one_job_id(tmp_path: Path) -> None:
+def test_two_files_with_one_job_id(tmp_path: Path, jobs: JobDirectory) -> None:
     first = write(tmp_path / 'a.conf', job_id='x')
     write(tmp_path / 'b.conf', job_id='x')
     write(tmp_path / 'c.conf', job_id='y')
-    jobs = JobDirectory(tmp_path)
     listing = jobs.list()
     assert sorted(listing.documents) == ['x', 'y']
     assert listing.documents['x'].path == str(first)
@@ -88,14 +92,7 @@ def test_two_files_with_one_job_id(tmp_path: Path) -> None:
     assert errors(jobs.list()) == []
 
 
-def test_file_that_everyone_can_write_to(tmp_path: Path) -> None:
-    path = write(tmp_path / 'a.conf')
-    path.chmod(0o666)
-    with pytest.raises(DocumentError, match='writable by everyone'):
-        directory.read(path)
-
-
-def test_secret_that_everyone_can_read(tmp_path: Path) -> None:
+def test_permissions_of_a_file(tmp_path: Path) -> None:
     action = {'action': 'info', 'storage': 'local', 'secret_key': 'sk/secret'}
     path = write(tmp_path / 'a.conf', job_actions=[{'freezer_action': action}])
     path.chmod(0o644)
@@ -103,18 +100,18 @@ def test_secret_that_everyone_can_read(tmp_path: Path) -> None:
     assert str(remark) == 'line 1: contains a secret, and everyone can read it'
     path.chmod(0o640)
     assert directory.read(path).remarks == ()
+    path.chmod(0o666)
+    with pytest.raises(DocumentError, match='writable by everyone'):
+        directory.read(path)
 
 
-def test_unreadable_files(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path, jobs: JobDirectory) -> None:
     (tmp_path / 'large.conf').write_text(' ' * (2 << 20))
     (tmp_path / 'dir.conf').mkdir()
     (tmp_path / 'nowhere.conf').symlink_to('nothing')
     write(tmp_path / 'good.conf')
-    listing = JobDirectory(tmp_path).list()
+    listing = jobs.list()
     assert list(listing.documents) == ['good']
     assert len(listing.errors) == 3
-
-
-def test_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='jobs-dir'):
         JobDirectory(tmp_path / 'none').list()

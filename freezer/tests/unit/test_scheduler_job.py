@@ -5,13 +5,15 @@ import datetime
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from freezer.scheduler.documents.document import Document, parse
 from freezer.scheduler.runs.job import ScheduledJob
 from freezer.scheduler.runs.record import Record, Records
-from freezer.scheduler.runs.runner import RunResult
+from freezer.scheduler.runs.runner import JobRun, RunResult
+from freezer.scheduler.sources.source import JobUpdate
 
 UTC = datetime.UTC
 NOW = datetime.datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -19,15 +21,6 @@ SECOND = datetime.timedelta(seconds=1)
 HOUR = datetime.timedelta(hours=1)
 HOURLY: dict[str, Any] = {'schedule_interval': '1 hour'}
 INFO = {'action': 'info', 'storage': 'local', 'container': '/backups'}
-
-
-class FakeRun:
-    """Counts the calls of abort()."""
-
-    aborts = 0
-
-    def abort(self) -> None:
-        self.aborts += 1
 
 
 def document(in_api: bool = False, **schedule: Any) -> Document:
@@ -45,20 +38,33 @@ def records(tmp_path: Path) -> Records:
 
 
 @pytest.fixture
+def hourly(records: Records) -> ScheduledJob:
+    """A job of freezer-api."""
+    return ScheduledJob(api_document(**HOURLY), records, NOW)
+
+
+@pytest.fixture
 def make(records: Records) -> Any:
     return lambda now=NOW, **schedule: ScheduledJob(document(**schedule), records, now)
 
 
-def begin(job: ScheduledJob, now: datetime.datetime) -> FakeRun:
+def begin(job: ScheduledJob, now: datetime.datetime) -> mock.Mock:
+    """Start it; returns the fake run."""
     assert job.is_due(now)
-    run = FakeRun()
-    job.on_started(run, now)  # type: ignore[arg-type]
+    fake = mock.Mock(JobRun)
+    job.on_started(fake, now)
     assert job.record.status == 'running'
-    return run
+    return fake
 
 
 def end(job: ScheduledJob, now: datetime.datetime, result: str = 'success') -> None:
     job.on_finished(RunResult(result, 0 if result == 'success' else 1, 'why'), now)
+
+
+def run(job: ScheduledJob, start: datetime.datetime, result: str = 'success') -> None:
+    """A run of a second."""
+    begin(job, start)
+    end(job, start + SECOND, result)
 
 
 def status(job: ScheduledJob, records: Records) -> str:
@@ -77,8 +83,7 @@ def test_interval_job(make: Any, records: Records) -> None:
     end(job, NOW + 5 * HOUR)
     assert status(job, records) == 'scheduled'
     # Missed runs are made up for once.
-    begin(job, NOW + 5 * HOUR)
-    end(job, NOW + 5 * HOUR + SECOND, 'fail')
+    run(job, NOW + 5 * HOUR, 'fail')
     assert not job.is_due(NOW + 5 * HOUR + SECOND)
     record = records.load('a')
     assert (record.runs, record.successes, record.failures) == (2, 1, 1)
@@ -89,8 +94,7 @@ def test_interval_job(make: Any, records: Records) -> None:
 
 def test_job_without_times_runs_once(make: Any, records: Records) -> None:
     job = make()
-    begin(job, NOW + 2 * SECOND)
-    end(job, NOW + 3 * SECOND)
+    run(job, NOW + 2 * SECOND)
     assert status(job, records) == 'completed'
     assert not make(NOW + HOUR).is_due(NOW + HOUR)
     # A changed file runs it again.
@@ -119,11 +123,11 @@ def test_d32_stop_and_abort_a_running_job(
     make: Any, records: Records, event: str, aborts: int
 ) -> None:
     job = make(**HOURLY)
-    run = begin(job, NOW + 2 * SECOND)
+    fake = begin(job, NOW + 2 * SECOND)
     for _update in range(3):
         job.update(document(**HOURLY, event=event), NOW)
     assert status(job, records) == 'running'
-    assert run.aborts == aborts
+    assert fake.abort.call_count == aborts
     end(job, NOW + 3 * SECOND, 'aborted' if aborts else 'success')
     assert status(job, records) == 'completed'
     assert job.record.aborted == aborts
@@ -160,8 +164,7 @@ def test_file_is_deleted_and_restored(make: Any, records: Records) -> None:
 
 def test_changed_schedule_begins_anew(make: Any) -> None:
     job = make(**HOURLY)
-    begin(job, NOW + 2 * SECOND)
-    end(job, NOW + 3 * SECOND)
+    run(job, NOW + 2 * SECOND)
     other = document(schedule_interval='1 minute')
     job.update(other, NOW + 10 * SECOND)
     assert job.due == NOW + 12 * SECOND
@@ -180,26 +183,21 @@ def test_run_missed_while_no_scheduler_ran(
     job = make(due + late, **daily)
     assert job.is_due(due + late) is runs
     if runs:
-        begin(job, due + late)
-        end(job, due + late + SECOND)
+        run(job, due + late)
     assert not job.is_due(due + late + SECOND)
     assert records.load('a').due == due + 24 * HOUR
 
 
-def test_many_missed_runs_are_made_up_for_once(make: Any) -> None:
-    make(schedule_minute='*')
-    job = make(NOW + 1000 * HOUR, schedule_minute='*')
-    begin(job, NOW + 1000 * HOUR)
-    end(job, NOW + 1000 * HOUR)
+@pytest.mark.parametrize(
+    'schedule', [{'schedule_minute': '*'}, {'schedule_interval': '1 day'}]
+)
+def test_missed_runs_are_made_up_for_once(make: Any, schedule: dict[str, str]) -> None:
+    """However late: a cron field has matched just now, and intervals are not late."""
+    make(**schedule)
+    job = make(NOW + 1000 * HOUR, **schedule)
+    run(job, NOW + 1000 * HOUR)
     assert not job.is_due(NOW + 1000 * HOUR + SECOND)
-
-
-def test_interval_is_due_however_late(make: Any) -> None:
-    make(schedule_interval='1 day')
-    job = make(NOW + 500 * HOUR, schedule_interval='1 day')
-    begin(job, NOW + 500 * HOUR)
-    end(job, NOW + 500 * HOUR)
-    assert NOW + 500 * HOUR < job.due <= NOW + 524 * HOUR
+    assert NOW + 1000 * HOUR < job.due <= NOW + 1024 * HOUR
 
 
 @pytest.mark.parametrize(
@@ -210,8 +208,7 @@ def test_date_may_be_an_hour_ago(make: Any, time: str, due: bool) -> None:
     job = make(schedule_date=date)
     assert job.is_due(NOW) is due
     if due:
-        begin(job, NOW)
-        end(job, NOW)
+        run(job, NOW)
         assert not make(schedule_date=date).is_due(NOW)
 
 
@@ -236,16 +233,13 @@ def test_d31_rejected_job_does_not_stay_running(make: Any, records: Records) -> 
 
 def reported(job: ScheduledJob, **schedule: Any) -> Document:
     """The document of the job once freezer-api has its update."""
-    update = job.pending_update
-    api = job.document.api
+    update, api = job.pending_update, job.document.api
     assert api is not None
-    status, result, event = api.status, api.result, api.event
-    times = {'time_started': api.started, 'time_ended': api.ended}
-    if update is not None:
-        status, result = update.status, update.result
-        times = {'time_started': update.started, 'time_ended': update.ended}
-        event = '' if event == update.handled_event else event
-    return api_document(**schedule, status=status, result=result, event=event, **times)
+    new = update or api
+    times = {'time_started': new.started, 'time_ended': new.ended}
+    handled = update is not None and api.event == update.handled_event
+    known = {'status': new.status, 'result': new.result, **times}
+    return api_document(**schedule, event='' if handled else api.event, **known)
 
 
 def event_of(job: ScheduledJob) -> str:
@@ -259,17 +253,12 @@ def is_reported(job: ScheduledJob) -> bool:
 
 def test_job_without_times_in_freezer_api(records: Records) -> None:
     job = ScheduledJob(api_document(), records, NOW)
-    assert job.pending_update is not None
-    assert (job.pending_update.status, job.pending_update.ended) == ('scheduled', -1)
+    start, stop = (int(NOW.timestamp()) + seconds for seconds in (2, 3))
+    assert job.pending_update == JobUpdate('a', 'scheduled', '', -1, -1)
     begin(job, NOW + 2 * SECOND)
-    assert job.pending_update.status == 'running'
-    assert job.pending_update.started == int((NOW + 2 * SECOND).timestamp())
+    assert job.pending_update == JobUpdate('a', 'running', '', start, -1)
     end(job, NOW + 3 * SECOND)
-    assert (job.pending_update.status, job.pending_update.result) == (
-        'completed',
-        'success',
-    )
-    assert job.pending_update.ended == int((NOW + 3 * SECOND).timestamp())
+    assert job.pending_update == JobUpdate('a', 'completed', 'success', start, stop)
     # The report does not make it run again, nor does a restart.
     job.update(reported(job), NOW + 4 * SECOND)
     assert is_reported(job)
@@ -289,8 +278,7 @@ def test_start_event_is_handled_once(
     assert not job.is_due(NOW + HOUR)
     asked = api_document(**schedule, event='start', status='')
     job.update(asked, NOW)
-    begin(job, NOW + 2 * SECOND)
-    end(job, NOW + 3 * SECOND)
+    run(job, NOW + 2 * SECOND)
     due = job.due
     # Nothing changes until freezer-api has the update, even after a restart.
     for _look in range(2):
@@ -309,8 +297,10 @@ def test_start_event_is_handled_once(
 
 
 @pytest.mark.parametrize('event', ['stop', 'abort', 'remove'])
-def test_events_of_a_scheduled_job(records: Records, event: str) -> None:
-    job = ScheduledJob(api_document(**HOURLY), records, NOW)
+def test_events_of_a_scheduled_job(
+    hourly: ScheduledJob, records: Records, event: str
+) -> None:
+    job = hourly
     job.update(api_document(**HOURLY, event=event), NOW)
     assert job.pending_update is not None
     assert job.pending_update.handled_event == event
@@ -322,14 +312,16 @@ def test_events_of_a_scheduled_job(records: Records, event: str) -> None:
 
 
 @pytest.mark.parametrize('event', ['stop', 'abort', 'remove'])
-def test_events_of_a_running_job(records: Records, event: str) -> None:
+def test_events_of_a_running_job(
+    hourly: ScheduledJob, records: Records, event: str
+) -> None:
     """They stay in freezer-api until the run has ended, for the next scheduler."""
-    job = ScheduledJob(api_document(**HOURLY), records, NOW)
-    run = begin(job, NOW + 2 * SECOND)
+    job = hourly
+    fake = begin(job, NOW + 2 * SECOND)
     job.update(api_document(**HOURLY, event=event), NOW + 3 * SECOND)
     job.update(reported(job, **HOURLY), NOW + 3 * SECOND)
     assert event_of(job) == event
-    assert run.aborts == (event == 'abort')
+    assert fake.abort.call_count == (event == 'abort')
     end(job, NOW + 4 * SECOND, 'aborted' if event == 'abort' else 'success')
     job.update(reported(job, **HOURLY), NOW + 5 * SECOND)
     assert event_of(job) == ''
@@ -338,8 +330,10 @@ def test_events_of_a_running_job(records: Records, event: str) -> None:
     assert is_reported(job)
 
 
-def test_start_cancels_the_stop_of_a_running_job(records: Records) -> None:
-    job = ScheduledJob(api_document(**HOURLY), records, NOW)
+def test_start_cancels_the_stop_of_a_running_job(
+    hourly: ScheduledJob, records: Records
+) -> None:
+    job = hourly
     begin(job, NOW + 2 * SECOND)
     job.update(api_document(**HOURLY, event='stop'), NOW + 3 * SECOND)
     job.update(api_document(**HOURLY, event='start', status=''), NOW + 3 * SECOND)
@@ -351,14 +345,13 @@ def test_start_cancels_the_stop_of_a_running_job(records: Records) -> None:
 
 def test_changed_schedule_in_freezer_api(records: Records) -> None:
     job = ScheduledJob(api_document(**HOURLY, status='scheduled'), records, NOW)
-    begin(job, NOW + 2 * SECOND)
-    end(job, NOW + 3 * SECOND)
+    run(job, NOW + 2 * SECOND)
     job.update(api_document(schedule_interval='1 minute', status=''), NOW + 10 * SECOND)
     assert job.due == NOW + 12 * SECOND
 
 
-def test_job_deleted_in_freezer_api(records: Records) -> None:
-    job = ScheduledJob(api_document(**HOURLY), records, NOW)
+def test_job_deleted_in_freezer_api(hourly: ScheduledJob, records: Records) -> None:
+    job = hourly
     job.on_document_gone()
     assert status(job, records) == 'removed'
 

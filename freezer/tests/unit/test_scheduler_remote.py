@@ -13,7 +13,6 @@ import pytest
 
 from freezer.scheduler import config
 from freezer.scheduler.api import outbox
-from freezer.scheduler.api.outbox import new_token
 from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Settings
 from freezer.scheduler.documents.document import Document
@@ -24,11 +23,29 @@ from freezer.scheduler.sources.remote import (
     Backoff,
 )
 from freezer.scheduler.sources.source import JobUpdate
+from freezer.tests.scheduler import until
 
 CLIENT = 'c.example'
 INFO = {'action': 'info', 'storage': 'local', 'container': '/backups'}
 TRUST = {'trust_id': 't', 'trustor_user_id': 'u'}
 BACKUP = {'curr_backup_level': 0, 'time_stamp': 7, 'backup_name': 'bk'}
+
+
+def call(method: Any) -> Any:
+    """Record the call and its arguments; fail if told to."""
+    name = method.__name__
+
+    def called(api: 'FakeApi', *arguments: Any) -> Any:
+        api.calls.append((name, copy.deepcopy(arguments)))
+        for each in (name, '*'):
+            if each in api.fails:
+                raise api.fails[each]
+        api.successes += 1
+        result = copy.deepcopy(method(api, *arguments))
+        api.after.pop(name, lambda: None)()
+        return result
+
+    return called
 
 
 class FakeApi:
@@ -51,7 +68,7 @@ class FakeApi:
         self.successes = 0
 
     def add(self, job_id: str, **changes: Any) -> dict[str, Any]:
-        job = {
+        self.documents[job_id] = {
             'job_id': job_id,
             'client_id': CLIENT,
             'project_id': 'p',
@@ -62,84 +79,66 @@ class FakeApi:
             'session_tag': 0,
             **changes,
         }
-        self.documents[job_id] = job
-        return job
+        return self.documents[job_id]
 
     def schedule(self, job_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self.documents[job_id]['job_schedule']
         return found
 
-    def _called(self, name: str, what: Any = None) -> None:
-        self.calls.append((name, copy.deepcopy(what)))
-        for each in (name, '*'):
-            if each in self.fails:
-                raise self.fails[each]
-        self.successes += 1
-
-    def _done(self, name: str) -> None:
-        if name in self.after:
-            self.after.pop(name)()
-
     def names(self) -> list[str]:
-        return [name for name, _what in self.calls]
+        return [name for name, _arguments in self.calls]
 
     def with_trust(self, trust_id: str) -> 'FakeApi':
         return self.trusts[trust_id] if trust_id else self
 
+    @call
     def register(self, client: dict[str, Any]) -> None:
-        self._called('register', client)
         self.clients.append(client)
 
-    def jobs(self, client_id: str, all_projects: bool) -> list[Any]:
-        self._called('jobs', (client_id, all_projects))
-        found = [
-            copy.deepcopy(each)
+    @call
+    def jobs(self, _client_id: str, _all_projects: bool) -> list[Any]:
+        return self.malformed + [
+            each
             for job_id, each in self.documents.items()
             if each['job_schedule'].get('status') != 'completed'
             and job_id not in self.unlisted
         ]
-        self._done('jobs')
-        return found + self.malformed
 
+    @call
     def job(self, job_id: str) -> dict[str, Any] | None:
-        self._called('job', job_id)
-        found = copy.deepcopy(self.documents.get(job_id))
-        self._done('job')
-        return found
+        return self.documents.get(job_id)
 
+    @call
     def update_job(self, job_id: str, changes: dict[str, Any]) -> bool:
-        self._called('update_job', changes)
         if job_id not in self.documents:
             return False
         self.documents[job_id] |= copy.deepcopy(changes)
         return True
 
+    @call
     def has_backup(self, key: str, value: str) -> bool:
-        self._called('has_backup', value)
         return any(each.get(key) == value for each in self.backups)
 
+    @call
     def add_backup(self, backup: dict[str, Any]) -> None:
-        self._called('add_backup', backup)
         self.backups.append(backup)
-        self._done('add_backup')
 
+    @call
     def session(self, session_id: str) -> dict[str, Any]:
-        self._called('session', session_id)
         return {'session_tag': self.sessions[session_id]}
 
+    @call
     def session_action(self, session_id: str, action: dict[str, Any]) -> dict[str, Any]:
         """Like freezer-api after its hold-off time."""
-        self._called('session_action', action)
-        if 'end' in action:
-            return {'result': 'success', 'session_tag': self.sessions[session_id]}
-        tag = action['start']['current_tag']
-        if tag > self.sessions[session_id]:
-            raise ApiRejected('requested tag value too high', 400)
-        if tag < self.sessions[session_id]:
-            result = 'out-of-sync'
-        else:
-            result = 'success'
-            self.sessions[session_id] += 1
+        result, known = 'success', self.sessions[session_id]
+        if 'start' in action:
+            tag = action['start']['current_tag']
+            if tag > known:
+                raise ApiRejected('requested tag value too high', 400)
+            if tag < known:
+                result = 'out-of-sync'
+            else:
+                self.sessions[session_id] += 1
         return {'result': result, 'session_tag': self.sessions[session_id]}
 
 
@@ -370,11 +369,8 @@ def test_update_of_a_job(api: FakeApi, remote: Remote) -> None:
     count = len(api.calls)
     remote.send()
     assert len(api.calls) == count
-
-
-def test_new_event_is_not_overwritten(api: FakeApi, remote: Remote) -> None:
-    remote.add(job_schedule={'event': 'start'})
-    remote.report(status='running', handled_event='start')
+    # A new event is not overwritten.
+    remote.report(status='scheduled', handled_event='start')
     api.schedule('a')['event'] = 'abort'
     remote.send()
     assert api.schedule('a')['event'] == 'abort'
@@ -512,7 +508,7 @@ def test_session_tag(
     remote.source.on_finished(document, 'fail')
     remote.send()
     end = {'job_id': 'a', 'current_tag': tag, 'result': 'fail'}
-    assert api.calls[-1] == ('session_action', {'end': end})
+    assert api.calls[-1] == ('session_action', ('s', {'end': end}))
 
 
 def test_two_jobs_start_a_session_together(api: FakeApi, remote: Remote) -> None:
@@ -524,11 +520,12 @@ def test_two_jobs_start_a_session_together(api: FakeApi, remote: Remote) -> None
 
     def held_off(session_id: str, action: dict[str, Any]) -> dict[str, Any]:
         if api.sessions['s'] == 0:
-            return session_action(session_id, action)
+            found: dict[str, Any] = session_action(session_id, action)
+            return found
         tag = action['start']['current_tag']
         return {'result': 'success' if tag < 1 else 'hold-off', 'session_tag': 1}
 
-    api.session_action = held_off  # type: ignore[method-assign]
+    api.session_action = held_off
     for job_id in 'aba':
         remote.source.on_started(remote.jobs()[job_id])
         remote.report(job_id, status='running', started=len(api.calls))
@@ -550,7 +547,7 @@ def test_session_during_an_outage(api: FakeApi, remote: Remote) -> None:
     remote.source.on_finished(document, 'success')
     api.fails.clear()
     remote.send()
-    actions = [what for name, what in api.calls if name == 'session_action']
+    actions = [what[1] for name, what in api.calls if name == 'session_action']
     assert ['start' in each for each in actions] == [True, False, False]
     assert [each['end']['result'] for each in actions[1:]] == ['fail', 'success']
 
@@ -584,13 +581,6 @@ def test_backoff() -> None:
     assert Backoff(3600.0).on_failure() >= 1800.0
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_outage_causes_few_calls(api: FakeApi, remote: Remote) -> None:
     document = remote.add()
     api.fails['*'] = ApiUnavailable('unreachable')
@@ -606,7 +596,7 @@ def test_outage_causes_few_calls(api: FakeApi, remote: Remote) -> None:
     # A refresh retries at once.
     api.fails.clear()
     remote.source.refresh()
-    wait_until(lambda: not files(remote.outbox))
+    until(lambda: not files(remote.outbox))
     remote.source.stop()
     assert len(api.backups) > 10
     # It registers again: the database may be new.
@@ -622,7 +612,7 @@ def test_partial_outage_does_not_increase_the_delay(
     api.fails['jobs'] = ApiUnavailable('500')
     source.start(lambda: None)
     # With doubling delays this would take minutes.
-    wait_until(lambda: api.names().count('jobs') >= 15)
+    until(lambda: api.names().count('jobs') >= 15)
     source.stop()
 
 
@@ -665,7 +655,7 @@ def test_stop_has_a_timeout(
 def test_outbox_is_in_order(tmp_path: Path) -> None:
     box = outbox.Outbox(tmp_path)
     for number in range(3):
-        box.add(outbox.OutboxItem('backup', str(number), '', '', new_token(), {}))
+        box.add(outbox.OutboxItem('backup', str(number), '', '', {}))
     assert [item.job_id for item in box] == ['0', '1', '2']
     assert len(box) == 3
 

@@ -5,7 +5,6 @@ import os
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from freezer.scheduler.documents import document
 from freezer.scheduler.runs import runner
 from freezer.scheduler.runs.metadata import MetadataFiles
 from freezer.scheduler.runs.runner import JobRun, RunResult
+from freezer.tests.scheduler import until
 
 BACKUP = {'storage': 's3', 'container': 'b', 'secret_key': 'sk/secret'}
 Make = Callable[..., JobRun]
@@ -50,8 +50,7 @@ def abort_when(path: Path, run: JobRun, for_good: bool = False) -> RunResult:
     """Execute the run, and abort it when the agent has created a file."""
 
     def abort() -> None:
-        while not path.exists():
-            time.sleep(0.02)
+        until(path.exists)
         run.abort(for_good)
 
     thread = threading.Thread(target=abort)
@@ -134,7 +133,7 @@ def test_agent_that_ignores_sigterm_is_killed(
 def test_mandatory_actions_run_after_an_abort(
     make: Make, tmp_path: Path, for_good: bool
 ) -> None:
-    log = tmp_path / 'log'
+    log, began = tmp_path / 'log', tmp_path / 'began'
     actions = [
         action(name, mandatory=name != 'other', max_retries=3)
         for name in ('first', 'other', 'last')
@@ -144,11 +143,12 @@ def test_mandatory_actions_run_after_an_abort(
         name = job.split('backup_name = ')[1].split()[0]
         print(name, file=open({str(log)!r}, 'a'), flush=True)
         if name == 'first':
+            open({str(began)!r}, 'w').close()
             time.sleep(600)
         """,
         *actions,
     )
-    result = abort_when(log, run, for_good)
+    result = abort_when(began, run, for_good)
     assert result.result == 'aborted'
     assert log.read_text().split() == ['first'] + ([] if for_good else ['last'])
 

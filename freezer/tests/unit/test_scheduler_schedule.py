@@ -43,12 +43,9 @@ def times(
     made: Schedule, count: int, moment: datetime.datetime = NOW
 ) -> list[datetime.datetime]:
     next_run = schedule.next_run(made, made.anchor(moment))
-    after: datetime.datetime | None = moment
     moments: list[datetime.datetime] = []
-    while after is not None and len(moments) < count:
-        after = next_run(after)
-        if after is not None:
-            moments.append(after)
+    while len(moments) < count and (after := next_run((moments or [moment])[-1])):
+        moments.append(after)
     return moments
 
 

@@ -11,7 +11,6 @@ from oslo_config import cfg
 
 from freezer.common import opts, usage
 from freezer.common.usage import Entry
-from freezer.scheduler import command_line as scheduler
 from freezer.scheduler import options as scheduler_options
 from freezer.tests.agent import ROOT
 from freezer.tests.commands import run_command
@@ -44,7 +43,7 @@ def parsed(command: str) -> set[str]:
     """Names that the parser takes, by oslo.config."""
     declare: dict[str, Any] = {
         'freezer-agent': opts.declare,
-        'freezer-scheduler': scheduler._declare,
+        'freezer-scheduler': scheduler_options.declare,
     }
     conf = declare[command]()
     words = {'freezer-agent': ['--quiet'], 'freezer-scheduler': ['status']}[command]
