@@ -120,19 +120,18 @@ class Agent:
         return 0
 
     def _act(self, settings: AgentConfig, progress: Progress) -> int:
-        job = job_of(settings.action)
-        job.validate(settings)
-        if settings.max_priority:
-            priority.raise_to_highest()
-        repository = make_repository(settings, progress)
-        try:
+        with contextlib.ExitStack() as stack:
+            repository = make_repository(settings, progress)
+            if repository is not None:
+                stack.callback(repository.close)
+            job = job_of(settings.action)(settings, repository, self.say, progress)
+            job.validate()
+            if settings.max_priority:
+                priority.raise_to_highest()
             if repository is not None and job.writes and not settings.dry_run:
                 repository.prepare()
             with self._watching(progress):
-                outcome = job(settings, repository, self.say, progress).execute()
-        finally:
-            if repository is not None:
-                repository.close()
+                outcome = job.execute()
         try:
             output.publish(outcome, settings.metadata_out)
         except output.NoOutput as error:

@@ -327,7 +327,7 @@ def test_list_of_the_newest_state(made: Made, kind: str) -> None:
     by_name = dict(zip(names, found, strict=True))
     assert by_name[b'var/same']['type'] == 'link'
     assert by_name[b'var/same']['target'] == 'var/big'
-    assert f'{len(found)} files and directories' in result.err
+    assert f'{len(found)} entries, ' in result.err
 
 
 def test_list_of_an_earlier_state(made: Made) -> None:

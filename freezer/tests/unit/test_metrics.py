@@ -190,7 +190,9 @@ def test_it_is_replaced_in_one_step(path: Path) -> None:
 )
 def test_a_file_of_somebody_else_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match='did not write: give another name'):
+    with pytest.raises(
+        ConfigError, match='not a metrics file of this agent: use another name'
+    ):
         MetricsFile(str(path), named('etc'))
     assert path.read_bytes() == content
 
@@ -198,7 +200,7 @@ def test_a_file_of_somebody_else_is_refused(path: Path, content: bytes) -> None:
 def test_one_that_comes_meanwhile_stays(path: Path) -> None:
     file = MetricsFile(str(path), named('etc'))
     path.write_text('node_load1 0.5\n')
-    with pytest.raises(FreezerError, match='did not write'):
+    with pytest.raises(FreezerError, match='not a metrics file'):
         file.write(done(), success=True)
     assert path.read_text() == 'node_load1 0.5\n'
     assert os.listdir(path.parent) == [path.name]
@@ -211,7 +213,7 @@ def test_an_empty_one_is_nobodys(path: Path) -> None:
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='there is no directory'):
+    with pytest.raises(ConfigError, match='does not exist'):
         MetricsFile(str(tmp_path / 'not' / 'there.prom'), named('etc'))
     with pytest.raises(ConfigError, match='directory'):
         MetricsFile(str(tmp_path), named('etc'))
@@ -228,7 +230,7 @@ def test_a_lock_that_is_held_for_too_long(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        with pytest.raises(FreezerError, match='somebody has locked'):
+        with pytest.raises(FreezerError, match='another process has locked'):
             file.write(done(), success=True, patience=0)
     finally:
         os.close(folder)
