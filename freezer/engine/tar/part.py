@@ -30,7 +30,13 @@ from typing import Final, NamedTuple
 from freezer.engine.engine import PartExtractor
 from freezer.engine.tar.directories import TargetDirectories
 from freezer.engine.tar.extract import ArchiveExtractor
-from freezer.engine.tar.headers import BLOCK, DIRECTORIES, RefusedError, components
+from freezer.engine.tar.headers import (
+    BLOCK,
+    DIRECTORIES,
+    HEADERS,
+    RefusedError,
+    components,
+)
 from freezer.engine.tar.members import Members, renamed
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.state import Found, State, contents
@@ -104,19 +110,18 @@ class TarPartExtractor(PartExtractor):
         """
         self._state.begin_archive()
         members = Members(blocks)
-        while (unit := members.next()) is not None:
+        for unit in members:
             try:
                 yield from self._pass_on(unit, members)
             except RefusedError as refused:
-                raise members.refused(refused, unit.name) from refused
-        yield _END
+                raise members.refused(refused, unit) from refused
 
     def _linked(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """The contents that the links of the same archive need, under their names."""
         links, self._links = self._links, {}
         members = Members(blocks)
-        while (unit := members.next()) is not None:
-            if unit.kind in DIRECTORIES or unit.kind in {b'g', b'V'}:
+        for unit in members:
+            if unit.kind in DIRECTORIES | HEADERS:
                 continue
             names = links.pop(tuple(components(unit.name, 'its name')), None)
             if names is None:
@@ -135,8 +140,7 @@ class TarPartExtractor(PartExtractor):
         yield _END
 
     def _pass_on(self, unit: Unit, members: Members) -> Iterator[bytes]:
-        if unit.kind in {b'g', b'V'}:
-            # A header for the whole archive.
+        if unit.kind in HEADERS:
             yield members.head
             yield from members.data()
             return
