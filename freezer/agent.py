@@ -15,7 +15,7 @@ from freezer.job import job_of
 from freezer.metrics import MetricsFile
 from freezer.storage.exceptions import StorageException
 from freezer.storage.repository import Repository
-from freezer.utils import collection, priority, signals
+from freezer.utils import priority, signals, startup
 from freezer.utils.progress import Progress
 from freezer.utils.rate import Rate
 from freezer.utils.text import NOTICES, SayHandler
@@ -37,7 +37,7 @@ class Agent:
         logging.getLogger().addHandler(logging.NullHandler())
         with signals.as_exceptions(self._report_timeout):
             try:
-                with collection.suspended():
+                with startup.no_garbage_collection():
                     settings = config.load(argv, os.environ)
                 self._quiet = settings.quiet
                 progress = make_progress(settings)

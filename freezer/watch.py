@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -264,22 +265,7 @@ def _line() -> 'Callable[..., tqdm[None]]':
     # No monitor thread.
     tqdm.monitor_interval = 0
     # tqdm's own lock is shared between processes, needs a semaphore of the system, and
-    # is never released if the terminal goes away while a line is drawn.
-    tqdm.set_lock(_NoLock())
+    # is never released if the terminal goes away while a line is drawn. Watch has a
+    # lock, so this one never blocks.
+    tqdm.set_lock(threading.Semaphore(sys.maxsize))
     return tqdm
-
-
-class _NoLock:
-    """Replaces tqdm's lock: :class:`Watch` has one."""
-
-    def acquire(self, *_arguments: object) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_exc_info: object) -> None:
-        pass

@@ -87,7 +87,7 @@ class VerifyJob(Job):
         gaps = _find_gaps(checked)
         complete = failure is None
         if complete and not all(one.ok for one in checked):
-            failure = VerifyError(f'{_verdict(checked)}: the result lists the problems')
+            failure = VerifyError(f'{_verdict(checked)}: see the result')
         outcome = Outcome(
             self._document(checked, complete), [self._table(checked)], failure=failure
         )
@@ -309,6 +309,6 @@ def _verdict(checked: Sequence[_Checked]) -> str:
     wrong = [one for one in checked if not one.ok]
     lost = [one for one in wrong if not one.restorable]
     return (
-        f'{len(wrong)} of {human.number(len(checked), "backup")} have problems, and '
-        f'{len(lost)} cannot be restored'
+        f'Problems in {len(wrong)} of {len(checked)} backups; {len(lost)} of them '
+        f'cannot be restored'
     )

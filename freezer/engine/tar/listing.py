@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import decimal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from freezer.engine.engine import Entry, Lister
+from freezer.engine.engine import Entry, LevelArchive
 from freezer.engine.tar.headers import (
     HEADERS,
     RefusedError,
@@ -19,7 +20,6 @@ from freezer.engine.tar.members import Members, records_of
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.state import State
 from freezer.engine.tar.units import Unit
-from freezer.utils.blocks import Block
 
 _KINDS: Final = {
     b'1': 'link',
@@ -32,44 +32,36 @@ _KINDS: Final = {
 }
 
 
-class TarLister(Lister):
-    """Lists archives of GNU tar."""
+def entries(levels: Iterable[LevelArchive], patterns: Patterns) -> Iterator[Entry]:
+    """See :meth:`freezer.engine.engine.FileEngine.entries`."""
+    state = State(patterns)
+    for level in levels:
+        state.begin_archive()
+        with contextlib.closing(level.data()) as blocks:
+            members = Members(blocks)
+            for unit in members:
+                try:
+                    entry = _find(unit, members.head, level.level, state)
+                except RefusedError as refused:
+                    raise members.refused(refused, unit) from refused
+                if entry is not None:
+                    yield entry
+        if not state.wanted:
+            break
+    state.finish()
 
-    def __init__(self, patterns: Patterns) -> None:
-        self._patterns = patterns
-        self._state = State(patterns)
 
-    def entries(self, blocks: Iterator[Block], level: int) -> Iterator[Entry]:
-        self._state.begin_archive()
-        members = Members(blocks)
-        for unit in members:
-            try:
-                entry = self._entry(unit, members.head, level)
-            except RefusedError as refused:
-                raise members.refused(refused, unit) from refused
-            if entry is not None:
-                yield entry
-
-    def _entry(self, unit: Unit, head: bytes, level: int) -> Entry | None:
-        found = None if unit.kind in HEADERS else self._state.admit(unit)
-        if found is None or not found.chosen or not found.path:
-            return None
-        target: bytes | None = None
-        if unit.kind == b'1':
-            linked = self._state.target_of(unit.linkname)
-            target = b'/'.join(linked or components(unit.linkname, 'its link name'))
-        elif unit.kind == b'2':
-            target = unit.linkname
-        path = b'/'.join(found.path)
-        return _entry(unit, head, path, target, level)
-
-    @property
-    def wanted(self) -> bool:
-        return self._state.wanted
-
-    @property
-    def unmatched(self) -> list[str]:
-        return [self._patterns.texts[n] for n in sorted(self._state.unmatched)]
+def _find(unit: Unit, head: bytes, level: int, state: State) -> Entry | None:
+    found = None if unit.kind in HEADERS else state.admit(unit)
+    if found is None or not found.chosen or not found.path:
+        return None
+    target: bytes | None = None
+    if unit.kind == b'1':
+        linked = state.target_of(unit.linkname)
+        target = b'/'.join(linked or components(unit.linkname, 'its link name'))
+    elif unit.kind == b'2':
+        target = unit.linkname
+    return _entry(unit, head, b'/'.join(found.path), target, level)
 
 
 def _entry(

@@ -27,9 +27,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from freezer.engine.engine import PartExtractor
-from freezer.engine.tar.directories import TargetDirectories
-from freezer.engine.tar.extract import ArchiveExtractor
+from freezer.engine.engine import LevelArchive
+from freezer.engine.tar.extract import ArchiveExtractor, TargetDirectories
 from freezer.engine.tar.headers import (
     BLOCK,
     DIRECTORIES,
@@ -58,8 +57,8 @@ class _Link(NamedTuple):
     head: bytes
 
 
-class TarPartExtractor(PartExtractor):
-    """Extracts what the patterns choose of each level, the newest first."""
+class PartExtractor:
+    """Extracts what the patterns choose of one chain."""
 
     def __init__(
         self,
@@ -79,29 +78,29 @@ class TarPartExtractor(PartExtractor):
         # Chosen directories whose parent is not chosen.
         self._tops: list[Path] = []
 
-    @property
-    def wanted(self) -> bool:
-        return self._state.wanted
-
-    @property
-    def unmatched(self) -> list[str]:
-        return [self._patterns.texts[n] for n in sorted(self._state.unmatched)]
-
     def extract(
         self,
-        blocks: Iterator[Block],
-        hold: Callable[[Iterable[bytes]], Iterator[Block]],
-    ) -> bool:
+        levels: Iterable[LevelArchive],
+        limited: Callable[[Iterable[Block]], Iterator[Block]],
+    ) -> None:
+        """See :meth:`freezer.engine.engine.FileEngine.extract_part`."""
+        for level in levels:
+            with contextlib.closing(level.data()) as blocks:
+                self._extract(limited(self._filter(blocks)))
+            if self._links:
+                with contextlib.closing(level.data()) as blocks:
+                    self._extract(limited(self._linked(blocks)))
+            if not self._state.wanted:
+                break
+        self._archives.extract(itertools.chain(self._directories.needed(), [_END]))
+        self._state.finish()
+
+    def _extract(self, archive: Iterable[Block]) -> None:
         with self._target_directories.for_archive():
             # Existing directories get their final attributes from the last archive.
             for top in self._tops:
                 self._target_directories.make_ready(top)
-            filtered = self._linked(blocks) if self._links else self._filter(blocks)
-            self._archives.extract(hold(filtered))
-        return bool(self._links)
-
-    def finish(self) -> None:
-        self._archives.extract(itertools.chain(self._directories.needed(), [_END]))
+            self._archives.extract(archive)
 
     def _filter(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """The archive with only the members to extract.

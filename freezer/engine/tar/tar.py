@@ -2,26 +2,28 @@
 
 import logging
 import os
-from collections.abc import Container, Generator, Iterable
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from pathlib import Path
 
 from freezer.engine.engine import (
     Archiving,
+    Entry,
     Extractor,
     FileEngine,
-    Lister,
-    PartExtractor,
+    LevelArchive,
     Source,
     Warnings,
 )
 from freezer.engine.settings import EngineSettings
-from freezer.engine.tar import create, process, snapshot
-from freezer.engine.tar.directories import TargetDirectories
-from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
+from freezer.engine.tar import create, listing, process, snapshot
+from freezer.engine.tar.extract import (
+    ArchiveExtractor,
+    TarExtractor,
+    TargetDirectories,
+)
 from freezer.engine.tar.guard import TargetGuard
-from freezer.engine.tar.listing import TarLister
 from freezer.engine.tar.options import OPTIONS
-from freezer.engine.tar.part import TarPartExtractor
+from freezer.engine.tar.part import PartExtractor
 from freezer.engine.tar.patterns import Patterns, walk
 from freezer.engine.tar.source import (
     PathSource,
@@ -98,7 +100,13 @@ class TarEngine(FileEngine):
         archives = ArchiveExtractor(target, guard, warnings, self._progress)
         return TarExtractor(archives, directories, whole_tree)
 
-    def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
+    def extract_part(
+        self,
+        target: str,
+        levels: Iterable[LevelArchive],
+        limited: Callable[[Iterable[Block]], Iterator[Block]],
+        warnings: Warnings,
+    ) -> None:
         make_target(target)
         directories = TargetDirectories(target)
         # Where the extractor makes no directory ready, it removes the link itself.
@@ -109,10 +117,10 @@ class TarEngine(FileEngine):
             lambda: not directories.refused,
         )
         archives = ArchiveExtractor(target, guard, warnings, self._progress)
-        return TarPartExtractor(archives, directories, self._patterns)
+        PartExtractor(archives, directories, self._patterns).extract(levels, limited)
 
-    def lister(self) -> Lister:
-        return TarLister(self._patterns)
+    def entries(self, levels: Iterable[LevelArchive]) -> Iterator[Entry]:
+        return listing.entries(levels, self._patterns)
 
     def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
         known = _load_or_warn(state)

@@ -421,7 +421,7 @@ def test_unknown_compression_is_a_problem(local: Agent, source: Path) -> None:
     local.store.put(path, content.replace(b'"gzip"', b'"gzi0"'))
     found = verify(local)
     (problem,) = problems(found)
-    assert re.search(r"/metadata: compression 'gzi0' is not known", problem)
+    assert re.search(r"/metadata: unknown compression 'gzi0'", problem)
     assert rows(found)[0][-1] == 'damaged'
     assert '1 of 1 backups' in found.error
 
@@ -434,7 +434,7 @@ def test_unknown_encryption_format_is_a_problem(local: Agent, source: Path) -> N
     local.store.put(path, content.replace(b'false', format_of_tomorrow))
     found = verify(local)
     (problem,) = problems(found)
-    assert re.search(r"/metadata: encryption_format 'agf' is not known", problem)
+    assert re.search(r"/metadata: unknown encryption_format 'agf'", problem)
     assert '1 of them cannot be restored' in found.error
 
 
@@ -461,6 +461,5 @@ def test_many_problems_are_counted(local: Agent, tmp_path: Path) -> None:
     assert line.count('level ') == 1 + 20
     assert line.endswith(' and 4 more')
     assert found.error.endswith(
-        '24 of 24 backups have problems, and 24 cannot be restored: the result lists '
-        'the problems'
+        'Problems in 24 of 24 backups; 24 of them cannot be restored: see the result'
     )

@@ -1,8 +1,39 @@
-"""Modules that are loaded when they are used."""
+"""What makes the start faster."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from freezer.utils import startup
+
+
+def test_it_goes_on_afterwards() -> None:
+    assert gc.isenabled()
+    with startup.no_garbage_collection():
+        assert not gc.isenabled()
+        with startup.no_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_it_goes_on_after_a_failure() -> None:
+    with pytest.raises(OSError, match='no'), startup.no_garbage_collection():
+        raise OSError('no')
+    assert gc.isenabled()
+
+
+def test_who_does_without_is_left_alone() -> None:
+    gc.disable()
+    try:
+        with startup.no_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def run(script: str, *path: Path) -> str:
@@ -19,9 +50,10 @@ def test_a_module_is_loaded_when_it_is_used(tmp_path: Path) -> None:
     (tmp_path / 'seldom.py').write_text('print("loaded")\nanswer = 42\n')
     said = run(
         'import sys\n'
-        'from freezer.utils import lazy\n'
+        'from freezer.utils import startup\n'
         'sys.path.insert(0, sys.argv[1])\n'
-        'lazy.postpone("seldom", "of_that_name_there_is_none")\n'
+        'for name in "seldom", "of_that_name_there_is_none":\n'
+        '    sys.meta_path.insert(0, startup.Postponed(name))\n'
         'import seldom\n'
         'print("imported")\n'
         'print(seldom.answer)\n'
