@@ -14,7 +14,8 @@ from typing import NamedTuple
 from freezer.engine.engine import Extractor, Warnings
 from freezer.engine.tar import messages, process
 from freezer.engine.tar.guard import TargetGuard
-from freezer.exceptions import EngineError
+from freezer.engine.tar.patterns import Patterns
+from freezer.exceptions import EngineError, RestoreError
 from freezer.utils import landlock
 from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
@@ -27,14 +28,13 @@ class TarExtractor(Extractor):
     """Extracts whole levels, the oldest first."""
 
     archives: 'ArchiveExtractor'
-    directories: 'TargetDirectories'
     whole_tree: bool
 
     def extract(self, blocks: Iterator[Block]) -> None:
         # Archives have no members for excluded directories: those are put back.
-        with self.directories.for_archive():
+        with self.archives.directories.for_archive():
             if self.whole_tree:
-                self.directories.make_ready()
+                self.archives.directories.make_ready()
             self.archives.extract(blocks)
 
 
@@ -44,14 +44,36 @@ class ArchiveExtractor:
     Two independent protections keep tar inside the target; each is enough without the
     other. A guard checks every member before tar reads it. Landlock, where the kernel
     has it, confines the tar process.
+
+    :param target: created if it is missing
+    :param patterns: the archives contain only what these choose
+    :param makes_writable: whether each directory that an archive may change is made
+        ready before it
+    :raises RestoreError: the target cannot be created
     """
 
     def __init__(
-        self, target: str, guard: TargetGuard, warnings: Warnings, progress: Progress
+        self,
+        target: str,
+        untrusted: bool,
+        warnings: Warnings,
+        progress: Progress,
+        patterns: Patterns | None = None,
+        makes_writable: bool = True,
     ) -> None:
+        try:
+            os.makedirs(target, exist_ok=True)
+        except OSError as error:
+            raise RestoreError(f'{target}: {error.strerror}') from error
         self.target = target
+        self.directories = TargetDirectories(target)
         self._warnings = warnings
-        self._guard = guard
+        self._guard = TargetGuard(
+            target,
+            untrusted,
+            patterns,
+            lambda: makes_writable and not self.directories.refused,
+        )
         self._progress = progress
         unavailable = landlock.unavailable_reason(target)
         if unavailable is None:
@@ -61,7 +83,7 @@ class ArchiveExtractor:
             also = f'; Landlock is not available ({unavailable})'
         LOG.info('every member is checked before tar reads it%s', also)
         self._confined = unavailable is None
-        self._arguments = process.extract_arguments(target, guard.untrusted)
+        self._arguments = process.extract_arguments(target, untrusted)
 
     def extract(self, blocks: Iterable[Block]) -> None:
         """Extract one archive.

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from freezer.engine.engine import LevelArchive
-from freezer.engine.tar.extract import ArchiveExtractor, TargetDirectories
+from freezer.engine.tar.extract import ArchiveExtractor
 from freezer.engine.tar.headers import (
     BLOCK,
     DIRECTORIES,
@@ -63,12 +63,11 @@ class PartExtractor:
     def __init__(
         self,
         archives: ArchiveExtractor,
-        target_directories: TargetDirectories,
         patterns: Patterns,
     ) -> None:
         self._archives = archives
         self._target = os.fsencode(archives.target)
-        self._target_directories = target_directories
+        self._target_directories = archives.directories
         self._state = State(patterns)
         self._patterns = patterns
         self._directories = _Directories()
@@ -203,20 +202,15 @@ class PartExtractor:
         tar looks for files to delete in a directory before it creates it; and it does
         not report when it cannot put a hard link in the place of a file.
         """
-        full = b'/'.join((self._target, *path))
-        try:
-            there = stat.S_ISDIR(os.lstat(full).st_mode)
-            if there and not directory:
+        with self._existing(path) as full:
+            exists = stat.S_ISDIR(os.lstat(full).st_mode)
+            if exists and not directory:
                 raise RestoreError(
                     f'{os.fsdecode(full)} is a directory, but not in the backup: '
                     f'remove it, or restore into another directory'
                 )
-            if not there:
+            if not exists:
                 os.unlink(full)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
 
     def _clear_directory(self, path: Path) -> None:
         """Remove a directory in the place of a file, below a chosen directory.
@@ -224,9 +218,9 @@ class PartExtractor:
         The newest list cannot always tell a file of an older archive from an excluded
         directory, which tar keeps.
         """
-        full = b'/'.join((self._target, *path))
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        try:
+        # Not a directory: tar replaces or refuses it by itself.
+        with self._existing(path) as full, contextlib.suppress(NotADirectoryError):
             if not stat.S_ISDIR(os.lstat(full).st_mode):
                 return
             # Opened component by component, so that no link is followed.
@@ -238,26 +232,31 @@ class PartExtractor:
                     folder = os.open(parent, flags | os.O_NOFOLLOW, dir_fd=folder)
                     opened.callback(os.close, folder)
                 shutil.rmtree(name, dir_fd=folder)
-        except (FileNotFoundError, NotADirectoryError):
-            # Nothing exists, or something that tar replaces or refuses by itself.
+
+    def _is_absent(self, path: Path) -> bool:
+        exists = False
+        with self._existing(path) as full:
+            exists = bool(status := os.lstat(full))
+            if not stat.S_ISDIR(status.st_mode):
+                raise RestoreError(
+                    f'{os.fsdecode(full)} is not a directory, but paths below it are '
+                    f'to be restored: remove it, or restore into another directory'
+                )
+        return not exists
+
+    @contextlib.contextmanager
+    def _existing(self, path: Path) -> Iterator[bytes]:
+        """A block about a path in the target; left without an error if it is missing.
+
+        :raises RestoreError: the block failed
+        """
+        full = b'/'.join((self._target, *path))
+        try:
+            yield full
+        except FileNotFoundError:
             return
         except OSError as error:
             raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
-
-    def _is_absent(self, path: Path) -> bool:
-        full = b'/'.join((self._target, *path))
-        try:
-            status = os.lstat(full)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
-        if not stat.S_ISDIR(status.st_mode):
-            raise RestoreError(
-                f'{os.fsdecode(full)} is not a directory, but paths below it are to be '
-                f'restored: remove it, or restore into another directory'
-            )
-        return False
 
 
 class _Directories:
