@@ -473,5 +473,5 @@ def test_57_declared_window_size_does_not_take_memory(
     said['compression'] = compression
     agent.store.put(marker, json.dumps(said).encode())
     error = partial(agent.restore(target), target)
-    assert f'the {compression} stream is damaged, or asks for more than 64 MiB' in error
+    assert f'the {compression} stream is damaged, or needs more than 64 MiB' in error
     assert os.listdir(target) == []
