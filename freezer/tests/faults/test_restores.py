@@ -431,7 +431,7 @@ def test_57_bombs_are_bounded(
         assert max(map(len, agent.store.files().values())) < BOMB // 100
     bounded = agent.restore(target, '--max-restore-size', '8M')
     error = partial(bounded, target)
-    assert f'more than the {8 * MIB} bytes that --max-restore-size allows' in error
+    assert f'larger than the {8 * MIB} bytes that --max-restore-size allows' in error
     assert (target / 'bomb').stat().st_size <= 8 * MIB
     # It would have been one.
     agent.restore(tmp_path / 'elsewhere').check()

@@ -553,7 +553,9 @@ def test_verify_names_the_member(store: S3Store, source: Path, tmp_path: Path) -
     store.delete(path)
     found = both.run('verify')
     assert '1 of 4 backups' in found.error
-    (problem,) = (line for line in found.err.splitlines() if 'Problem' in line)
+    (problem,) = (
+        line for line in found.err.splitlines() if line.startswith('Problem: ')
+    )
     assert problem.startswith(f'Problem: [storage:s1] {both.identity}, level 1 of ')
     assert f'{path} is missing' in problem
     # A member that has nothing is not whole either, nor is one that is gone.
