@@ -30,11 +30,12 @@ FILES=(
     freezer/storage/retry.py
     freezer/storage/survey.py
     freezer/utils/blocks.py
-    freezer/utils/collection.py
+    freezer/utils/human.py
     freezer/utils/plugin_options.py
     freezer/utils/process.py
     freezer/utils/progress.py
     freezer/utils/rate.py
+    freezer/utils/startup.py
     freezer/utils/text.py
     freezer/utils/types.py
 )

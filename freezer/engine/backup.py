@@ -1,4 +1,4 @@
-"""Makes one level: plan, claim, archive, store, commit."""
+"""Makes one level: plans, claims, archives, stores and commits it."""
 
 import contextlib
 import dataclasses
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds: a newest backup that is further ahead shows that a clock is wrong.
+# Seconds: if the newest backup is further in the future, a clock is wrong.
 CLOCK_TOLERANCE = 2
 _QUEUE_BLOCKS = 4
-# So often an archive is made before the source counts as changing too fast.
+# Archives that are made before the source counts as changing too fast.
 _ATTEMPTS = 4
 
 
@@ -50,7 +50,7 @@ class BackupPlan:
 
 @dataclasses.dataclass(frozen=True)
 class CompletedBackup:
-    """A backup that is committed."""
+    """A committed backup."""
 
     backup: Backup
     warnings: Warnings
@@ -58,7 +58,7 @@ class CompletedBackup:
 
 @dataclasses.dataclass(frozen=True)
 class _Base:
-    """What an increment is built on: the engine's file; the key, in format age."""
+    """The base of an increment: the engine's file, and in format age the key."""
 
     backup: Backup
     state: Path
@@ -68,7 +68,7 @@ class _Base:
 class BackupWriter:
     """Makes backups with one engine.
 
-    :raises ConfigError: encryption cannot be done as the settings ask
+    :raises ConfigError: the encryption in the settings is not available
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class BackupWriter:
         return BackupPlan(backup, base)
 
     def write(self, source: Source, plan: BackupPlan, now: int) -> CompletedBackup:
-        """Make it. Atomic: it is listed when this returns, and not if it raises.
+        """Make the backup. Atomic: it is listed when this returns, not if this raises.
 
-        A base that cannot be built on makes it a level 0.
+        If its base is unusable, it becomes a level 0.
 
         :param now: epoch seconds
         """
@@ -133,7 +133,9 @@ class BackupWriter:
                     backup = dataclasses.replace(
                         backup, level_zero_timestamp=time, level=0
                     )
-            key = base.key if base else self._new_key()
+            key = base.key if base else None
+            if key is None and self._writes_age:
+                key = self._opener.keyring.make()
             archiving = Archiving(
                 source,
                 base.state if base else None,
@@ -152,16 +154,16 @@ class BackupWriter:
                         archiving, include=changed.include, warnings=Warnings()
                     )
         raise EngineError(
-            f'{source.label} changes faster than it can be archived: leave out with '
-            f'--exclude what changes all the time, or back up a snapshot'
+            f'{source.label} changes faster than it can be archived: --exclude files '
+            f'that always change, or back up a snapshot'
         )
 
     def _fetch_base(
         self, stored: StoredLevel, state: Path, source: Source, now: int
     ) -> _Base | None:
-        """What to build on; None, and a warning, if nothing can be built on it.
+        """The base; None, and a warning in the log, if it is unusable.
 
-        :raises EncryptionError: it does not open
+        :raises EncryptionError: it cannot be decrypted
         """
         key = None
         try:
@@ -208,7 +210,15 @@ class BackupWriter:
             written.commit(state, marker)
             self._check_base(backup)
         except BaseException:
-            self._discard(pending)
+            try:
+                pending.discard()
+            except StorageException as error:
+                # The first error is the one to report.
+                LOG.error(
+                    'the leftovers of the failed backup %r could not be removed: %s',
+                    backup,
+                    error.message,
+                )
             raise
         return CompletedBackup(backup, archiving.warnings)
 
@@ -224,12 +234,12 @@ class BackupWriter:
         return marker
 
     def _check_base(self, backup: Backup) -> None:
-        """Check that the levels below are still there.
+        """Check that the levels below still exist.
 
-        After the commit, because retention first looks whether anything is above a
-        chain: one of the two sees the other.
+        After the commit: retention checks first whether a chain has a newer level, so
+        one of the two notices the other.
 
-        :raises EngineError: it would be listed, and could not be restored
+        :raises EngineError: the backup would be listed, but could not be restored
         """
         if not backup.level:
             return
@@ -258,7 +268,7 @@ class BackupWriter:
         queue = RichQueue(_QUEUE_BLOCKS)
 
         def produce() -> None:
-            # Closed here and not some time later: it has a child process to end.
+            # Closed at once: it has a child process.
             with contextlib.suppress(ConsumerGone), contextlib.closing(archive):
                 queue.put_messages(stream)
 
@@ -274,20 +284,6 @@ class BackupWriter:
                 'the storage stopped reading before the end: run the backup again'
             )
         return written
-
-    def _discard(self, pending: PendingBackup) -> None:
-        """The caller raises the first error; this one goes to the log."""
-        try:
-            pending.discard()
-        except StorageException as error:
-            LOG.error(
-                'the leftovers of the failed backup %r could not be removed: %s',
-                pending.backup,
-                error.message,
-            )
-
-    def _new_key(self) -> 'ChainKey | None':
-        return self._opener.keyring.make() if self._writes_age else None
 
     def _sealer(
         self, key: 'ChainKey | None', backup: Backup, base: _Base | None

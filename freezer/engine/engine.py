@@ -1,7 +1,7 @@
-"""The contract of an engine: a source becomes an archive stream, and the reverse.
+"""The contract of an engine: it turns a source into a stream, and extracts streams.
 
-What surrounds the stream is not the engine's: filters, storage and commit are in
-``backup.py``, opening and ordering of levels in ``restore.py``.
+``backup.py`` filters, stores and commits the stream, ``restore.py`` opens and orders
+levels.
 """
 
 import abc
@@ -9,15 +9,15 @@ import dataclasses
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 from freezer.engine.settings import EngineSettings
-from freezer.exceptions import ConfigError, EngineError
+from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
 
-# So many warnings are kept to be repeated; all are counted and logged.
+# Warnings that the summary may repeat; all are counted and logged.
 KEPT_WARNINGS = 100
 
 
@@ -25,8 +25,8 @@ KEPT_WARNINGS = 100
 class Source:
     """What is backed up: files, a database, an image. An engine adds what it needs.
 
-    :param label: names it for people, such as its path
-    :param notes: what the person should know of it before the backup
+    :param label: its name for the user, such as its path
+    :param notes: warnings to show before the backup
     """
 
     label: str
@@ -34,7 +34,7 @@ class Source:
 
 
 class Warnings:
-    """What did not make the run fail: all counted and logged, the first ones kept."""
+    """Problems that did not make the run fail: all are logged, the first ones kept."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -49,11 +49,11 @@ class Warnings:
 
 @dataclasses.dataclass(frozen=True)
 class Archiving:
-    """One archive to be made.
+    """One archive to create.
 
-    :param base: the engine's file of the level below, not to be changed; None at
+    :param base: the engine's file of the level below, which must not change; None at
         level 0
-    :param state: where the engine's file for the next level has to be written
+    :param state: where to write the engine's file for the next level
     :param level: of the archive
     :param now: epoch seconds; the next level stores what changes from then on, though
         the archive is made later, of a snapshot
@@ -70,7 +70,7 @@ class Archiving:
 
 
 class SourceChanged(EngineError):
-    """The archive lacks something that changed meanwhile: make it again, with it."""
+    """The archive lacks files that changed meanwhile: create it again, with them."""
 
     def __init__(self, include: frozenset[bytes]) -> None:
         super().__init__('files changed while they were archived')
@@ -91,16 +91,16 @@ class Engine(abc.ABC):
 
     @classmethod
     def from_settings(cls, settings: EngineSettings) -> Self:
-        """:raises ConfigError: the settings cannot be met on this machine"""
+        """:raises ConfigError: this machine lacks something that the settings need"""
         return cls(settings)
 
     # Backup
 
     @abc.abstractmethod
     def source(self, path: str | None) -> Source:
-        """What the settings name, checked to be there and readable.
+        """The source, checked to exist and to be readable.
 
-        :param path: ``--path-to-backup``, or where its snapshot is; None without
+        :param path: ``--path-to-backup``, or the path of its snapshot
         :raises ConfigError: an option is missing
         :raises EngineError: the source cannot be read
         """
@@ -116,8 +116,8 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def base_problem(self, state: Path, source: Source, now: int) -> str | None:
-        """Why no increment of this source may be built on this engine's file; None if
-        one may.
+        """Why an increment of this source cannot build on this engine's file; None if
+        it can.
 
         :param now: epoch seconds
         """
@@ -130,18 +130,17 @@ class Engine(abc.ABC):
 
         :param path: ``--restore-abs-path``
         :raises ConfigError: an option is missing
-        :raises RestoreError: it is not a place to restore into
+        :raises RestoreError: nothing can be restored there
         """
 
     @abc.abstractmethod
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
     ) -> 'Extractor':
-        """Extracts one level after the other.
+        """Create the extractor of one chain.
 
-        :param target: what :meth:`check_target` gave; made here if it is missing
-        :param state: the engine's file of the last level that will be extracted; None
-            if it is lost
+        :param target: from :meth:`check_target`; created here if it is missing
+        :param state: the engine's file of the newest level to extract; None if lost
         """
 
     @abc.abstractmethod
@@ -153,30 +152,49 @@ class FileEngine(Engine):
     """An engine whose archives hold files: they can be listed, and restored in part."""
 
     @abc.abstractmethod
-    def part_extractor(self, target: str, warnings: Warnings) -> 'PartExtractor':
-        """Extracts what ``include`` chooses; see :meth:`extractor`."""
+    def extract_part(
+        self,
+        target: str,
+        levels: Iterable['LevelArchive'],
+        limited: Callable[[Iterable[Block]], Iterator[Block]],
+        warnings: Warnings,
+    ) -> None:
+        """Extract what ``include`` chooses of a chain.
+
+        :param target: as for :meth:`extractor`
+        :param levels: the newest first; read until older ones have nothing of it
+        :param limited: passes on what is to be extracted, or raises
+        :raises RestoreError: a pattern chooses nothing
+        :raises UnsafeArchiveError: a member would land outside the target
+        :raises EngineError: the archive is damaged, or could not be written out
+        """
 
     @abc.abstractmethod
-    def lister(self) -> 'Lister':
-        """Lists what ``include`` chooses."""
+    def entries(self, levels: Iterable['LevelArchive']) -> Iterator['Entry']:
+        """The files that ``include`` chooses in the final state of a chain, unsorted.
+
+        :param levels: as for :meth:`extract_part`
+        :raises RestoreError: a pattern chooses nothing
+        :raises EngineError: the archive is damaged
+        """
 
     @abc.abstractmethod
     def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
-        """The patterns that match no file of a level, by its engine's file; none if
-        that file does not show it."""
+        """The patterns that match no path in a level's engine file; none if that file
+        has no paths."""
 
     @abc.abstractmethod
     def removals(
         self, target: str, state: bytes | None, level: int, where: str
     ) -> list[str]:
-        """What a restore will remove from the target: paths below it, sorted.
+        """The paths below the target that a restore will remove, sorted.
 
-        A target that does not exist loses nothing.
+        Empty if the target does not exist.
 
-        :param state: the engine's file of the newest level; None if it is lost
+        :param state: the engine's file of the newest level; None if lost
         :param level: that level
-        :param where: names that file
-        :raises RestoreError: that cannot be known
+        :param where: the name of that file
+        :raises RestoreError: they cannot be determined
         """
 
     @abc.abstractmethod
@@ -185,12 +203,31 @@ class FileEngine(Engine):
 
 
 def require_files(engine: Engine, purpose: str) -> FileEngine:
-    """:raises ConfigError: the engine's backups hold no files"""
+    """:raises ConfigError: the engine's backups do not consist of files"""
     if not isinstance(engine, FileEngine):
         raise ConfigError(
-            f'{purpose}: backups of engine {engine.name} are not made of files'
+            f'{purpose}: backups of engine {engine.name} do not consist of files'
         )
     return engine
+
+
+def no_match(patterns: Iterable[str]) -> RestoreError:
+    """The error for patterns that choose nothing."""
+    return RestoreError(
+        f'nothing in the backup matches --include {" ".join(map(repr, patterns))}: '
+        f'--action list shows the files; a pattern begins at the top of the backup, '
+        f'and **/ matches any directories'
+    )
+
+
+class LevelArchive(Protocol):
+    """The archive of one level."""
+
+    @property
+    def level(self) -> int: ...
+
+    def data(self) -> Generator[Block, None, None]:
+        """Read it, also more than once. To be closed: it has downloads in flight."""
 
 
 class Extractor(abc.ABC):
@@ -202,46 +239,6 @@ class Extractor(abc.ABC):
 
         :raises UnsafeArchiveError: a member would land outside the target
         :raises EngineError: the archive is damaged, or could not be written out
-        """
-
-
-class _Choosing(abc.ABC):
-    """Looks for what ``include`` chooses in the levels of a chain, newest first."""
-
-    @property
-    @abc.abstractmethod
-    def wanted(self) -> bool:
-        """Whether an older level may have something of it."""
-
-    @property
-    @abc.abstractmethod
-    def unmatched(self) -> list[str]:
-        """The patterns that have chosen nothing until now."""
-
-
-class PartExtractor(_Choosing):
-    """Extracts a part of a chain, the newest level first, into one directory."""
-
-    @abc.abstractmethod
-    def extract(
-        self,
-        blocks: Iterator[Block],
-        hold: Callable[[Iterable[bytes]], Iterator[Block]],
-    ) -> bool:
-        """Extract what one level has of it.
-
-        :param blocks: read to their end
-        :param hold: lets what is extracted pass, or raises
-        :returns: whether the same level is needed once more
-        :raises UnsafeArchiveError: a member would land outside the target
-        :raises EngineError: the archive is damaged, or could not be written out
-        """
-
-    @abc.abstractmethod
-    def finish(self) -> None:
-        """After the last level: what could not be done before.
-
-        :raises EngineError: it could not be done
         """
 
 
@@ -272,15 +269,3 @@ class Entry(NamedTuple):
 
 
 KINDS = ('file', 'directory', 'symlink', 'link', 'fifo', 'character', 'block')
-
-
-class Lister(_Choosing):
-    """Lists a chain, the newest level first."""
-
-    @abc.abstractmethod
-    def entries(self, blocks: Iterator[Block], level: int) -> Iterator[Entry]:
-        """What one level contributes to the final state.
-
-        :param blocks: read to their end
-        :raises EngineError: the archive is damaged
-        """

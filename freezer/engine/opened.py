@@ -89,6 +89,7 @@ class OpenedLevel:
 
     def __init__(self, stored: StoredLevel, opener: LevelOpener) -> None:
         self.stored = stored
+        self.level = stored.level
         self._opener = opener
         marker = stored.marker
         self.compression = str(marker.get('compression') or opener.settings.compression)

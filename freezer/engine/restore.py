@@ -4,10 +4,17 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 
-from freezer.engine.engine import Engine, Entry, FileEngine, Warnings, require_files
-from freezer.engine.opened import LevelOpener
+from freezer.engine.engine import (
+    Engine,
+    Entry,
+    FileEngine,
+    Warnings,
+    no_match,
+    require_files,
+)
+from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.settings import EngineSettings
-from freezer.exceptions import EngineError, RestoreError
+from freezer.exceptions import EngineError
 from freezer.storage import layout
 from freezer.storage.backup import StoredLevel
 from freezer.utils.blocks import Block
@@ -16,13 +23,13 @@ LOG = logging.getLogger(__name__)
 
 
 class RestoreChain:
-    """A chain that can be restored, as far as that shows without its data.
+    """A chain, checked as far as possible without reading its data.
 
     Each marker, manifest and engine's file is fetched at most once.
 
     :param chain: level -> stored level, from 0 up, without a gap
     :raises RestoreError: it cannot be restored with these settings
-    :raises EncryptionError: a level was exchanged or changed, or does not open
+    :raises EncryptionError: a level was replaced or changed, or cannot be decrypted
     :raises StorageException: a marker cannot be read
     """
 
@@ -50,10 +57,10 @@ class RestoreChain:
         return self._levels[0].stored
 
     def _check(self) -> None:
-        """Check the seals; and whether any level ever had what ``include`` chooses,
-        which needs no data.
+        """Check the seals, and that each pattern of ``include`` matches a path in the
+        engine file of a level.
 
-        :raises RestoreError: none had
+        :raises RestoreError: one does not
         """
         include = self._settings.include
         missing = set(include)
@@ -75,7 +82,7 @@ class RestoreChain:
                     else set()
                 )
         if missing:
-            raise _no_match([p for p in include if p in missing])
+            raise no_match([p for p in include if p in missing])
 
     def _newest_state(self) -> bytes | None:
         if not self._state_known:
@@ -83,10 +90,10 @@ class RestoreChain:
         return self._state
 
     def removals(self, target: str) -> list[str]:
-        """What a restore will remove from the target: paths below it, sorted. None if
-        the engine's backups hold no files: it replaces what it restores.
+        """The paths below the target that a restore will remove, sorted. None if the
+        engine's backups hold no files: it replaces what it restores.
 
-        :raises RestoreError: that cannot be known
+        :raises RestoreError: they cannot be determined
         """
         if not isinstance(self._engine, FileEngine):
             return []
@@ -99,107 +106,70 @@ class RestoreChain:
 
         Not atomic: when it raises, the target holds a part of the backup.
 
-        :param target: what :meth:`Engine.check_target` gave
+        :param target: from :meth:`Engine.check_target`
         """
         warnings = Warnings()
         self._progress.begin()
         self._progress.phase = 'Restoring'
-        if self._settings.include:
-            self._restore_part(target, warnings)
-            return warnings
-        self._progress.total = self._size()
-        extractor = self._engine.extractor(target, self._newest_state(), warnings)
         limit = _Limit(self._settings.max_restore_size)
+        if self._settings.include:
+            require_files(self._engine, 'include').extract_part(
+                target,
+                self._newest_first('restoring a part of'),
+                lambda blocks: self._progress.archived(limit.hold(blocks)),
+                warnings,
+            )
+            return warnings
+        sizes = [level.stored.size for level in self._levels]
+        known = [size for size in sizes if size is not None]
+        self._progress.total = sum(known) if len(known) == len(sizes) else None
+        extractor = self._engine.extractor(target, self._newest_state(), warnings)
         for level in reversed(self._levels):
             stored = level.stored
             LOG.info('restoring level %d (%r) into %s', stored.level, stored, target)
-            # Closed here and not some time later: it has downloads under way.
+            # Closed at once: it has downloads in flight.
             with contextlib.closing(level.data()) as blocks:
                 held = limit.hold(self._progress.archived(blocks))
                 extractor.extract(held)
-                # Only the end proves that all of it was there, and tar may not read
+                # Only the end proves that the stream is complete, and tar may not read
                 # that far.
                 for _block in held:
                     pass
         return warnings
 
-    def _size(self) -> int | None:
-        """Bytes to be read; None if a level does not tell."""
-        total = 0
-        for level in self._levels:
-            size = level.stored.size
-            if size is None:
-                return None
-            total += size
-        return total
-
-    def _restore_part(self, target: str, warnings: Warnings) -> None:
-        """The newest level first; older ones only while they may have something."""
-        files = require_files(self._engine, 'include')
-        extractor = files.part_extractor(target, warnings)
-        limit = _Limit(self._settings.max_restore_size)
-
-        def hold(blocks: Iterable[Block]) -> Iterator[Block]:
-            return self._progress.archived(limit.hold(blocks))
-
-        for level in self._levels:
-            stored = level.stored
-            LOG.info('restoring of level %d (%r) into %s', stored.level, stored, target)
-            again = True
-            while again:
-                with contextlib.closing(level.data()) as blocks:
-                    again = extractor.extract(blocks, hold)
-            if not extractor.wanted:
-                break
-        extractor.finish()
-        if extractor.unmatched:
-            raise _no_match(extractor.unmatched)
-
     def entries(self) -> Iterator[Entry]:
-        """The files that a restore would bring, by reading the data; in no order.
+        """The files that a restore would bring, unsorted; reads the data.
 
         :raises RestoreError: after the last, if a pattern chooses nothing
         """
         self._progress.begin()
         self._progress.phase = 'Listing'
-        lister = require_files(self._engine, 'list').lister()
+        files = require_files(self._engine, 'list')
+        return files.entries(self._newest_first('listing'))
+
+    def _newest_first(self, action: str) -> Iterator[OpenedLevel]:
         for level in self._levels:
-            stored = level.stored
-            LOG.info('listing level %d (%r)', stored.level, stored)
-            with contextlib.closing(level.data()) as blocks:
-                yield from lister.entries(blocks, stored.level)
-            if not lister.wanted:
-                break
-        if lister.unmatched:
-            raise _no_match(lister.unmatched)
+            LOG.info('%s level %d (%r)', action, level.level, level.stored)
+            yield level
 
 
 class _Limit:
-    """What the archives of one restore may come to, together; 0 is any size."""
+    """The size limit of all archives of one restore together; 0 is unlimited."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._passed = 0
 
     def hold(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """The blocks, as long as they are within the limit.
+        """Pass on the blocks up to the limit.
 
-        :raises EngineError: they are not; that block is not passed on
+        :raises EngineError: a block would exceed it
         """
         for block in blocks:
             self._passed += len(block)
             if 0 < self._size < self._passed:
                 raise EngineError(
-                    f'the backup comes to more than the {self._size} bytes that '
-                    f'--max-restore-size allows: stopped there; what is restored is '
-                    f'incomplete'
+                    f'the backup is larger than the {self._size} bytes that '
+                    f'--max-restore-size allows: stopped there'
                 )
             yield block
-
-
-def _no_match(patterns: Iterable[str]) -> RestoreError:
-    return RestoreError(
-        f'nothing in the backup matches --include {" ".join(map(repr, patterns))}: '
-        f'--action list shows what there is; a pattern begins at the top of what was '
-        f'backed up, and **/ stands for any directories'
-    )

@@ -1,5 +1,6 @@
-"""Back up."""
+"""Action backup."""
 
+import functools
 import logging
 import os
 import sys
@@ -7,21 +8,15 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from freezer.common.config import AgentConfig
 from freezer.common.version import version
 from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
 from freezer.engine.engine import require_files
-from freezer.exceptions import FreezerError
-from freezer.job import source as sources
+from freezer.exceptions import ConfigError, FreezerError
 from freezer.job import summary
-from freezer.job.job import (
-    Job,
-    Outcome,
-    engine_settings,
-    make_engine,
-    one_cutoff,
-    property_table,
-)
+from freezer.job.job import Job, Outcome, property_table, retention_requested
+from freezer.job.source import at_rest, load_mode, load_snapshot
+from freezer.mode.mode import Mode
+from freezer.snapshot.snapshot import Snapshot
 from freezer.storage.backup import Backup
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
@@ -31,32 +26,42 @@ LOG = logging.getLogger(__name__)
 
 
 class BackupJob(Job):
-    """Back up files; then retention, if asked for."""
+    """Makes one level; then removes old chains, if the options request it."""
 
     writes = True
 
-    @classmethod
-    def validate(cls, config: AgentConfig) -> None:
-        super().validate(config)
-        one_cutoff(config)
-        engine = make_engine(config, engine_settings(config))
+    def validate(self) -> None:
+        super().validate()
+        config = self.config
+        retention_requested(config)
         if config.consistency_check:
-            require_files(engine, 'consistency-check')
-        sources.validate(config)
-        engine.source(config.path_to_backup)
+            require_files(self.engine, 'consistency-check')
+        self._mode.validate()
+        if self._snapshot is not None:
+            if not config.path_to_backup:
+                raise ConfigError('--snapshot needs --path-to-backup')
+            self._snapshot.validate(config.path_to_backup)
+        self.engine.source(config.path_to_backup)
+
+    @functools.cached_property
+    def _mode(self) -> Mode:
+        return load_mode(self.config)
+
+    @functools.cached_property
+    def _snapshot(self) -> Snapshot | None:
+        return load_snapshot(self.config)
 
     def execute(self) -> Outcome:
         config = self.config
-        settings = engine_settings(config, self.progress)
-        engine = make_engine(config, settings)
+        engine = self.engine
         source = engine.source(config.path_to_backup)
-        writer = BackupWriter(self.repository, engine, settings)
+        writer = BackupWriter(self.repository, engine, self.settings)
         policy = LevelPolicy(
             config.incremental,
             config.max_level,
             config.always_level,
             config.restart_always_level,
-            retention=one_cutoff(config),
+            retention=retention_requested(config),
         )
         for note in source.notes:
             NOTICES.warning('%s', note)
@@ -64,9 +69,10 @@ class BackupJob(Job):
             return self._rehearse(writer, policy)
         if config.sync:
             os.sync()
-        with sources.at_rest(
-            sources.mode_of(config), sources.snapshot_of(config), config.path_to_backup
-        ) as (path, taken):
+        with at_rest(self._mode, self._snapshot, config.path_to_backup) as (
+            path,
+            taken,
+        ):
             source = engine.source(path)
             digest = None
             if config.consistency_check:
@@ -75,8 +81,8 @@ class BackupJob(Job):
             self.progress.phase = 'Looking for earlier backups'
             now = taken // 10**9
             plan = writer.plan(config.identities[0], policy, now)
-            # Of two backups in one second the later one takes the next second, when it
-            # has come: a backup must not look younger than it is.
+            # The second backup of one second gets the next second as its timestamp, and
+            # waits for it: a backup must not look younger than it is.
             ahead = plan.backup.timestamp - time.time()
             if 0 < ahead <= CLOCK_TOLERANCE:
                 time.sleep(ahead)
@@ -98,13 +104,13 @@ class BackupJob(Job):
         return outcome
 
     def _rehearse(self, writer: BackupWriter, policy: LevelPolicy) -> Outcome:
-        """Say what would be done."""
+        """The dry run."""
         identity = self.config.identities[0]
         now = int(time.time())
         try:
             backup = writer.plan(identity, policy, now).backup
         except NotFound as error:
-            self.say(f'Would make the container: {error.message}')
+            self.say(f'Would create the container: {error.message}')
             backup = None
         level = backup.level if backup else 0
         path = self.config.path_to_backup
@@ -116,7 +122,7 @@ class BackupJob(Job):
         return Outcome(self._document(backup, None))
 
     def _document(self, backup: Backup, digest: str | None) -> dict[str, Any]:
-        """The keys of Freezer 19, in its order; then this agent's own."""
+        """The keys of Freezer 19, in its order, then keys that only this agent has."""
         config = self.config
         document: dict[str, Any] = {
             'curr_backup_level': backup.level,
@@ -148,8 +154,7 @@ class BackupJob(Job):
             'cindernative_backup_az': '',
             'cindernative_backup_container': '',
         }
-        told = {key: value or '' for key, value in document.items()}
-        return told | {
+        return {key: value or '' for key, value in document.items()} | {
             'curr_backup_level': backup.level,
             'engine_name': config.engine_name,
             **summary.figures(self.progress),

@@ -1,51 +1,47 @@
-"""Restore."""
+"""Action restore."""
 
 import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from freezer.common.config import AgentConfig
 from freezer.engine.engine import require_files
 from freezer.engine.restore import RestoreChain
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
 from freezer.job import summary
 from freezer.job.job import (
-    SAID,
+    MAX_LISTED,
     Job,
     Outcome,
     damage_explained,
-    engine_settings,
+    describe_levels,
     iso,
-    levels_said,
-    make_engine,
 )
 from freezer.storage import layout
 from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import StorageException
-from freezer.utils import checksum
+from freezer.utils import checksum, human
 
 LOG = logging.getLogger(__name__)
 
 
 class RestoreJob(Job):
-    """Restore the newest state, or that of a date, into a directory; all, or a part."""
+    """Restores the newest state, or that of a date: all of it, or a part."""
 
-    takes_part = True
+    takes_include = True
 
-    @classmethod
-    def validate(cls, config: AgentConfig) -> None:
-        super().validate(config)
-        engine = make_engine(config, engine_settings(config))
+    def validate(self) -> None:
+        super().validate()
+        config = self.config
         if config.consistency_checksum:
             if config.include:
                 raise ConfigError(
-                    'consistency-checksum: is that of all of a backup, and --include '
-                    'restores a part'
+                    'consistency-checksum is of a whole backup and cannot be used with '
+                    '--include'
                 )
             checksum.compare(config.consistency_checksum, '')
-            require_files(engine, 'consistency-checksum')
-        engine.check_target(config.restore_abs_path, config.overwrite)
+            require_files(self.engine, 'consistency-checksum')
+        self.engine.check_target(config.restore_abs_path, config.overwrite)
 
     def execute(self) -> Outcome:
         with damage_explained():
@@ -53,28 +49,28 @@ class RestoreJob(Job):
 
     def _restore(self) -> Outcome:
         config = self.config
-        settings = engine_settings(config, self.progress)
-        engine = make_engine(config, settings)
+        engine = self.engine
         target = engine.check_target(config.restore_abs_path, config.overwrite)
         self.progress.phase = 'Looking for the backup'
         found = self.find_state()
-        chain = RestoreChain(found, engine, settings)
+        chain = RestoreChain(found, engine, self.settings)
         newest = chain.newest
         what = f'level {newest.level} of {iso(newest.timestamp)}'
         if config.include:
             what = f'{" ".join(map(repr, config.include))} of {what}'
         removals = chain.removals(target) if config.overwrite else []
         if removals:
-            self._say_removals(target, removals)
+            self._list_removals(target, removals)
         if config.dry_run:
-            self.say(
-                f'Would restore {what} into {target}: {levels_said(found.values())}'
-            )
+            levels = describe_levels(found.values())
+            self.say(f'Would restore {what} into {target}: {levels}')
             return Outcome()
         try:
             warnings = chain.restore(target)
         except (FreezerError, StorageException) as error:
-            self.say(f'{target} is not what was backed up: the restore did not finish')
+            self.say(
+                f'The restore did not finish; {target} is incomplete, do not use it'
+            )
             raise error
         if config.consistency_checksum:
             self.progress.phase = 'Computing the checksum'
@@ -82,9 +78,9 @@ class RestoreJob(Job):
             digest = files.checksum(engine.source(target))
             if not checksum.compare(config.consistency_checksum, digest):
                 raise RestoreError(
-                    f'{target}: its checksum is {digest}, not '
-                    f'{config.consistency_checksum}: it is another state, or something '
-                    f'has changed the files'
+                    f'{target}: the checksum is {digest}, not '
+                    f'{config.consistency_checksum}: this is another state, or the '
+                    f'files were changed'
                 )
         progress = self.progress
         progress.level = newest.level
@@ -111,15 +107,13 @@ class RestoreJob(Job):
             **summary.figures(self.progress),
         }
 
-    def _say_removals(self, target: str, removals: Sequence[str]) -> None:
-        would = 'would remove' if self.config.dry_run else 'removes'
-        self.say(
-            f'This {would} what the backup does not hold from {target}: '
-            f'{len(removals)} in all'
-        )
-        for path in removals[:SAID]:
+    def _list_removals(self, target: str, removals: Sequence[str]) -> None:
+        removing = 'Would remove' if self.config.dry_run else 'Removing'
+        count = human.number(len(removals), 'path')
+        self.say(f'{removing} {count} not in the backup from {target}:')
+        for path in removals[:MAX_LISTED]:
             self.say(f'  {path}')
-        if len(removals) > SAID:
+        if len(removals) > MAX_LISTED:
             self.say(f'  … see {self.config.log_file}')
         for path in removals:
-            LOG.warning('%s: %s', would, os.path.join(target, path))
+            LOG.warning('%s: %s', removing, os.path.join(target, path))

@@ -1,4 +1,4 @@
-"""Prepares what is backed up: mode and snapshot."""
+"""Mode and snapshot around the reading of a source."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
-from freezer.exceptions import ConfigError, FreezerError
+from freezer.exceptions import FreezerError
 from freezer.mode.mode import Mode, ModeSettings, Release
 from freezer.snapshot.snapshot import Snapshot, SnapshotSettings
 from freezer.utils import signals
@@ -16,13 +16,13 @@ from freezer.utils import signals
 LOG = logging.getLogger(__name__)
 
 
-def mode_of(config: AgentConfig) -> Mode:
+def load_mode(config: AgentConfig) -> Mode:
     """:raises ConfigError: it is not available, or its options are wrong"""
     mode: type[Mode] = plugins.load(plugins.MODES, 'mode', config.mode)
     return mode.from_settings(ModeSettings(config.path_to_backup, config.mode_options))
 
 
-def snapshot_of(config: AgentConfig) -> Snapshot | None:
+def load_snapshot(config: AgentConfig) -> Snapshot | None:
     """:raises ConfigError: it is not available, or its options are wrong"""
     if config.snapshot is None:
         return None
@@ -32,24 +32,14 @@ def snapshot_of(config: AgentConfig) -> Snapshot | None:
     return snapshot.from_settings(SnapshotSettings(config.snapshot_options))
 
 
-def validate(config: AgentConfig) -> None:
-    """:raises FreezerError: mode or snapshot cannot do their part"""
-    mode_of(config).validate()
-    snapshot = snapshot_of(config)
-    if snapshot is not None:
-        if not config.path_to_backup:
-            raise ConfigError('--snapshot needs --path-to-backup')
-        snapshot.validate(config.path_to_backup)
-
-
 @contextlib.contextmanager
 def at_rest(
     mode: Mode, snapshot: Snapshot | None, path: str | None
 ) -> Iterator[tuple[str | None, int]]:
-    """A block that reads the source.
+    """A block that reads the source while it does not change.
 
-    Whatever is raised, also by a signal: ``release`` follows an attempt to prepare,
-    ``remove`` one to create, once each, and in this order.
+    Whatever is raised, also by a signal: ``release`` is called once after ``prepare``,
+    and ``remove`` once after ``create``, in this order.
 
     :yields: the path to read, and the time of the data in epoch nanoseconds; without a
         snapshot ``path`` itself, and now
@@ -61,7 +51,7 @@ def at_rest(
         if snapshot is not None:
             assert path is not None
             for name in snapshot.remove_leftovers(path):
-                LOG.warning('removed the snapshot %s of a run that died', name)
+                LOG.warning('removed the snapshot %s of a run that was killed', name)
             removal.callback(_undo, snapshot.remove)
             view, taken = snapshot.create(path)
             if mode.release_when is Release.AFTER_SNAPSHOT:
@@ -74,7 +64,7 @@ def _undo(step: Callable[[], None]) -> None:
     try:
         step()
     except signals.Interrupted:
-        # Later signals are ignored, so this time it ends.
+        # Later signals are ignored, so this attempt is not interrupted.
         step()
         raise
     except FreezerError as error:

@@ -30,9 +30,9 @@ class ModeSettings:
 class Mode(abc.ABC):
     """Quiesces an application for the backup and resumes it afterwards.
 
-    The backup job validates one object before any work. With another it calls
-    ``prepare`` and ``release``, once each; a second time ``release`` if a signal
-    interrupted it. With ``--dry-run`` it only validates.
+    The backup job calls ``validate`` before any work, then ``prepare`` and ``release``
+    once each; ``release`` a second time if a signal interrupted it. With ``--dry-run``
+    it only validates.
     """
 
     name: ClassVar[str]
@@ -57,7 +57,7 @@ class Mode(abc.ABC):
     def prepare(self) -> None:
         """Bring the application's files to rest.
 
-        :raises FreezerError: that failed
+        :raises FreezerError: the application could not be quiesced
         """
 
     @abc.abstractmethod

@@ -32,9 +32,9 @@ class SnapshotView(NamedTuple):
 class Snapshot(abc.ABC):
     """Makes and removes one snapshot.
 
-    The backup job validates one object before any work. With another it calls
-    ``remove_leftovers``, ``create`` and ``remove``, once each; a second time ``remove``
-    if a signal interrupted it. With ``--dry-run`` it only validates.
+    The backup job calls ``validate`` before any work, then ``remove_leftovers``,
+    ``create`` and ``remove`` once each; ``remove`` a second time if a signal
+    interrupted it. With ``--dry-run`` it only validates.
     """
 
     name: ClassVar[str]
@@ -56,24 +56,24 @@ class Snapshot(abc.ABC):
 
     @abc.abstractmethod
     def remove_leftovers(self, path: str) -> Sequence[str]:
-        """Remove the snapshots of this path that runs left which died.
+        """Remove the snapshots of this path that killed runs left.
 
-        Those of running ones stay.
+        Snapshots of running agents stay.
 
-        :returns: names of what was removed, for the log
+        :returns: the names of the removed snapshots, for the log
         :raises FreezerError: one could not be removed
         """
 
     @abc.abstractmethod
     def create(self, path: str) -> SnapshotView:
-        """Make the snapshot.
+        """Create the snapshot.
 
-        :raises FreezerError: that failed
+        :raises FreezerError: it could not be created
         """
 
     @abc.abstractmethod
     def remove(self) -> None:
         """Undo :meth:`create`, also one that failed halfway.
 
-        :raises FreezerError: something of it is left
+        :raises FreezerError: a part of it remains
         """

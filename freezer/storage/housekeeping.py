@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from freezer.utils import human
+
 
 @dataclass(frozen=True)
 class Leftover:
@@ -20,8 +22,8 @@ class Leftover:
 
     def __str__(self) -> str:
         return (
-            f'{self.what}: {self.objects} objects and {self.uploads} open uploads, '
-            f'{self.size} bytes'
+            f'{self.what}: {human.number(self.objects, "object")} and '
+            f'{human.number(self.uploads, "open upload")}, {self.size} bytes'
         )
 
 

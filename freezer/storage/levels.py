@@ -187,12 +187,8 @@ def find_state(
     newest = max((zero for zero, found in in_time.items() if found), default=None)
     if newest is None:
         raise NoSuchBackup(
-            f'No matching backup name: {hostname_backup_name!r} (engine {engine})'
-            + (
-                ' at or before that date; --action info shows the dates'
-                if there
-                else ' is not on this storage; --action info shows what is'
-            )
+            f'no backup of {hostname_backup_name} (engine {engine})'
+            + (' at or before that date' if there else '')
         )
     try:
         return resolve(in_time[newest])

@@ -37,7 +37,7 @@ from freezer.storage.exceptions import (
 from freezer.storage.housekeeping import CleanUpReport, OldVersions
 from freezer.storage.journal import Journal
 from freezer.storage.survey import Survey
-from freezer.utils import collection
+from freezer.utils import startup
 
 if TYPE_CHECKING:
     # Not at run time: Freezer 19 has a module of this name, without it.
@@ -159,7 +159,7 @@ class S3Storage(Freezer19Calls):
         not share connections.
         """
         if self._opened is None or self._opened_by != os.getpid():
-            with collection.suspended():
+            with startup.no_garbage_collection():
                 self._opened = self._open(self.options)
             self._opened_by = os.getpid()
         return self._opened

@@ -80,7 +80,7 @@ _TESTS = itertools.count(1)
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
     """Now and then, let what tests have left be collected. A storage that is opened
-    spares Python the look at all there is (``freezer/utils/collection.py``), and here
+    spares Python the look at all there is (``freezer/utils/startup.py``), and here
     that would be what each test before has left."""
     yield
     if next(_TESTS) % 25 == 0:

@@ -38,23 +38,19 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from freezer.engine.tar.headers import (
-    BLOCK,
     DIRECTORIES,
-    BrokenError,
-    MoreError,
     RefusedError,
-    check_tail,
     components,
-    damaged,
     disarmed,
     shown,
     split,
     writable,
 )
 from freezer.engine.tar.links import NOT_A_LINK, Links, Node
+from freezer.engine.tar.members import Members
 from freezer.engine.tar.patterns import Patterns, Place
-from freezer.engine.tar.units import Unit, read_unit
-from freezer.exceptions import EngineError, UnsafeArchiveError
+from freezer.engine.tar.units import Unit
+from freezer.exceptions import EngineError
 from freezer.utils.blocks import Block
 
 _ALWAYS: Final = 1 << 62
@@ -103,12 +99,12 @@ class TargetGuard:
         self._made_writable = made_writable
         self._scan(os.fsencode(target))
 
-    def check(self, chunks: Iterable[Block]) -> Iterator[bytes]:
+    def check(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """Yield the bytes of one archive as far as they are safe.
 
-        The bytes are the same as those of ``chunks``, in other pieces (except headers,
-        if the archive is untrusted). No byte of a member is yielded before the member
-        is approved; the data of an approved member is not held back.
+        The bytes are unchanged (except headers, if the archive is untrusted). No byte
+        of a member is yielded before the member is approved; the data of an approved
+        member is not held back.
 
         :raises UnsafeArchiveError: a member would reach outside the target, or is of a
             kind that the guard does not know
@@ -116,76 +112,17 @@ class TargetGuard:
             marker
         """
         self._begin_archive()
-        held: list[bytes] = []  # of the current unit, not yielded yet
-        have, need, skip = 0, BLOCK, 0
-        offset = 0  # of held in the archive
-        ended = False
-        for block in chunks:
-            chunk = bytes(block)  # names, which are slices, must be hashable
-            if ended:
-                check_tail(chunk)
-                yield chunk
-                continue
-            if skip >= len(chunk):
-                skip -= len(chunk)
-                offset += len(chunk)
-                yield chunk
-                continue
-            if skip:
-                yield chunk[:skip]
-                chunk = chunk[skip:]
-                offset += skip
-                skip = 0
-            held.append(chunk)
-            have += len(chunk)
-            if have < need:
-                continue
-            buffer = held[0] if len(held) == 1 else b''.join(held)
-            pos, need = 0, BLOCK
-            error: EngineError | None = None
-            headers: list[int] = []
+        members = Members(blocks)
+        for unit in members:
             try:
-                while pos < len(buffer):
-                    unit = read_unit(buffer, pos)
-                    if unit.kind:
-                        self._admit(unit)
-                        if self.untrusted and unit.kind in _ARMED:
-                            headers.append(pos + unit.header)
-                        pos += unit.length
-                        continue
-                    check_tail(buffer[pos:])
-                    ended = True
-                    pos = len(buffer)
-            except MoreError as more:
-                need = more.need
+                self._admit(unit)
             except RefusedError as refused:
-                error = _unsafe(refused, offset + pos)
-            except BrokenError as broken:
-                error = damaged(broken, offset + pos)
-            except EngineError as tail:
-                error = tail
-            if headers:
-                changed = bytearray(buffer)
-                for start in headers:
-                    end = start + BLOCK
-                    changed[start:end] = disarmed(buffer[start:end])
-                buffer = bytes(changed)
-            skip = max(pos - len(buffer), 0)
-            passed = len(buffer) - max(len(buffer) - pos, 0)
-            if passed:
-                yield buffer if passed == len(buffer) else buffer[:passed]
-            if error:
-                raise error
-            offset += passed
-            held = [buffer[passed:]] if passed < len(buffer) else []
-            have = len(buffer) - passed
-        if not ended:
-            where = offset + have
-            what = 'inside a member' if have or skip else 'before its end marker'
-            raise EngineError(
-                f'The archive stops after {where} bytes, {what}: it is cut off or not '
-                'a tar archive. Check the backup in the storage.'
-            )
+                raise members.refused(refused, unit) from refused
+            head = members.head
+            if self.untrusted and unit.kind in _ARMED:
+                head = head[: unit.header] + disarmed(head[unit.header :])
+            yield head
+            yield from members.data()
 
     # The model
 
@@ -235,16 +172,12 @@ class TargetGuard:
 
         Raises :class:`RefusedError`.
         """
-        if unit.kind == b'g':
+        if unit.kind in {b'', b'g'}:
             return
-        try:
-            if unit.kind == b'V':
-                components(unit.name, 'the volume label')
-                return
-            self._member(unit)
-        except RefusedError as error:
-            error.name = unit.name
-            raise
+        if unit.kind == b'V':
+            components(unit.name, 'the volume label')
+            return
+        self._member(unit)
         self._first = False
         self.members += 1
         self.files += unit.kind not in DIRECTORIES
@@ -380,12 +313,3 @@ class TargetGuard:
             return temporary
         assert temporary is not None
         return self._links.merge(temporary, moved)
-
-
-def _unsafe(refused: RefusedError, offset: int) -> UnsafeArchiveError:
-    name = 'a member' if refused.name is None else shown(refused.name)
-    return UnsafeArchiveError(
-        f'Refused to restore {name}: {refused.why} (at byte {offset} of the archive). '
-        'The backup was tampered with, or was not made by GNU tar; the target is '
-        'incomplete.'
-    )

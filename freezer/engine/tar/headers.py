@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from freezer.exceptions import EngineError
-
 BLOCK: Final = 512
 """Bytes: everything in a tar archive begins at a multiple of this."""
 
@@ -37,6 +35,8 @@ POSIX: Final = b'ustar\x0000'
 GNU: Final = b'ustar  \x00'
 DIRECTORIES: Final = frozenset({b'5', b'D'})
 """Type letters of directories."""
+HEADERS: Final = frozenset({b'', b'g', b'V'})
+"""Units that are not members: the end marker, a global header, a volume label."""
 
 _OCTAL: Final = re.compile(rb' *([0-7]+)[ \0]*')
 # Permissions and the sticky bit: a mode without set-user-ID and set-group-ID.
@@ -301,25 +301,3 @@ def split(data: bytes, separator: bytes) -> Iterator[bytes]:
         yield data[start:end]
         start = end + 1
     yield data[start:]
-
-
-def check_tail(tail: bytes) -> None:
-    """Check that only zeros follow the end marker.
-
-    Tar stops at the end marker, other programs do not.
-
-    :raises EngineError: other bytes follow
-    """
-    if tail.count(0) != len(tail):
-        raise EngineError(
-            'The archive has data after its end marker: it was tampered with, or is '
-            'more than one archive. Check the backup in the storage.'
-        )
-
-
-def damaged(broken: BrokenError, offset: int) -> EngineError:
-    """The error for bytes that are not tar, at an offset in the archive."""
-    return EngineError(
-        f'The archive is damaged or not a tar archive: {broken} at byte {offset}. '
-        f'Check the backup in the storage.'
-    )

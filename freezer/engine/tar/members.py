@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import decimal
-import sys
+import itertools
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from freezer.engine.tar.headers import (
     BLOCK,
@@ -16,8 +15,6 @@ from freezer.engine.tar.headers import (
     MoreError,
     RefusedError,
     block_count,
-    check_tail,
-    damaged,
     read_number,
     records,
     rewritten,
@@ -31,7 +28,8 @@ _NAMING: Final = frozenset({b'path', b'linkpath', b'GNU.sparse.name', b'GNU.dump
 
 
 class Members:
-    """Reads one archive: call :meth:`next`, then :meth:`data` if it is needed."""
+    """Reads one archive: iterate over its units; for each, :attr:`head` and
+    :meth:`data` are its bytes. The last unit is the end marker."""
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         self.head = b''
@@ -40,77 +38,87 @@ class Members:
         self._buffer = b''
         self._position = 0
         self._offset = 0  # of the buffer in the archive
-        self._left = 0  # bytes of the current member
+        self._left = 0  # bytes of the current unit
+        self._ended = False
 
-    def next(self) -> Unit | None:
-        """The next member; None at the end, when all blocks have been read.
+    def __iter__(self) -> Iterator[Unit]:
+        """At the end all blocks have been read.
 
         Raises :class:`UnsafeArchiveError` if GNU tar does not write such members, and
         :class:`EngineError` when the bytes are not a tar archive or end too early.
         """
-        for _data in self.data():
-            pass
+        while not self._ended:
+            unit = self._read_unit()
+            size = unit.header + BLOCK if unit.kind not in {b'', b'g'} else unit.length
+            self.head = self._buffer[self._position : self._position + size]
+            self._position += size
+            self._left = unit.length - size
+            self._ended = not unit.kind
+            yield unit
+            for _data in self.data():
+                pass
+
+    def data(self) -> Iterator[bytes]:
+        """The rest of the current unit, padding included; can be read once.
+
+        After the end marker: the zeros that follow.
+        """
+        while self._left:
+            if self._position == len(self._buffer):
+                self._fill(1)
+            start, end = self._position, self._position + self._left
+            part = self._buffer[start:end]
+            self._position += len(part)
+            self._left -= len(part)
+            yield part
+        if self._ended:
+            yield from self._tail()
+
+    def refused(self, refused: RefusedError, unit: Unit | None) -> UnsafeArchiveError:
+        """The error for a member."""
+        name = refused.name
+        if name is None and unit is not None:
+            name = unit.name
+        member = 'a member' if name is None else shown(name)
+        return UnsafeArchiveError(
+            f'Refused {member}: {refused.why} (before byte {self._read} of the '
+            f'archive). The backup was tampered with, or was not made by GNU tar.'
+        )
+
+    @property
+    def _read(self) -> int:
+        """Bytes of the archive that have been read."""
+        return self._offset + self._position
+
+    def _read_unit(self) -> Unit:
         need = BLOCK
         while True:
             self._fill(need)
             try:
-                unit = read_unit(self._buffer, self._position)
+                return read_unit(self._buffer, self._position)
             except MoreError as more:
                 need = more.need
             except RefusedError as refused:
-                raise self.refused(refused) from refused
+                raise self.refused(refused, None) from refused
             except BrokenError as broken:
-                raise damaged(broken, self.offset) from broken
-            else:
-                break
-        if not unit.kind:
-            self._read_tail()
-            return None
-        size = unit.length if unit.kind == b'g' else unit.header + BLOCK
-        self.head = self._buffer[self._position : self._position + size]
-        self._position += size
-        self._left = unit.length - size
-        return unit
-
-    def data(self) -> Iterator[bytes]:
-        """The rest of the current member, padding included; can be read once."""
-        while self._left:
-            if self._position == len(self._buffer):
-                self._fill(1)
-            part = self._buffer[self._position : self._position + self._left]
-            self._position += len(part)
-            self._left -= len(part)
-            yield part
-
-    @property
-    def offset(self) -> int:
-        """Bytes of the archive that have been read."""
-        return self._offset + self._position
-
-    def refused(
-        self, refused: RefusedError, name: bytes | None = None
-    ) -> UnsafeArchiveError:
-        """The error for a member; ``name`` is used if the refusal has none."""
-        name = name if refused.name is None else refused.name
-        member = 'a member' if name is None else shown(name)
-        return UnsafeArchiveError(
-            f'Refused {member}: {refused.why} (before byte {self.offset} of the '
-            f'archive). The backup was tampered with, or was not made by GNU tar.'
-        )
+                raise EngineError(
+                    f'The archive is damaged or not a tar archive: {broken} at byte '
+                    f'{self._read}. Check the backup in the storage.'
+                ) from broken
 
     def _fill(self, need: int) -> None:
         """Read until the buffer holds ``need`` unread bytes."""
         have = len(self._buffer) - self._position
         if have >= need:
             return
-        parts = [self._buffer[self._position :]]
+        parts = [self._buffer[self._position :]] if have else []
         self._offset += self._position
         for block in self._blocks:
             parts.append(bytes(block))  # names, which are slices, must be hashable
             have += len(block)
             if have >= need:
                 break
-        self._buffer = b''.join(parts)
+        self._buffer = parts[0] if len(parts) == 1 else b''.join(parts)
         self._position = 0
         if have < need:
             raise EngineError(
@@ -118,61 +126,17 @@ class Members:
                 f'or not a tar archive. Check the backup in the storage.'
             )
 
-    def _read_tail(self) -> None:
+    def _tail(self) -> Iterator[bytes]:
+        """tar stops at the end marker, other programs do not: only zeros may follow."""
         tail = self._buffer[self._position :]
-        while True:
-            check_tail(tail)
-            block = next(self._blocks, None)
-            if block is None:
-                return
-            tail = bytes(block)
-
-
-class Attributes(NamedTuple):
-    """Attributes in a header; ``size`` includes holes, times are in nanoseconds."""
-
-    mode: int
-    uid: int
-    gid: int
-    user: str
-    group: str
-    size: int
-    mtime_ns: int
-
-
-def attributes(unit: Unit, head: bytes) -> Attributes:
-    """Raises :class:`RefusedError` if a number is malformed."""
-    header = head[unit.header :]
-    pax = dict(_records_of(unit, head))
-
-    def number(keyword: bytes, start: int, end: int) -> int:
-        if keyword in pax:
-            return int(_decimal(pax[keyword], keyword))
-        return _signed(header[start:end])
-
-    def name(keyword: bytes, start: int) -> str:
-        value = pax.get(keyword, header[start : start + 32].partition(b'\0')[0])
-        # There are few different names: keep each once.
-        return sys.intern(value.decode(errors='surrogateescape'))
-
-    size = number(b'size', 124, 136)
-    if unit.kind == b'S':
-        size = _signed(header[483:495])
-    for keyword in (b'GNU.sparse.realsize', b'GNU.sparse.size'):
-        if keyword in pax:
-            size = int(_decimal(pax[keyword], keyword))
-    mtime_ns = _signed(header[136:148]) * 10**9
-    if b'mtime' in pax:
-        mtime_ns = int(_decimal(pax[b'mtime'], b'mtime') * 10**9)
-    return Attributes(
-        _signed(header[100:108]) & 0o7777,
-        number(b'uid', 108, 116),
-        number(b'gid', 116, 124),
-        name(b'uname', 265),
-        name(b'gname', 297),
-        0 if unit.kind in DIRECTORIES else size,
-        mtime_ns,
-    )
+        self._buffer, self._position = b'', 0
+        for following in itertools.chain([tail], self._blocks):
+            if following.count(0) != len(following):
+                raise EngineError(
+                    'The archive has data after its end marker: it was tampered with, '
+                    'or is more than one archive. Check the backup in the storage.'
+                )
+            yield bytes(following)
 
 
 def renamed(
@@ -194,7 +158,7 @@ def renamed(
         fields.append((b'linkpath', linkname))
     if dumpdir is not None:
         fields.append((b'GNU.dumpdir', dumpdir))
-    for keyword, value in _records_of(unit, head):
+    for keyword, value in records_of(unit, head):
         if keyword == b'GNU.sparse.name':
             fields.append((keyword, name))
         elif keyword not in _NAMING:
@@ -245,22 +209,8 @@ def _record(keyword: bytes, value: bytes) -> bytes:
     return b'%d %s=%s\n' % (length, keyword, value)
 
 
-def _records_of(unit: Unit, head: bytes) -> Iterator[tuple[bytes, bytes]]:
+def records_of(unit: Unit, head: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The records of the pax header before a member, if any."""
     if unit.header and head[257:265] == POSIX:
         size = read_number(head[124:136]) or 0
         yield from records(head[BLOCK : BLOCK + size])
-
-
-def _signed(field: bytes) -> int:
-    """An octal or base-256 number of a header, which may be negative."""
-    if field[:1] == b'\xff':
-        return int.from_bytes(field, 'big', signed=True)
-    return read_number(field) or 0
-
-
-def _decimal(value: bytes, keyword: bytes) -> decimal.Decimal:
-    try:
-        return decimal.Decimal(value.decode('ascii'))
-    except (UnicodeDecodeError, decimal.InvalidOperation) as error:
-        raise RefusedError(f'its {shown(keyword)} is not a number') from error

@@ -27,10 +27,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from freezer.engine.engine import PartExtractor
-from freezer.engine.tar.directories import TargetDirectories
+from freezer.engine.engine import LevelArchive
 from freezer.engine.tar.extract import ArchiveExtractor
-from freezer.engine.tar.headers import BLOCK, DIRECTORIES, RefusedError, components
+from freezer.engine.tar.headers import (
+    BLOCK,
+    DIRECTORIES,
+    HEADERS,
+    RefusedError,
+    components,
+)
 from freezer.engine.tar.members import Members, renamed
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.state import Found, State, contents
@@ -52,18 +57,17 @@ class _Link(NamedTuple):
     head: bytes
 
 
-class TarPartExtractor(PartExtractor):
-    """Extracts what the patterns choose of each level, the newest first."""
+class PartExtractor:
+    """Extracts what the patterns choose of one chain."""
 
     def __init__(
         self,
         archives: ArchiveExtractor,
-        target_directories: TargetDirectories,
         patterns: Patterns,
     ) -> None:
         self._archives = archives
         self._target = os.fsencode(archives.target)
-        self._target_directories = target_directories
+        self._target_directories = archives.directories
         self._state = State(patterns)
         self._patterns = patterns
         self._directories = _Directories()
@@ -73,29 +77,29 @@ class TarPartExtractor(PartExtractor):
         # Chosen directories whose parent is not chosen.
         self._tops: list[Path] = []
 
-    @property
-    def wanted(self) -> bool:
-        return self._state.wanted
-
-    @property
-    def unmatched(self) -> list[str]:
-        return [self._patterns.texts[n] for n in sorted(self._state.unmatched)]
-
     def extract(
         self,
-        blocks: Iterator[Block],
-        hold: Callable[[Iterable[bytes]], Iterator[Block]],
-    ) -> bool:
+        levels: Iterable[LevelArchive],
+        limited: Callable[[Iterable[Block]], Iterator[Block]],
+    ) -> None:
+        """See :meth:`freezer.engine.engine.FileEngine.extract_part`."""
+        for level in levels:
+            with contextlib.closing(level.data()) as blocks:
+                self._extract(limited(self._filter(blocks)))
+            if self._links:
+                with contextlib.closing(level.data()) as blocks:
+                    self._extract(limited(self._linked(blocks)))
+            if not self._state.wanted:
+                break
+        self._archives.extract(itertools.chain(self._directories.needed(), [_END]))
+        self._state.finish()
+
+    def _extract(self, archive: Iterable[Block]) -> None:
         with self._target_directories.for_archive():
             # Existing directories get their final attributes from the last archive.
             for top in self._tops:
                 self._target_directories.make_ready(top)
-            filtered = self._linked(blocks) if self._links else self._filter(blocks)
-            self._archives.extract(hold(filtered))
-        return bool(self._links)
-
-    def finish(self) -> None:
-        self._archives.extract(itertools.chain(self._directories.needed(), [_END]))
+            self._archives.extract(archive)
 
     def _filter(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """The archive with only the members to extract.
@@ -104,19 +108,18 @@ class TarPartExtractor(PartExtractor):
         """
         self._state.begin_archive()
         members = Members(blocks)
-        while (unit := members.next()) is not None:
+        for unit in members:
             try:
                 yield from self._pass_on(unit, members)
             except RefusedError as refused:
-                raise members.refused(refused, unit.name) from refused
-        yield _END
+                raise members.refused(refused, unit) from refused
 
     def _linked(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """The contents that the links of the same archive need, under their names."""
         links, self._links = self._links, {}
         members = Members(blocks)
-        while (unit := members.next()) is not None:
-            if unit.kind in DIRECTORIES or unit.kind in {b'g', b'V'}:
+        for unit in members:
+            if unit.kind in DIRECTORIES | HEADERS:
                 continue
             names = links.pop(tuple(components(unit.name, 'its name')), None)
             if names is None:
@@ -135,8 +138,7 @@ class TarPartExtractor(PartExtractor):
         yield _END
 
     def _pass_on(self, unit: Unit, members: Members) -> Iterator[bytes]:
-        if unit.kind in {b'g', b'V'}:
-            # A header for the whole archive.
+        if unit.kind in HEADERS:
             yield members.head
             yield from members.data()
             return
@@ -200,20 +202,15 @@ class TarPartExtractor(PartExtractor):
         tar looks for files to delete in a directory before it creates it; and it does
         not report when it cannot put a hard link in the place of a file.
         """
-        full = b'/'.join((self._target, *path))
-        try:
-            there = stat.S_ISDIR(os.lstat(full).st_mode)
-            if there and not directory:
+        with self._existing(path) as full:
+            exists = stat.S_ISDIR(os.lstat(full).st_mode)
+            if exists and not directory:
                 raise RestoreError(
                     f'{os.fsdecode(full)} is a directory, but not in the backup: '
                     f'remove it, or restore into another directory'
                 )
-            if not there:
+            if not exists:
                 os.unlink(full)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
 
     def _clear_directory(self, path: Path) -> None:
         """Remove a directory in the place of a file, below a chosen directory.
@@ -221,9 +218,9 @@ class TarPartExtractor(PartExtractor):
         The newest list cannot always tell a file of an older archive from an excluded
         directory, which tar keeps.
         """
-        full = b'/'.join((self._target, *path))
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        try:
+        # Not a directory: tar replaces or refuses it by itself.
+        with self._existing(path) as full, contextlib.suppress(NotADirectoryError):
             if not stat.S_ISDIR(os.lstat(full).st_mode):
                 return
             # Opened component by component, so that no link is followed.
@@ -235,26 +232,31 @@ class TarPartExtractor(PartExtractor):
                     folder = os.open(parent, flags | os.O_NOFOLLOW, dir_fd=folder)
                     opened.callback(os.close, folder)
                 shutil.rmtree(name, dir_fd=folder)
-        except (FileNotFoundError, NotADirectoryError):
-            # Nothing exists, or something that tar replaces or refuses by itself.
+
+    def _is_absent(self, path: Path) -> bool:
+        exists = False
+        with self._existing(path) as full:
+            exists = bool(status := os.lstat(full))
+            if not stat.S_ISDIR(status.st_mode):
+                raise RestoreError(
+                    f'{os.fsdecode(full)} is not a directory, but paths below it are '
+                    f'to be restored: remove it, or restore into another directory'
+                )
+        return not exists
+
+    @contextlib.contextmanager
+    def _existing(self, path: Path) -> Iterator[bytes]:
+        """A block about a path in the target; left without an error if it is missing.
+
+        :raises RestoreError: the block failed
+        """
+        full = b'/'.join((self._target, *path))
+        try:
+            yield full
+        except FileNotFoundError:
             return
         except OSError as error:
             raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
-
-    def _is_absent(self, path: Path) -> bool:
-        full = b'/'.join((self._target, *path))
-        try:
-            status = os.lstat(full)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
-        if not stat.S_ISDIR(status.st_mode):
-            raise RestoreError(
-                f'{os.fsdecode(full)} is not a directory, but paths below it are to be '
-                f'restored: remove it, or restore into another directory'
-            )
-        return False
 
 
 class _Directories:

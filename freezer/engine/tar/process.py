@@ -21,6 +21,7 @@ _NAMES = ('gnutar', 'gtar', 'tar')
 # The largest pipe that any user may have: agent and tar take turns less often than
 # with the default of 64 KiB.
 _PIPE_SIZE = 1024 * 1024
+_WRITE_BUFFER = 256 * 1024
 # In the C locale messages are known texts; TAR_OPTIONS would change what tar does.
 _ENVIRONMENT = ('PATH', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH', 'LD_PRELOAD')
 
@@ -110,6 +111,8 @@ def running(
     def start() -> 'subprocess.Popen[bytes]':
         return subprocess.Popen(
             ['tar', *arguments],  # noqa: S607 - the name its messages begin with
+            # tar gets many small pieces.
+            bufsize=_WRITE_BUFFER if stdin == subprocess.PIPE else -1,
             executable=path,
             stdin=stdin,
             stdout=stdout,

@@ -142,23 +142,21 @@ class Snapshot:
 
     def paths(self) -> set[bytes]:
         """Every path below the archived directory, without ``./``; not itself."""
-        found = set()
-        for directory in self.directories if self.subject == TREE else ():
-            prefix = directory.prefix
-            if directory.path:
-                found.add(directory.path)
-            found.update(prefix + entry[1:] for entry in directory.entries)
-        return found
+        found = {each.path for each in self.directories if each.path}
+        return found | self._entries(b'') if self.subject == TREE else set()
 
     def left_out(self) -> set[bytes]:
         """At level 0: the excluded paths, as in :meth:`paths`."""
-        found: set[bytes] = set()
-        for directory in self.directories if self.subject == TREE else ():
-            prefix = directory.prefix
-            for entry in directory.entries:
-                if entry[:1] == _UNCHANGED:
-                    found.add(prefix + entry[1:])
-        return found
+        return self._entries(_UNCHANGED) if self.subject == TREE else set()
+
+    def _entries(self, letter: bytes) -> set[bytes]:
+        """The paths of the entries with this letter; of all, if it is empty."""
+        return {
+            directory.prefix + entry[1:]
+            for directory in self.directories
+            for entry in directory.entries
+            if entry.startswith(letter)
+        }
 
 
 EMPTY = Snapshot(b'', 0, 0, [])

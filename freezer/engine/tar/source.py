@@ -1,11 +1,11 @@
-"""Sources and targets on the file system."""
+"""Sources on the file system."""
 
 import os
 import stat
 from dataclasses import dataclass, replace
 
 from freezer.engine.engine import Source
-from freezer.exceptions import ConfigError, EngineError, RestoreError
+from freezer.exceptions import ConfigError, EngineError
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ def path_source(source: Source) -> PathSource:
 
 
 def source_at(path: str | None, *, follows_links: bool) -> PathSource:
-    """What ``path-to-backup`` names.
+    """The source at ``path-to-backup``.
 
-    :param follows_links: the target of a symbolic link is backed up
+    :param follows_links: whether the target of a symbolic link is backed up
     :raises ConfigError: no path
     :raises EngineError: it is missing or cannot be read
     """
@@ -60,37 +60,3 @@ def _readable(path: str) -> PathSource:
     if stat.S_ISSOCK(os.lstat(path).st_mode):
         raise EngineError(f'path-to-backup {path}: a socket, which cannot be stored')
     return PathSource(path, os.path.dirname(path), os.path.basename(path))
-
-
-def check_target(path: str | None, *, overwrite: bool) -> str:
-    """The absolute path of ``restore-abs-path``.
-
-    :raises ConfigError: no path
-    :raises RestoreError: it is not a directory to restore into
-    """
-    if not path:
-        raise ConfigError(
-            'restore-abs-path is required for action restore: give '
-            '--restore-abs-path, or restore_abs_path in the job file'
-        )
-    target = os.path.abspath(path)
-    try:
-        present = os.listdir(target)
-    except FileNotFoundError:
-        return target
-    except OSError as error:
-        raise RestoreError(f'restore-abs-path {target}: {error.strerror}') from error
-    if present and not overwrite:
-        raise RestoreError(
-            f'restore-abs-path {target} is not empty: choose another, or give '
-            f'--overwrite, which also removes what the backup does not hold'
-        )
-    return target
-
-
-def make_target(target: str) -> None:
-    """:raises RestoreError: the directory cannot be made"""
-    try:
-        os.makedirs(target, exist_ok=True)
-    except OSError as error:
-        raise RestoreError(f'{target}: {error.strerror}') from error

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from freezer.engine.engine import no_match
 from freezer.engine.tar.headers import RefusedError, components, shown, split
 from freezer.engine.tar.patterns import NOWHERE, Patterns, Place
 from freezer.engine.tar.units import Unit
@@ -72,8 +73,7 @@ class State:
         self._root = _Wanted((), patterns.top)
         self._archive = 0
         self._renames: list[tuple[list[bytes], list[bytes]]] = []
-        self.unmatched = set(range(len(patterns.texts)))
-        """The numbers of the patterns that have matched nothing yet."""
+        self._unmatched = set(range(len(patterns.texts)))
 
     def begin_archive(self) -> None:
         """Begin the newest, or the next older, archive."""
@@ -98,6 +98,11 @@ class State:
                     return True
         return False
 
+    def finish(self) -> None:
+        """:raises RestoreError: a pattern has matched nothing"""
+        if self._unmatched:
+            raise no_match(self._patterns.texts[n] for n in sorted(self._unmatched))
+
     def admit(self, unit: Unit) -> Found | None:
         """Look up a member of the current archive; None if it is not wanted.
 
@@ -120,7 +125,7 @@ class State:
         if wanted not in (_FILE, _EITHER) or not chosen:
             return None
         parent.kids[name] = self._archive
-        self.unmatched.difference_update(self._patterns.matched(place))
+        self._unmatched.difference_update(self._patterns.matched(place))
         return Found((*parent.path, name), chosen)
 
     def target_of(self, linkname: bytes) -> tuple[bytes, ...] | None:
@@ -151,7 +156,7 @@ class State:
         directory.given = True
         chosen = self._patterns.chosen(directory.place)
         if chosen:
-            self.unmatched.difference_update(self._patterns.matched(directory.place))
+            self._unmatched.difference_update(self._patterns.matched(directory.place))
         return Found(directory.path, chosen)
 
     def _list(self, directory: _Wanted, entries: Iterable[bytes]) -> None:

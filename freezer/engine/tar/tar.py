@@ -2,35 +2,26 @@
 
 import logging
 import os
-from collections.abc import Container, Generator, Iterable
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from pathlib import Path
 
 from freezer.engine.engine import (
     Archiving,
+    Entry,
     Extractor,
     FileEngine,
-    Lister,
-    PartExtractor,
+    LevelArchive,
     Source,
     Warnings,
 )
 from freezer.engine.settings import EngineSettings
-from freezer.engine.tar import create, process, snapshot
-from freezer.engine.tar.directories import TargetDirectories
+from freezer.engine.tar import create, listing, process, snapshot
 from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
-from freezer.engine.tar.guard import TargetGuard
-from freezer.engine.tar.listing import TarLister
 from freezer.engine.tar.options import OPTIONS
-from freezer.engine.tar.part import TarPartExtractor
+from freezer.engine.tar.part import PartExtractor
 from freezer.engine.tar.patterns import Patterns, walk
-from freezer.engine.tar.source import (
-    PathSource,
-    check_target,
-    make_target,
-    path_source,
-    source_at,
-)
-from freezer.exceptions import EngineError, RestoreError
+from freezer.engine.tar.source import PathSource, path_source, source_at
+from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.utils import checksum
 from freezer.utils.blocks import Block
 
@@ -79,7 +70,26 @@ class TarEngine(FileEngine):
         )
 
     def check_target(self, path: str | None, overwrite: bool) -> str:
-        return check_target(path, overwrite=overwrite)
+        if not path:
+            raise ConfigError(
+                'restore-abs-path is required for action restore: give '
+                '--restore-abs-path, or restore_abs_path in the job file'
+            )
+        target = os.path.abspath(path)
+        try:
+            present = os.listdir(target)
+        except FileNotFoundError:
+            return target
+        except OSError as error:
+            raise RestoreError(
+                f'restore-abs-path {target}: {error.strerror}'
+            ) from error
+        if present and not overwrite:
+            raise RestoreError(
+                f'restore-abs-path {target} is not empty: choose another, or give '
+                f'--overwrite, which also removes what the backup does not hold'
+            )
+        return target
 
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
@@ -88,31 +98,30 @@ class TarEngine(FileEngine):
         # extended attributes of directories in the target stay as they are.
         known = snapshot.EMPTY if state is None else _load_or_warn(state)
         whole_tree = known.subject == snapshot.TREE
-        make_target(target)
-        directories = TargetDirectories(target)
-        guard = TargetGuard(
+        archives = ArchiveExtractor(
             target,
             self.settings.untrusted,
-            made_writable=lambda: whole_tree and not directories.refused,
+            warnings,
+            self._progress,
+            makes_writable=whole_tree,
         )
-        archives = ArchiveExtractor(target, guard, warnings, self._progress)
-        return TarExtractor(archives, directories, whole_tree)
+        return TarExtractor(archives, whole_tree)
 
-    def part_extractor(self, target: str, warnings: Warnings) -> PartExtractor:
-        make_target(target)
-        directories = TargetDirectories(target)
-        # Where the extractor makes no directory ready, it removes the link itself.
-        guard = TargetGuard(
-            target,
-            self.settings.untrusted,
-            self._patterns,
-            lambda: not directories.refused,
+    def extract_part(
+        self,
+        target: str,
+        levels: Iterable[LevelArchive],
+        limited: Callable[[Iterable[Block]], Iterator[Block]],
+        warnings: Warnings,
+    ) -> None:
+        # Where it makes no directory ready, it removes a link in the way itself.
+        archives = ArchiveExtractor(
+            target, self.settings.untrusted, warnings, self._progress, self._patterns
         )
-        archives = ArchiveExtractor(target, guard, warnings, self._progress)
-        return TarPartExtractor(archives, directories, self._patterns)
+        PartExtractor(archives, self._patterns).extract(levels, limited)
 
-    def lister(self) -> Lister:
-        return TarLister(self._patterns)
+    def entries(self, levels: Iterable[LevelArchive]) -> Iterator[Entry]:
+        return listing.entries(levels, self._patterns)
 
     def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
         known = _load_or_warn(state)

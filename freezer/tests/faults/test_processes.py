@@ -173,7 +173,7 @@ def test_34_sigkill_during_an_upload(
     held.release()
     assert proxied.markers() == []
     assert proxied.open_uploads() != []
-    assert 'No matching backup' in agent.restore(tmp_path / 'target').error
+    assert 'No backup ' in agent.restore(tmp_path / 'target').error
     # Nobody is left to clean up but the next run.
     proxy.clear()
     made = agent.increment(big).check()

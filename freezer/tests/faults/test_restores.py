@@ -99,7 +99,9 @@ def described(outside: Path) -> object:
 def partial(result: Result, target: Path) -> str:
     """The line that says why a restore did not finish; before it, what that means."""
     said, error = result.err.splitlines()
-    assert said == f'{target} is not what was backed up: the restore did not finish'
+    assert said == (
+        f'The restore did not finish; {target} is incomplete, do not use it'
+    )
     assert error == result.error
     assert result.out == ''
     return error
@@ -195,13 +197,13 @@ def test_53_overwrite_lists_what_it_removes(
     before = described(target)
     tried = agent.restore(target, '--overwrite', '--dry-run').check()
     assert tried.err.splitlines()[:2] == [
-        f'This would remove what the backup does not hold from {target}: 1 in all',
+        f'Would remove 1 path not in the backup from {target}:',
         '  mine',
     ]
     assert described(target) == before
     done = agent.restore(target, '--overwrite').check()
     assert done.err.splitlines()[:2] == [
-        f'This removes what the backup does not hold from {target}: 1 in all',
+        f'Removing 1 path not in the backup from {target}:',
         '  mine',
     ]
     assert missed(trees.describe(source), target) == []
@@ -257,8 +259,8 @@ def test_54_names_outside_of_the_target(
     put(agent, tmp_path, member(b'./good', b'good') + bad + END)
     before = described(outside)
     error = partial(agent.restore(target), target)
-    assert 'Refused to restore' in error
-    assert ' is absolute' in error or ' has a ".."' in error
+    assert 'Refused ' in error
+    assert ' is absolute' in error or ' contains ".."' in error
     assert described(outside) == before
     assert os.listdir(target) in ([], ['good'])
 
@@ -339,7 +341,7 @@ def test_55_links(
 ) -> None:
     put(agent, tmp_path, *(level + END for level in ESCAPES[name]))
     before = described(outside)
-    assert 'Refused to restore' in partial(agent.restore(target), target)
+    assert 'Refused ' in partial(agent.restore(target), target)
     assert described(outside) == before
 
 
@@ -385,7 +387,7 @@ def test_56_records_of_directories(
 ) -> None:
     put(agent, tmp_path, *(level + END for level in RECORDS[name]))
     before = described(outside)
-    assert 'Refused to restore' in partial(agent.restore(target), target)
+    assert 'Refused ' in partial(agent.restore(target), target)
     assert described(outside) == before
 
 
@@ -410,7 +412,7 @@ def test_56_records_with_names_outside_of_the_target(
     put(agent, tmp_path, bad + END)
     before = described(outside)
     error = partial(agent.restore(target), target)
-    assert ' is absolute' in error or ' has a ".."' in error
+    assert ' is absolute' in error or ' contains ".."' in error
     assert described(outside) == before
 
 
@@ -429,7 +431,7 @@ def test_57_bombs_are_bounded(
         assert max(map(len, agent.store.files().values())) < BOMB // 100
     bounded = agent.restore(target, '--max-restore-size', '8M')
     error = partial(bounded, target)
-    assert f'more than the {8 * MIB} bytes that --max-restore-size allows' in error
+    assert f'larger than the {8 * MIB} bytes that --max-restore-size allows' in error
     assert (target / 'bomb').stat().st_size <= 8 * MIB
     # It would have been one.
     agent.restore(tmp_path / 'elsewhere').check()
@@ -471,5 +473,5 @@ def test_57_declared_window_size_does_not_take_memory(
     said['compression'] = compression
     agent.store.put(marker, json.dumps(said).encode())
     error = partial(agent.restore(target), target)
-    assert f'the {compression} stream is damaged, or asks for more than 64 MiB' in error
+    assert f'the {compression} stream is damaged, or needs more than 64 MiB' in error
     assert os.listdir(target) == []

@@ -62,7 +62,7 @@ def test_28_unreachable(
         ).error
     assert endpoint in line
     assert 'gave up after' in line
-    assert 'No matching backup' not in line
+    assert 'No backup ' not in line
     assert not trap.sprung
     assert not (tmp_path / 'to').exists()
 

@@ -96,7 +96,7 @@ def test_info_says_what_is_damaged(local: Agent, source: Path, lost: str) -> Non
     local.store.delete(path)
     local.run('info').check()
     result = local.nameless.run('info', '--long')
-    assert '1 of 2 backups are not whole' in result.error
+    assert '1 of 2 backups are damaged' in result.error
     assert path in result.err
     assert 'damaged\n' in result.out
     assert 'gzip, not encrypted' in result.out

@@ -277,7 +277,7 @@ def test_parts_and_retries_are_counted(
     assert re.search(r', [2-5] parts, ', made.err), made.err
     assert made.document['retries'] == 1
     assert made.document['bytes_stored'] > 4 * PART
-    assert '  Retries:   1 request made again' in made.err
+    assert '  Retries:   1 request repeated' in made.err
     # Whose keys are not shown.
     lines = made.err.splitlines()
     head = 'To restore it into ./restored, with the same access-key and secret-key:'

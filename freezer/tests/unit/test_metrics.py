@@ -182,7 +182,9 @@ def test_it_is_replaced_in_one_step(path: Path) -> None:
 )
 def test_a_file_of_somebody_else_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match='did not write: give another name'):
+    with pytest.raises(
+        ConfigError, match='not a metrics file of this agent: use another name'
+    ):
         MetricsFile(str(path), named('etc'))
     assert path.read_bytes() == content
 
@@ -190,7 +192,7 @@ def test_a_file_of_somebody_else_is_refused(path: Path, content: bytes) -> None:
 def test_one_that_comes_meanwhile_stays(path: Path) -> None:
     file = MetricsFile(str(path), named('etc'))
     path.write_text('node_load1 0.5\n')
-    with pytest.raises(FreezerError, match='did not write'):
+    with pytest.raises(FreezerError, match='not a metrics file'):
         file.write(done(), success=True)
     assert path.read_text() == 'node_load1 0.5\n'
     assert os.listdir(path.parent) == [path.name]
@@ -212,7 +214,7 @@ def test_a_lock_that_is_held_for_too_long(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        with pytest.raises(FreezerError, match='somebody has locked'):
+        with pytest.raises(FreezerError, match='another process has locked'):
             file.write(done(), success=True, patience=0)
     finally:
         os.close(folder)

@@ -1,11 +1,12 @@
 """Which members of a chain make up a state, and what tar gets of a part of it."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from freezer.tests.archives import (
     GNU,
     RECORDS,
     block,
-    cut,
     directory,
     hard_link,
     long_name,
@@ -29,6 +29,7 @@ from freezer.tests.archives import (
     symlink,
 )
 from freezer.tests.engines import tar_engine
+from freezer.utils.blocks import Block
 
 
 def chosen(pattern: str, path: str) -> bool:
@@ -87,27 +88,29 @@ def test_nothing_below_is_known_without_a_look() -> None:
 def extract(target: Path, levels: Sequence[bytes], *include: str) -> None:
     """A part of a chain, as a restore extracts it; in small blocks."""
     target.mkdir(exist_ok=True)
-    extracts = tar_engine(include=include).part_extractor(str(target), Warnings())
-    for level in reversed(levels):
-        again = True
-        while again:
-            again = extracts.extract(cut(level, 700), iter)
-        if not extracts.wanted:
-            break
-    extracts.finish()
-    if extracts.unmatched:
-        raise e.RestoreError(f'nothing matches {extracts.unmatched}')
+    engine = tar_engine(include=include)
+    engine.extract_part(str(target), newest_first(levels), iter, Warnings())
+
+
+@dataclasses.dataclass
+class Level:
+    level: int
+    archive: bytes
+
+    def data(self) -> Generator[Block, None, None]:
+        for at in range(0, len(self.archive), 700):
+            yield self.archive[at : at + 700]
+
+
+def newest_first(levels: Sequence[bytes]) -> list[Level]:
+    return [Level(*each) for each in enumerate(levels)][::-1]
 
 
 def listed(target: Path, levels: Sequence[bytes], *include: str) -> dict[bytes, Entry]:
-    lister = tar_engine(include=include).lister()
     found = {}
-    for number in reversed(range(len(levels))):
-        for entry in lister.entries(cut(levels[number], 700), number):
-            assert entry.path not in found
-            found[entry.path] = entry
-        if not lister.wanted:
-            break
+    for entry in tar_engine(include=include).entries(newest_first(levels)):
+        assert entry.path not in found
+        found[entry.path] = entry
     return found
 
 

@@ -254,14 +254,14 @@ def test_one_who_draws_and_is_stopped_holds_nobody_up(
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:
     now, number = 0.0, 0
-    rate = watch._RateOf(lambda: number, lambda: now)
+    rate = watch._RateMeter(lambda: number, lambda: now)
     for _ in range(10):
         now, number = now + 1, number + 100
-        assert rate.look() == pytest.approx(100)
+        assert rate.measure() == pytest.approx(100)
     # What is long past does not count: it has stopped.
     for _ in range(60):
         now += 1
-        last = rate.look()
+        last = rate.measure()
     assert last == 0
 
 
