@@ -433,7 +433,7 @@ class TestEveryStorage:
         for level in range(3):
             store(backup(level=level), b'%d' % level)
         store(backup(zero=ZERO + DAY), b'new')
-        _stop_after(monkeypatch, calls)
+        _stop_after(monkeypatch, repository, calls)
         with contextlib.suppress(Stopped):
             repository.remove_older_than(TAR, HOST, ZERO + 99)
         monkeypatch.undo()
@@ -464,12 +464,12 @@ class TestEveryStorage:
                     seen.append(whole)
                     assert whole or marker(each) not in files
 
-        _after_each_verb(monkeypatch, look)
+        _after_each_verb(monkeypatch, repository, look)
         repository.remove_older_than(TAR, HOST, ZERO + 99)
         assert set(seen) == {True, False}
         monkeypatch.undo()
         pending = store(backup())
-        _after_each_verb(monkeypatch, look)
+        _after_each_verb(monkeypatch, repository, look)
         pending.discard()
         assert listed(repository) == {}
 
@@ -584,8 +584,12 @@ class Stopped(Exception):
     """In place of SIGKILL."""
 
 
-def _after_each_verb(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+def _after_each_verb(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, then: Callable[[], None]
+) -> None:
     """Do something after each call of the verbs that delete, on every driver."""
+    # A bucket has its verbs since it was opened.
+    repository.close()
     verbs = {LocalStorage: ('delete_files', 'remove_tree'), Objects: ('delete',)}
     verbs[SqliteStorage] = verbs[LocalStorage]
     for driver, names in verbs.items():
@@ -601,7 +605,9 @@ def _after_each_verb(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) 
             monkeypatch.setattr(driver, name, call)
 
 
-def _stop_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+def _stop_after(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, calls: int
+) -> None:
     done = 0
 
     def count() -> None:
@@ -610,7 +616,7 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
         if done == calls:
             raise Stopped
 
-    _after_each_verb(monkeypatch, count)
+    _after_each_verb(monkeypatch, repository, count)
 
 
 @on(*EVERY_S3)

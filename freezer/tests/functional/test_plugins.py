@@ -104,7 +104,7 @@ def test_what_else_can_be_done_with_the_backup(
     read = (*storage, '--engine', 'sqldump', '--verify-data')
     verified = run('--action', 'verify', *read)
     assert verified.returncode == 0, verified.stderr
-    assert 'All is well: 1 backups' in verified.stderr
+    assert 'Verified 1 backup' in verified.stderr
     shown = run('--action', 'info', *storage[:4], '--json')
     assert shown.returncode == 0, shown.stderr
     assert '"sqldump"' in shown.stdout
@@ -116,7 +116,7 @@ def test_what_else_can_be_done_with_the_backup(
         (run(*restore, '--include', 'users.sqlite'), 'include'),
     ):
         assert refused.returncode == 1
-        said = f'{purpose}: backups of engine sqldump are not made of files'
+        said = f'{purpose}: backups of engine sqldump do not consist of files'
         assert said in refused.stderr
     assert not target.exists()
     target.mkdir()
