@@ -137,7 +137,7 @@ def test_encryption_without_a_passphrase_is_refused(local: Agent, source: Path) 
 
 def test_help_names_the_format_without_authentication(local: Agent) -> None:
     said = ' '.join(run('--help').check().out.split())
-    assert 'it is not authenticated' in said
+    assert 'is not authenticated' in said
 
 
 # Without the agent
