@@ -104,7 +104,8 @@ class TarPlace(EnginePlace):
     def break_source(self) -> None:
         # A file that cannot be read is a warning.
         for child in children():
-            os.kill(child, signal.SIGKILL)
+            if Path(f'/proc/{child}/comm').read_text() == 'tar\n':
+                os.kill(child, signal.SIGKILL)
 
     def describe(self, where: Path) -> Any:
         entries = trees.describe(where).items()

@@ -283,7 +283,7 @@ def test_overwrite_keeps_excluded(local: Agent, source: Path, tmp_path: Path) ->
         cache = trees.describe(target / 'sub' / 'cache')
         said = local.restore(target, '--overwrite', *options).check().err
         # Once: all that is in it was said to go, and with --include it went.
-        assert f'from {target}: 1 in all\n  sub/gone\n' in said
+        assert f'Removing 1 path not in the backup from {target}:\n  sub/gone\n' in said
         assert trees.describe(target / 'sub' / 'cache') == cache
 
 

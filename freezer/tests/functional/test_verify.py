@@ -412,7 +412,7 @@ def test_unknown_way_of_storing_is_a_problem(
     local.store.put(path, local.store.files()[path].replace(old, new))
     found = verify(local)
     (problem,) = problems(found)
-    assert f'/metadata: {named}' in problem
+    assert f'/metadata: unknown {named}' in problem
     assert rows(found)[0][-1] == 'damaged'
     assert '1 of 1 backups' in found.error
     assert '1 of them cannot be restored' in found.error
