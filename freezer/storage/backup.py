@@ -202,7 +202,7 @@ class StoredLevel:
                 return
             for volume in self.manifest.volumes:
                 digests = self.paths.file(volume.digests)
-                lines = self.storage.read_file(digests, volume.digests_size)
+                lines = self._required(digests, volume.digests_size)
                 pieces = volume.pieces(lines, self.storage.location(digests))
                 path = self.paths.file(volume.name)
                 yield from manifest.unwrap(
@@ -210,6 +210,16 @@ class StoredLevel:
                 )
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
+
+    def _required(self, path: str, limit: int) -> bytes:
+        """A small file's content, without which the data cannot be read."""
+        try:
+            return self.storage.read_file(path, limit)
+        except NotFound as error:
+            where = self.storage.location(path)
+            raise IntegrityError(
+                f'{where} is missing: the backup is damaged'
+            ) from error
 
     def _without_digests(self) -> Iterator[Block]:
         path = self.paths.data
