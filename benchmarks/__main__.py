@@ -1,8 +1,8 @@
-"""The benchmark: freezer and what a user would pick instead, in the same run.
+"""The benchmark: freezer and alternative tools, in the same run.
+
+Run by tools/benchmark.sh, which installs the dependencies:
 
     tools/benchmark.sh [--quick] [--only P1,P2 …] [--runs N] [--output DIRECTORY]
-
-which sets up what this needs, and calls it.
 """
 
 import argparse
@@ -34,13 +34,13 @@ WORKS = {
 FLAVOURS = {'seaweedfs': 'SeaweedFS', 'ceph': 'Ceph', 'null': 'Other'}
 
 
-def tell(line: str) -> None:
+def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def _store(name: str) -> Iterator[Place]:
-    """A store for one work: the next one would find its disk full."""
+    """A new store for each task, because one would fill its disk."""
     if name == 'null':
         with helper('benchmarks.null_store') as endpoint:
             yield Place(endpoint, 'AKFREEZER', 'sk-freezer', 'benchmark')
@@ -60,24 +60,24 @@ def _available(names: list[str]) -> Iterator[str]:
         if name == 'null' or servers.KINDS[name].available():
             yield name
         else:
-            tell(f'{servers.KINDS[name].title} is not installed, and left out')
+            log(f'{servers.KINDS[name].title} is not installed: skipped')
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--quick', action='store_true', help='in under five minutes')
+    parser.add_argument('--quick', action='store_true', help='less than five minutes')
     parser.add_argument('--only', default=','.join(WORKS), help='P1,P2 …')
     parser.add_argument('--stores', default='seaweedfs,ceph,null')
-    parser.add_argument('--runs', type=int, help='runs of each (5; quick: 1)')
+    parser.add_argument('--runs', type=int, help='runs of each tool (5; quick: 1)')
     parser.add_argument('--output', type=Path, default=Path('benchmark-results'))
     parser.add_argument('--tools', type=json.loads, required=True)
     options = parser.parse_args()
-    # So that servers and directories go with it.
+    # So that servers and directories are cleaned up.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     quick = options.quick
     wanted = options.only.split(',')
     if unknown := set(wanted) - set(WORKS):
-        parser.error(f'no such work: {", ".join(sorted(unknown))}')
+        parser.error(f'no such task: {", ".join(sorted(unknown))}')
     stores = options.stores.split(',')
     if quick and 'ceph' in stores:
         stores.remove('ceph')
@@ -103,15 +103,15 @@ def main() -> int:
             chains=100 if quick else 1000,
             files=5_000 if quick else 25_000,
             tree_mib=80 if quick else 400,
-            tell=tell,
+            log=log,
         )
         for name in wanted:
-            tell(f'{name}:')
+            log(f'{name}:')
             for result in WORKS[name](bench):
                 result.notes += bench.notes
                 bench.notes.clear()
                 results.append(result)
-                tell(report.table([result]))
+                log(report.table([result]))
                 report.write(results, options.output, bench.tools.get('python'))
     print(report.machine())
     print()

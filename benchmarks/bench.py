@@ -1,4 +1,4 @@
-"""What all works have in common: contestants that take turns, and what is reached."""
+"""Code that all tasks share: running the tools alternately, checking the targets."""
 
 import collections
 import contextlib
@@ -13,13 +13,13 @@ from benchmarks.measure import Cost, Failed
 from benchmarks.peers import Place
 
 MIB = 2**20
-# A contestant that failed so often is not asked again.
+# A tool that failed this often is skipped.
 _FAILURES = 2
 
 
 @dataclass
 class Row:
-    """One contestant's runs."""
+    """The runs of one tool."""
 
     name: str
     costs: list[Cost] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Check:
-    """A figure and the most that it may be, or the least."""
+    """A value with its maximum or minimum."""
 
     what: str
     value: float
@@ -48,7 +48,7 @@ class Check:
 
 @dataclass
 class Result:
-    """What came of one work at one store."""
+    """Result of one task with one store."""
 
     work: str
     title: str
@@ -64,16 +64,16 @@ class Result:
 
 @dataclass
 class Bench:
-    """What the works have in common.
+    """Settings and helpers that all tasks share.
 
-    :param stores: names of those of P1 and P2; P4 to P7 take the first real one
-    :param store: starts one, with ``with``
+    :param stores: names of the stores of P1 and P2; P4 to P7 use the first real one
+    :param store: context manager that starts a store
     :param scratch: a directory for trees
     :param memory: a directory whose files are in memory
     :param mib: MiB of the stream of P1 to P3
     :param gib: GiB of P10
-    :param chains: of P9
-    :param files: of the tree of P4 to P7, which has ``tree_mib`` MiB
+    :param chains: number of chains of P9
+    :param files: number of files in the tree of P4 to P7, which has ``tree_mib`` MiB
     """
 
     tools: Mapping[str, str]
@@ -87,13 +87,13 @@ class Bench:
     chains: int
     files: int
     tree_mib: int
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self.environment = {
             name: value
             for name, value in os.environ.items()
-            # PYTHON…: who installs the agent has it compiled once and for all.
+            # PYTHON…: an installed agent is compiled once.
             if not name.startswith(('AWS_', 'OS_', 'RCLONE_', 'RESTIC_', 'PYTHON'))
         }
         self.environment['HOME'] = str(self.scratch)
@@ -102,13 +102,13 @@ class Bench:
         self._newest: dict[str, str] = {}
 
     def fresh(self, word: str = 'run') -> str:
-        """A name nothing has been stored under."""
+        """A new, unused name."""
         self._serial += 1
         self._newest[word] = f'{word}{self._serial}'
         return self._newest[word]
 
     def newest(self, word: str) -> str:
-        """The last name that was made of this word."""
+        """The last name created with this word."""
         return self._newest[word]
 
     def agent(self, *arguments: object) -> Sequence[str]:
@@ -118,13 +118,13 @@ class Bench:
         )
 
     def interleaved(
-        self, contestants: Mapping[str, Callable[[], Cost]], runs: int | None = None
+        self, candidates: Mapping[str, Callable[[], Cost]], runs: int | None = None
     ) -> list[Row]:
-        """Each in turn, again and again, so that the machine's moods meet all alike."""
-        rows = {name: Row(name) for name in contestants}
+        """Run the tools alternately, so that background load affects all equally."""
+        rows = {name: Row(name) for name in candidates}
         failures: collections.Counter[str] = collections.Counter()
         for _ in range(runs or self.runs):
-            for name, run in contestants.items():
+            for name, run in candidates.items():
                 if failures[name] == _FAILURES:
                     continue
                 try:
@@ -132,10 +132,10 @@ class Bench:
                 except Failed as error:
                     failures[name] += 1
                     self.notes.append(f'{name} failed: {str(error)[-200:].strip()}')
-                    self.tell(f'  {self.notes[-1]}')
+                    self.log(f'  {self.notes[-1]}')
                     continue
                 rows[name].costs.append(cost)
-                self.tell(
+                self.log(
                     f'  {name:24} {cost.wall:7.2f} s  CPU {cost.cpu:6.2f} s  '
                     f'{cost.peak:5.0f} MiB'
                 )
@@ -159,7 +159,7 @@ def named(rows: Sequence[Row], name: str) -> Row:
 
 
 def ratio(rows: Sequence[Row], name: str, what: str = 'wall') -> float:
-    """Ours by another one; endless, so missed, if one of them never succeeded."""
+    """Our value divided by that of ``name``; infinite if one never succeeded."""
     names = {row.name: row for row in rows}
     ours = next(filter(_is_ours, rows), None)
     if ours is None or name not in names:
@@ -168,6 +168,6 @@ def ratio(rows: Sequence[Row], name: str, what: str = 'wall') -> float:
 
 
 def against(rows: Sequence[Row], what: str, limit: float, title: str) -> Check:
-    """Ours by the best of the others."""
+    """Check our value divided by the best of the others."""
     best = min(others(rows), key=lambda row: row.median(what)).name
     return Check(f'{title} / {best}', ratio(rows, best, what), limit)

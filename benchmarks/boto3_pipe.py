@@ -1,4 +1,4 @@
-"""A pipe to an object and back by boto3: boto3_pipe.py put|get BUCKET KEY."""
+"""Copy a pipe to an object and back with boto3: boto3_pipe.py put|get BUCKET KEY."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""A TCP proxy that puts a store far away.
+"""A TCP proxy that simulates a distant store.
 
-    python -m benchmarks.distance HOST:PORT   # prints its address, ends with its input
+    python -m benchmarks.distance HOST:PORT   # prints its address, runs until EOF
 
 40 ms from a request to its answer, and 25 MB/s for each connection and direction: about
-what one connection to a store in another town does.
+the values of one connection to a store in another town.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ import time
 ROUND_TRIP = 0.040
 BYTES_PER_SECOND = 25_000_000
 _BLOCK = 64 * 1024
-# Blocks on their way at once: more than a round trip's worth.
+# Blocks in flight: more than fit in a round trip.
 _UNDER_WAY = 40
-# Seconds below which it is not worth to wait.
+# Shorter waits, in seconds, are skipped.
 _TICK = 0.005
-# Seconds that it takes to be given what is there, and that one may be woken too late.
+# Seconds for receiving available data, including a late wake-up.
 _AT_ONCE, _LATE = 0.001, 0.020
 
 
 def carry(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what comes, as late and as slowly as over the distance."""
+    """Forward data with the delay and the rate of the distance."""
     on_its_way: queue.Queue[tuple[float, bytes]] = queue.Queue(_UNDER_WAY)
 
     def depart() -> None:
@@ -33,8 +33,8 @@ def carry(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(_BLOCK):
                 now = time.monotonic()
-                # What was there already has not left the line idle, however late this
-                # thread was woken.
+                # Data that was already available keeps the line busy, even if this
+                # thread woke late.
                 late = _LATE if now - asked < _AT_ONCE else 0
                 free = max(free, now - late) + len(block) / BYTES_PER_SECOND
                 on_its_way.put((free + ROUND_TRIP / 2, block))
@@ -54,7 +54,7 @@ def carry(source: socket.socket, target: socket.socket) -> None:
             try:
                 target.sendall(block)
             except OSError:
-                # Nobody wants it; who sends it is told by that, too.
+                # The receiver is gone; closing the source notifies the sender.
                 gone = True
                 with contextlib.suppress(OSError):
                     source.shutdown(socket.SHUT_RD)
@@ -64,7 +64,7 @@ def carry(source: socket.socket, target: socket.socket) -> None:
 
 
 def connected(here: socket.socket, address: tuple[str, int]) -> None:
-    # To connect takes a round trip as well.
+    # Connecting takes a round trip as well.
     time.sleep(ROUND_TRIP)
     with here, socket.create_connection(address) as there:
         for one in (here, there):

@@ -1,10 +1,10 @@
-"""What moving a GiB costs at least on this machine: the profile of P1 and P2.
+"""Minimum cost of moving a GiB on this machine: the profile of P1 and P2.
 
     python benchmarks/floor.py [--mib 1024]
 
-Processor seconds of this process for each thing a client does to every byte, one at a
-time, without any client: read it from a pipe, copy it, digest it, send it, receive it,
-write it to a pipe. What a start costs is P8 of the benchmark.
+CPU seconds of this process for each operation of a client on every byte, separately and
+without a client: read it from a pipe, copy it, digest it, send it, receive it, write it
+to a pipe. P8 of the benchmark measures the cost of a start.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PART = 8 * MIB
 
 
 def thread_seconds() -> float:
-    """Of processor, user and system, of this thread alone."""
+    """CPU seconds (user and system) of this thread alone."""
     used = resource.getrusage(resource.RUSAGE_THREAD)
     return used.ru_utime + used.ru_stime
 

@@ -1,8 +1,8 @@
-"""Freezer 19.0.0's agent, patched so that it can finish a backup to S3.
+"""Freezer 19.0.0's agent, patched so that it can complete a backup to S3.
 
-Its ``put_file`` takes the length of an open file, and it asks Keystone first.
+Unpatched, its ``put_file`` calls ``len()`` on an open file, and it needs Keystone.
 
-Run by the Python of an environment that has freezer 19.0.0, with its arguments.
+Run it with the Python of an environment with freezer 19.0.0, and the agent's arguments.
 """
 
 import clouds

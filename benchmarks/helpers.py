@@ -1,4 +1,4 @@
-"""Processes that run beside a measurement."""
+"""Background processes of a measurement."""
 
 import contextlib
 import subprocess
@@ -10,7 +10,7 @@ from benchmarks.peers import HERE
 
 @contextlib.contextmanager
 def helper(module: str, *arguments: str) -> Iterator[str]:
-    """A module that runs beside; what it says first."""
+    """Run a module in the background; yields its first line of output."""
     process = subprocess.Popen(
         [sys.executable, '-m', module, *arguments],
         stdin=subprocess.PIPE,

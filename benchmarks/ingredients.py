@@ -1,9 +1,9 @@
-"""What compression and digests cost alone: the figures of decisions 0005 and 0008.
+"""Cost of compression and digests alone: the figures of decisions 0003 and 0005.
 
     python benchmarks/ingredients.py [--mib 256] [--tree /usr/share /usr/lib …]
 
-Compresses an archive of what the machine has, and digests noise. Prints processor
-seconds for a GiB, and the size by that of ``gzip -6``.
+Compresses an archive of the machine's files, and digests random data. Prints CPU
+seconds per GiB, and the size relative to ``gzip -6``.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from backports import zstd
 from zlib_ng import zlib_ng
 
 MIB = 2**20
-# As the agent reads from tar.
+# The block size in which the agent reads from tar.
 _BLOCK = MIB
 _GZIP = 31
 
 
 def archive(trees: list[str], size: int) -> bytes:
-    """A tar of so many bytes of files."""
+    """A tar archive with ``size`` bytes of files."""
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode='w') as tar:
         for tree in trees:
@@ -53,7 +53,7 @@ def compressors() -> Iterator[tuple[str, Callable[[], Any]]]:
             lambda: isal_zlib.compressobj(3, zlib.DEFLATED, _GZIP),
         )
     except ImportError:
-        print('(pip install isal for its line)')
+        print('(to measure ISA-L: pip install isal)')
     parameter = zstd.CompressionParameter
     for workers in (0, 1, 2):
         yield (
@@ -69,7 +69,7 @@ def compressors() -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def compress(make: Callable[[], Any], content: memoryview) -> tuple[float, float, int]:
-    """Wall and processor seconds, and bytes."""
+    """Wall seconds, CPU seconds, and compressed bytes."""
     wall, cpu = time.perf_counter(), time.process_time()
     compressor = make()
     size = sum(
@@ -89,13 +89,13 @@ def digests() -> Iterator[tuple[str, Callable[[bytes], object]]]:
 
         yield 'BLAKE3', lambda data: blake3(data).digest()
     except ImportError:
-        print('(pip install blake3 for its line)')
+        print('(to measure BLAKE3: pip install blake3)')
     try:
         from awscrt import checksums
 
         yield 'CRC-64/NVME', checksums.crc64nvme
     except ImportError:
-        print('(pip install awscrt for its line)')
+        print('(to measure CRC-64/NVME: pip install awscrt)')
 
 
 def main() -> None:

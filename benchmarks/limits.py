@@ -1,10 +1,10 @@
-"""How exactly the agent keeps to --upload-limit and --download-limit, on the wire.
+"""Accuracy of --upload-limit and --download-limit on the network.
 
     python benchmarks/limits.py [--store seaweedfs|ceph] [--limit 512K 5M]
 
-Backs up noise and restores it, each for a little more than the time, through a relay
-that counts. Prints, for each limit and direction, what came in that time against what
-may come, and the most in any one second.
+Backs up and restores random data, each for a little more than the measured time,
+through a relay that counts bytes. Prints, for each limit and direction, the deviation
+from the limit in that time, and in the fastest second.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from memory import MIB, STORES, run
 from freezer.tests import servers
 from freezer.utils.types import Size
 
-# In the system's buffers bytes are neither here nor there.
+# Small socket buffers, because bytes in them are not counted.
 BUFFER = 64 * 1024
 
 
 class Relay:
-    """Passes connections on, and notes what passes and when.
+    """Forwards connections, and records time and size of the data.
 
-    :ivar up: (time, bytes) of what the agent sent
-    :ivar down: of what it took
+    :ivar up: (time, bytes) of the data that the agent sent
+    :ivar down: (time, bytes) of the data that it received
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -66,11 +66,11 @@ class Relay:
             target.shutdown(socket.SHUT_WR)
 
 
-def tell(
+def report(
     what: str, limit: int, seconds: float, passed: list[tuple[float, int]]
 ) -> None:
-    """One line: from the first time that 64 KiB came within a tenth of a second, or a
-    tenth of the limit did."""
+    """Print one line, measured from the first tenth of a second with 64 KiB, or with a
+    tenth of the limit."""
     passed = sorted(passed)
     flows = min(65536, limit // 10)
     begun = next(
@@ -81,7 +81,7 @@ def tell(
     inside = [(t - begun, n) for t, n in passed if 0 <= t - begun < seconds]
     longest = inside[-1][0]
     if longest < seconds - 1:
-        raise SystemExit(f'{what}: over after {longest:.0f} s')
+        raise SystemExit(f'{what}: ended after only {longest:.0f} s')
     total = sum(n for _t, n in inside)
     fastest = max(
         sum(n for t, n in inside if start / 4 <= t < start / 4 + 1)
@@ -104,7 +104,7 @@ def measure(server: servers.Server, limit: int, seconds: float, folder: Path) ->
     container = f'{server.make_bucket("limits")}/prefix'
     flags = ('--compression', 'none')
     if limit < MIB:
-        # Else a part, and a range, take longer than all.
+        # Otherwise one part or range would take longer than the measurement.
         flags += ('--max-segment-size', '5M')
     target = folder / 'target'
     actions = {
@@ -120,7 +120,7 @@ def measure(server: servers.Server, limit: int, seconds: float, folder: Path) ->
         at_relay = types.SimpleNamespace(endpoint=relay.endpoint, **keys)
         run(at_relay, container, *flags, *arguments)
         passed = relay.up if what == 'backup ' else relay.down
-        tell(what, limit, seconds, passed)
+        report(what, limit, seconds, passed)
     subprocess.run(['cmp', source / 'noise', target / 'noise'], check=True)
 
 

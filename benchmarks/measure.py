@@ -1,4 +1,4 @@
-"""One command, measured with all the processes it starts."""
+"""Measures one command with all its child processes."""
 
 import contextlib
 import fcntl
@@ -11,25 +11,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Often enough for peaks that last; a sample takes four milliseconds of a processor that
-# the contestants want too.
+# Often enough for lasting peaks; a sample takes four milliseconds of CPU time, which
+# the measured tool needs too.
 _SAMPLE_SECONDS = 0.1
 _PIPE_SIZE = 2**20
 _BLOCK = 2**20
 
 
 class Failed(Exception):
-    """The command did not do its work."""
+    """The command failed."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took.
+    """Cost of a run.
 
-    :ivar wall: seconds from its start to its end
-    :ivar cpu: seconds of processor, user and system, of the whole process tree
-    :ivar peak: MiB of memory the whole tree held at once (proportional set size), of
-        samples. ``ru_maxrss`` would count what this process had when it forked
+    :ivar wall: wall seconds
+    :ivar cpu: CPU seconds (user and system) of the whole process tree
+    :ivar peak: maximum memory of the whole tree in MiB (proportional set size),
+        sampled. ``ru_maxrss`` would include the memory of this process when it forked
     """
 
     wall: float
@@ -49,13 +49,13 @@ def measure(
 ) -> Cost:
     """Run a command.
 
-    :param source: a file whose bytes it gets by a pipe on its standard input. The
-        feeding costs this process, and is not counted
-    :param times: how often it gets them, one after the other
-    :param sink: bytes that must come by a pipe from its standard output
+    :param source: a file sent to its standard input through a pipe. This process feeds
+        the pipe, so the cost is not counted
+    :param times: how often the file is sent
+    :param sink: number of bytes expected on its standard output, through a pipe
     :param patience: seconds after which it is killed
-    :raises Failed: it ended with an error, or something else came; ends with what it
-        said
+    :raises Failed: it exited with an error, or its output had another length; the
+        message ends with its standard error
     """
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(_temporary())
@@ -94,7 +94,7 @@ def measure(
         if process.returncode:
             raise Failed(f'exit {process.returncode}: {_tail(errors)}')
         if sink is not None and came[0] != sink:
-            raise Failed(f'{came[0]} bytes came, not {sink}: {_tail(errors)}')
+            raise Failed(f'received {came[0]} bytes, expected {sink}: {_tail(errors)}')
     return Cost(wall, used.ru_utime + used.ru_stime, peaks[0])
 
 
@@ -123,7 +123,7 @@ def _feed(source: Path, times: int, pipe: int) -> None:
     with source.open('rb') as stream, contextlib.suppress(BrokenPipeError):
         for _ in range(times):
             stream.seek(0)
-            # Page by page from the page cache: no copy of ours.
+            # Pages from the page cache, without copying.
             while os.splice(stream.fileno(), pipe, _BLOCK):
                 pass
     os.close(pipe)
@@ -142,12 +142,12 @@ def _sample(leader: int, ended: threading.Event, peaks: list[float]) -> None:
 
 
 def _tree(leader: int) -> set[int]:
-    """The process and all that descend from it."""
+    """The process and all its descendants."""
     parents = {}
     for name in filter(str.isdecimal, os.listdir('/proc')):
         with contextlib.suppress(OSError):
             stat = Path(f'/proc/{name}/stat').read_text()
-            # After the command, which may have any character in it.
+            # After the command name, which may contain any character.
             parents[int(name)] = int(stat.rpartition(')')[2].split()[1])
     found, added = {leader}, True
     while added:

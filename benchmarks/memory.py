@@ -1,10 +1,10 @@
-"""Peak memory of the agent, by the size of what it backs up and restores.
+"""Peak memory of the agent by the size of the backup.
 
     python benchmarks/memory.py [--store seaweedfs|ceph] [--gib 1 8]
 
-Makes a tree of mixed files, backs it up as level 0 and two increments with changes,
-deletions and renames, restores each state and compares. Prints wall time and the peak
-resident memory of the agent process alone (tar is another), for each size.
+Creates a tree of mixed files, backs it up as level 0 and two increments with changes,
+deletions and renames, restores each state and compares. Prints wall time and peak
+resident memory of the agent process, without tar, for each size.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from freezer.tests import servers, trees
 
 MIB = 2**20
 STORES = {'seaweedfs': servers.SeaweedFS, 'ceph': servers.CephRGW}
-# Big files of noise and of text, beside the odd ones that trees makes.
+# Large files of random data and of text, beside the unusual files of trees.
 FILE_MIB = 64
 
 
 def fill(root: Path, gib: float, seed: int) -> None:
-    """Incompressible and compressible files, half and half."""
+    """Create incompressible and compressible files, half and half."""
     random.seed(seed)
     words = random.randbytes(4096).hex().encode()
     for number in range(int(gib * 1024 / FILE_MIB)):
@@ -36,7 +36,7 @@ def fill(root: Path, gib: float, seed: int) -> None:
 
 
 def change(root: Path) -> None:
-    """Delete one big file, rename one, grow one."""
+    """Delete, rename and extend one large file each."""
     big = sorted(root.glob('big*'))
     big[0].unlink()
     big[1].rename(root / f'renamed-{time.time_ns()}')
@@ -45,7 +45,7 @@ def change(root: Path) -> None:
 
 
 def run(server: servers.Server, container: str, *arguments: str) -> tuple[float, float]:
-    """Wall seconds and peak MiB of one agent."""
+    """Wall seconds and peak MiB of one agent run."""
     environment = os.environ | {
         'ACCESS_KEY': server.access_key,
         'SECRET_KEY': server.secret_key,
@@ -61,7 +61,7 @@ def run(server: servers.Server, container: str, *arguments: str) -> tuple[float,
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f'the agent failed: {arguments}')
-    # ru_maxrss of the process itself: its children are counted apart.
+    # ru_maxrss of the process itself, without its children.
     return time.monotonic() - begun, used.ru_maxrss / 1024
 
 

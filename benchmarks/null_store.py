@@ -1,11 +1,11 @@
-"""An S3 store that drops what it is sent: what is left is what the client costs.
+"""An S3 store that drops uploads, to measure the cost of the client alone.
 
-    python -m benchmarks.null_store          # prints its endpoint, ends with its input
+    python -m benchmarks.null_store          # prints its endpoint, runs until EOF
 
-Objects of up to 256 KiB are kept, so that manifests and markers are there; of larger
-ones only the size. Their bytes, when asked for, are those of :func:`noise` from the
-same position, so whoever uploads that gets back what it sent. It believes every
-signature. ``GET /-/requests`` counts, ``POST /-/repeat`` copies a chain of backups.
+It keeps objects of up to 256 KiB, such as manifests and markers; of larger objects only
+the size. It returns for them the bytes of :func:`noise` from the same position, so a
+client that uploads these gets them back. It accepts every signature. ``GET
+/-/requests`` counts requests, ``POST /-/repeat`` copies a chain of backups.
 """
 
 import base64
@@ -29,12 +29,12 @@ KEPT = 256 * 1024
 PAGE = 1000
 DATE = '2026-01-01T00:00:00.000Z'
 _BLOCK = random.Random(1).randbytes(MIB)
-# Twice: a range that begins in the middle of it is one piece of memory.
+# Twice, so that a range that begins in the middle is contiguous.
 _NOISE = memoryview(_BLOCK * 33)
 
 
 def noise(size: int) -> 'collections.abc.Iterator[memoryview]':
-    """Incompressible bytes that repeat after a MiB, in blocks of a MiB."""
+    """Incompressible bytes with a period of one MiB, in blocks of at most one MiB."""
     for start in range(0, size, MIB):
         yield _NOISE[: min(MIB, size - start)]
 
@@ -55,7 +55,7 @@ class Upload:
 
 
 class Store:
-    """Buckets are not told apart: the first part of a path is not looked at."""
+    """Ignores the bucket, which is the first component of a path."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -76,8 +76,8 @@ class Store:
                 del self.keys[bisect.bisect_left(self.keys, key)]
 
     def repeat(self, chain: int, times: int, step: int) -> None:
-        """Copy the chain of this epoch second, each copy ``step`` seconds before the
-        one before it."""
+        """Copy the chain with this timestamp, each copy ``step`` seconds older than the
+        previous one."""
         of_chain = re.compile(rf'/{chain}/(\d+)_(\d+)/')
         found = [(key, self.objects[key]) for key in self.keys if of_chain.search(key)]
         stamps = {int(of_chain.search(key)[2]) for key, _ in found}  # type: ignore[index]
@@ -119,7 +119,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
 
     def _body(self, keep: bool) -> bytes | None:
-        """What was sent, if it is to be kept."""
+        """The request body if ``keep``; otherwise it is discarded."""
         if self.headers.get('Expect', '').lower() == '100-continue':
             self.send_response_only(100)
             self.end_headers()
@@ -335,7 +335,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     last = key[: cut + 1]
                     if last > after:
                         common.append(last)
-                    # All that begins with it is behind.
+                    # Skip everything with this common prefix.
                     at = bisect.bisect_left(keys, last[:-1] + chr(ord(last[-1]) + 1))
                     last = keys[at - 1]
                 else:

@@ -1,20 +1,20 @@
-"""What a user would pick instead, each told as its own documentation does."""
+"""Alternative tools, each configured as in its own documentation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# What freezer does unless it is told otherwise.
+# freezer's defaults.
 PART_MIB = 8
 CONCURRENCY = 16
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an object goes.
+    """The place of an object.
 
-    :param flavour: what rclone calls the store
+    :param flavour: rclone's name of the provider
     """
 
     endpoint: str
@@ -29,7 +29,7 @@ class Place:
         return f'{self.bucket}/{self.prefix}'
 
     def environment(self) -> dict[str, str]:
-        """What tells every contestant keys and endpoint."""
+        """Environment variables with keys and endpoint for every tool."""
         return {
             'ACCESS_KEY': self.access_key,
             'SECRET_KEY': self.secret_key,
@@ -41,7 +41,7 @@ class Place:
             'AWS_REGION': 'us-east-1',
             'AWS_ENDPOINT_URL': self.endpoint,
             'AWS_EC2_METADATA_DISABLED': 'true',
-            # The trailing checksums of newer ones are not understood by every store.
+            # Some stores do not support the trailing checksums of newer versions.
             'AWS_REQUEST_CHECKSUM_CALCULATION': 'when_required',
             'S3_ENDPOINT_URL': self.endpoint,
             'RCLONE_CONFIG': '/notfound',
@@ -62,11 +62,11 @@ Command = Callable[[Place, str], Sequence[str]]
 
 @dataclass(frozen=True)
 class Peer:
-    """A way from a pipe to an object, and back.
+    """A tool that copies a pipe to an object, and back.
 
-    :param put: the command for a place and a name; it gets the bytes on its input
-    :param get: the command that gives them on its output
-    :param gets: whether that is another one than that of any other peer
+    :param put: returns the command for a place and a name; it reads standard input
+    :param get: returns the command that writes the object to standard output
+    :param gets: whether ``get`` differs from that of the other peers
     """
 
     name: str
@@ -76,7 +76,7 @@ class Peer:
 
 
 def freezer(tools: Mapping[str, str], name: str = 'freezer', *more: str) -> Peer:
-    """Our driver, with some options."""
+    """Our driver with additional options."""
 
     def command(action: str) -> Command:
         return lambda place, name: (
@@ -97,14 +97,14 @@ def _rclone(tools: Mapping[str, str], verb: str, *more: str) -> Command:
 
 
 def peers(tools: Mapping[str, str]) -> tuple[Peer, ...]:
-    """:param tools: name of a program to its path"""
+    """:param tools: paths of programs by name"""
 
     def url(place: Place, name: str) -> str:
         return f's3://{place.container}/{name}'
 
     part, several = f'{PART_MIB}Mi', str(CONCURRENCY)
     boto3 = str(HERE / 'boto3_pipe.py')
-    # Its script cannot be run from a directory with a space in its name.
+    # Its script does not work in a directory with a space in its name.
     aws = (tools['python'], '-m', 'awscli')
     return (
         freezer(tools),

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: picture.py benchmark.json benchmark.svg."""
+"""Draws the results of a benchmark: picture.py benchmark.json benchmark.svg."""
 
 import json
 import statistics
@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 mpl.use('svg')
 mpl.rcParams['svg.hashsalt'] = 'freezer'
-# Text stays text: it takes less, and can be searched.
+# Keep text as text: smaller, and searchable.
 mpl.rcParams['svg.fonttype'] = 'none'
 
 from matplotlib import pyplot  # noqa: E402
@@ -20,7 +20,7 @@ BARS = ((0.2, 'wall', '#3465a4'), (-0.2, 'cpu', '#f57900'))
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Wall and CPU seconds of every contestant, a panel for each work and store."""
+    """Wall and CPU seconds of every tool, one panel per task and store."""
     lines = -(-len(results) // COLUMNS)
     figure, panels = pyplot.subplots(
         lines, COLUMNS, figsize=(11, 2.4 * lines), squeeze=False, layout='constrained'

@@ -1,17 +1,16 @@
-"""The driver's stream path alone: standard input to objects, and objects to output.
+"""The driver alone: copies standard input to objects, and objects to standard output.
 
-    python benchmarks/pipe.py put < stream          # keys, endpoint, container: the
+    python benchmarks/pipe.py put < stream          # keys, endpoint, container: in the
     python benchmarks/pipe.py get > stream          # environment, as for the agent
     python benchmarks/pipe.py measure [--store seaweedfs|ceph] [--gib 1 20]
 
-``measure`` starts a store, sends a stream of noise through a pipe and back, compares
-SHA-256, and prints wall and CPU seconds and the peak memory of the process that has the
-driver. With the agent's defaults, or other options of the driver after them.
+``measure`` starts a store, sends a stream of random data through a pipe and back,
+compares SHA-256, and prints wall and CPU seconds and the peak memory of the driver's
+process. It uses the agent's defaults; append options of the driver to change them.
 """
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import subprocess
@@ -24,16 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from freezer.common import config
-from freezer.storage.base import Backup, EngineName, Storage
+from freezer.storage.backup import Backup, StoredLevel
+from freezer.storage.base import Storage
 from freezer.utils.streaming import RichQueue
 
 MIB = 2**20
 STORES = ('seaweedfs', 'ceph')
-BACKUP = Backup(EngineName('pipe'), 'host_pipe', 1, 1, 0)
+BACKUP = Backup('pipe', 'host_pipe', 1, 1, 0)
 
 
 def storage(arguments: list[str]) -> Storage:
-    """The driver as the agent makes it from these arguments and the environment."""
+    """The driver that the agent creates from these arguments and the environment."""
     settings = config.load(['--storage', 's3', *arguments], os.environ)
     driver, options = settings.storages[0]
     made: Storage = driver.from_settings(options)
@@ -43,7 +43,7 @@ def storage(arguments: list[str]) -> Storage:
 def put(arguments: list[str]) -> None:
     there = storage(arguments)
     there.prepare()
-    there.claim(BACKUP)
+    pending = there.begin(BACKUP)
     queue = RichQueue()
 
     def read() -> Iterator[bytes]:
@@ -52,32 +52,29 @@ def put(arguments: list[str]) -> None:
 
     reader = threading.Thread(target=queue.put_messages, args=(read(),))
     reader.start()
-    there.write_backup(queue, BACKUP)
+    written = pending.write(queue.get_messages())
     reader.join()
-    with tempfile.TemporaryDirectory() as folder:
-        state, marker = Path(folder, 'state'), Path(folder, 'marker')
-        state.touch()
-        marker.write_text(json.dumps({'engine_name': 'pipe'}))
-        there.put_metadata(str(state), str(marker), BACKUP)
+    with tempfile.NamedTemporaryFile() as state:
+        written.commit(Path(state.name), {'engine_name': 'pipe'})
     there.close()
 
 
 def get(arguments: list[str]) -> None:
     there = storage(arguments)
-    for block in there.backup_blocks(BACKUP):
+    for block in StoredLevel(there, BACKUP).blocks():
         sys.stdout.buffer.write(block)
     there.close()
 
 
 def servers() -> dict[str, Any]:
-    # Not above: it brings moto, whose memory is not the driver's.
+    # Not at the top: it imports moto, whose memory would be counted.
     from freezer.tests import servers
 
     return {'seaweedfs': servers.SeaweedFS, 'ceph': servers.CephRGW}
 
 
 def noise(gib: float) -> Iterator[bytes]:
-    """Incompressible, and cheap: one block, changed a little each time."""
+    """Incompressible and cheap: one block with small changes each time."""
     block = bytearray(random.Random(1).randbytes(MIB))
     for number in range(int(gib * 1024)):
         block[:8] = number.to_bytes(8, 'big')
@@ -93,7 +90,7 @@ def start(action: str, environment: dict[str, str], *more: str) -> subprocess.Po
     )
 
 
-def told(what: str, gib: float, begun: float, process: subprocess.Popen) -> None:
+def report(what: str, gib: float, begun: float, process: subprocess.Popen) -> None:
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f'{what} failed')
@@ -121,15 +118,15 @@ def measure(server: Any, gib: float, more: list[str]) -> None:
         sent.update(block)
         writer.stdin.write(block)
     writer.stdin.close()
-    told('put', gib, begun, writer)
+    report('put', gib, begun, writer)
     begun = time.monotonic()
     reader = start('get', environment, *more)
     assert reader.stdout is not None
     while block := reader.stdout.read(MIB):
         came.update(block)
-    told('get', gib, begun, reader)
+    report('get', gib, begun, reader)
     if sent.digest() != came.digest():
-        raise SystemExit('what came back is not what was sent')
+        raise SystemExit('the received stream differs from the one sent')
     print(f'{gib:5} GiB  SHA-256 equal: {sent.hexdigest()}', flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The table, the JSON and the picture of what was measured."""
+"""The results as a table, as JSON and as a picture."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def machine() -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """One table for people: every contestant, and what was to be reached."""
+    """A text table with every tool and the targets."""
     lines = []
     for result in results:
         lines.append(f'{result.work}  {result.title}  [{result.store}]')
@@ -65,7 +65,7 @@ def _line(row: Row, first: Row) -> str:
 
 
 def document(results: Sequence[Result]) -> dict[str, Any]:
-    """The same for programs."""
+    """The results for programs."""
     return {
         'machine': machine(),
         'results': [
@@ -92,9 +92,9 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def write(results: Sequence[Result], folder: Path, python: str | None) -> None:
-    """``benchmark.txt``, ``benchmark.json``, and ``benchmark.svg``.
+    """Write ``benchmark.txt``, ``benchmark.json``, and ``benchmark.svg``.
 
-    :param python: one that has matplotlib; without, there is no picture
+    :param python: a Python with matplotlib; without one, no picture is drawn
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'benchmark.txt').write_text(f'{machine()}\n\n{table(results)}\n')

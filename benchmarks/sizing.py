@@ -1,11 +1,11 @@
-"""Speed and memory by the size of parts and how many are under way at once.
+"""Speed and memory by part size and concurrency.
 
     python -m benchmarks.sizing measure sizing.json [--mib 512]
     python -m benchmarks.sizing draw sizing.json sizing.svg [--speed]     # matplotlib
 
-A stream goes from a pipe to a store that drops what it gets, 40 ms away, with 25 MB/s
-for each connection (``distance.py``), and comes back, every digest compared. Memory is
-the peak of the process that has the driver, as the agent has it.
+Copies a stream from a pipe to a null store 40 ms away, with 25 MB/s per connection
+(``distance.py``), and back, and verifies every digest. Memory is the peak of the
+driver's process, with the agent's settings.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from benchmarks.null_store import noise
 MIB = 2**20
 PARTS = (5, 8, 32, 64)
 CONCURRENCY = (1, 4, 16)
-# More than this at once nobody's agent should take.
+# More memory than this is impractical for an agent.
 MOST_MIB = 320
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[str]:
-    """A module that prints where it listens, and ends with its input."""
+    """Start a module that prints its address, and exits at end of input."""
     return subprocess.Popen(
         [sys.executable, '-m', module, *arguments],
         stdin=subprocess.PIPE,
@@ -37,13 +37,14 @@ def start(module: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
 def run(action: str, environment: dict[str, str], part: int, at_once: int) -> Any:
-    """``pipe.py put`` or ``get``, its other end being ours: seconds and peak MiB."""
+    """Run ``pipe.py put`` or ``get`` with this process at the other end of the pipe:
+    seconds and peak MiB."""
     size = int(environment['STREAM_BYTES'])
     begun = time.monotonic()
     process = subprocess.Popen(
@@ -63,7 +64,7 @@ def run(action: str, environment: dict[str, str], part: int, at_once: int) -> An
         drain(process.stdout, size)
     _, status, used = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f'{action} failed: parts of {part} MiB, {at_once} at once')
+        raise SystemExit(f'{action} failed: parts of {part} MiB, {at_once} in flight')
     return {'seconds': time.monotonic() - begun, 'peak': used.ru_maxrss / 1024}
 
 
@@ -73,19 +74,19 @@ def drain(stream: IO[bytes] | None, size: int) -> None:
     while block := stream.read(MIB):
         came += len(block)
     if came != size:
-        raise SystemExit(f'{came} bytes came back of {size}')
+        raise SystemExit(f'received {came} of {size} bytes')
 
 
 def measure(path: Path, mib: int) -> None:
     results = []
     store = start('benchmarks.null_store')
-    endpoint = said(store)
+    endpoint = first_line(store)
     far = start('benchmarks.distance', endpoint.rpartition('/')[2])
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {
             'ACCESS_KEY': 'key',
             'SECRET_KEY': 'secret',
-            'ENDPOINT': f'http://{said(far)}',
+            'ENDPOINT': f'http://{first_line(far)}',
             'STREAM_BYTES': str(mib * MIB),
             'PYTHONPATH': os.getcwd(),
             'HOME': home,
@@ -108,7 +109,7 @@ def measure(path: Path, mib: int) -> None:
 
 
 def draw(data: Path, picture: Path, speed: bool) -> None:
-    """Memory, and speed below it, of backup and restore, a line for each size."""
+    """Draw memory, and below it speed, of backup and restore, a line per part size."""
     import matplotlib as mpl
 
     mpl.use('svg')
@@ -149,12 +150,12 @@ def main() -> None:
     parser.add_argument('data', type=Path)
     parser.add_argument('picture', type=Path, nargs='?')
     parser.add_argument('--mib', type=int, default=512)
-    parser.add_argument('--speed', action='store_true', help='draw that as well')
+    parser.add_argument('--speed', action='store_true', help='also draw the speed')
     options = parser.parse_args()
     if options.action == 'measure':
         measure(options.data, options.mib)
     elif options.picture is None:
-        parser.error('draw needs the name of the picture')
+        parser.error('draw needs the file name of the picture')
     else:
         draw(options.data, options.picture, options.speed)
 

@@ -1,4 +1,4 @@
-"""P8 to P10: small, many, large."""
+"""P8 to P10: start-up time, many chains, memory of large backups."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ Work = Callable[[Bench], Iterator[Result]]
 
 
 def _on_null(work: Callable[[Bench, Place], Iterator[Result]]) -> Work:
-    """A work that is about the client, and needs no real store."""
+    """A task that measures the client, and uses the null store."""
 
     @functools.wraps(work)
     def run(bench: Bench) -> Iterator[Result]:
@@ -81,7 +81,7 @@ def p8(bench: Bench, place: Place) -> Iterator[Result]:
 
 @_on_null
 def p9(bench: Bench, place: Place) -> Iterator[Result]:
-    """Chains that were copied in the store's memory, of one that was really made."""
+    """Many chains, copied in the store's memory from one real chain."""
     levels, chains = 10, bench.chains
     place = dataclasses.replace(place, prefix='many')
     environment = bench.environment | place.environment()
@@ -96,7 +96,7 @@ def p9(bench: Bench, place: Place) -> Iterator[Result]:
             ),
             environment,
         )
-        # A level is named by its second.
+        # The name of a level contains its second.
         time.sleep(1.1)
     done = subprocess.run(
         [*bench.agent('--action', 'info'), '--metadata-out', '-'],
@@ -136,7 +136,7 @@ def p9(bench: Bench, place: Place) -> Iterator[Result]:
             count for kind, count in by_kind.items() if kind not in ('GetObject',)
         )
         rows.append(Row(f'freezer {name}', [cost]))
-        bench.tell(f'  freezer {name:16} {cost.wall:6.2f} s  {by_kind}')
+        bench.log(f'  freezer {name:16} {cost.wall:6.2f} s  {by_kind}')
         notes.append(f'{name}: ' + ', '.join(f'{k} {n}' for k, n in by_kind.items()))
         checks.append(
             Check(
@@ -156,8 +156,8 @@ def p9(bench: Bench, place: Place) -> Iterator[Result]:
 
 
 def p10(bench: Bench) -> Iterator[Result]:
-    # Far away all parts are under way at once. To a store nearby it is luck how many
-    # are, and the longer the stream the better the chance that one time it was all.
+    # With a distant store all parts are in flight. With a near store the number varies
+    # by chance, and a longer stream is more likely to reach the maximum once.
     with far_away(bench) as place:
         yield _p10(bench, place)
 
@@ -196,6 +196,6 @@ def _ask(url: str, data: bytes | None = None) -> bytes:
 
 
 def _requests(place: Place) -> dict[str, int]:
-    """How many requests of each kind it has had."""
+    """The number of requests by kind."""
     found: dict[str, int] = json.loads(_ask(f'{place.endpoint}/-/requests'))
     return found

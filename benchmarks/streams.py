@@ -1,4 +1,4 @@
-"""P1 to P3: a pipe and an object, near and far."""
+"""P1 to P3: a pipe and an object, with a near and a distant store."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from benchmarks.helpers import helper
 from benchmarks.measure import Cost, measure
 from benchmarks.peers import Peer, Place, freezer, peers
 
-# Seconds. A GiB takes 1 to 10 near, and over one slow connection 43. What takes longer
-# hangs: aws-cli 1.46 does now and then when it reads from a fast store, because its
-# window of chunks waits for itself.
+# Seconds. A GiB takes 1 to 10 near, and 43 over one slow connection. A run that takes
+# longer hangs: aws-cli 1.46 sometimes does when it reads from a fast store, because its
+# window of chunks deadlocks.
 _PATIENCE, _PATIENCE_FAR = 25.0, 70.0
 
-# Name of a contestant -> what it has stored last.
+# The last object stored by each tool.
 _Stored = dict[str, str]
 
 
 def stream(bench: Bench, mib: int) -> Path:
-    """A file of so many MiB of noise, in memory where there is a place for it."""
+    """A file of random data, in memory if there is a directory for it."""
     path = bench.memory / f'stream{mib}'
     if not path.exists():
         with path.open('wb') as stream:
@@ -32,9 +32,9 @@ def stream(bench: Bench, mib: int) -> Path:
 
 @dataclass(frozen=True)
 class _Pipes:
-    """Everyone, and one store.
+    """All tools with one store.
 
-    :param patience: seconds after which one is said to hang
+    :param patience: seconds after which a tool counts as hanging
     """
 
     bench: Bench
@@ -59,7 +59,7 @@ class _Pipes:
         )
 
     def gets(self, stored: _Stored) -> list[Row]:
-        """Each reads what it wrote: ours has digests beside it."""
+        """Each tool reads its own object, because ours needs the digests beside it."""
         bench = self.bench
 
         def get(peer: Peer) -> Cost:
@@ -114,7 +114,7 @@ def p2(bench: Bench) -> Iterator[Result]:
 
 @contextlib.contextmanager
 def far_away(bench: Bench) -> Iterator[Place]:
-    """The null store, over the distance."""
+    """The null store behind the distance proxy."""
     with (
         bench.store('null') as near,
         helper('benchmarks.distance', near.endpoint.rpartition('/')[2]) as address,
@@ -138,8 +138,9 @@ def p3(bench: Bench) -> Iterator[Result]:
 
 
 def _rate(bench: Bench, far: Place) -> Result:
-    """How busy connections are kept: of a stream that is long enough for its begin and
-    its end not to count, and with few enough of them for two processors."""
+    """Utilisation of the connections, with a stream long enough to neglect start and
+    end,
+    and few enough connections for two processors."""
     several, times = 4, 4
     size = bench.mib * MIB * times
     ours = freezer(

@@ -16,8 +16,8 @@ from benchmarks.peers import HERE, Place
 
 
 def make_tree(root: Path, files: int, mib: int) -> tuple[int, int]:
-    """Copy what a machine has: its documentation, libraries and programs, until there
-    are so many files and MiB; how many there are."""
+    """Copy the machine's documentation, libraries and programs up to these numbers of
+    files and MiB; returns the actual numbers."""
     count = size = 0
     for start in (sys.prefix, '/usr/share', '/usr/lib', '/usr/bin'):
         for folder, _, names in os.walk(start):
@@ -49,9 +49,9 @@ _RESTIC = 'restic'
 
 @dataclass
 class _Trees:
-    """One tree, and one store for it.
+    """One tree with one store.
 
-    :param found: files and MiB of the tree
+    :param found: actual numbers of files and MiB of the tree
     """
 
     bench: Bench
@@ -115,8 +115,8 @@ class _Trees:
 
     def into_empty(self, restore: Callable[[Path], Cost]) -> Callable[[], Cost]:
         def run() -> Cost:
-            # None is removed before the end: an ext4 without a journal leaves inodes
-            # alone for minutes after that, and whoever restores such a tree then takes
+            # Remove no directory before the end: an ext4 without a journal does not
+            # reuse inodes for minutes, and the next restore of such a tree would take
             # 25 s to find others.
             target = self.bench.scratch / self.bench.fresh('restored')
             target.mkdir()
@@ -126,7 +126,7 @@ class _Trees:
 
 
 def trees(bench: Bench) -> Iterator[Result]:
-    """P4 to P7, which need one another's backups."""
+    """P4 to P7, which use each other's backups."""
     store = next(name for name in bench.stores if name != 'null')
     tree = bench.scratch / 'tree'
     found = make_tree(tree, bench.files, bench.tree_mib)
@@ -141,14 +141,14 @@ def trees(bench: Bench) -> Iterator[Result]:
 
 def _p4(of: _Trees) -> Result:
     bench = of.bench
-    contestants = {'freezer gzip': lambda: of.backup('gzip', bench.fresh('gz'))}
+    candidates = {'freezer gzip': lambda: of.backup('gzip', bench.fresh('gz'))}
     if '19' in bench.tools:
-        contestants[_UPSTREAM] = of.upstream
+        candidates[_UPSTREAM] = of.upstream
     for packer in ('gzip -6', 'pigz -6'):
-        contestants[f'tar | {packer} | rclone'] = lambda packer=packer: of.shell(
+        candidates[f'tar | {packer} | rclone'] = lambda packer=packer: of.shell(
             f'{of.archive} | {packer} | {of.rclone} rcat {of.url}/{bench.fresh()}'
         )
-    rows = bench.interleaved(contestants)
+    rows = bench.interleaved(candidates)
     stored = _stored(bench, of.place, bench.newest('gz'))
     usual = int(
         subprocess.run(
@@ -237,7 +237,7 @@ def _p7(of: _Trees) -> Result:
 
 
 def _stored(bench: Bench, place: Place, name: str) -> int:
-    """Bytes that one backup takes."""
+    """Stored bytes of one backup."""
     done = subprocess.run(
         [
             *(bench.tools['rclone'], 'lsf', '-R', '--files-only', '--format', 'sp'),

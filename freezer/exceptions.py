@@ -1,4 +1,4 @@
-"""What the agent raises when it cannot do what it was asked.
+"""The exceptions of the agent.
 
 ``main`` turns every :class:`FreezerError`, and every
 :class:`freezer.storage.exceptions.StorageException`, into one line on standard error
@@ -8,30 +8,30 @@ and what to do next, and never contains a secret.
 
 
 class FreezerError(Exception):
-    """Base of all errors that have a line for the user."""
+    """Base class; the message is shown to the user."""
 
 
 class ConfigError(FreezerError):
-    """The command line, a job file or the environment asks for something impossible.
+    """The command line, a job file or the environment is invalid.
 
     Raised before any work starts.
     """
 
 
 class EngineError(FreezerError):
-    """The archive could not be made or extracted."""
+    """The archive could not be created or extracted."""
 
 
 class EncryptionError(FreezerError):
-    """What is encrypted cannot be opened."""
+    """Encrypted data cannot be decrypted."""
 
 
 class PassphraseError(EncryptionError):
-    """Not with this passphrase."""
+    """The passphrase is wrong."""
 
 
 class TamperedError(EncryptionError):
-    """It is not what was encrypted, or not where it was put."""
+    """Encrypted data was modified or replaced."""
 
 
 class UnsafeArchiveError(EngineError):
@@ -39,8 +39,8 @@ class UnsafeArchiveError(EngineError):
 
 
 class VerifyError(FreezerError):
-    """Backups are damaged, or lack what they build on."""
+    """Backups are damaged, or levels they build on are missing."""
 
 
 class RestoreError(FreezerError):
-    """There is nothing to restore, or it may not be restored there."""
+    """There is nothing to restore, or the target may not be used."""

@@ -1,7 +1,7 @@
-"""The result of a run as metrics, in a file that Prometheus' node_exporter collects.
+"""Writes the result of a run as metrics to a file for Prometheus' node_exporter.
 
-A file may be that of several backups: each run replaces what it says itself, and keeps
-the rest. Of a run that failed it says so, and keeps what the last good one said.
+Several jobs may share a file: each run replaces its own metrics and keeps the others. A
+failed run keeps the metrics of the last successful one.
 """
 
 import contextlib
@@ -18,34 +18,32 @@ from freezer.utils.progress import Progress
 from freezer.utils.text import printable
 
 _LABELS = ('action', 'backup_name', 'hostname')
-# They need no name: without one they are about all that is there.
+# These actions need no backup name: without one they are about the whole container.
 _NAMELESS = ('info', 'check', 'verify', 'exec')
 _MOVES_DATA = ('backup', 'restore')
-# node_exporter is another user, and the scheduler's agents have a umask of 077. There
-# is no secret in it.
+# node_exporter runs as another user, and the scheduler's agents have a umask of 077.
+# The file has no secrets.
 _MODE = 0o644
 _LOCK_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 
 _RUN = {
-    'freezer_last_run_timestamp_seconds': 'When the last run ended.',
-    'freezer_last_run_success': 'Whether the last run did what it was asked: 1 or 0.',
-    'freezer_last_run_duration_seconds': 'How long the last run took.',
-    'freezer_last_run_retries': 'Requests that the last run made again.',
+    'freezer_last_run_timestamp_seconds': 'Time of the end of the last run.',
+    'freezer_last_run_success': 'Whether the last run succeeded: 1 or 0.',
+    'freezer_last_run_duration_seconds': 'Duration of the last run.',
+    'freezer_last_run_retries': 'Requests that the last run repeated.',
     'freezer_last_run_warnings': 'Warnings of the last run.',
 }
 _SUCCESS = {
-    'freezer_last_success_timestamp_seconds': 'When the last run that succeeded '
-    'ended; 0 if none has yet.',
-    'freezer_last_success_duration_seconds': 'How long the last '
-    'run that succeeded took.',
-    'freezer_last_success_level': 'Level of the backup that was made or restored last.',
-    'freezer_last_success_files': 'Files in the archives of the last run that '
-    'succeeded, without directories.',
-    'freezer_last_success_read_bytes': 'Bytes of the archives of the last run '
-    'that succeeded, uncompressed.',
-    'freezer_last_success_stored_bytes': 'Bytes of the same as they are on the '
-    'storage.',
+    'freezer_last_success_timestamp_seconds': 'Time of the end of the '
+    'last successful run; 0 if there was none yet.',
+    'freezer_last_success_duration_seconds': 'Duration of the last successful run.',
+    'freezer_last_success_level': 'Level of the last backup or restore.',
+    'freezer_last_success_files': 'Files in the archives of the last '
+    'successful run, without directories.',
+    'freezer_last_success_read_bytes': 'Uncompressed bytes of the archives of '
+    'the last successful run.',
+    'freezer_last_success_stored_bytes': 'Bytes of the same archives on the storage.',
 }
 HELP = _RUN | _SUCCESS
 
@@ -56,9 +54,9 @@ class _Sample(NamedTuple):
 
 
 class MetricsFile:
-    """Where a run leaves its result.
+    """The file of ``--metrics-file``.
 
-    :raises ConfigError: it cannot be left there
+    :raises ConfigError: it cannot be written
     """
 
     def __init__(self, path: str, config: AgentConfig) -> None:
@@ -78,21 +76,21 @@ class MetricsFile:
         self._labels = tuple(printable(value) for value in values)
         if not os.path.isdir(self._folder):
             raise ConfigError(
-                f'metrics-file {path}: there is no directory {self._folder}'
+                f'metrics-file {path}: directory {self._folder} does not exist'
             )
         if not os.access(self._folder, os.W_OK | os.X_OK):
             raise ConfigError(
-                f'metrics-file {path}: {self._folder} may not be written to'
+                f'metrics-file {path}: no permission to write to {self._folder}'
             )
         try:
             self._read()
         except (OSError, ValueError) as error:
-            raise ConfigError(self._said(error)) from error
+            raise ConfigError(self._message(error)) from error
 
     def write(
         self, progress: Progress, success: bool, patience: float = _LOCK_SECONDS
     ) -> None:
-        """Say what came of the run. Atomic: who reads it sees the old or the new file.
+        """Write the result of the run. Atomic: readers see the old or the new file.
 
         :param patience: seconds to wait for other agents that write the same file
         :raises FreezerError: it could not be written
@@ -103,9 +101,9 @@ class MetricsFile:
                 samples |= self._of_run(progress, success, samples)
                 self._replace(_dump(samples))
         except (OSError, ValueError) as error:
-            raise FreezerError(self._said(error)) from error
+            raise FreezerError(self._message(error)) from error
 
-    def _said(self, error: Exception) -> str:
+    def _message(self, error: Exception) -> str:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return f'metrics-file {self._path}: {reason}'
 
@@ -113,7 +111,7 @@ class MetricsFile:
         self, progress: Progress, success: bool, before: Mapping[_Sample, float]
     ) -> dict[_Sample, float]:
         now = time.time()
-        told: dict[str, float | None] = {
+        values: dict[str, float | None] = {
             'freezer_last_run_timestamp_seconds': now,
             'freezer_last_run_success': success,
             'freezer_last_run_duration_seconds': progress.seconds,
@@ -122,30 +120,30 @@ class MetricsFile:
         }
         last = _Sample('freezer_last_success_timestamp_seconds', self._labels)
         if success:
-            told |= {
+            values |= {
                 last.name: now,
                 'freezer_last_success_duration_seconds': progress.seconds,
             }
             if self._config.action in _MOVES_DATA:
-                told |= {
+                values |= {
                     'freezer_last_success_level': progress.level,
                     'freezer_last_success_files': progress.files,
                     'freezer_last_success_read_bytes': progress.archive_bytes,
                     'freezer_last_success_stored_bytes': progress.stored_bytes,
                 }
         elif last not in before:
-            told[last.name] = 0
+            values[last.name] = 0
         return {
             _Sample(name, self._labels): float(value)
-            for name, value in told.items()
+            for name, value in values.items()
             if value is not None
         }
 
     def _read(self) -> dict[_Sample, float]:
-        """What is in the file; nothing if there is none.
+        """The metrics in the file; empty if it does not exist.
 
         :raises OSError: it cannot be read
-        :raises ValueError: it is not what this agent writes; said in words
+        :raises ValueError: this agent did not write it; with a message for the user
         """
         from prometheus_client.parser import text_string_to_metric_families
 
@@ -169,14 +167,14 @@ class MetricsFile:
         return found
 
     def _replace(self, content: bytes) -> None:
-        # A name that node_exporter does not look at.
+        # node_exporter ignores this name.
         descriptor, temporary = tempfile.mkstemp('.tmp', '.freezer-', self._folder)
         try:
             with open(descriptor, 'wb') as stream:
                 stream.write(content)
                 stream.flush()
                 os.fchmod(stream.fileno(), _MODE)
-                # Else it may be empty after a crash, and an empty file says nothing.
+                # Without it the file may be empty after a crash.
                 os.fsync(stream.fileno())
             os.replace(temporary, self._path)
         except BaseException:
@@ -186,10 +184,10 @@ class MetricsFile:
 
     @contextlib.contextmanager
     def _locked(self, patience: float) -> Iterator[None]:
-        """One agent at a time. The file itself is replaced, so its directory is locked:
-        nothing is left there for it.
+        """A block that one agent at a time runs. The directory is locked: the file
+        itself is replaced, and a lock file would remain.
 
-        :raises ValueError: somebody has had it for too long
+        :raises ValueError: another process holds the lock for too long
         """
         folder = os.open(self._folder, os.O_RDONLY)
         try:
@@ -201,8 +199,8 @@ class MetricsFile:
                 except BlockingIOError as error:
                     if time.monotonic() > deadline:
                         raise ValueError(
-                            f'somebody has locked {self._folder} for more than '
-                            f'{patience:g} s'
+                            f'another process has locked {self._folder} for more '
+                            f'than {patience:g} s'
                         ) from error
                 time.sleep(_POLL_SECONDS)
             yield
@@ -210,9 +208,7 @@ class MetricsFile:
             os.close(folder)
 
 
-_FOREIGN = (
-    'there is a file that this agent did not write: give another name, or remove it'
-)
+_FOREIGN = 'not a metrics file of this agent: use another name, or remove the file'
 
 
 def _dump(samples: Mapping[_Sample, float]) -> bytes:

@@ -1,7 +1,7 @@
-"""What is printed: the result on standard output, or where ``--metadata-out`` says, and
-lines for the person who watches on standard error.
+"""Writes the result to standard output or ``--metadata-out``, and messages to standard
+error.
 
-Either stream may be missing, closed, full, or unable to hold some characters.
+Either stream may be missing, closed or full, or its encoding may lack characters.
 """
 
 import contextlib
@@ -19,35 +19,35 @@ if TYPE_CHECKING:
 
 
 class NoOutput(Exception):
-    """What became of standard output; of what was asked for it says nothing."""
+    """Standard output cannot be written; the action itself succeeded."""
 
 
 def publish(outcome: 'Outcome', metadata_out: str | None) -> None:
-    """The result: JSON where it is asked for, else tables and text.
+    """Write the result: JSON with ``--metadata-out``, else tables and text.
 
-    :raises NoOutput: standard output does not take it
-    :raises FreezerError: the file does not
+    :raises NoOutput: standard output cannot be written
+    :raises FreezerError: the file cannot be written
     """
     if metadata_out:
         _write(_as_json(outcome), metadata_out)
     elif sys.stdout is not None:
-        _print(_for_people(outcome))
+        _print(_as_text(outcome))
 
 
 def say(text: str) -> None:
-    """A line on standard error, as far as there is one."""
+    """Print a line to standard error, if it is there."""
     # Without one, print() would take standard output.
     if sys.stderr is None:
         return
     try:
         print(printable(text), file=sys.stderr, flush=True)
     except OSError:
-        # What is done is no worse for that, and the log has it.
-        _point_to_nothing(sys.stderr)
+        # The action does not fail for that; the log has the line.
+        _discard(sys.stderr)
 
 
 def _as_json(outcome: 'Outcome') -> Iterator[str]:
-    """One document, or one a line, each as it comes."""
+    """One document, or one per line as they arrive."""
     if outcome.records is not None:
         for record in outcome.records:
             yield json.dumps(record) + '\n'
@@ -55,14 +55,14 @@ def _as_json(outcome: 'Outcome') -> Iterator[str]:
         yield json.dumps(outcome.document)
 
 
-def _for_people(outcome: 'Outcome') -> Iterator[str]:
+def _as_text(outcome: 'Outcome') -> Iterator[str]:
     for table in outcome.tables:
-        yield f'{_drawn(table)}\n'
+        yield f'{_render(table)}\n'
     for line in outcome.text:
         yield f'{printable(line)}\n'
 
 
-def _drawn(table: 'Table') -> str:
+def _render(table: 'Table') -> str:
     import prettytable
 
     shown = prettytable.PrettyTable(table.header)
@@ -80,7 +80,7 @@ def _write(texts: Iterator[str], path: str) -> None:
             raise NoOutput('was closed')
         _print(texts)
         return
-    # Nothing to tell is told without a file.
+    # An empty result creates no file.
     first = next(texts, None)
     if first is None:
         return
@@ -90,14 +90,14 @@ def _write(texts: Iterator[str], path: str) -> None:
             for text in texts:
                 stream.write(text)
     except OSError as error:
-        whole = '' if first.endswith('\n') else f', and its result is: {first}'
+        result = '' if first.endswith('\n') else f', and its result is: {first}'
         raise FreezerError(
-            f'metadata-out {path}: {error.strerror}; what was asked for was done{whole}'
+            f'metadata-out {path}: {error.strerror}; the action succeeded{result}'
         ) from error
 
 
 def _print(texts: Iterable[str]) -> None:
-    """On standard output; what its encoding does not have is written out."""
+    """Write to standard output; characters its encoding lacks are escaped."""
     encoding = sys.stdout.encoding or 'ascii'
     for text in texts:
         with _output():
@@ -109,18 +109,18 @@ def _print(texts: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _output() -> Iterator[None]:
-    """:raises NoOutput: it does not take what is written in the block"""
+    """:raises NoOutput: the block could not write to standard output"""
     try:
         yield
     except OSError as error:
-        _point_to_nothing(sys.stdout)
+        _discard(sys.stdout)
         gone = isinstance(error, BrokenPipeError)
         why = 'was closed' if gone else f'failed ({error.strerror})'
         raise NoOutput(why) from error
 
 
-def _point_to_nothing(stream: TextIO) -> None:
-    """Else the interpreter tries again when it ends."""
+def _discard(stream: TextIO) -> None:
+    """Redirect to /dev/null: the interpreter flushes the stream again at exit."""
     descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, stream.fileno())
     os.close(descriptor)

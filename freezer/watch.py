@@ -1,7 +1,6 @@
-"""Progress for the person who watches: one live line on a terminal, else one line now
-and then.
+"""Shows progress: a live line on a terminal, else a line every 30 seconds.
 
-A thread looks at the numbers. What is done is done by others, and never waits for it.
+A separate thread reads the counters; the threads that work never wait for it.
 """
 
 import collections
@@ -9,6 +8,7 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,27 +20,27 @@ from freezer.utils.progress import Progress
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-#: seconds from one line to the next where there is no terminal
+#: seconds between lines without a terminal
 LINE_SECONDS = 30.0
-#: seconds from one look to the next where there is one; what takes less shows nothing
+#: seconds between updates of the live line
 LIVE_SECONDS = 0.25
-#: columns that are assumed where a terminal does not say
+#: columns, if the terminal does not report them
 WIDTH = 80
 
 _FIRST_SECONDS = 0.5
-# The rate is that of the last seconds: what a line does now.
+# The rate is an average over this time.
 _RATE_SECONDS = 15.0
 _SHORTEST_BAR = 10
-# A thread that cannot write any more is not waited for.
+# How long to wait for a thread that may be blocked by a stopped terminal.
 _PATIENCE_SECONDS = 1.0
-# What writing raises when the terminal is gone, or the stream is closed.
+# Raised by writes when the terminal is gone or the stream is closed.
 _GONE = (OSError, ValueError)
 
 
 class _Piece(NamedTuple):
-    """A part of a line; where all do not fit, those with the highest rank go first.
+    """A part of a line; if the line is too long, the highest rank is dropped first.
 
-    :param shorter: what stands in its place then
+    :param shorter: used instead of dropping it
     """
 
     text: str
@@ -49,27 +49,24 @@ class _Piece(NamedTuple):
 
 
 class Watch:
-    """Tells how far a run is, in the block.
-
-    :param stream: where it is told, and where others write in between
-    """
+    """Shows the progress of a run on a stream that others write to as well."""
 
     def __init__(self, progress: Progress, stream: TextIO) -> None:
         self._progress = progress
         self._stream = stream
-        # One that has it may be interrupted, and then say why.
+        # Reentrant: a signal may interrupt its holder, which then prints why.
         self._lock = threading.RLock()
         self._ended = threading.Event()
-        self._rate = _RateOf(lambda: self._done or progress.moved)
+        self._rate = _RateMeter(lambda: self._done or progress.moved)
         self._doing = ''
         self._bar: tqdm[None] | None = None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """A block in which it is told."""
+        """A block whose progress is shown."""
         live = _is_terminal(self._stream)
-        tell = self._tell_live if live else self._tell_lines
-        thread = threading.Thread(target=tell, name='watch', daemon=True)
+        show = self._show_live if live else self._show_lines
+        thread = threading.Thread(target=show, name='watch', daemon=True)
         thread.start()
         try:
             yield
@@ -78,18 +75,18 @@ class Watch:
             thread.join(_PATIENCE_SECONDS)
 
     def end(self) -> None:
-        """Nothing more is told; the live line is taken away."""
+        """Remove the live line; show nothing more."""
         self._ended.set()
         with self._held() as held:
             if held and self._bar is not None:
-                # What comes of the run does not depend on a terminal.
+                # A terminal that is gone does not make the run fail.
                 with contextlib.suppress(*_GONE):
                     self._bar.clear()
                 self._forget()
 
     @contextlib.contextmanager
     def interrupted(self) -> Iterator[None]:
-        """A block in which something else is written: the live line is not there."""
+        """A block in which others write: the live line is removed meanwhile."""
         with self._held() as held:
             if held and self._bar is not None:
                 self._bar.clear()
@@ -97,7 +94,7 @@ class Watch:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[bool]:
-        """The lock, if it is to be had: a terminal that is stopped stops who draws."""
+        """Take the lock, for a limited time: a stopped terminal blocks its holder."""
         held = self._lock.acquire(timeout=_PATIENCE_SECONDS)
         try:
             yield held
@@ -105,31 +102,31 @@ class Watch:
             if held:
                 self._lock.release()
 
-    def _tell_lines(self) -> None:
+    def _show_lines(self) -> None:
         while not self._ended.wait(LINE_SECONDS):
             if self._progress.phase:
                 self._attempt(self._print)
 
-    def _tell_live(self) -> None:
+    def _show_live(self) -> None:
         if self._ended.wait(_FIRST_SECONDS):
             return
         while not self._ended.wait(LIVE_SECONDS):
             if self._progress.phase:
                 self._attempt(functools.partial(self._draw, _line()))
 
-    def _attempt(self, tell: Callable[[], None]) -> None:
+    def _attempt(self, show: Callable[[], None]) -> None:
         try:
             with self._lock:
-                # It may have ended while this waited.
+                # The run may have ended during the wait.
                 if not self._ended.is_set():
-                    tell()
+                    show()
         except _GONE:
             self._ended.set()
             self._forget()
 
     def _forget(self) -> None:
         if self._bar is not None:
-            # Else it writes once more, when it is collected.
+            # Otherwise tqdm writes once more when it is garbage-collected.
             self._bar.disable = True
             self._bar = None
 
@@ -140,7 +137,7 @@ class Watch:
     def _draw(self, line: 'Callable[..., tqdm[None]]') -> None:
         doing = self._progress.phase.split()[0]
         if doing != self._doing:
-            # What it waited for before says nothing of how fast this is.
+            # A new activity has a rate of its own.
             self._doing = doing
             self._rate.begin()
         width = _width(self._stream)
@@ -151,7 +148,7 @@ class Watch:
             shape = '{desc} |{bar}|'
         bar = self._bar
         if bar is None:
-            # By itself it would be drawn at once, before it is set up.
+            # With a delay: tqdm would draw it at once, before it is set up.
             bar = line(file=self._stream, bar_format='{desc}', nrows=3, delay=1)
             self._bar = bar
         bar.ncols, bar.bar_format = width, shape
@@ -161,21 +158,20 @@ class Watch:
 
     @property
     def _done(self) -> int | None:
-        """Bytes of the total that are behind us; None where there is no total."""
+        """Bytes of the total that are done; None without a total."""
         progress = self._progress
         total = progress.total
         if not total:
             return None
-        # A byte that is received has half its way behind it, and all of it when it is
-        # extracted: so the number grows, whichever of the two is the slower one. Some
-        # bytes are received more than once.
+        # A received byte counts half, an extracted one fully: the number grows
+        # whichever of the two is slower. Some bytes are received more than once.
         extracted = progress.stored_bytes
         return (extracted + max(extracted, min(total, progress.moved))) // 2
 
     def _pieces(self) -> list[_Piece]:
         progress = self._progress
         pieces = []
-        rate = self._rate.look()
+        rate = self._rate.measure()
         done, total = self._done, progress.total
         moved = progress.moved
         if done is not None and total:
@@ -201,8 +197,8 @@ class Watch:
         return pieces
 
 
-class _RateOf:
-    """Per second, over the last seconds, of a number that grows."""
+class _RateMeter:
+    """The average growth per second of a number over the last seconds."""
 
     def __init__(
         self,
@@ -211,26 +207,26 @@ class _RateOf:
     ) -> None:
         self._number = number
         self._clock = clock
-        self._seen: collections.deque[tuple[float, int]] = collections.deque()
+        self._measured: collections.deque[tuple[float, int]] = collections.deque()
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was before."""
-        self._seen.clear()
-        self._seen.append((self._clock(), self._number()))
+        """Forget earlier measurements."""
+        self._measured.clear()
+        self._measured.append((self._clock(), self._number()))
 
-    def look(self) -> float:
-        """The rate, since a look that was long enough ago."""
+    def measure(self) -> float:
+        """Measure, and return the rate since a measurement about 15 s ago."""
         now, number = self._clock(), self._number()
-        self._seen.append((now, number))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - _RATE_SECONDS:
-            self._seen.popleft()
-        then, before = self._seen[0]
+        self._measured.append((now, number))
+        while len(self._measured) > 2 and self._measured[1][0] <= now - _RATE_SECONDS:
+            self._measured.popleft()
+        then, before = self._measured[0]
         return max(0.0, (number - before) / (now - then)) if now > then else 0.0
 
 
 def _fit(phase: str, pieces: Sequence[_Piece], width: int) -> str:
-    """As many of the pieces as fit."""
+    """The line with as many pieces as fit."""
     pieces = list(pieces)
     while True:
         text = f'{phase}: {", ".join(piece.text for piece in pieces)}'
@@ -242,17 +238,17 @@ def _fit(phase: str, pieces: Sequence[_Piece], width: int) -> str:
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    """Whether a line can be drawn again and again there."""
+    """Whether a line can be redrawn there."""
     logs_there = any(
         isinstance(handler, logging.StreamHandler) and handler.stream is stream
         for handler in logging.getLogger().handlers
     )
-    # The log would be written over the line.
+    # Log records would overwrite the line.
     return stream.isatty() and not logs_there
 
 
 def _width(stream: TextIO) -> int:
-    """Columns that may be written to; in the last one some terminals begin a line."""
+    """Usable columns: at the last one some terminals begin a new line."""
     try:
         columns = os.get_terminal_size(stream.fileno()).columns
     except OSError:
@@ -262,29 +258,14 @@ def _width(stream: TextIO) -> int:
 
 @functools.cache
 def _line() -> 'Callable[..., tqdm[None]]':
-    """What draws a line, and takes it away."""
-    # Not before: it takes as long to import as a small backup to a near store.
+    """tqdm, set up."""
+    # Imported late: that takes as long as a small backup to a near store.
     from tqdm import tqdm
 
-    # No thread that watches the one that draws.
+    # No monitor thread.
     tqdm.monitor_interval = 0
-    # Its own is one between processes, takes a semaphore of the system, and stays taken
-    # for ever if a terminal is gone while a line is drawn.
-    tqdm.set_lock(_NoLock())
+    # tqdm's own lock is shared between processes, needs a semaphore of the system, and
+    # is never released if the terminal goes away while a line is drawn. Watch has a
+    # lock, so this one never blocks.
+    tqdm.set_lock(threading.Semaphore(sys.maxsize))
     return tqdm
-
-
-class _NoLock:
-    """In place of a lock, for what has one already."""
-
-    def acquire(self, *_arguments: object) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_exc_info: object) -> None:
-        pass

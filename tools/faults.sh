@@ -1,6 +1,6 @@
 #!/bin/bash
-# The catalogue of faults, run, and printed as one table: number, fault, what has to come
-# of it, servers, and whether it did. Arguments go to pytest: tools/faults.sh -k test_12
+# Runs the fault catalogue and prints one table: number, fault, expected result, and
+# whether it passed. Arguments are passed to pytest: tools/faults.sh -k test_12
 #
 #   FREEZER_CHAOS_SEED, FREEZER_CHAOS_RUNS   of the run under random faults
 #   PYTHON   the Python to make .venv with (the system's)

@@ -18,16 +18,12 @@ from pathlib import Path
 from oslo_config import cfg, generator
 
 from freezer.common import opts, plugins, usage
-from freezer.scheduler import config as scheduler
+from freezer.scheduler import options as scheduler
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ('freezer-agent', 'freezer-scheduler')
-# What is known by their plugins.
-PLUGINS = {
-    '--storage': plugins.STORAGES,
-    '--engine': plugins.ENGINES,
-    '--mode': plugins.MODES,
-}
+# Options whose values are names of plugins.
+PLUGINS = {f'--{option}': kind for kind, option in plugins.KINDS.items()}
 # The commands of the scheduler; those that take files.
 COMMANDS = {'freezer-agent': (), 'freezer-scheduler': scheduler.COMMANDS}
 WITH_FILES = ('validate', 'run')
@@ -39,7 +35,7 @@ def entries(of: usage.Usage) -> Iterator[usage.Entry]:
         for entry in section.entries:
             kind = PLUGINS.get(entry.names[-1])
             if kind is not None:
-                entry = entry._replace(choices=tuple(plugins.load_all(kind)))
+                entry = entry._replace(choices=tuple(plugins.names(kind)))
             yield entry
 
 

@@ -1,35 +1,41 @@
 #!/bin/bash
-# Puts the S3 driver into an installed Freezer 19.0.0, in place of its own.
+# Replaces the S3 driver of an installed Freezer 19.0.0 by this one.
 #
 #   tools/install-into-freezer.sh SITE_PACKAGES
 #   tools/install-into-freezer.sh --undo SITE_PACKAGES
 #   tools/install-into-freezer.sh --list
 #
-# SITE_PACKAGES is the directory that has freezer/ in it. Files of Freezer's that are
-# replaced are kept as NAME.freezer19, and --undo puts them back. Run again, it replaces
-# what it had installed.
+# SITE_PACKAGES is the directory that contains freezer/. Replaced files of Freezer are kept
+# as NAME.freezer19, and --undo restores them. Running it again updates the driver.
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")/.." && pwd)
 . "$HERE/tools/lib.sh"
 
-# The driver and all it imports that Freezer 19 has not, or not with this content. A test
-# compares this with the imports.
+# The driver and its imports that Freezer 19 does not have, or has with other content. A
+# test compares this list with the imports.
 FILES=(
     freezer/storage/s3.py
     freezer/storage/_s3/*.py
+    freezer/storage/_s3/*/*.py
+    freezer/storage/backup.py
     freezer/storage/check.py
-    freezer/storage/details.py
+    freezer/storage/claims.py
     freezer/storage/exceptions.py
     freezer/storage/housekeeping.py
+    freezer/storage/journal.py
     freezer/storage/layout.py
+    freezer/storage/leftovers.py
     freezer/storage/manifest.py
-    freezer/storage/manifested.py
-    freezer/storage/verify.py
+    freezer/storage/objects.py
+    freezer/storage/retry.py
+    freezer/storage/survey.py
     freezer/utils/blocks.py
-    freezer/utils/collection.py
+    freezer/utils/human.py
+    freezer/utils/plugin_options.py
     freezer/utils/process.py
     freezer/utils/progress.py
     freezer/utils/rate.py
+    freezer/utils/startup.py
     freezer/utils/text.py
     freezer/utils/types.py
 )
@@ -39,43 +45,42 @@ SUFFIX=.freezer19
 
 usage() { die 'usage: tools/install-into-freezer.sh [--undo] SITE_PACKAGES | --list'; }
 
-list() {  # relative paths, one a line
+list() {  # relative paths, one per line
     (cd "$HERE" && printf '%s\n' ${FILES[@]})
 }
 
-check() {  # that this is Freezer 19.0.0
+check() {  # fails unless the target is Freezer 19.0.0
     local found
     [ -f "$TARGET/freezer/storage/physical.py" ] ||
-        die "$TARGET: there is no freezer/storage/physical.py: give the directory that freezer is installed in"
+        die "$TARGET: no freezer/storage/physical.py; pass the directory in which freezer is installed"
     found=$(cat "$TARGET"/freezer-*.dist-info/METADATA "$TARGET"/freezer-*.egg-info/PKG-INFO \
         2>/dev/null | sed -n 's/^Version: *//p' | head -n 1) || true
     [ "$found" = 19.0.0 ] ||
-        die "$TARGET: has freezer ${found:-of no known version}, and 19.0.0 is needed"
+        die "$TARGET: found freezer ${found:-of unknown version}; 19.0.0 is required"
     [[ ! $TARGET =~ python3\.([0-9]+) ]] || [ "${BASH_REMATCH[1]}" -ge 11 ] ||
-        die "$TARGET: is of Python 3.${BASH_REMATCH[1]}, and the driver needs 3.11"
-    [ -w "$TARGET/freezer/storage" ] || die "$TARGET/freezer/storage: may not be written"
+        die "$TARGET: belongs to Python 3.${BASH_REMATCH[1]}; the driver needs 3.11"
+    [ -w "$TARGET/freezer/storage" ] || die "$TARGET/freezer/storage: no write permission"
 }
 
-plan() {  # "replaced PATH" or "added PATH", one a line
+plan() {  # "replaced PATH" or "added PATH", one per line
     local file
     list | while read -r file; do
         [ -e "$TARGET/$file" ] && echo "replaced $file" || echo "added $file"
     done
 }
 
-# Whatever they are stopped at, --undo brings back what was there: the record is written
-# before anything is done and removed after all is undone, and a file that is replaced is
-# never away.
+# Both functions can be interrupted at any point, and --undo still restores Freezer's files:
+# the record is written first and removed last, and a replaced file is never missing.
 
 install_files() {
     local how file
     plan >"$TARGET/$RECORD"
-    install -d -m 755 "$TARGET/freezer/storage/_s3"
     while read -r how file; do
         if [ "$how" = replaced ]; then
             cp -p "$TARGET/$file" "$TARGET/$file$SUFFIX.new"
             mv "$TARGET/$file$SUFFIX.new" "$TARGET/$file$SUFFIX"
         fi
+        install -d -m 755 "$(dirname "$TARGET/$file")"
         install -m 644 "$HERE/$file" "$TARGET/$file.new"
         mv "$TARGET/$file.new" "$TARGET/$file"
         echo "$how $file"
@@ -92,7 +97,7 @@ undo() {
             mv "$TARGET/$file$SUFFIX" "$TARGET/$file"
         fi
     done <"$TARGET/$RECORD"
-    # A directory that stays would still be a package.
+    # A remaining directory would still be a package.
     rm -rf "$TARGET/freezer/storage/_s3"
     rm "$TARGET/$RECORD"
 }
@@ -110,20 +115,20 @@ case ${1:-} in
     --undo) UNDO=yes; shift ;;
 esac
 [ $# = 1 ] && [ -n "$1" ] && [[ $1 != -* ]] || usage
-TARGET=$(cd "$1" 2>/dev/null && pwd) || die "$1: is no directory"
+TARGET=$(cd "$1" 2>/dev/null && pwd) || die "$1: not a directory"
 check
 if [ -n "$UNDO" ]; then
     [ -e "$TARGET/$RECORD" ] || die "$TARGET: the driver is not installed there"
     undo
-    echo "$TARGET: Freezer's own S3 driver is back"
+    echo "$TARGET: restored Freezer's own S3 driver"
     exit
 fi
 [ ! -e "$TARGET/$RECORD" ] || undo
 install_files
 cat <<END
 $TARGET: the driver is installed.
-What was replaced is kept beside it with $SUFFIX at the end of its name.
-Its Python has to be 3.11 or newer, and needs
+Replaced files are kept beside the new ones, with the suffix $SUFFIX.
+The driver needs Python 3.11 or newer and these packages:
 $(requirements)
 To go back: tools/install-into-freezer.sh --undo $TARGET
 END

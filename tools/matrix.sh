@@ -1,17 +1,17 @@
 #!/bin/bash
-# The conformance suite on every S3 server, in every variant (path and virtual
+# Runs the conformance suite on every S3 server, in every variant (path and virtual
 # addressing, http and https, listings of version 1 and 2), with the oldest and the
-# newest botocore; prints one table, and fails if anything did.
+# newest botocore; prints one table, and fails if a run failed.
 #
 #   tools/matrix.sh                   takes about half an hour on two processors
-#   tools/matrix.sh --rst FILE        writes the table to a file as well:
+#   tools/matrix.sh --rst FILE        also writes the table to a file:
 #                                     doc/source/reference/matrix.inc
-#   tools/matrix.sh --only WORD       only the runs whose name has this word in it:
+#   tools/matrix.sh --only WORD       only the runs whose name contains this word:
 #                                     newest, ceph, virtual, swift-https …
 #
-#   PYTHON   the Python to make .venv and .venv-oldest with (the system's)
-#   JOBS     runs at a time (one for each processor)
-#   TMPDIR   where the temporary directory goes (/tmp)
+#   PYTHON   the Python for .venv and .venv-oldest (the system's)
+#   JOBS     parallel runs (one per processor)
+#   TMPDIR   parent of the temporary directory (/tmp)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --rst) RST=${2:?--rst needs a file}; shift 2 ;;
         --only) ONLY=${2:?--only needs a word}; shift 2 ;;
-        *) die "what is $1? see the first lines of tools/matrix.sh" ;;
+        *) die "unknown option $1; see the first lines of tools/matrix.sh" ;;
     esac
 done
 
@@ -65,7 +65,7 @@ for environment in oldest newest; do
         name=$environment-$run
         [[ $name == *"$ONLY"* ]] || continue
         while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-$(nproc)}" ]; do wait -n || :; done
-        # In a process group of its own, which is told when to end.
+        # In its own process group, so that clean_up can stop the whole run.
         set -m
         conform "$environment" "${run%%-*}" "${run#*-}" </dev/null &
         set +m
@@ -73,5 +73,5 @@ for environment in oldest newest; do
 done
 wait
 
-say 'what came of it'
+say 'results'
 python -m freezer.tests.matrix table "$SCRATCH" ${RST:+"$RST"}

@@ -1,16 +1,15 @@
 #!/bin/bash
-# Builds the sdist, and the wheel from it; installs the wheel in virtual environments of
-# its own, with the declared minimum of every dependency and with the newest; and runs
-# the tests marked "package" with what was installed: backup, increment and restore on a
-# real S3 server and on files, encrypted, and from a schedule. Prints size and start-up
-# time.
+# Builds the sdist, and the wheel from it; installs the wheel in separate virtual
+# environments, with the declared minimum of every dependency and with the newest; and runs
+# the tests marked "package" with each: backup, increment and restore on a real S3 server
+# and on files, encrypted, and from a schedule. Prints size and start-up time.
 #
-#   tools/package.sh                  a few minutes; leaves the packages in dist/
+#   tools/package.sh                  takes a few minutes; writes the packages to dist/
 #   tools/package.sh --build          only builds and measures
 #   tools/package.sh --only oldest    or newest
 #
-#   PYTHON   the Python to make the virtual environments with (the system's)
-#   TMPDIR   where the temporary directory goes (/tmp)
+#   PYTHON   the Python for the virtual environments (the system's)
+#   TMPDIR   parent of the temporary directory (/tmp)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -20,11 +19,11 @@ while [ $# -gt 0 ]; do
     case $1 in
         --build) BUILD=yes; shift ;;
         --only) ONLY=${2:?--only needs oldest or newest}; shift 2 ;;
-        *) die "what is $1? see the first lines of tools/package.sh" ;;
+        *) die "unknown option $1; see the first lines of tools/package.sh" ;;
     esac
 done
 for each in $ONLY; do
-    [ "$each" = oldest ] || [ "$each" = newest ] || die "$each: is neither oldest nor newest"
+    [ "$each" = oldest ] || [ "$each" = newest ] || die "--only $each: must be oldest or newest"
 done
 
 EXTRAS=zstd,encryption,crt,metrics,scheduler,scheduler-api
@@ -41,13 +40,13 @@ UV=$SCRATCH/tools/bin/uv
 
 say 'sdist, and the wheel from it'
 PATH=$SCRATCH/tools/bin:$PATH "$SCRATCH/tools/bin/python" -m build -q --installer uv \
-    -o "$SCRATCH/dist" . >"$SCRATCH/build.log" 2>&1 || { cat "$SCRATCH/build.log"; die 'it does not build'; }
+    -o "$SCRATCH/dist" . >"$SCRATCH/build.log" 2>&1 || { cat "$SCRATCH/build.log"; die 'the build failed'; }
 mkdir -p dist
 cp "$SCRATCH"/dist/* dist/
 WHEEL=$(echo "$SCRATCH"/dist/*.whl)
 ls -l "$SCRATCH/dist"
 
-# What the wheel itself says that it needs, so that uv takes it for direct.
+# The dependencies that the wheel declares, so that uv treats them as direct.
 "$SCRATCH/tools/bin/python" - "$WHEEL" $EXTRAS >"$SCRATCH/needs" <<'END'
 import email, sys, zipfile
 from packaging.requirements import Requirement
@@ -59,7 +58,7 @@ with zipfile.ZipFile(wheel) as archive:
     metadata = email.message_from_bytes(archive.read(name))
 inside = [n for n in names if n.startswith('freezer/tests')]
 if inside or 'freezer/storage/_s3/upload.py' not in names:
-    sys.exit(f'{wheel}: has tests, or not all modules')
+    sys.exit(f'{wheel}: contains tests, or lacks modules')
 for each in map(Requirement, metadata.get_all('Requires-Dist')):
     for extra in ('', *extras.split(',')):
         if each.marker is None or each.marker.evaluate({'extra': extra}):
@@ -68,7 +67,7 @@ for each in map(Requirement, metadata.get_all('Requires-Dist')):
             break
 END
 
-installed() {  # a virtual environment with the wheel: which, extras
+installed() {  # creates a virtual environment with the wheel: which, extras
     local which=$1 extras=$2 resolution
     local where=$SCRATCH/$which$extras
     resolution=$([ "$which" = oldest ] && echo lowest-direct || echo highest)
@@ -89,7 +88,7 @@ du -sm "$SCRATCH"/newest/lib/python*/site-packages | awk '{ print $1 " MiB insta
 "$SCRATCH/newest/bin/python" - "$SCRATCH/newest/bin/freezer-agent" <<'END'
 import subprocess, sys, time
 
-# The first one also writes the bytecode.
+# The first run also writes the bytecode.
 for what in (['--version'], ['--help']):
     times = []
     for _ in range(6):

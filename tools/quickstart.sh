@@ -1,12 +1,11 @@
 #!/bin/bash
-# See a backup and a restore with your own eyes: the real freezer-agent against a real S3
-# server on this machine. Needs Python 3.11 or newer with venv, git, and GNU tar; the
-# rest comes into .venv. Changes nothing outside of .venv and a temporary directory,
-# which is removed at the end. Your ~/.freezer is not touched: the agent is run with a
-# HOME of its own.
+# Demonstrates a backup and a restore: runs freezer-agent against a real S3 server on this
+# machine. Needs Python 3.11 or newer with venv, git, and GNU tar; installs the rest into
+# .venv. Changes nothing outside .venv and a temporary directory, which it removes at the
+# end. Does not touch your ~/.freezer: the agent runs with a separate HOME.
 #
-#   PYTHON   the Python to make .venv with (the system's)
-#   TMPDIR   where the temporary directory goes (/tmp)
+#   PYTHON   the Python for .venv (the system's)
+#   TMPDIR   parent of the temporary directory (/tmp)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -14,17 +13,17 @@ cd "$(dirname "$0")/.."
 CHILDREN=()
 PORTS=()
 SCRATCH=
-STEP='looking for programs'
+STEP='checking for programs'
 
 clean_up() {
     local code=$? port
     trap '' INT TERM HUP
     if [ ${#CHILDREN[@]} -gt 0 ]; then
-        # Not politely: the data goes anyway, and a polite end takes the server 15 s.
+        # SIGKILL: the data is deleted anyway, and a clean shutdown takes 15 s.
         kill -KILL "${CHILDREN[@]}" 2>/dev/null || :
         wait "${CHILDREN[@]}" 2>/dev/null || :
     fi
-    # Sockets of its own that the server leaves behind.
+    # The server leaves these sockets behind.
     for port in "${PORTS[@]}"; do
         rm -f /tmp/seaweedfs-*-grpc-"$((port + 10000))".sock
     done
@@ -40,19 +39,19 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 for program in git tar diff find; do
-    command -v $program >/dev/null || die "$program is not installed, and is needed"
+    command -v $program >/dev/null || die "$program is required and not installed"
 done
-# The agent also looks for GNU tar under these names.
+# The agent tries the same names to find GNU tar.
 for program in gnutar gtar tar; do
     if "$program" --version 2>/dev/null | grep -q 'GNU tar'; then break; fi
-    [ $program != tar ] || die 'GNU tar is needed, and tar is another one'
+    [ $program != tar ] || die 'GNU tar is required; tar is a different program'
 done
 STEP='installing into .venv'
 virtual_environment agent
 
-# -- A place that is ours ---------------------------------------------------------------
+# -- A clean environment ----------------------------------------------------------------
 
-# What a user may have set for other programs would change what is shown here.
+# Variables that a user may have set for other programs would change the demonstration.
 for variable in ${!OS_@} ${!AWS_@} ${!WEED_@} TAR_OPTIONS ALL_PROXY HTTP_PROXY \
     HTTPS_PROXY all_proxy http_proxy https_proxy; do
     unset "$variable"
@@ -68,7 +67,7 @@ mkdir log server server/master server/data server/filer
 ACCESS_KEY=quickstart
 SECRET_KEY=$(python -c 'import secrets; print(secrets.token_hex(20))')
 
-choose_ports() {  # four that are free, as is 10000 above each, where gRPC goes
+choose_ports() {  # four free ports; gRPC uses the ports 10000 above them
     python - <<'PYTHON'
 import itertools, random, socket
 
@@ -81,18 +80,18 @@ def is_free(port):
             return False
     return True
 
-# Below the range from which the kernel serves outgoing connections.
+# Below the kernel's range for outgoing connections.
 candidates = random.sample(range(11000, 22000), 1000)
 usable = (p for p in candidates if is_free(p) and is_free(p + 10000))
 print(*itertools.islice(usable, 4), sep='\n')
 PYTHON
 }
 
-weed_does() {  # starts one of the server's three processes
+start_weed() {  # starts one of the server's three processes
     local what=$1
     shift
-    # In a process group of its own (-m): Ctrl-C must not take the server away from the
-    # agent, which undoes what it began.
+    # In its own process group (-m): Ctrl-C must not stop the server before the agent has
+    # cleaned up.
     set -m
     (
         cd server
@@ -102,7 +101,7 @@ weed_does() {  # starts one of the server's three processes
     set +m
 }
 
-wait_until() {  # a URL answers with JSON that holds this: a path of keys, or nothing
+wait_until() {  # waits until a URL returns JSON with a true value at this path of keys
     python - "$@" <<'PYTHON' &
 import json, sys, time, urllib.error, urllib.request
 
@@ -117,14 +116,14 @@ while time.monotonic() < deadline:
         if found:
             sys.exit(0)
     except urllib.error.HTTPError as error:
-        if not keys and error.code == 403:  # S3, to one without keys
+        if not keys and error.code == 403:  # S3, without credentials
             sys.exit(0)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     time.sleep(0.1)
 sys.exit(1)
 PYTHON
-    # In the background, because a signal does not wait for the end of "wait".
+    # In the background, because a signal interrupts "wait" at once.
     local waiter=$! process
     CHILDREN+=("$waiter")
     wait "$waiter" || server_failed
@@ -142,7 +141,7 @@ server_failed() {
 start_server() {
     local master volume filer s3
     mapfile -t PORTS < <(choose_ports)
-    [ ${#PORTS[@]} = 4 ] || die 'there are no free ports'
+    [ ${#PORTS[@]} = 4 ] || die 'no free ports'
     master=${PORTS[0]} volume=${PORTS[1]} filer=${PORTS[2]} s3=${PORTS[3]}
     cat >server/s3.json <<JSON
 {"identities": [{
@@ -151,34 +150,33 @@ start_server() {
     "actions": ["Admin"]
 }]}
 JSON
-    # Three processes, one after the other: the second would wait 5 s if the first were
-    # not ready for it.
-    weed_does master -port="$master" -mdir=master -telemetry=false \
+    # Three processes, one after the other: the second waits 5 s if the first is not ready.
+    start_weed master -port="$master" -mdir=master -telemetry=false \
         -raftHashicorp -electionTimeout=200ms -heartbeatInterval=50ms \
         -volumeSizeLimitMB=64
     wait_until "http://127.0.0.1:$master/cluster/status" IsLeader
-    weed_does volume -master="127.0.0.1:$master" -port="$volume" -dir=data -max=200
+    start_weed volume -master="127.0.0.1:$master" -port="$volume" -dir=data -max=200
     # Iceberg and Lance would listen on fixed ports.
-    weed_does filer -master="127.0.0.1:$master" -port="$filer" -defaultStoreDir=filer \
+    start_weed filer -master="127.0.0.1:$master" -port="$filer" -defaultStoreDir=filer \
         -localSocket=filer.sock -s3 -s3.port="$s3" -s3.config=s3.json \
         -s3.localSocket=s3.sock -s3.port.iceberg=0 -s3.port.lance=0
-    # S3 answers before the volume server is there, and a first PUT would wait.
+    # S3 answers before the volume server is ready, and the first PUT would wait.
     wait_until "http://127.0.0.1:$master/dir/status" Topology DataCenters
     ENDPOINT=http://127.0.0.1:$s3
     wait_until "$ENDPOINT/"
 }
 
-# -- What is shown ----------------------------------------------------------------------
+# -- The demonstration ------------------------------------------------------------------
 
 if [ -t 1 ]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD='' PLAIN=''; fi
 
-tell() { STEP=$1; say "$1"; }
-typed() {  # shows a command as one would type it, and runs it
+step() { STEP=$1; say "$1"; }
+typed() {  # prints a command as a user would type it, and runs it
     local line="\$ $1" words=("${@:2}") index next
     for index in "${!words[@]}"; do
         next=${words[index]}
         if [[ $next = --* ]]; then
-            # An option stays with its value.
+            # Keep an option and its value on one line.
             if (( ${#line} + ${#next} + $(value_length "${words[index + 1]:-}") > 76 ))
             then
                 printf '%s%s \\%s\n' "$BOLD" "$line" "$PLAIN"
@@ -221,10 +219,10 @@ listing() {  # type, mode, owner, links, size of files, time, target of links, n
 
 compare() {  # every byte, mode, owner, time, link and name
     diff -r --no-dereference "$1" "$2" ||
-        die "$2 is not what was backed up"
+        die "$2 differs from the source"
     diff <(listing "$1") <(listing "$2") ||
-        die "$2 has other modes, owners, times or links than what was backed up"
-    printf '%s is %s, byte for byte: %s names, with modes, owners, times and links.\n' \
+        die "$2 differs from the source in modes, owners, times or links"
+    printf '%s equals %s, byte for byte: %s names, with modes, owners, times and links.\n' \
         "$2" "$1" "$(listing "$2" | wc -l)"
 }
 
@@ -233,8 +231,7 @@ backup() {
         --backup-name documents --path-to-backup documents --incremental \
         --metadata-out result.json
     python -c 'import json; r = json.load(open("result.json"))
-print("Level", r["curr_backup_level"], "is stored, with", r["warnings"] or "no",
-      "warnings.")'
+print("Stored level", r["curr_backup_level"], "- warnings:", r["warnings"])'
 }
 
 restore() {
@@ -242,47 +239,47 @@ restore() {
         --backup-name documents "$@"
 }
 
-# Before the server, which takes its time: what is newer than two seconds is in the next
-# increment as well, and this is to show that an increment is small.
+# Before the server starts, which takes seconds: the next increment repeats files younger
+# than two seconds, and the demonstration shows that an increment is small.
 make_tree
 
-tell 'starting an S3 server (SeaweedFS), with keys of its own'
+step 'starting an S3 server (SeaweedFS) with new keys'
 start_server
 export ACCESS_KEY SECRET_KEY ENDPOINT
-# Minutes of patience are for stores far away; this one answers or is gone.
+# Long retries are for distant stores; this one answers at once or has failed.
 export OS_S3__RETRY_BUDGET=30
 printf '%s$ export ACCESS_KEY=%s SECRET_KEY=… ENDPOINT=%s%s\n' \
     "$BOLD" "$ACCESS_KEY" "$ENDPOINT" "$PLAIN"
 
-tell 'backing up a small tree of files'
+step 'backing up a small tree of files'
 typed find documents
 cp -a documents original
 backup
 DATE=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 sleep 1  # dates have whole seconds
 
-tell 'changing it: a file edited, one deleted, a directory renamed, a new one'
+step 'editing a file, deleting one, renaming a directory, adding a new one'
 change_tree
 typed find documents
-tell 'backing up what has changed'
+step 'backing up the changes'
 backup
 
-tell 'looking at what is stored: the increment took a few kilobytes'
+step 'listing the backups: the increment has a few kilobytes'
 typed freezer-agent --action info --storage s3 --container quickstart/backups
 
-tell 'restoring the newest state'
+step 'restoring the newest state'
 restore --restore-abs-path newest
 compare documents newest
 
-tell 'restoring the state before the changes'
+step 'restoring the state before the changes'
 restore --restore-abs-path earlier --restore-from-date "$DATE"
 compare original earlier
 
 say 'Done'
 cat <<END
-A directory was backed up to S3, then only what had changed in it; both states were
-restored, and every byte, mode, owner, time and link is right. The S3 server and all
-files of this run are removed now.
+The agent backed up a directory to S3, then only the changes in it, and restored both
+states. Every byte, mode, owner, time and link is correct. The S3 server and all files of
+this run will be removed now.
 
   Your own files and bucket   $REPOSITORY/doc/source/user/stores.rst
   Older states, partial ones  $REPOSITORY/doc/source/user/restore.rst

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Everything that has to pass, from a fresh clone: Python 3.11 or newer with venv, git
-# and GNU tar. Arguments go to pytest: tools/test.sh -k upload
+# Runs every check, also in a fresh clone. Needs Python 3.11 or newer with venv, git and
+# GNU tar. Arguments are passed to pytest: tools/test.sh -k upload
 #
-#   PYTHON   the Python to make .venv with (the system's)
-#   CI=true  a skipped test is a failure; on Debian, as root, what they need of the
-#            system is installed first
+#   PYTHON   the Python for .venv (the system's)
+#   CI=true  a skipped test is a failure; on Debian, as root, the system packages of the
+#            tests are installed first
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -23,7 +23,7 @@ system_packages() {
         DEBIAN_FRONTEND=noninteractive \
             apt-get install -q -y --no-install-recommends "${PACKAGES[@]}"
     else
-        say "Some tests will be skipped, for want of: $absent"
+        say "Some tests will be skipped; missing programs: $absent"
         echo "On Debian: apt-get install --no-install-recommends ${PACKAGES[*]}"
     fi
 }
@@ -52,5 +52,5 @@ step 'release notes, rendered' \
     sphinx-build -q -W -b html releasenotes/source releasenotes/build/html
 step 'documentation' docs
 say pytest
-# In place of this shell: pytest's closing line is the last one.
+# exec, so that pytest's summary is the last line.
 exec pytest -n 3 --dist loadgroup "$@"

@@ -24,7 +24,7 @@ openstackdocs_use_storyboard = False
 openstackdocs_bug_project = 'freezer'
 
 pygments_style = 'native'
-# Options are written as they are typed: two hyphens are not a dash.
+# Keep the two hyphens of options.
 smartquotes = False
 
 # sphinx-build -W -b man doc/source doc/build/man
@@ -32,14 +32,14 @@ man_pages = [
     (
         'cli/freezer-agent',
         'freezer-agent',
-        'back up files to object storage, and restore them',
+        'back up files to object storage and restore them',
         'OpenStack',
         1,
     ),
     (
         'cli/freezer-scheduler',
         'freezer-scheduler',
-        'run freezer-agent when it is time',
+        'run freezer-agent on a schedule',
         'OpenStack',
         1,
     ),

@@ -1,4 +1,4 @@
-"""The job INI that ``--config`` names, as freezer-scheduler and operators write it.
+"""The job file (INI) of ``--config``, as freezer-scheduler and operators write it.
 
 Not an oslo.config file: section names do not matter, except that each
 ``[storage:NAME]`` is one member of a multiple storage.
@@ -30,12 +30,12 @@ class JobFile:
 def read(path: str) -> JobFile:
     """:raises ConfigError: it cannot be read, or a line of it is malformed"""
     parser = configparser.ConfigParser(
-        # Freezer 19 died on a lone %; %% is % as it was there.
+        # Freezer 19 failed on a single %; %% means %, as it did there.
         interpolation=None,
-        # None of its sections lends its values to the others.
+        # No section provides defaults for the others.
         default_section='\0',
     )
-    # Two spellings of one key are the same key, and may not both be there.
+    # Two spellings of one key are duplicates.
     parser.optionxform = _key  # type: ignore[assignment,method-assign]
     try:
         with open(path, encoding='utf-8-sig') as stream:
@@ -43,7 +43,7 @@ def read(path: str) -> JobFile:
     except OSError as error:
         raise ConfigError(f'config {path}: {error.strerror or error}') from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f'config {path}: not UTF-8 text: save it as that') from error
+        raise ConfigError(f'config {path}: not UTF-8 text: save it as UTF-8') from error
     except configparser.Error as error:
         raise ConfigError(f'config {path}: {_without_text(error)}') from error
     sections = [
@@ -65,7 +65,7 @@ def _key(name: str) -> str:
 
 
 def _without_text(error: configparser.Error) -> str:
-    """What is wrong and in which line, without the line: it may hold a secret."""
+    """The problem and its line number, without the line: it may hold a secret."""
     if isinstance(error, configparser.MissingSectionHeaderError):
         return (
             f'line {error.lineno}: a key before the first [section]: write [job] above '
@@ -78,7 +78,6 @@ def _without_text(error: configparser.Error) -> str:
         return f'line {error.lineno}: {error.option} is given twice: keep one of them'
     if isinstance(error, configparser.DuplicateSectionError):
         return (
-            f'line {error.lineno}: there are two sections [{error.section}]: make them '
-            f'one'
+            f'line {error.lineno}: there are two sections [{error.section}]: merge them'
         )
     return type(error).__name__

@@ -1,22 +1,27 @@
-"""The agent's options, and every option there is."""
+"""The agent's options, those of every plugin, and what ``--help`` says of them."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg
+from oslo_log import log
 
-from freezer.common import plugins, usage
+from freezer.common import parsing, plugins, upstream, usage
+from freezer.exceptions import ConfigError
 from freezer.stream import compression, encryption
 from freezer.utils.types import Date, Size
 
+PROG = 'freezer-agent'
+AGENT = 'the agent'
 ACTIONS = {
     'backup': 'make a backup of --path-to-backup',
     'restore': 'restore the newest state, or an earlier one, into --restore-abs-path',
-    'info': 'tell which backups there are',
-    'list': 'tell which files are in a backup',
-    'admin': 'remove old backups, and what failed ones have left',
-    'check': 'try out whether backups can be made and restored here',
-    'verify': 'look whether backups are there as they were written',
+    'info': 'list the backups on the storage',
+    'list': 'list the files in a backup',
+    'admin': 'delete old backups and the leftovers of failed ones',
+    'check': 'test whether this storage works for backups and restores',
+    'verify': 'check that the stored backups are complete and undamaged',
     'exec': 'run --command',
 }
 
@@ -31,18 +36,25 @@ AGENT_OPTS = (
         'mode',
         short='m',
         default='fs',
-        help='What the files belong to. fs: nothing special.',
+        help='What is backed up: fs means ordinary files. Other modes quiesce an '
+        'application during the backup.',
     ),
     cfg.StrOpt(
         'engine',
         short='e',
         dest='engine_name',
         default='tar',
-        help='How the archive is made.',
+        help='The program or format that archives are made with.',
+    ),
+    cfg.StrOpt(
+        'snapshot',
+        short='s',
+        metavar='NAME',
+        help='Back up a snapshot of the files, made by this plugin. None is built in.',
     ),
     cfg.StrOpt(
         'storage',
-        help='Where backups live: s3, or local for a directory. Has to be given, here '
+        help='Where backups are stored: s3, or local for a directory. Required, here '
         'or in [storage:NAME] sections of a job file.',
     ),
     cfg.StrOpt(
@@ -61,72 +73,72 @@ AGENT_OPTS = (
         'backup-name',
         short='N',
         default='freezer_{mode}_{resource_id}',
-        help='With the host name, what a backup is found by. {mode}, {backup_media}, '
-        '{storage}, {container}, {project_id} and {resource_id} are filled in; for '
-        'files {resource_id} is the host name.',
+        help='Name of the backup. Host name and backup name together identify it. '
+        '{mode}, {backup_media}, {storage}, {container}, {project_id} and '
+        '{resource_id} are replaced; for files {resource_id} is the host name.',
     ),
     cfg.StrOpt(
         'hostname',
-        help='Stands for the name of this machine, as when the backup of another one '
-        'is restored. Default: the name of this machine.',
+        help="Use this host name instead of the machine's own, for example to restore "
+        "another machine's backup. Default: the name of this machine.",
     ),
     cfg.StrOpt(
         'restore-abs-path',
         metavar=usage.DIRECTORY,
-        help='The directory to restore into; made if needed.',
+        help='The directory to restore into; created if needed.',
     ),
     cfg.Opt(
         'restore-from-date',
         type=Date(),
-        help='Restore the state of this moment: the newest backup not after it. '
-        'ISO 8601; UTC unless an offset is given. Default: the newest.',
+        help='Restore the newest backup made at or before this date (ISO 8601, UTC '
+        'unless it has an offset). Default: the newest.',
     ),
     cfg.MultiStrOpt(
         'include',
         metavar='PATTERN',
         default=[],
-        help='With action restore or list: only what this pattern matches, and all '
-        'below it. A path from the top of what was backed up; * ? [ ] within a name, '
-        '** for any directories. May be given more than once; in a job file, one '
-        'pattern a line.',
+        help='With action restore or list: only paths that match this pattern, and '
+        'everything below them. A pattern starts at the top of the backup; * ? [ ] '
+        'match within a name, ** any directories. May be given more than once; in a '
+        'job file, one pattern per line.',
     ),
     cfg.BoolOpt(
         'overwrite',
         default=False,
-        help='Restore into a directory that is not empty. What the backup does not '
-        'hold is removed from the directories it does hold; it is listed first.',
+        help='Restore into a directory that is not empty. Files that are not in the '
+        'backup are removed from the directories that are; they are listed first.',
     ),
     cfg.Opt(
         'max-restore-size',
         type=Size(min=0),
         default=0,
-        help='Give up a restore when its archives, decompressed, come to more than '
-        'this, all levels together; 20G and the like. Holes do not count. 0: no limit.',
+        help='Abort the restore if the decompressed data of all levels is larger than '
+        'this, e.g. 20G. Holes in sparse files are not counted. 0: no limit.',
     ),
     cfg.BoolOpt(
         'untrusted',
         default=False,
-        help='Restore a backup that somebody else may have changed: files lose their '
-        'set-user-ID and set-group-ID bits and capabilities, and device nodes become '
-        'empty files.',
+        help='Restore a backup that somebody else may have modified: drop set-user-ID '
+        'and set-group-ID bits and capabilities, and write empty files for device '
+        'nodes.',
     ),
     cfg.BoolOpt(
         'incremental',
         default=False,
-        help='Back up what changed since the previous level, if there is one.',
+        help='Back up the changes since the previous level, if there is one.',
     ),
-    cfg.IntOpt('max-level', min=0, help='After this level, begin again at level 0.'),
+    cfg.IntOpt('max-level', min=0, help='After this level, start again at level 0.'),
     cfg.IntOpt(
         'always-level',
         min=0,
-        help='Once at this level, stay at it: each backup holds all that changed '
-        'since the level below.',
+        help='Never go above level N: later backups repeat level N (differential '
+        'backups).',
     ),
     cfg.FloatOpt(
         'restart-always-level',
         metavar='DAYS',
         min=0,
-        help='Begin again at level 0 when the last level 0 is older than this many '
+        help='Start again at level 0 when the last level 0 is older than this many '
         'days.',
     ),
     cfg.FloatOpt(
@@ -134,7 +146,7 @@ AGENT_OPTS = (
         metavar='DAYS',
         short='R',
         min=0,
-        help='Remove chains of levels that are all older than this many days. With '
+        help='Delete chains in which every level is older than this many days. With '
         'action admin, or after a backup.',
     ),
     cfg.Opt(
@@ -145,44 +157,30 @@ AGENT_OPTS = (
     cfg.Opt(
         'remove-before-date',
         type=Date(),
-        help='Remove chains of levels that were all made at or before this moment. '
+        help='Delete chains in which every level was made at or before this date. '
         'With action admin, or after a backup.',
     ),
     cfg.StrOpt(
         'compression',
         choices=compression.NAMES,
         default='gzip',
-        help='How the stream is compressed. Freezer 19 cannot read zstd and none.',
+        help='Compression of the backup. Freezer 19 cannot read zstd or none.',
     ),
     cfg.StrOpt(
         'encrypt-pass-file',
-        help='Encrypt with the passphrase in the first line of this file, in the '
-        'format of --encryption; decrypt with it.',
+        help='File whose first line is the passphrase to encrypt and decrypt backups '
+        'with; see --encryption for the format.',
     ),
     cfg.StrOpt(
         'encryption',
         choices=encryption.NAMES,
-        help='How to encrypt; needs --encrypt-pass-file. openssl, the default: as '
-        '"openssl enc -aes-256-cfb" does, for Freezer 19; it is not authenticated, so '
-        'that who can write to the storage can change what is restored, and names of '
-        'files are not hidden. age: as age does; what was changed or exchanged is '
-        'detected, and names of files are hidden. A restore knows by itself, and with '
-        'this option refuses what is in another format, or not encrypted.',
-    ),
-    cfg.StrOpt(
-        'dereference-symlink',
-        metavar='LINKS',
-        choices=['none', 'soft', 'hard', 'all'],
-        default='none',
-        help='Store what symbolic links (soft), hard links or both point to, in place '
-        'of the links.',
-    ),
-    cfg.MultiStrOpt(
-        'exclude',
-        metavar='PATTERN',
-        default=[],
-        help="Leave out files that match this pattern, tar's wildcards. May be given "
-        'more than once; in a job file, one pattern a line.',
+        help='Encryption format; needs --encrypt-pass-file. openssl, the default, is '
+        'that of "openssl enc -aes-256-cfb", which Freezer 19 reads. It is not '
+        'authenticated: anyone who can write to the storage can change what is '
+        'restored. File names are visible. age is the format of age: modified or '
+        'exchanged backups are detected, and file names are hidden. A restore detects '
+        'the format; with this option, it rejects backups that are unencrypted or in '
+        'another format.',
     ),
     cfg.Opt(
         'max-segment-size',
@@ -190,38 +188,36 @@ AGENT_OPTS = (
         type=Size(min=1),
         # Freezer 19 has 32 MiB; decision 0008.
         default=8 * 1024 * 1024,
-        help='Bytes of a part on S3. At least 5 MiB there. Sizes may be written 8M.',
+        help='Size of a part on S3, e.g. 8M; at least 5M there.',
     ),
     cfg.BoolOpt(
         'consistency-check',
         default=False,
-        help='Compute a checksum of the files before they are backed up, and give it '
-        'with the result.',
+        help='Compute a checksum of the files before the backup, and add it to the '
+        'result.',
     ),
     cfg.StrOpt(
         'consistency-checksum',
-        help='After a restore, compare with this checksum, which a backup with '
-        '--consistency-check gave.',
+        help='After a restore, compare the files with this checksum, from a backup '
+        'with --consistency-check.',
     ),
     cfg.BoolOpt(
         'verify-data',
         default=False,
-        help='With action verify: read every byte, and check it.',
+        help='With action verify: read and check every byte.',
     ),
     cfg.BoolOpt(
         'long',
         default=False,
-        help='With action info: say of each level how it was made and how it is kept. '
-        'Takes three requests for each.',
+        help='With action info: show compression, encryption, storage class and locks '
+        'of each level. Takes three requests per level.',
     ),
     cfg.BoolOpt(
         'dry-run',
         default=False,
-        help='Write and remove nothing, and say what would be done.',
+        help='Write and delete nothing; print what would be done.',
     ),
-    cfg.BoolOpt(
-        'sync', default=True, help='Write the buffers of file systems to disk first.'
-    ),
+    cfg.BoolOpt('sync', default=True, help='Run sync before the backup.'),
     cfg.StrOpt(
         'metadata-out',
         metavar=usage.FILE,
@@ -230,27 +226,29 @@ AGENT_OPTS = (
     cfg.BoolOpt(
         'json',
         default=False,
-        help='The result as JSON on standard output: the same as --metadata-out -.',
+        help='Print the result as JSON: the same as --metadata-out -.',
     ),
     cfg.StrOpt(
         'metrics-file',
-        help='Write the result as metrics for Prometheus to this file, after a failure '
-        'as well; for the textfile collector of node_exporter a name that ends in '
-        '.prom, in its directory. Several backups may have one file. Needs the extra '
-        'metrics.',
+        help='Write Prometheus metrics of the run to this file, also after a failure. '
+        'The textfile collector of node_exporter reads files in its directory whose '
+        'names end in .prom. Several backups may share one. Needs the extra metrics.',
     ),
     cfg.BoolOpt(
         'quiet',
         short='q',
         default=False,
-        help='Nothing on standard error: no progress, no summary, no errors. The log '
-        'has them.',
+        help='Print nothing on standard error: no progress, summary or errors. The '
+        'log has them.',
     ),
-    cfg.StrOpt('max-priority', help='Any text: run with the highest priority.'),
+    cfg.StrOpt(
+        'max-priority',
+        help='Run with the highest CPU and I/O priority (any value switches it on).',
+    ),
     cfg.StrOpt(
         'proxy',
         metavar='URL',
-        help='HTTP proxy on the way to the storage, as http://host:port.',
+        help='HTTP proxy for connections to the storage, as http://host:port.',
     ),
     cfg.BoolOpt(
         'insecure',
@@ -261,44 +259,99 @@ AGENT_OPTS = (
         'upload-limit',
         type=Size(),
         default=-1,
-        help='Bytes per second that may be sent, to all storages together; 10M and '
-        'the like. -1: no limit.',
+        help='Bytes per second to send to all storages together, e.g. 10M. -1: no '
+        'limit.',
     ),
     cfg.Opt(
         'download-limit',
         type=Size(),
         default=-1,
-        help='Bytes per second that may be received, from all storages together; 10M '
-        'and the like. -1: no limit.',
+        help='Bytes per second to receive from all storages together, e.g. 10M. -1: '
+        'no limit.',
     ),
     cfg.StrOpt(
         'config',
         metavar=usage.FILE,
-        help='Job file (INI) with more options; [storage:NAME] sections name several '
-        'storages that all get the backup. The command line wins.',
+        help='Job file (INI) with more options. The command line overrides it. Each '
+        '[storage:NAME] section is one of several storages that all get the backup.',
     ),
     cfg.StrOpt(
         'command',
-        help='What action exec runs: split as a shell would, without a shell; | makes '
-        'a pipeline.',
+        help='Command for action exec. It is split as a shell does, but no shell runs '
+        'it; | makes a pipeline.',
     ),
 )
 
 
 def declared_options() -> dict[str | None, tuple[Any, ...]]:
-    """group (None: the main one) -> options, of the agent and every storage driver."""
-    options: dict[str | None, tuple[Any, ...]] = {None: AGENT_OPTS}
-    for driver in plugins.load_all(plugins.STORAGES).values():
-        for group, declared in driver.OPTIONS.items():
-            options[group] = options.get(group, ()) + tuple(declared)
-    return options
+    """group (None: the main one) -> options, of the agent and every plugin.
+
+    :raises ConfigError: two plugins declare an option, and differently
+    """
+    declared: dict[str | None, tuple[Any, ...]] = {}
+    for groups in _by_owner().values():
+        for group, options in groups.items():
+            declared[group] = declared.get(group, ()) + tuple(options)
+    return declared
 
 
-def driver_options(driver: Any) -> Iterator[tuple[str, str | None, Any]]:
-    """(key in settings and job files, group, option) of all a driver declares."""
-    for group, declared in driver.OPTIONS.items():
-        for option in declared:
-            yield f'{group}_{option.dest}' if group else option.dest, group, option
+@functools.cache
+def _by_owner() -> dict[str, dict[str | None, list[Any]]]:
+    """Owner in words -> group -> options. An option that several plugins share belongs
+    to the first of them."""
+    owned: dict[str, dict[str | None, list[Any]]] = {}
+    taken: dict[str, tuple[str, str | None, Any]] = {}
+    for owner, group, option in _declarations():
+        shared = False
+        for name in _names(group, option):
+            first, *other = taken.setdefault(name, (owner, group, option))
+            if first == owner:
+                continue
+            if other != [group, option]:
+                raise ConfigError(
+                    f'{first} and {owner} declare {name}, but differently: remove the '
+                    f'package of one of them'
+                )
+            shared = True
+        if not shared:
+            owned.setdefault(owner, {}).setdefault(group, []).append(option)
+    return owned
+
+
+def _declarations() -> Iterator[tuple[str, str | None, Any]]:
+    """(owner in words, group, option) of each."""
+    yield from ((AGENT, None, option) for option in AGENT_OPTS)
+    for kind, word in plugins.KINDS.items():
+        for name, options in plugins.options(kind).items():
+            for _key, group, option in options:
+                yield f'{word} {name}', group, option
+
+
+def _names(group: str | None, option: Any) -> list[str]:
+    """The names it takes, on the command line and in job files."""
+    prefix = f'{group}-' if group else ''
+    flags = [f'--{prefix}{option.name}', f'{prefix}{option.dest}'.replace('-', '_')]
+    return [*flags, f'-{option.short}'] if option.short else flags
+
+
+@functools.cache
+def absent_options() -> tuple[Any, ...]:
+    """Options of Freezer 19 that nothing here declares."""
+    taken = {
+        name
+        for group, options in declared_options().items()
+        for option in options
+        for name in _names(group, option)
+    }
+    return tuple(
+        option for option in upstream.OPTIONS if taken.isdisjoint(_names(None, option))
+    )
+
+
+def every_option() -> dict[str | None, tuple[Any, ...]]:
+    """The declared options, and the absent ones."""
+    declared = declared_options()
+    return {**declared, None: (*declared[None], *absent_options())}
 
 
 def list_opts() -> list[tuple[str | None, list[Any]]]:
@@ -306,17 +359,61 @@ def list_opts() -> list[tuple[str | None, list[Any]]]:
     return [(group, list(options)) for group, options in declared_options().items()]
 
 
-#: Of the help: each stands before the option of AGENT_OPTS that it begins with.
+def declare() -> cfg.ConfigOpts:
+    """oslo.config's object, which has read nothing yet.
+
+    :raises ConfigError: a plugin declares an option of oslo.log
+    """
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    try:
+        for group, options in every_option().items():
+            conf.register_cli_opts(options, group=group)
+    except cfg.DuplicateOptError as error:
+        raise ConfigError(
+            f'a plugin declares the option {error.opt_name} of oslo.log: remove its '
+            f'package'
+        ) from error
+    return conf
+
+
+def parse_alone(argv: Sequence[str]) -> cfg.ConfigOpts:
+    """A command line without configuration files and environment."""
+    conf = declare()
+    conf(
+        [parsing.literal(argument) for argument in argv],
+        project='freezer',
+        prog=PROG,
+        default_config_files=[],
+        default_config_dirs=[],
+        use_env=False,
+    )
+    return conf
+
+
+def refuse_unavailable(conf: cfg.ConfigOpts) -> None:
+    """:raises ConfigError: an option of Freezer 19, or a snapshot, is not there"""
+    for option in absent_options():
+        if upstream.is_set(option, conf[option.dest], conf.container):
+            raise ConfigError(
+                f'--{option.name} is set, and this agent does not have this option of '
+                f'Freezer 19 yet'
+            )
+    if not upstream.is_unset(False, str(conf.snapshot)):
+        plugins.check(plugins.SNAPSHOTS, '--snapshot', conf.snapshot)
+
+
+#: Headings of the help, by the option of AGENT_OPTS that each precedes.
 HEADINGS = {
     'action': 'What to do',
-    'mode': 'What, and where to',
+    'mode': 'Source and storage',
     'restore-abs-path': 'Restoring',
     'incremental': 'Levels',
     'remove-older-than': 'Removing old backups',
-    'compression': 'What is stored, and how',
+    'compression': 'Format of backups',
     'verify-data': 'This run',
     'proxy': 'Network',
-    'config': 'Job files, and commands in them',
+    'config': 'Job files and commands',
 }
 
 _USAGE = """\
@@ -324,22 +421,22 @@ freezer-agent --action ACTION --storage STORAGE --container CONTAINER …
        freezer-agent --config JOBFILE …"""
 
 _DESCRIPTION = """\
-Back up files level by level to S3-compatible object storage, or a directory,
-and restore any state there was. Exit code 0 means that it restores, byte for
-byte.
+Make full and incremental backups of files to S3-compatible object storage or a
+directory, and restore any earlier state. Exit code 0 means that the backup
+restores, byte for byte.
 
 Actions:
 """
 
 _EPILOG = """\
 Flags have an inverse: --noincremental, --s3-nocreate-bucket. In job files
-options are written with underscores: path_to_backup = /etc. The keys of a
-bucket are safest in the environment, with the address of its service:
-ACCESS_KEY, SECRET_KEY and ENDPOINT.
+options are written with underscores: path_to_backup = /etc. Pass the keys of a
+bucket and the URL of its service in the environment, where other users cannot
+see them: ACCESS_KEY, SECRET_KEY and ENDPOINT.
 
 Examples:
-  Back up what has changed; restore the state of the end of January; list what
-  there is; verify every byte of it:
+  Make an incremental backup; restore the state at the end of January; list all
+  backups; verify every byte of them:
 
     freezer-agent --action backup --storage s3 --container backups/web1 \\
         --backup-name etc --path-to-backup /etc --incremental
@@ -356,19 +453,17 @@ Examples:
 
 
 def help_usage() -> usage.Usage:
-    """What ``freezer-agent --help`` says."""
-    storages = plugins.load_all(plugins.STORAGES).items()
     return usage.Usage(
-        'freezer-agent',
+        PROG,
         _USAGE,
         _DESCRIPTION
         + '\n'.join(f'  {name:9}{words}' for name, words in ACTIONS.items()),
         (
             *usage.by_headings(AGENT_OPTS, HEADINGS),
             *(
-                usage.of_group(f'Storage {name}', driver.OPTIONS)
-                for name, driver in storages
-                if driver.OPTIONS
+                usage.of_group(owner.capitalize(), groups)
+                for owner, groups in _by_owner().items()
+                if owner != AGENT
             ),
             usage.common('freezer.conf and freezer-agent.conf'),
             usage.OTHERS,

@@ -1,45 +1,75 @@
-"""Storages, engines and modes by name, from their entry points."""
+"""Storages, engines, modes and snapshots by name, from their entry points.
 
+A plugin has two: its class in the group of its kind, imported when it is used, and its
+:class:`freezer.utils.plugin_options.PluginOptions` in the group ``<kind>.options``,
+imported by every command. The second may be missing.
+"""
+
+import functools
+from collections.abc import Sequence
 from typing import Any
 
-from stevedore.extension import Extension, ExtensionManager
+from stevedore.named import NamedExtensionManager
 
 from freezer.exceptions import ConfigError
+from freezer.utils.plugin_options import PluginOptions
 
 STORAGES = 'freezer.storage'
 ENGINES = 'freezer.engine'
 MODES = 'freezer.mode'
+SNAPSHOTS = 'freezer.snapshot'
+#: namespace -> the option that chooses one
+KINDS = {
+    STORAGES: 'storage',
+    ENGINES: 'engine',
+    MODES: 'mode',
+    SNAPSHOTS: 'snapshot',
+}
 
 
-def load_all(namespace: str) -> dict[str, Any]:
-    """Every class of a kind: name -> class.
+def names(namespace: str) -> list[str]:
+    """The installed plugins, sorted. Imports none of them."""
+    return sorted(_load(namespace).entry_points_names())
 
-    :raises ConfigError: one of them cannot be loaded; a plugin that is silently absent
-        would be an option that is silently unknown
-    """
-    manager: ExtensionManager[Any] = ExtensionManager(
-        namespace, on_load_failure_callback=_failed
-    )
-    return {extension.name: extension.plugin for extension in _sorted(manager)}
+
+def check(namespace: str, option: str, name: str) -> None:
+    """:raises ConfigError: as :func:`load`, for a name that is not installed"""
+    installed = names(namespace)
+    if name not in installed:
+        raise ConfigError(
+            f'{option} {name!r} is not available; available: '
+            f'{", ".join(installed) or "none"}'
+        )
 
 
 def load(namespace: str, option: str, name: str) -> Any:
-    """One class by its name.
+    """The class of a plugin.
 
-    :param option: the option that named it, for the error
-    :raises ConfigError: there is none of that name
+    :param option: the option that chose it, for the error
+    :raises ConfigError: it is not installed, or cannot be imported
     """
-    plugins = load_all(namespace)
-    if name not in plugins:
-        raise ConfigError(
-            f'{option} {name!r} is not available in this agent; there is '
-            f'{", ".join(plugins)}'
-        )
-    return plugins[name]
+    check(namespace, option, name)
+    return _load(namespace, [name])[name].plugin
 
 
-def _sorted(manager: 'ExtensionManager[Any]') -> list['Extension[Any]']:
-    return sorted(manager, key=lambda extension: extension.name)
+@functools.cache
+def options(namespace: str) -> dict[str, PluginOptions]:
+    """What each plugin of a kind declares: name -> options, empty for one without.
+
+    :raises ConfigError: one of them cannot be imported; its options would be unknown
+        options otherwise
+    """
+    group = f'{namespace}.options'
+    loaded = _load(group, names(group))
+    declared = {each.name: each.plugin for each in loaded}
+    return {name: declared.get(name, PluginOptions()) for name in names(namespace)}
+
+
+def _load(namespace: str, wanted: Sequence[str] = ()) -> Any:
+    """stevedore's manager, with the wanted ones imported."""
+    return NamedExtensionManager(
+        namespace, list(wanted), on_load_failure_callback=_failed
+    )
 
 
 def _failed(_manager: Any, entry_point: Any, error: BaseException) -> None:

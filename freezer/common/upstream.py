@@ -1,58 +1,39 @@
 """Options of Freezer 19 that this agent does not have yet.
 
-They are known so that a job that needs one of them is refused with its name, and one
-that only carries its default along (dashboards write whole forms) runs.
+A job that sets one of them is refused with its name; a job that only carries its
+default (dashboards write whole forms) runs. An option that the agent or a plugin
+declares takes the place of the one of its name here.
 """
 
 import argparse
 
 from oslo_config import cfg
 
+_WITHOUT_DEFAULT = (
+    *('lvm-srcvol', 'lvm-snapname', 'lvm-dirmount', 'lvm-volgroup'),
+    *('mysql-conf', 'sql-server-conf', 'project-id', 'os-trust-id', 'backup-id'),
+    *('ssh-password', 'ssh-username', 'ssh-host'),
+    *('ftp-username', 'ftp-password', 'ftp-host', 'ftp-keyfile', 'ftp-certfile'),
+    *('cinder-vol-id', 'cinder-vol-name', 'cinderbrick-vol-id'),
+    *('cindernative-vol-id', 'cindernative-backup-id', 'cindernative-backup-az'),
+    *('nova-inst-id', 'nova-inst-name', 'nova-restore-network'),
+    *('glance-image-id', 'glance-image-name', 'glance-image-name-filter'),
+)
 _DEFAULTS: dict[str, str | None] = {
+    **dict.fromkeys(_WITHOUT_DEFAULT),
     'rsync-block-size': '4096',
-    'snapshot': None,
-    'lvm-srcvol': None,
-    'lvm-snapname': None,
-    'lvm-dirmount': None,
-    'lvm-volgroup': None,
     'lvm-snap-perm': 'ro',
     'lvm-snapsize': '1G',
-    'mysql-conf': None,
-    'sql-server-conf': None,
     'timeout': '120',
     'ssh-key': '~/.ssh/id_rsa',
-    'ssh-password': None,
-    'ssh-username': None,
-    'ssh-host': None,
     'ssh-port': '22',
-    'ftp-username': None,
-    'ftp-password': None,
-    'ftp-host': None,
     'ftp-port': '21',
-    'ftp-keyfile': None,
-    'ftp-certfile': None,
-    'cinder-vol-id': None,
-    'cinder-vol-name': None,
-    'cinderbrick-vol-id': None,
-    'cindernative-vol-id': None,
-    'cindernative-backup-id': None,
-    'cindernative-backup-az': None,
     'cindernative-backup-container': '$container',
     'cindernative-freezer-only': 'True',
     'fullbackup-rotation': '1',
-    'nova-inst-id': None,
-    'nova-inst-name': None,
-    'nova-restore-network': None,
-    'glance-image-id': None,
-    'glance-image-name': None,
-    'glance-image-name-filter': None,
-    'project-id': None,
-    'os-trust-id': None,
     'os-identity-api-version': '3',
     'temp-resource-prefix': 'freezer_',
-    'backup-id': None,
 }
-_SHORT = {'snapshot': 's'}
 _DEST = {'lvm-snap-perm': 'lvm_snapperm'}
 _SECRET = ('ssh-password', 'ftp-password')
 # A job file writes these for "not set", on any option that is not a flag.
@@ -61,7 +42,6 @@ UNSET = ('', 'None', 'False', 'false')
 OPTIONS = tuple(
     cfg.StrOpt(
         name,
-        short=_SHORT.get(name),
         dest=_DEST.get(name),
         help=argparse.SUPPRESS,  # nothing to use yet
         secret=name in _SECRET,
@@ -70,10 +50,19 @@ OPTIONS = tuple(
 )
 
 
-def is_set(option: cfg.Opt, value: str | None, container: str) -> bool:
-    """Whether a value asks for something that is not there.
+def is_unset(flag: bool, value: str) -> bool:
+    """Whether a job file does not set an option with this value.
 
-    :param container: what oslo.config makes of $container, which is a default
+    False and None on an option that is not a flag once became the number 0, or the text
+    'False' (and a backup of nothing, or the deletion of everything).
+    """
+    return value in ('', 'None') if flag else value in UNSET
+
+
+def is_set(option: cfg.Opt, value: str | None, container: str) -> bool:
+    """Whether a value differs from the option's default in Freezer 19.
+
+    :param container: what oslo.config replaces $container with, which is a default
     """
     text = str(value).strip() if value is not None else ''
     default = _DEFAULTS[option.name]

@@ -1,8 +1,6 @@
-"""How options are written on a command line: for ``--help``, the manual pages and the
-completion of shells.
+"""Options as they are typed: for ``--help``, manual pages and shell completions.
 
-oslo.config's own help is one list in the order of the alphabet, with the inverse of
-each flag in it.
+oslo.config's own help is one alphabetical list that includes the inverse of each flag.
 """
 
 import argparse
@@ -14,7 +12,7 @@ from oslo_config import cfg
 
 from freezer.utils.types import Date, Duration, Size
 
-#: What a value is the path of; shells complete these.
+#: Metavars of paths, which shells complete.
 FILE, DIRECTORY, PATH = 'FILE', 'DIR', 'PATH'
 _NARROWEST, _WIDEST = 40, 100
 _UNITS = ((2**40, 'T'), (2**30, 'G'), (2**20, 'M'))
@@ -23,10 +21,10 @@ _UNITS = ((2**40, 'T'), (2**30, 'G'), (2**20, 'M'))
 class Entry(NamedTuple):
     """An option.
 
-    :param names: as typed, short ones first; of a flag that is on, its inverse as well
-    :param metavar: stands for its value; empty for a flag
-    :param choices: the values there are; empty if there are others
-    :param inverse: of a flag: what turns it off
+    :param names: as typed, short ones first
+    :param metavar: placeholder of the value; empty for a flag
+    :param choices: the possible values; empty if there are others
+    :param inverse: the option that turns a flag off
     :param many: whether it may be given more than once
     """
 
@@ -44,7 +42,7 @@ class Section(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """All of ``--help``. The text in it is kept as it is broken into lines."""
+    """All of ``--help``. Its texts keep their line breaks."""
 
     prog: str
     usage: str
@@ -54,27 +52,24 @@ class Usage(NamedTuple):
 
 
 def entry(option: Any, group: str | None = None) -> Entry:
-    """How an option is written.
-
-    :param option: one of oslo.config's
-    """
+    """:param option: one of oslo.config's"""
     prefix = f'{group}-' if group else ''
     long = f'--{prefix}{option.name}'
     names = (*((f'-{option.short}',) if option.short else ()), long)
-    told = [' '.join(option.help.split())]
+    parts = [' '.join(option.help.split())]
     known: Mapping[str, str | None] = getattr(option.type, 'choices', None) or {}
     choices = tuple(known)
-    # Those with words of their own are told of elsewhere, a line for each.
+    # Choices with descriptions are listed in the description of the command.
     if choices and not any(known.values()):
-        told.append(f'One of: {", ".join(choices)}.')
+        parts.append(f'One of: {", ".join(choices)}.')
     if isinstance(option, cfg.BoolOpt):
         inverse = f'--{prefix}no{option.name}'
         if option.default:
-            told.append(f'On, unless {inverse} is given.')
-        return Entry(names, '', ' '.join(told), inverse=inverse)
+            parts.append(f'On by default; {inverse} turns it off.')
+        return Entry(names, '', ' '.join(parts), inverse=inverse)
     if option.default not in (None, '', [], 0, -1) and 'efault' not in option.help:
-        told.append(f'Default: {_shown(option)}.')
-    return Entry(names, _metavar(option), ' '.join(told), choices, many=option.multi)
+        parts.append(f'Default: {_shown(option)}.')
+    return Entry(names, _metavar(option), ' '.join(parts), choices, many=option.multi)
 
 
 def _shown(option: Any) -> str:
@@ -87,7 +82,7 @@ def _shown(option: Any) -> str:
 
 
 def _metavar(option: Any) -> str:
-    """That of the option, else by its type, else the last word of its name."""
+    """The option's own, else by its type, else the last word of its name."""
     if option.metavar:
         return str(option.metavar)
     if isinstance(option, cfg.IntOpt | cfg.FloatOpt):
@@ -101,9 +96,9 @@ def _metavar(option: Any) -> str:
 def by_headings(
     options: Iterable[Any], headings: Mapping[str, str]
 ) -> Iterator[Section]:
-    """Options in the order they are declared in, cut where a heading begins.
+    """Options in the order of their declaration, in a section for each heading.
 
-    :param headings: name of an option -> the heading that begins with it
+    :param headings: name of the first option of a section -> its heading
     """
     title, entries = '', list[Entry]()
     for option in options:
@@ -128,9 +123,9 @@ def of_group(title: str, groups: Mapping[str | None, Sequence[Any]]) -> Section:
 
 
 def common(defaults: str) -> Section:
-    """Options of oslo.config and oslo.log, which say it at greater length.
+    """Options of oslo.config and oslo.log, whose own help is longer.
 
-    :param defaults: the configuration files that are found
+    :param defaults: names of the configuration files that are read by default
     """
     return Section(
         'Log and configuration files',
@@ -142,19 +137,23 @@ def common(defaults: str) -> Section:
                 f'Default: {defaults} in ~/.freezer, ~, /etc/freezer and /etc.',
                 many=True,
             ),
-            Entry(('--config-dir',), DIRECTORY, 'Read the *.conf files in it, too.'),
-            Entry(('-d', '--debug'), '', 'Log more.', inverse='--nodebug'),
+            Entry(
+                ('--config-dir',),
+                DIRECTORY,
+                'Also read the *.conf files in this directory.',
+            ),
+            Entry(('-d', '--debug'), '', 'Log debug messages.', inverse='--nodebug'),
             Entry(('--log-file',), FILE, 'Log to this file, relative to --log-dir.'),
-            Entry(('--log-dir',), DIRECTORY, 'Where log files are.'),
+            Entry(('--log-dir',), DIRECTORY, 'Directory of log files.'),
             Entry(
                 ('--log-config-append',),
                 FILE,
-                "Configuration of Python's logging; the other options of the log do "
-                'not count then.',
+                "Configuration file of Python's logging, used instead of the other "
+                'log options.',
             ),
-            Entry(('--log-date-format',), 'FORMAT', 'Of the dates in the log.'),
+            Entry(('--log-date-format',), 'FORMAT', 'Format of dates in the log.'),
             Entry(('--use-syslog',), '', 'Log to syslog.', inverse='--nouse-syslog'),
-            Entry(('--syslog-log-facility',), 'FACILITY', 'Which one of syslog.'),
+            Entry(('--syslog-log-facility',), 'FACILITY', 'Syslog facility to use.'),
             Entry(
                 ('--use-journal',), '', 'Log to journald.', inverse='--nouse-journal'
             ),
@@ -163,23 +162,23 @@ def common(defaults: str) -> Section:
     )
 
 
-#: What the parsers add by themselves.
+#: Options that every parser has.
 OTHERS = Section(
     'Other',
     (
-        Entry(('-h', '--help'), '', 'Say this, and end.'),
-        Entry(('--version',), '', 'Say the version, and end.'),
+        Entry(('-h', '--help'), '', 'Show this help and exit.'),
+        Entry(('--version',), '', 'Show the version and exit.'),
     ),
 )
 
 
 def wanted(argv: Sequence[str]) -> bool:
-    """Whether help is asked for, wherever that stands."""
+    """Whether -h or --help is among the arguments."""
     return '-h' in argv or '--help' in argv
 
 
 def text(usage: Usage) -> str:
-    """As a terminal is to show it."""
+    """For the width of this terminal."""
     width = min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
 
     def formatter(prog: str) -> argparse.HelpFormatter:
@@ -201,9 +200,9 @@ def text(usage: Usage) -> str:
 
 
 def _add(add_argument: Callable[..., Any], one: Entry) -> None:
-    # argparse fills in %(default)s and its like.
-    said = one.help.replace('%', '%%')
+    # argparse would replace %(default)s and the like.
+    text = one.help.replace('%', '%%')
     if one.metavar:
-        add_argument(*one.names, metavar=one.metavar, help=said)
+        add_argument(*one.names, metavar=one.metavar, help=text)
     else:
-        add_argument(*one.names, action='store_true', help=said)
+        add_argument(*one.names, action='store_true', help=text)

@@ -1,8 +1,8 @@
-"""Which version this is."""
+"""The version of this package."""
+
+import importlib.metadata
 
 
 def version() -> str:
-    """As it was installed; read from the package's metadata."""
-    import importlib.metadata
-
+    """The installed version, from the package's metadata."""
     return importlib.metadata.version('freezer')

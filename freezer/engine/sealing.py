@@ -1,12 +1,12 @@
-"""Levels in format age: encrypted, and sealed against what somebody else does to them.
+"""Encrypts levels in format age, and seals them against tampering.
 
-The levels of a chain are encrypted for one key. A file with that key, which the
-passphrase opens, is beside the data of each. The data and the engine's file are a file
-of format age each, so neither can be changed; the *seal*, one more, in the commit
-marker, says which two belong to which level, and on what it builds, so none can be put
-in the place of another.
+The levels of a chain are encrypted for one key. A file with that key, encrypted with
+the passphrase, is beside the data of each. The data and the engine's file are age
+files, so neither can be changed. The *seal*, a third age file in the commit marker,
+binds both to their level and to the level it builds on, so none can be exchanged for
+another.
 
-What has no key makes nothing that opens: the key's public half is in no file.
+Without the chain key nobody can forge a level: no file contains its public half.
 """
 
 import base64
@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from freezer.exceptions import TamperedError
-from freezer.storage import layout, manifest
-from freezer.storage.base import Backup
+from freezer.storage import manifest
+from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.exceptions import IntegrityError
 from freezer.stream import age
 from freezer.utils.blocks import Block
@@ -28,15 +28,15 @@ SEAL_KEY = 'seal'
 
 @dataclass(frozen=True)
 class ChainKey:
-    """The key of a chain, and the file it is in."""
+    """The key of a chain, and the content of its file, which is encrypted."""
 
     key: age.Key
     file: bytes
 
 
 class Keyring:
-    """Opens files of keys: each is read once, and what is the same in all levels of a
-    chain opened once, as that takes memory and time."""
+    """Decrypts key files. Each is read once, and decrypted once even if all levels of a
+    chain have the same, because that takes memory and time."""
 
     def __init__(self, passphrase: bytes) -> None:
         self._passphrase = passphrase
@@ -44,18 +44,19 @@ class Keyring:
         self._known: dict[str, ChainKey] = {}
 
     def make(self) -> ChainKey:
-        """For a new chain."""
+        """Generate a key for a new chain."""
         key = age.Key.generate()
         return ChainKey(key, age.lock(self._passphrase, key.dump()))
 
-    def key_of(self, backup: Backup) -> ChainKey:
+    def key_of(self, stored: StoredLevel) -> ChainKey:
+        """The key that a level is encrypted for.
+
+        :raises NotFound: its file is missing
+        :raises PassphraseError: the passphrase is wrong
         """
-        :raises NotFound: the file is not there
-        :raises PassphraseError: it does not open
-        """
-        where = backup.identity_path
+        where = stored.paths.identity
         if where not in self._known:
-            file = backup.identity()
+            file = stored.identity
             if file not in self._opened:
                 content = age.unlock(self._passphrase, file, where)
                 self._opened[file] = ChainKey(age.Key.parse(content, where), file)
@@ -65,11 +66,11 @@ class Keyring:
 
 @dataclass(frozen=True)
 class _Seal:
-    """What belongs together.
+    """The parts of a level.
 
     :param level: the level's folder below ``data``
-    :param base: that of the level it builds on; None at level 0
-    :param marker: all the engine wrote into the marker beside the seal
+    :param base: the folder of the level it builds on; None at level 0
+    :param marker: the engine's content of the marker, without the seal
     :param data: fingerprint of the stream
     :param engine_metadata: fingerprint of the engine's file
     """
@@ -84,14 +85,14 @@ class _Seal:
 class Sealer:
     """Encrypts one level, then seals it.
 
-    :param base: what it builds on
+    :param base: the level it builds on
     """
 
     def __init__(self, key: ChainKey, backup: Backup, base: Backup | None) -> None:
         self.file = key.file
         self._key = key.key
-        self._level = _level(backup)
-        self._base = None if base is None else _level(base)
+        self._level = backup.path
+        self._base = None if base is None else base.path
         self._data = self._engine_metadata = ''
 
     def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
@@ -105,7 +106,7 @@ class Sealer:
         return b''.join(encrypted.blocks)
 
     def sealed(self, marker: dict[str, Any]) -> dict[str, Any]:
-        """The marker, with the seal of what was encrypted."""
+        """The marker with the seal of the data and the engine's file."""
         assert self._data
         assert self._engine_metadata
         seal = _Seal(self._level, self._base, marker, self._data, self._engine_metadata)
@@ -115,81 +116,61 @@ class Sealer:
 
 
 class SealedLevel:
-    """One level as it was sealed.
+    """A level whose seal has been checked.
 
-    :raises TamperedError: its marker is not the one it was written with
+    :raises TamperedError: its marker was changed or replaced
     """
 
-    def __init__(
-        self, key: ChainKey, backup: Backup, marker: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, key: ChainKey, stored: StoredLevel) -> None:
         self.key = key
-        self._backup = backup
-        self._seal = _open_seal(key.key, marker, backup.metadata_path)
-        if self._seal.level != _level(backup):
+        self._stored = stored
+        where = stored.paths.marker
+        self._seal = _open_seal(key.key, stored.marker, where)
+        if self._seal.level != stored.backup.path:
             raise TamperedError(
-                f'{backup.metadata_path}: is the marker of {self._seal.level}: '
-                f'somebody has moved it'
+                f'{where}: was replaced by the marker of {self._seal.level}'
             )
-        # The storage writes its token and a digest; what is changed in these finds no
-        # manifest, or not the file.
-        self._marker = marker
-        seen = {
+        # The storage adds its token and a digest: if one of them is changed, the
+        # manifest or the engine's file does not match it.
+        found = {
             name: value
-            for name, value in marker.items()
+            for name, value in stored.marker.items()
             if name not in (SEAL_KEY, manifest.MARKER_KEY, manifest.STATE_KEY)
         }
-        if self._seal.marker != seen:
-            raise TamperedError(
-                f'{backup.metadata_path}: somebody has changed it, or it is damaged'
-            )
+        if self._seal.marker != found:
+            raise TamperedError(f'{where}: was modified or damaged')
 
-    def check(self, base: Backup | None) -> None:
-        """All but the data.
-
-        :param base: what it will be extracted on
-        :raises NotFound: the engine's file is not there
-        :raises TamperedError: it is another, or the level was not made on that base
+    def check_base(self, base: StoredLevel | None) -> None:
         """
-        if self._seal.base != (None if base is None else _level(base)):
+        :param base: the level it will be extracted on
+        :raises TamperedError: it was made on another one
+        """
+        if self._seal.base != (None if base is None else base.backup.path):
             raise TamperedError(
-                f'{self._backup!r}: was made on {self._seal.base}, which is not there '
-                f'any more: somebody has removed it, or put another in its place'
+                f'{self._stored!r}: builds on {self._seal.base}, which was deleted or '
+                f'replaced'
             )
-        for _block in self._engine_metadata():
-            pass
 
     def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
-        """What the stream was; raises TamperedError where it is another."""
-        where = self._backup.data_prefix_path
+        """The decrypted stream; raises TamperedError where it was changed."""
+        where = self._stored.paths.folder
         return age.decrypt(self.key.key, blocks, where, self._seal.data)
 
     def engine_metadata(self) -> bytes:
-        """
-        :raises NotFound: it is not there
-        :raises TamperedError: it is another
-        """
-        return b''.join(self._engine_metadata())
+        """The engine's file, decrypted.
 
-    def _engine_metadata(self) -> Generator[Block, None, None]:
-        path = self._backup.engine_metadata_path
-        content = self._backup.engine_metadata()
+        :raises NotFound: it is missing
+        :raises TamperedError: it was changed
+        """
+        path = self._stored.paths.engine_metadata
+        content = self._stored.engine_metadata()
         expected = self._seal.engine_metadata
-        yield from age.decrypt(self.key.key, [content], path, expected)
+        decrypted = b''.join(age.decrypt(self.key.key, [content], path, expected))
         try:
-            manifest.check_state(content, self._marker, path)
+            manifest.check_state(content, self._stored.marker, path)
         except IntegrityError as error:
             raise TamperedError(error.message) from error
-
-
-def _level(backup: Backup) -> str:
-    """The same wherever the container is."""
-    return layout.join(
-        backup.engine.name,
-        backup.hostname_backup_name,
-        str(backup.level_zero_timestamp),
-        layout.level_name(backup.level, backup.timestamp),
-    )
+        return decrypted
 
 
 def _open_seal(key: age.Key, marker: Mapping[str, Any], where: str) -> _Seal:
@@ -197,15 +178,15 @@ def _open_seal(key: age.Key, marker: Mapping[str, Any], where: str) -> _Seal:
     text = marker.get(SEAL_KEY)
     sealed = b''
     if isinstance(text, str):
-        # What is no base64 is no file of format age either.
+        # Without valid Base64 the content is empty, which is not an age file.
         with contextlib.suppress(ValueError):
             sealed = base64.b64decode(text)
     record = b''.join(age.decrypt(key, [sealed], where))
     try:
         seal = _Seal(**json.loads(record))
     except (TypeError, ValueError) as error:
-        # One more file for this key, and no seal.
-        raise TamperedError(f'{where}: somebody has exchanged it') from error
+        # Another file that was encrypted for this key.
+        raise TamperedError(f'{where}: was replaced by another file') from error
     if base64.b64encode(sealed).decode('ascii') != text:
-        raise TamperedError(f'{where}: somebody has changed it, or it is damaged')
+        raise TamperedError(f'{where}: was modified or damaged')
     return seal

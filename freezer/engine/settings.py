@@ -1,6 +1,8 @@
-"""What an engine is told."""
+"""What an engine is built from."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from freezer.utils.progress import Progress
 
@@ -16,17 +18,17 @@ class EngineSettings:
     :param include: patterns: what of a backup to list or restore; none is all of it
     :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
     :param untrusted: leave out of a restore what could give somebody rights
-    :param progress: is told how far it is
+    :param options: the engine's own options, by the keys of its PluginOptions
+    :param progress: gets the state of the work reported
     """
 
     compression: str = 'gzip'
     encrypt_pass_file: str | None = None
     encryption: str | None = None
-    dereference_symlink: str = 'none'
-    exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     max_restore_size: int = 0
     untrusted: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     progress: Progress = dataclasses.field(
         default_factory=Progress, repr=False, compare=False
     )

@@ -1,4 +1,4 @@
-"""One class per action. Each is checked before any work, and run once."""
+"""One class per action."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -6,20 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from freezer.job.job import Job
 
-_JOBS = {
-    'backup': 'BackupJob',
-    'restore': 'RestoreJob',
-    'info': 'InfoJob',
-    'list': 'ListJob',
-    'admin': 'AdminJob',
-    'check': 'CheckJob',
-    'exec': 'ExecJob',
-    'verify': 'VerifyJob',
-}
-
 
 def job_of(action: str) -> 'type[Job]':
-    """Its class; what the other actions need is not imported."""
+    """The class of an action; modules that only others need are not imported."""
     module = importlib.import_module(f'freezer.job.{action}')
-    job: type[Job] = getattr(module, _JOBS[action])
+    job: type[Job] = getattr(module, f'{action.capitalize()}Job')
     return job

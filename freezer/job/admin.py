@@ -1,47 +1,42 @@
-"""Remove what is old, and what was left over."""
+"""Action admin: delete old backups, and the leftovers of failed ones."""
 
-from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError
-from freezer.job.job import Job, Outcome, one_cutoff
-from freezer.storage.housekeeping import OldVersions
+from freezer.job.job import Job, Outcome, retention_requested
+from freezer.utils import human
 
 
 class AdminJob(Job):
-    """Remove old chains, and what backups that ended badly left."""
+    """Removes old chains, and what failed backups left."""
 
-    @classmethod
-    def validate(cls, config: AgentConfig) -> None:
-        super().validate(config)
-        one_cutoff(config)
-
-    def execute(self) -> Outcome:
-        if not one_cutoff(self.config) and not self.storage.tidies:
+    def validate(self) -> None:
+        super().validate()
+        if not retention_requested(self.config) and not self.repository.needs_cleanup:
             raise ConfigError(
                 'action admin needs remove-older-than (more than 0 days) or '
                 'remove-before-date; or, on s3, s3-stale-after or s3-purge-versions'
             )
-        with self.storage.housekeeping():
+
+    def execute(self) -> Outcome:
+        with self.repository.housekeeping():
             self.remove_old()
-            self._tidy()
+            self._clean_up()
         return Outcome()
 
-    def _tidy(self) -> None:
-        dry_run = self.config.dry_run
-        tidied = self.storage.tidy(dry_run)
-        for left in tidied.leftovers:
+    def _clean_up(self) -> None:
+        would = 'Would ' if self.config.dry_run else ''
+        report = self.repository.clean_up(self.config.dry_run)
+        for left in report.leftovers:
             self.say(
-                f'{"Would remove" if dry_run else "Removed"} what was never committed '
-                f'of {left}'
+                f'{"Would remove" if would else "Removed"} the leftovers of a failed '
+                f'backup: {left}'
             )
-        for old in tidied.old_versions:
-            self.say(_said(old, dry_run))
-
-
-def _said(old: OldVersions, dry_run: bool) -> str:
-    what = f'{old.count} old versions below {old.where}, {old.size} bytes'
-    if not old.purged:
-        return (
-            f'The bucket keeps what is deleted: {what}; --s3-purge-versions removes '
-            f'them for good'
-        )
-    return f'{"Would purge" if dry_run else "Purged"} {what}'
+        for old in report.old_versions:
+            versions = human.number(old.count, 'old version')
+            what = f'{versions} below {old.where}, {old.size} bytes'
+            if old.purged:
+                self.say(f'{"Would purge" if would else "Purged"} {what}')
+            else:
+                self.say(
+                    f'The bucket keeps deleted objects: {what}; --s3-purge-versions '
+                    f'removes them for good'
+                )

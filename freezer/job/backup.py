@@ -1,5 +1,6 @@
-"""Back up."""
+"""Action backup."""
 
+import functools
 import logging
 import os
 import sys
@@ -7,22 +8,16 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from freezer.common import plugins
-from freezer.common.config import AgentConfig
 from freezer.common.version import version
-from freezer.engine.engine import (
-    CLOCK_TOLERANCE,
-    BackupEngine,
-    Made,
-    Plan,
-    Source,
-    source_of,
-)
+from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
+from freezer.engine.engine import require_files
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.job import summary
-from freezer.job.job import Job, Outcome, one_cutoff, property_table
+from freezer.job.job import Job, Outcome, property_table, retention_requested
+from freezer.job.source import at_rest, load_mode, load_snapshot
 from freezer.mode.mode import Mode
-from freezer.storage.base import Backup
+from freezer.snapshot.snapshot import Snapshot
+from freezer.storage.backup import Backup
 from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.utils.text import NOTICES
@@ -31,61 +26,69 @@ LOG = logging.getLogger(__name__)
 
 
 class BackupJob(Job):
-    """Back up files; then retention, if asked for."""
+    """Makes one level; then removes old chains, if the options request it."""
 
     writes = True
 
-    @classmethod
-    def validate(cls, config: AgentConfig) -> None:
-        super().validate(config)
-        if not config.path_to_backup:
-            raise ConfigError(
-                'path-to-backup is required for action backup: give --path-to-backup, '
-                'or path_to_backup in the job file'
-            )
-        one_cutoff(config)
-        plugins.load(plugins.MODES, 'mode', config.mode)
-        source_of(config.path_to_backup)
+    def validate(self) -> None:
+        super().validate()
+        config = self.config
+        retention_requested(config)
+        if config.consistency_check:
+            require_files(self.engine, 'consistency-check')
+        self._mode.validate()
+        if self._snapshot is not None:
+            if not config.path_to_backup:
+                raise ConfigError('--snapshot needs --path-to-backup')
+            self._snapshot.validate(config.path_to_backup)
+        self.engine.source(config.path_to_backup)
+
+    @functools.cached_property
+    def _mode(self) -> Mode:
+        return load_mode(self.config)
+
+    @functools.cached_property
+    def _snapshot(self) -> Snapshot | None:
+        return load_snapshot(self.config)
 
     def execute(self) -> Outcome:
         config = self.config
-        assert config.path_to_backup is not None
-        source = source_of(config.path_to_backup)
-        engine = self.engine()
+        engine = self.engine
+        source = engine.source(config.path_to_backup)
+        writer = BackupWriter(self.repository, engine, self.settings)
         policy = LevelPolicy(
             config.incremental,
             config.max_level,
             config.always_level,
             config.restart_always_level,
-            retention=one_cutoff(config),
+            retention=retention_requested(config),
         )
-        if _is_link_only(source, config.dereference_symlink):
-            NOTICES.warning(
-                '%s is a symbolic link, and backed up as one: --dereference-symlink '
-                'soft is for the file it leads to',
-                config.path_to_backup,
-            )
+        for note in source.notes:
+            NOTICES.warning('%s', note)
         if config.dry_run:
-            return self._rehearse(engine, policy)
+            return self._rehearse(writer, policy)
         if config.sync:
             os.sync()
-        mode: Mode = plugins.load(plugins.MODES, 'mode', config.mode)()
-        try:
-            mode.prepare()
-            digest = (
-                self.checksum_of(engine, source) if config.consistency_check else None
-            )
+        with at_rest(self._mode, self._snapshot, config.path_to_backup) as (
+            path,
+            taken,
+        ):
+            source = engine.source(path)
+            digest = None
+            if config.consistency_check:
+                self.progress.phase = 'Computing the checksum'
+                digest = require_files(engine, 'consistency-check').checksum(source)
             self.progress.phase = 'Looking for earlier backups'
-            now = int(time.time())
-            plan = engine.plan(config.identities[0], policy, now)
-            # Of two backups in one second the later one takes the next second, when it
-            # has come: a backup must not look younger than it is.
+            now = taken // 10**9
+            plan = writer.plan(config.identities[0], policy, now)
+            # The second backup of one second gets the next second as its timestamp, and
+            # waits for it: a backup must not look younger than it is.
             ahead = plan.backup.timestamp - time.time()
             if 0 < ahead <= CLOCK_TOLERANCE:
                 time.sleep(ahead)
-            made = self._make(engine, source, plan, now)
-        finally:
-            mode.release()
+            LOG.info('backing up %s as %r', source.label, plan.backup)
+            made = writer.write(source, plan, now)
+            LOG.info('committed %r', made.backup)
         progress = self.progress
         progress.level = made.backup.level
         progress.warnings += made.warnings.count
@@ -100,32 +103,26 @@ class BackupJob(Job):
             outcome.failure = error
         return outcome
 
-    def _rehearse(self, engine: BackupEngine, policy: LevelPolicy) -> Outcome:
-        """Say what would be done."""
+    def _rehearse(self, writer: BackupWriter, policy: LevelPolicy) -> Outcome:
+        """The dry run."""
         identity = self.config.identities[0]
         now = int(time.time())
         try:
-            backup = engine.plan(identity, policy, now).backup
+            backup = writer.plan(identity, policy, now).backup
         except NotFound as error:
-            self.say(f'Would make the container: {error.message}')
+            self.say(f'Would create the container: {error.message}')
             backup = None
         level = backup.level if backup else 0
         path = self.config.path_to_backup
         self.say(f'Would back up {path} as level {level} of {identity}')
         if backup is None:
-            backup = Backup(engine, identity, now, now, 0)
+            backup = Backup(self.config.engine_name, identity, now, now, 0)
         else:
             self.remove_old(backup.level_zero_timestamp)
         return Outcome(self._document(backup, None))
 
-    def _make(self, engine: BackupEngine, source: Source, plan: Plan, now: int) -> Made:
-        LOG.info('backing up %s as %r', self.config.path_to_backup, plan.backup)
-        made = engine.backup(source, plan, now)
-        LOG.info('committed %r', made.backup)
-        return made
-
     def _document(self, backup: Backup, digest: str | None) -> dict[str, Any]:
-        """The keys of Freezer 19, in its order; then this agent's own."""
+        """The keys of Freezer 19, in its order, then keys that only this agent has."""
         config = self.config
         document: dict[str, Any] = {
             'curr_backup_level': backup.level,
@@ -157,17 +154,11 @@ class BackupJob(Job):
             'cindernative_backup_az': '',
             'cindernative_backup_container': '',
         }
-        told = {key: value or '' for key, value in document.items()}
-        return told | {
+        return {key: value or '' for key, value in document.items()} | {
             'curr_backup_level': backup.level,
             'engine_name': config.engine_name,
             **summary.figures(self.progress),
         }
-
-
-def _is_link_only(source: Source, dereference: str) -> bool:
-    path = os.path.join(source.folder, source.name)
-    return os.path.islink(path) and dereference not in ('soft', 'all')
 
 
 def _without_password(url: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Try out a storage."""
+"""Action check: test a storage."""
 
 from typing import Any
 
@@ -6,24 +6,24 @@ from freezer.job.job import Job, Outcome, Table
 from freezer.storage.check import CheckReport, CheckRow
 from freezer.storage.exceptions import StorageException
 
-# Of a terminal.
+# Width of a terminal.
 _COLUMNS = 80
-# A column of text that is narrower is not read any more.
+# Text in a narrower column is unreadable.
 _NARROWEST = 30
 
 
 class CheckJob(Job):
-    """Whether backups can be made and restored here, and what the storage can do."""
+    """Tests whether backups and restores work here, and what the storage can do."""
 
     def execute(self) -> Outcome:
         if self.config.dry_run:
             self.say(
-                'Would write some objects below check/ in the container, look at '
-                'them, and delete them'
+                'Would write objects below check/ in the container, read them, and '
+                'delete them'
             )
             return Outcome()
-        self.progress.phase = 'Trying out the storage'
-        report = self.storage.check()
+        self.progress.phase = 'Testing the storage'
+        report = self.repository.check()
         problems = report.problems
         summary = _complaint(problems) if problems else 'Backups can be made here'
         several = self.config.storage == 'multiple'
@@ -38,9 +38,9 @@ class CheckJob(Job):
 def _complaint(problems: list[CheckRow]) -> str:
     first = problems[0]
     where = f'[storage:{first.storage}], ' if first.storage else ''
-    line = f'Backups cannot be made here: {where}{first.name}: {first.finding.seen}'
-    if first.finding.mend:
-        line += f'; what helps: {first.finding.mend}'
+    line = f'Backups cannot be made here: {where}{first.name}: {first.finding.message}'
+    if first.finding.hint:
+        line += f'; hint: {first.finding.hint}'
     more = len(problems) - 1
     return f'{line} (and {more} more)' if more else line
 
@@ -55,9 +55,9 @@ def _document(report: CheckReport, summary: str, several: bool) -> dict[str, Any
             | {
                 'name': row.name,
                 'result': row.finding.result.value,
-                'seen': row.finding.seen,
+                'message': row.finding.message,
                 'value': row.finding.value,
-                'mend': row.finding.mend,
+                'hint': row.finding.hint,
             }
             for row in report.rows
         ],
@@ -65,15 +65,15 @@ def _document(report: CheckReport, summary: str, several: bool) -> dict[str, Any
 
 
 def _table(report: CheckReport, several: bool) -> Table:
-    header = [*(['Storage'] if several else []), 'Check', 'Result', 'Seen']
+    header = [*(['Storage'] if several else []), 'Check', 'Result', 'Details']
     rows = []
     for row in report.rows:
         first = [row.storage] if several else []
         finding = row.finding
-        rows.append([*first, row.name, finding.result.value, finding.seen])
-        if finding.mend:
-            rows.append([*('' for _ in first), '', '', f'What helps: {finding.mend}'])
-    # What the other columns leave of a terminal.
+        rows.append([*first, row.name, finding.result.value, finding.message])
+        if finding.hint:
+            rows.append([*('' for _ in first), '', '', f'Hint: {finding.hint}'])
+    # The width that the other columns leave.
     taken = sum(
         3 + max(len(row[column]) for row in (header, *rows))
         for column in range(len(header) - 1)

@@ -1,4 +1,4 @@
-"""Run a command."""
+"""Action exec: run a command."""
 
 import contextlib
 import logging
@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 
-from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError
 from freezer.job.job import Job, Outcome
 from freezer.utils import signals
@@ -15,12 +14,11 @@ LOG = logging.getLogger(__name__)
 
 
 class ExecJob(Job):
-    """Run a command, without a shell, and pass its exit status on."""
+    """Runs a command, without a shell, and exits with its status."""
 
-    @classmethod
-    def validate(cls, config: AgentConfig) -> None:
-        super().validate(config)
-        _split_command(config.command)
+    def validate(self) -> None:
+        super().validate()
+        _split_command(self.config.command)
 
     def execute(self) -> Outcome:
         commands = _split_command(self.config.command)
@@ -36,11 +34,11 @@ class ExecJob(Job):
                     subprocess.Popen(
                         argv,
                         stdin=processes[-1].stdout if processes else None,
-                        # Standard output is for the result of the agent.
+                        # The agent's own standard output is for its result.
                         stdout=sys.stderr if last else subprocess.PIPE,
                     )
                 )
-                stack.enter_context(signals.even_then(processes[-1].kill))
+                stack.enter_context(signals.on_forced_exit(processes[-1].kill))
                 if len(processes) > 1:
                     _close(processes[-2])
             codes = [process.wait() for process in processes]
@@ -55,10 +53,10 @@ class ExecJob(Job):
             for process in processes:
                 process.wait()
             stack.close()
-        # As a shell's pipefail: the last one that failed.
+        # As with pipefail in a shell: the status of the last command that failed.
         failed = [code for code in codes if code != 0]
         code = failed[-1] if failed else 0
-        LOG.info('%s ended with %d', commands[-1][0], code)
+        LOG.info('%s exited with %d', commands[-1][0], code)
         return Outcome(exit_code=code if code >= 0 else 128 - code)
 
 
@@ -80,15 +78,15 @@ def _split_command(command: str | None) -> list[list[str]]:
             else:
                 commands[-1].append(word)
     except ValueError as error:
-        raise ConfigError(f'command: {error}; quote as in a shell') from error
+        raise ConfigError(f'command: {error}; quote it as for a shell') from error
     if not all(commands):
         raise ConfigError(
-            'command: a pipe begins or ends with nothing: quote a | that is none'
+            'command: no command before or after a |; quote a | that is not a pipe'
         )
     return commands
 
 
 def _close(process: 'subprocess.Popen[bytes] | None') -> None:
-    """Only the next process in the pipe may hold its output open."""
+    """Close our end of a pipe: only the next process may hold it open."""
     if process is not None and process.stdout is not None:
         process.stdout.close()

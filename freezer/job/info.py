@@ -1,36 +1,49 @@
-"""Say what is there."""
+"""Action info: the backups in a container."""
 
 import logging
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from freezer.exceptions import VerifyError
 from freezer.job.job import Job, Outcome, Table, iso
 from freezer.storage import layout
-from freezer.storage.base import ChainReport
-from freezer.storage.details import Details
+from freezer.storage.backup import Backup
 from freezer.storage.exceptions import IntegrityError, NotFound
+from freezer.storage.reports import ChainReport, Details
 from freezer.utils import human
 
 LOG = logging.getLogger(__name__)
 
+T = TypeVar('T')
+
 _COLUMNS = 80
 
 
-class InfoJob(Job):
-    """What the container holds: all of it, or that of a name or a host.
+class _Found(NamedTuple):
+    """What ``--long`` adds.
 
-    A listing has nearly all; what takes requests for each backup comes with ``long``.
+    :param details: (storage, backup) -> details, None if it is damaged; a backup that
+        was removed after the listing is missing
+    """
+
+    details: dict[tuple[str, Backup], Details | None]
+    problems: list[str]
+
+
+class InfoJob(Job):
+    """Lists the backups in the container: all, or those of a name or a host.
+
+    One listing shows most of it; ``--long`` needs requests for each backup.
     """
 
     def execute(self) -> Outcome:
-        report = self.storage.report()
-        chains = [c for c in report.chains if self.is_asked_for(c.identity)]
-        looked = self._look(chains) if self.config.long else None
-        backups = [self._entry(chain, looked) for chain in chains]
+        report = self.repository.report()
+        chains = [c for c in report.chains if self.is_selected(c.identity)]
+        found = self._find_details() if self.config.long else None
+        backups = [self._chain_entry(chain, found) for chain in chains]
         document = {
             'container': report.container,
             'size': report.size,
@@ -43,95 +56,74 @@ class InfoJob(Job):
         )
         outcome = Outcome(document, [total], text=[*_tree(backups)])
         if not backups:
-            outcome.lines = [self.nothing(report.container)]
-        problems = looked.problems if looked else []
-        if problems:
-            outcome.lines = [f'Problem: {problem}' for problem in problems]
+            present = [chain.identity for chain in report.chains]
+            outcome.lines = [self.none_selected(report.container, present)]
+        if found is not None and found.problems:
+            outcome.lines = [f'Problem: {problem}' for problem in found.problems]
             outcome.failure = VerifyError(
-                f'{len(problems)} of {sum(len(b["levels"]) for b in backups)} backups '
-                f'are not whole: --action verify says what is left of them'
+                f'{len(found.problems)} of {sum(len(b["levels"]) for b in backups)} '
+                f'backups are damaged: --action verify shows what can be restored'
             )
         return outcome
 
-    def _look(self, chains: Sequence[ChainReport]) -> '_Looked':
-        looked = _Looked({}, [])
-        wanted = {_key(chain) for chain in chains}
-        for backup in self.storage.backups():
-            where = (
-                self.storage.member_name(backup),
-                backup.engine.name,
-                backup.hostname_backup_name,
-                backup.level_zero_timestamp,
-            )
-            if where not in wanted:
+    def _find_details(self) -> _Found:
+        found = _Found({}, [])
+        for stored in self.repository.committed():
+            backup = stored.backup
+            if not self.is_selected(backup.hostname_backup_name):
                 continue
             details: Details | None
             try:
-                details = self.storage.details(backup)
+                details = self.repository.details(stored)
             except NotFound:
-                # Somebody removes it.
+                # It was removed meanwhile.
                 continue
             except IntegrityError as error:
                 LOG.error('%r: %s', backup, error.message)
-                looked.problems.append(error.message)
+                found.problems.append(error.message)
                 details = None
-            looked.details[(*where, backup.level, backup.timestamp)] = details
-        return looked
+            found.details[stored.member, backup] = details
+        return found
 
-    def _entry(self, chain: ChainReport, looked: '_Looked | None') -> dict[str, Any]:
+    def _chain_entry(self, chain: ChainReport, found: _Found | None) -> dict[str, Any]:
         several = self.config.storage == 'multiple'
         host, name = layout.split_identity(chain.identity)
+        zero = chain.level_zero_timestamp
         levels: list[dict[str, Any]] = []
         for level in chain.levels:
-            where = (*_key(chain), level.level, level.timestamp)
-            if looked is not None and where not in looked.details:
-                # Somebody has removed it meanwhile.
-                continue
-            levels.append(
-                {
-                    'level': level.level,
-                    'time_stamp': level.timestamp,
-                    'date': iso(level.timestamp),
-                    'size': level.size,
-                }
-            )
-            if looked is not None:
-                levels[-1] |= _details(looked.details[where])
+            entry = {
+                'level': level.level,
+                'time_stamp': level.timestamp,
+                'date': iso(level.timestamp),
+                'size': level.size,
+            }
+            if found is not None:
+                at = (chain.engine, chain.identity, zero, level.timestamp, level.level)
+                key = (chain.storage, Backup(*at))
+                if key not in found.details:
+                    continue
+                entry |= _details_entry(found.details[key])
+            levels.append(entry)
         return ({'storage': chain.storage} if several else {}) | {
             'hostname': host,
             'backup_name': name,
             'engine': chain.engine,
-            'level_zero': iso(chain.level_zero_timestamp),
-            'level_zero_timestamp': chain.level_zero_timestamp,
+            'level_zero': iso(zero),
+            'level_zero_timestamp': zero,
             'levels': levels,
             'size': chain.size,
         }
 
 
-class _Looked(NamedTuple):
-    """What was found of backups, by chain, level and timestamp, None for a damaged one;
-    and what is wrong."""
-
-    details: dict[tuple[str, str, str, int, int, int], Details | None]
-    problems: list[str]
-
-
-def _key(chain: ChainReport) -> tuple[str, str, str, int]:
-    return chain.storage, chain.engine, chain.identity, chain.level_zero_timestamp
-
-
-# For programs
-
-
-def _details(found: Details | None) -> dict[str, Any]:
-    """What ``long`` adds to a level; nulls where it could not be read."""
+def _details_entry(found: Details | None) -> dict[str, Any]:
+    """What ``--long`` adds to a level; nulls if it is damaged."""
     marker: Mapping[str, Any] = found.marker if found else {}
     stat = found.stat if found else None
     until = stat.locked_until if stat else None
     return {
         'whole': found is not None,
         'compression': marker.get('compression'),
-        'encryption': _encryption(marker) if found else None,
+        'encryption': _encryption(marker),
         'volumes_count': found.volumes if found else None,
         'data_size': found.size if found else None,
         'digests': found.digests if found else None,
@@ -143,115 +135,89 @@ def _details(found: Details | None) -> dict[str, Any]:
 
 
 def _encryption(marker: Mapping[str, Any]) -> str | None:
-    """The format's name; None for none."""
+    """The name of the format."""
     if marker.get(layout.FORMAT_KEY):
         return str(marker[layout.FORMAT_KEY])
     return 'openssl' if marker.get('encryption') else None
 
 
-# For people
+# The tree
 
-
-class _Lines(NamedTuple):
-    """What a tree is drawn with: before an entry, and before what is below it."""
-
-    entry: str
-    last: str
-    below: str
-    below_last: str
-
-
-_DRAWN = _Lines('├─ ', '└─ ', '│  ', '   ')
-_TYPED = _Lines('|- ', '`- ', '|  ', '   ')
-
-
-def _lines() -> _Lines:
-    try:
-        ''.join(_DRAWN).encode(sys.stdout.encoding or 'ascii')
-    except UnicodeEncodeError:
-        return _TYPED
-    return _DRAWN
+# Before an entry and before the last one; the same for what is below them.
+_LINES = ('├─ ', '└─ ', '│  ', '   ')
+_ASCII_LINES = ('|- ', '`- ', '|  ', '   ')
 
 
 def _tree(backups: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A tree for each name: its chains, and their levels, oldest first."""
+    """A tree for each name: its chains and their levels, oldest first."""
 
     def name(backup: dict[str, Any]) -> tuple[str, str, str]:
         return backup.get('storage', ''), backup['hostname'], backup['backup_name']
 
-    lines = _lines()
     for (storage, host, title), group in groupby(sorted(backups, key=name), name):
         chains = list(group)
         yield ''
         member = f'[storage:{storage}] ' if storage else ''
         size = human.size(sum(chain['size'] for chain in chains))
-        yield _spread(
-            f'{member}{host} / {title}',
-            f'{_count(len(chains), "chain")}, {size}',
+        yield _justify(
+            f'{member}{host} / {title}', f'{human.number(len(chains), "chain")}, {size}'
         )
-        for number, chain in enumerate(chains, 1):
-            last = number == len(chains)
-            yield from _chain(
-                chain,
-                lines.last if last else lines.entry,
-                lines.below_last if last else lines.below,
-                lines,
+        for chain, entry, below in _branches(chains):
+            count = human.number(len(chain['levels']), 'level')
+            yield _justify(
+                f'{entry}chain of {chain["level_zero"]}, {chain["engine"]}',
+                f'{count}, {human.size(chain["size"])}',
             )
+            for level, entry, deeper in _branches(chain['levels']):
+                yield _justify(
+                    f'{below}{entry}level {level["level"]:<3} {level["date"]}',
+                    human.size(level['size']),
+                )
+                if 'whole' in level:
+                    yield from textwrap.wrap(
+                        _describe(level),
+                        _COLUMNS,
+                        initial_indent=below + deeper,
+                        subsequent_indent=below + deeper,
+                        break_long_words=False,
+                        break_on_hyphens=False,
+                    )
 
 
-def _chain(
-    chain: dict[str, Any], before: str, below: str, lines: _Lines
-) -> Iterator[str]:
-    levels = chain['levels']
-    yield _spread(
-        f'{before}chain of {chain["level_zero"]}, {chain["engine"]}',
-        f'{_count(len(levels), "level")}, {human.size(chain["size"])}',
-    )
-    for number, level in enumerate(levels, 1):
-        last = number == len(levels)
-        yield _spread(
-            f'{below}{lines.last if last else lines.entry}level {level["level"]:<3} '
-            f'{level["date"]}',
-            human.size(level['size']),
-        )
-        if 'whole' in level:
-            before = f'{below}{lines.below_last if last else lines.below}'
-            yield from textwrap.wrap(
-                _said(level),
-                _COLUMNS,
-                initial_indent=before,
-                subsequent_indent=before,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+def _branches(entries: Sequence[T]) -> Iterator[tuple[T, str, str]]:
+    """Each entry, what is drawn before it, and before what is below it."""
+    lines = _LINES
+    try:
+        ''.join(lines).encode(sys.stdout.encoding or 'ascii')
+    except UnicodeEncodeError:
+        lines = _ASCII_LINES
+    for number, entry in enumerate(entries, 1):
+        last = number == len(entries)
+        yield entry, lines[last], lines[2 + last]
 
 
-def _said(level: dict[str, Any]) -> str:
-    """A level's details, in words."""
+def _describe(level: dict[str, Any]) -> str:
+    """A level's details in words."""
     if not level['whole']:
         return 'damaged'
-    said = [
-        level['compression'] or 'compression not said',
+    words = [
+        level['compression'] or 'compression unknown',
         f'encrypted ({level["encryption"]})'
         if level['encryption']
         else 'not encrypted',
-        _count(level['volumes_count'], 'volume'),
+        human.number(level['volumes_count'], 'volume'),
     ]
     if not level['digests']:
-        said.append('no digests')
+        words.append('no digests')
     if level['storage_class']:
-        said.append(f'class {level["storage_class"]}')
+        words.append(f'class {level["storage_class"]}')
     if level['locked_until']:
-        said.append(f'{level["lock_mode"]} lock until {level["locked_until"]}')
+        words.append(f'{level["lock_mode"]} lock until {level["locked_until"]}')
     if level['legal_hold']:
-        said.append('legal hold')
-    return ', '.join(said)
+        words.append('legal hold')
+    return ', '.join(words)
 
 
-def _spread(left: str, right: str) -> str:
-    """One at each edge of the screen; a long name takes more than a screen."""
+def _justify(left: str, right: str) -> str:
+    """A text at each edge of the screen; a long name may make the line longer."""
     return f'{left} {right:>{max(_COLUMNS - len(left) - 1, 0)}}'
-
-
-def _count(number: int, what: str) -> str:
-    return f'{number} {what}' if number == 1 else f'{number} {what}s'

@@ -1,9 +1,10 @@
-"""The contract of an action, and what its result looks like."""
+"""The contract of an action, and the form of its result."""
 
 import abc
 import contextlib
 import dataclasses
 import datetime
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,36 +12,39 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
 from freezer.common.config import AgentConfig
+from freezer.engine.settings import EngineSettings
 from freezer.exceptions import (
     ConfigError,
     FreezerError,
     RestoreError,
     TamperedError,
 )
-from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
+from freezer.storage import layout
+from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import IntegrityError, StorageException
-from freezer.storage.levels import SECONDS_PER_DAY
-from freezer.utils import checksum
+from freezer.storage.levels import SECONDS_PER_DAY, NoSuchBackup
+from freezer.storage.repository import Repository
+from freezer.utils import human
 from freezer.utils.progress import Progress
 
 if TYPE_CHECKING:
-    # Not every action makes archives.
-    from freezer.engine.engine import BackupEngine, Source
+    # Not every action has an engine.
+    from freezer.engine.engine import Engine
 
 LOG = logging.getLogger(__name__)
 
-# A clock that is further ahead is not one to count days by.
+# Days are not counted by a clock that is further ahead of the storage's.
 _TOLERATED_SECONDS = 3600
 
-# Of a list that may be long, so many are said; the log has them all.
-SAID = 20
+#: lines of a long list that are shown; the log has all of them
+MAX_LISTED = 20
 
 
 @dataclasses.dataclass
 class Table:
-    """For people: a header and rows.
+    """A table to print.
 
-    :param width: cells are wrapped to so many characters; None for one line each
+    :param width: cells are wrapped at this many characters; None: never
     """
 
     header: Sequence[str]
@@ -50,13 +54,13 @@ class Table:
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of an action.
+    """The result of an action.
 
-    :param document: for programs, JSON; None where an action has nothing to tell
-    :param records: for programs in place of a document, one JSON document a line
-    :param text: for people, lines below the tables
-    :param failure: what went wrong after the document had become true
-    :param lines: for the person who watches, after all that
+    :param document: JSON for programs; None if the action has no result
+    :param records: instead of a document, one JSON document per line
+    :param text: lines to print below the tables
+    :param failure: an error after which the document is still true
+    :param lines: a summary for the terminal, shown last
     """
 
     document: Any = None
@@ -69,37 +73,39 @@ class Outcome:
 
 
 class Job(abc.ABC):
-    """An action.
+    """An action. The agent calls :meth:`validate`, then :meth:`execute`.
 
-    :param storage: where it acts; None for actions that need none
-    :param say: tells the person who watches, a line at a time
-    :param progress: is told how far it is
+    :param repository: None for action exec, which needs no storage
+    :param say: shows a line on the terminal
     """
 
-    #: whether the storage is written to, and so prepared first
+    #: whether it writes to the storage, which is then prepared first
     writes: ClassVar[bool] = False
-    #: whether it can be done to a part of a backup
-    takes_part: ClassVar[bool] = False
+    #: whether ``--include`` can limit it to a part of a backup
+    takes_include: ClassVar[bool] = False
 
     def __init__(
         self,
         config: AgentConfig,
-        storage: Storage | None,
+        repository: Repository | None,
         say: Callable[[str], None],
-        progress: Progress | None = None,
+        progress: Progress,
     ) -> None:
         self.config = config
-        self._storage = storage
+        self._repository = repository
         self.say = say
-        self.progress = progress or Progress()
+        self.progress = progress
 
-    @classmethod
-    def validate(cls, config: AgentConfig) -> None:
-        """:raises ConfigError: the action cannot be done as asked"""
-        if config.include and not cls.takes_part:
+    def validate(self) -> None:
+        """Check what can be checked before any work.
+
+        :raises ConfigError: the options do not fit the action
+        """
+        config = self.config
+        if config.include and not self.takes_include:
             raise ConfigError(
-                f'include: chooses what to restore or to list, and the action is '
-                f'{config.action}; what a backup leaves out is said with --exclude'
+                f'--include selects files to restore or list and cannot be used with '
+                f'action {config.action}; to leave files out of a backup use --exclude'
             )
         if config.incremental:
             return
@@ -111,17 +117,37 @@ class Job(abc.ABC):
     def execute(self) -> Outcome:
         """Do it.
 
-        :raises FreezerError, StorageException: it was not done
+        :raises FreezerError, StorageException: it failed
         """
 
     @property
-    def storage(self) -> Storage:
-        assert self._storage is not None
-        return self._storage
+    def repository(self) -> Repository:
+        assert self._repository is not None
+        return self._repository
 
-    def is_asked_for(self, identity: str) -> bool:
-        """Whether a backup is of the name, or the host, that was given; any, if none
-        was."""
+    @functools.cached_property
+    def settings(self) -> EngineSettings:
+        config = self.config
+        return EngineSettings(
+            compression=config.compression,
+            encrypt_pass_file=config.encrypt_pass_file,
+            encryption=config.encryption,
+            include=config.include,
+            max_restore_size=config.max_restore_size,
+            untrusted=config.untrusted,
+            options=config.engine_options,
+            progress=self.progress,
+        )
+
+    @functools.cached_property
+    def engine(self) -> 'Engine':
+        """:raises ConfigError: it is not installed, or cannot be used here"""
+        engine = plugins.load(plugins.ENGINES, 'engine', self.config.engine_name)
+        made: Engine = engine.from_settings(self.settings)
+        return made
+
+    def is_selected(self, identity: str) -> bool:
+        """Whether a backup has the given name, or else the given host name."""
         config = self.config
         if 'backup_name' in config.given:
             return identity in config.identities
@@ -129,73 +155,71 @@ class Job(abc.ABC):
             return identity.startswith(f'{config.hostname}_')
         return True
 
-    def nothing(self, container: str) -> str:
-        """A line: no backup is asked for that is there."""
+    def none_selected(self, container: str, present: Iterable[str]) -> str:
+        """A message: no backup in the container is selected.
+
+        :param present: the identities of the backups that are there
+        """
         config = self.config
         if 'backup_name' in config.given:
-            return (
-                f'No matching backup name: {config.identities[0]!r} is not in '
-                f'{container}; --hostname stands for the machine it was made on'
-            )
+            return self._no_such_name(container, present)
         if 'hostname' in config.given:
             return (
-                f'there is no backup of host {config.hostname!r} in {container}; '
-                f'--action info shows what there is'
+                f'No backup of host {config.hostname!r} in {container}; --action info '
+                f'lists the backups'
             )
-        return f'there is no backup in {container}: check --container'
+        return f'No backup in {container}: check --container'
 
-    def no_such_backup(self, member: str, container: str) -> NoSuchBackup:
-        """The same as an error; ``member`` is what to call a storage among several."""
-        return NoSuchBackup(f'{member}{self.nothing(container)}')
-
-    def engine(self) -> 'BackupEngine':
-        from freezer.engine.settings import EngineSettings
-
-        config = self.config
-        engine = plugins.load(plugins.ENGINES, 'engine', config.engine_name)
-        settings = EngineSettings(
-            compression=config.compression,
-            encrypt_pass_file=config.encrypt_pass_file,
-            encryption=config.encryption,
-            dereference_symlink=config.dereference_symlink,
-            exclude=config.exclude,
-            include=config.include,
-            max_restore_size=config.max_restore_size,
-            untrusted=config.untrusted,
-            progress=self.progress,
+    def _no_such_name(self, container: str, present: Iterable[str]) -> str:
+        host = self.config.hostname
+        name = self.config.fill_in(self.config.backup_name)
+        split = map(layout.split_identity, present)
+        others = sorted({h for h, n in split if n == name and h != host})
+        what_next = (
+            f'. Host {others[0]!r} has one of that name: add --hostname {others[0]}'
+            if others
+            else '; --action info lists the backups'
         )
-        made: BackupEngine = engine(self.storage, settings)
-        return made
+        return f'No backup {name!r} of host {host!r} in {container}{what_next}'
 
-    def find_state(self) -> dict[int, Backup]:
-        """The newest state, or that of ``restore_from_date``: level -> backup.
+    def find_state(self) -> dict[int, StoredLevel]:
+        """The newest state, or that of ``restore_from_date``: level -> stored level.
 
         :raises NoSuchBackup: there is none
         """
-        date = self.config.restore_from_date
-        engine = EngineName(self.config.engine_name)
-        missing: NoSuchBackup | None = None
-        for identity in self.config.identities:
-            try:
-                return self.storage.get_latest_level_zero_increments(
-                    engine, identity, int(date.timestamp()) if date else None
-                )
-            except NoSuchBackup as error:
-                missing = missing or error
-        assert missing is not None
-        raise missing
+        config = self.config
+        date = config.restore_from_date
+        cutoff = int(date.timestamp()) if date else None
+        for identity in config.identities:
+            with contextlib.suppress(NoSuchBackup):
+                return self.repository.find_state(config.engine_name, identity, cutoff)
+        raise NoSuchBackup(self._no_state(cutoff))
 
-    def checksum_of(self, engine: 'BackupEngine', source: 'Source') -> str:
-        self.progress.phase = 'Computing the checksum'
-        return checksum.checksum(
-            source.folder,
-            engine.members(source),
-            self.config.dereference_symlink in ('soft', 'all'),
-            LOG.warning,
+    def _no_state(self, cutoff: int | None) -> str:
+        config = self.config
+        present: list[StoredLevel] = []
+        # Keys that may list only the backups of this name get the shorter message.
+        with contextlib.suppress(StorageException):
+            present = self.repository.committed()
+        same = [
+            stored
+            for stored in present
+            if stored.backup.hostname_backup_name in config.identities
+            and stored.backup.engine == config.engine_name
+        ]
+        if same and cutoff is not None:
+            return (
+                f'No backup of {config.fill_in(config.backup_name)!r} (host '
+                f'{config.hostname}) at or before {iso(cutoff)}; the oldest is '
+                f'{iso(min(stored.timestamp for stored in same))}'
+            )
+        container = ', '.join(options.container for _, options in config.storages)
+        return self._no_such_name(
+            container, (stored.backup.hostname_backup_name for stored in present)
         )
 
     def remove_old(self, keep: int | None = None) -> None:
-        """Retention, as far as the options ask for it.
+        """Remove old chains, if the options request it.
 
         :param keep: level-0 timestamp of a chain that stays whatever its age
         """
@@ -205,51 +229,52 @@ class Job(abc.ABC):
         if self.config.remove_older_than:
             self._check_clock()
         self.progress.phase = 'Removing old backups'
-        engine = EngineName(self.config.engine_name)
         dry_run = self.config.dry_run
-        some = False
+        count = 0
         for identity in self.config.identities:
-            removed = self.storage.remove_older_than(
-                engine, cutoff, identity, keep, dry_run
+            removed = self.repository.remove_older_than(
+                self.config.engine_name, identity, cutoff, keep, dry_run
             )
             for chain in removed:
                 first = chain[0]
                 self.say(
                     f'{"Would remove" if dry_run else "Removed"} {identity} of '
-                    f'{iso(first.level_zero_timestamp)}: {levels_said(chain)}'
+                    f'{iso(first.level_zero_timestamp)}: {describe_levels(chain)}'
                 )
-            LOG.info('%d chains of %s are past %s', len(removed), identity, iso(cutoff))
-            some = some or bool(removed)
-        if not some:
-            self.say(f'Nothing to remove: no chain is all from before {iso(cutoff)}')
+            count += len(removed)
+        LOG.info('%s not newer than %s', human.number(count, 'chain'), iso(cutoff))
+        if not count:
+            self.say(
+                f'Nothing to remove: every chain has a backup newer than {iso(cutoff)}'
+            )
 
     def _check_clock(self) -> None:
-        """By a clock that is far ahead, everything is old.
+        """If this clock were far ahead, every backup would look old.
 
-        :raises FreezerError: this machine's is, by the storage's own
+        :raises FreezerError: it is, compared with the storage's
         """
-        theirs = self.storage.time()
+        theirs = self.repository.time()
         ahead = 0 if theirs is None else time.time() - theirs
         if ahead > _TOLERATED_SECONDS:
             raise FreezerError(
-                f"this machine's clock is {ahead:.0f} s ahead of the storage's, and "
-                f'remove-older-than goes by it: nothing was removed. Set the clock, or '
-                f'say a date with --remove-before-date'
+                f"this machine's clock is {ahead:.0f} s ahead of the storage's, so "
+                f'remove-older-than removed nothing: set the clock, or use '
+                f'--remove-before-date'
             )
 
 
 @contextlib.contextmanager
 def damage_explained() -> Iterator[None]:
-    """A block that reads a backup; of one that is damaged, it says what can be done.
+    """A block that reads a backup; if it is damaged, the error says what to do.
 
-    :raises RestoreError: it is
+    :raises RestoreError: the backup is damaged
     """
     try:
         yield
     except (IntegrityError, TamperedError) as error:
         raise RestoreError(
-            f'{error}; --action verify tells what else is damaged, --restore-from-date '
-            f'with an earlier date restores an earlier state'
+            f'{error}; --action verify lists all damage, and --restore-from-date with '
+            f'an earlier date restores an earlier state'
         ) from error
 
 
@@ -260,20 +285,23 @@ def property_table(document: dict[str, Any]) -> Table:
 
 
 def iso(timestamp: int) -> str:
-    """Epoch seconds as a date in UTC, of the form the date options take."""
+    """Epoch seconds as a date in UTC, in the form that the date options accept."""
     moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
     return moment.strftime('%Y-%m-%dT%H:%M:%SZ')
 
 
-def one_cutoff(config: AgentConfig) -> bool:
-    """Whether retention is asked for; 0 days, once "everything", does not ask."""
+def retention_requested(config: AgentConfig) -> bool:
+    """Whether to remove old chains. 0 days, which once meant "all", removes none.
+
+    :raises ConfigError: both options are given
+    """
     if config.remove_older_than and config.remove_before_date:
         raise ConfigError('remove-older-than and remove-before-date: give one of them')
     return bool(config.remove_older_than or config.remove_before_date)
 
 
 def _cutoff(config: AgentConfig, now: float) -> int | None:
-    """Epoch seconds: what is at or before them is old. Nothing is older than 0."""
+    """Epoch seconds: backups made then or before are old. Nothing is older than 0."""
     if config.remove_before_date:
         return max(0, int(config.remove_before_date.timestamp()))
     if config.remove_older_than:
@@ -281,5 +309,5 @@ def _cutoff(config: AgentConfig, now: float) -> int | None:
     return None
 
 
-def levels_said(chain: Any) -> str:
-    return ', '.join(f'level {b.level} of {iso(b.timestamp)}' for b in chain)
+def describe_levels(levels: Iterable[StoredLevel]) -> str:
+    return ', '.join(f'level {each.level} of {iso(each.timestamp)}' for each in levels)

@@ -1,4 +1,4 @@
-"""Say what is in a backup."""
+"""Action list: the files in a backup."""
 
 import base64
 import os
@@ -6,7 +6,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from freezer.engine.engine import Entry
+from freezer.engine.engine import Entry, require_files
+from freezer.engine.restore import RestoreChain
 from freezer.job.job import Job, Outcome, damage_explained, iso
 from freezer.utils import human
 
@@ -22,38 +23,31 @@ _TYPES = {
 
 
 class ListJob(Job):
-    """The files of the newest state, or of that of a date, as a restore would bring
-    them. Reads the data, and checks it as a restore does."""
+    """Lists the files that a restore would bring, of the newest state or that of a
+    date. Reads the data, and checks it as a restore does."""
 
-    takes_part = True
+    takes_include = True
 
     def execute(self) -> Outcome:
-        engine = self.engine()
+        engine = require_files(self.engine, 'action list')
         self.progress.phase = 'Looking for the backup'
         chain = self.find_state()
-        # All of them before the first is shown: in order, and none of a backup that
-        # turns out to be damaged.
+        # Nothing is shown before all is read: the list is sorted, and a backup that
+        # turns out to be damaged has none. A directory comes before its contents.
         with damage_explained():
-            entries = sorted(engine.entries(chain, engine.check(chain)), key=_place)
+            opened = RestoreChain(chain, engine, self.settings)
+            entries = sorted(opened.entries(), key=lambda each: each.path.split(b'/'))
         newest = chain[max(chain)]
-        dates = {level: backup.timestamp for level, backup in chain.items()}
-        size = sum(entry.size for entry in entries)
+        count = '1 entry' if len(entries) == 1 else f'{len(entries)} entries'
+        size = human.size(sum(entry.size for entry in entries))
         return Outcome(
             text=_table(entries),
-            records=(_record(entry, dates[entry.level]) for entry in entries),
-            lines=[
-                f'{len(entries)} files and directories, {human.size(size)}, of level '
-                f'{newest.level} of {iso(newest.timestamp)}'
-            ],
+            records=(_record(each, chain[each.level].timestamp) for each in entries),
+            lines=[f'{count}, {size} (level {newest.level}, {iso(newest.timestamp)})'],
         )
 
 
-def _place(entry: Entry) -> list[bytes]:
-    """What sorts a directory before what is in it, and that before its neighbour."""
-    return entry.path.split(b'/')
-
-
-# For people
+# Table
 
 
 def _table(entries: Sequence[Entry]) -> Iterator[str]:
@@ -80,7 +74,7 @@ def _owner(entry: Entry) -> str:
 
 
 def _date(entry: Entry) -> str:
-    """To the second; the years before 1970 and after 9999 as they are counted."""
+    """To the second; epoch seconds if the year is outside of 1 to 9999."""
     seconds = entry.mtime_ns // 10**9
     try:
         return iso(seconds)
@@ -98,7 +92,7 @@ def _name(entry: Entry) -> str:
     return f'{path} link to {target}' if entry.kind == 'link' else path
 
 
-# For programs
+# JSON
 
 
 def _record(entry: Entry, timestamp: int) -> dict[str, Any]:
@@ -120,7 +114,7 @@ def _record(entry: Entry, timestamp: int) -> dict[str, Any]:
 
 
 def _text(key: str, name: bytes) -> dict[str, str]:
-    """A name; of one that is no text the bytes as well."""
+    """A name; if it is not UTF-8, the bytes as well."""
     try:
         return {key: name.decode()}
     except UnicodeDecodeError:

@@ -1,25 +1,25 @@
-"""What was done, for the person who watches, and the figures of it for programs."""
+"""The summary of a backup or restore: lines for people, figures for programs."""
 
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from freezer.common.config import AgentConfig
-from freezer.job.job import SAID, iso
-from freezer.storage.base import Backup
+from freezer.job.job import MAX_LISTED, iso
+from freezer.storage.backup import Backup
 from freezer.utils import human
 from freezer.utils.progress import Progress
 
 _WIDTH = 80
-#: where the command that is shown restores to: below the current directory
+#: the directory, below the current one, that the suggested command restores into
 TARGET = 'restored'
 
 
 def figures(progress: Progress) -> dict[str, Any]:
-    """What the result says of a run, at its end. Bytes, and seconds.
+    """The figures of a finished run. Bytes, and seconds.
 
-    ``bytes_read`` are of the archive, uncompressed; ``bytes_stored`` the same as it is
-    on the storage, without the small files beside it.
+    ``bytes_read``: the archive, uncompressed; ``bytes_stored``: the same archive on the
+    storage, without the small files beside it.
     """
     return {
         'bytes_read': progress.archive_bytes,
@@ -34,9 +34,9 @@ def figures(progress: Progress) -> dict[str, Any]:
 def of_backup(
     config: AgentConfig, progress: Progress, backup: Backup, warnings: Sequence[str]
 ) -> list[str]:
-    """The lines about a backup that is committed.
+    """The lines about a committed backup.
 
-    :param warnings: those of the engine, or the first of them
+    :param warnings: the engine's first ones
     """
     return [
         f'Backed up {config.path_to_backup} as level {backup.level} of '
@@ -52,9 +52,9 @@ def of_backup(
 def of_restore(
     config: AgentConfig, progress: Progress, head: str, warnings: Sequence[str]
 ) -> list[str]:
-    """The lines about a restore that has come to its end.
+    """The lines about a finished restore.
 
-    :param head: the first of them
+    :param head: the first line
     """
     return [
         head,
@@ -98,20 +98,20 @@ def _rest(
         f'{human.speed(progress.archive_bytes, seconds)}'
     )
     if progress.retries:
-        yield f'  Retries:   {human.number(progress.retries, "request")} made again'
+        yield f'  Retries:   {human.number(progress.retries, "request")} repeated'
     if progress.warnings:
         yield f'  Warnings:  {progress.warnings}'
-    said = [*progress.notices, *warnings]
-    yield from (f'Warning: {text}' for text in said[:SAID])
-    if progress.warnings > SAID:
-        yield f'Warning: {progress.warnings} in all; see {config.log_file}'
+    shown = [*progress.notices, *warnings][:MAX_LISTED]
+    yield from (f'Warning: {text}' for text in shown)
+    if progress.warnings > MAX_LISTED:
+        yield f'Warning: {progress.warnings} warnings in total; see {config.log_file}'
 
 
 def _how_to_restore(config: AgentConfig, backup: Backup) -> Iterator[str]:
-    """The command, to be copied: it restores this state, on any machine."""
-    if not config.reach:
+    """The command that restores this state on any machine, ready to copy."""
+    if not config.restore_args:
         return
-    keys = ' and '.join(config.reach_keys)
+    keys = ' and '.join(config.restore_secrets)
     yield (
         f'To restore it into ./{TARGET}'
         + (f', with the same {keys}' if keys else '')
@@ -119,7 +119,7 @@ def _how_to_restore(config: AgentConfig, backup: Backup) -> Iterator[str]:
     )
     words = [
         *('freezer-agent', '--action restore', f'--restore-abs-path {TARGET}'),
-        *config.reach,
+        *config.restore_args,
         f'--hostname {shlex.quote(config.hostname)}',
         f'--backup-name {shlex.quote(config.fill_in(config.backup_name))}',
         f'--restore-from-date {iso(backup.timestamp)}',

@@ -1,4 +1,4 @@
-"""Check what is there without restoring it."""
+"""Action verify: check backups without restoring them."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -6,31 +6,40 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from freezer.exceptions import VerifyError
-from freezer.job.job import SAID, Job, Outcome, Table, iso, levels_said
+from freezer.job.job import MAX_LISTED, Job, Outcome, Table, describe_levels, iso
 from freezer.storage import layout, levels
-from freezer.storage.base import Backup, NoSuchBackup
+from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.exceptions import StorageException
+from freezer.storage.levels import NoSuchBackup
 from freezer.storage.verify import Problem, Verification
 from freezer.stream import compression, encryption
+from freezer.utils import human
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass
 class _Checked:
-    """A backup, and what was found of it.
+    """A stored level and its verification.
 
-    :param gaps: what is wrong below it in its chain
+    :param gaps: problems of the levels below that it needs
     """
 
-    backup: Backup
-    storage: str
+    stored: StoredLevel
     found: Verification
     gaps: list[str] = field(default_factory=list)
 
     @property
+    def backup(self) -> Backup:
+        return self.stored.backup
+
+    @property
+    def problem_count(self) -> int:
+        return self.found.count + len(self.gaps)
+
+    @property
     def ok(self) -> bool:
-        return not self.found.count and not self.gaps
+        return not self.problem_count
 
     @property
     def restorable(self) -> bool:
@@ -46,137 +55,99 @@ class _Checked:
 
 
 class _Gap(NamedTuple):
-    """What is missing or damaged in a chain, and the backups it takes along."""
+    """A problem of a chain, and the levels that cannot be restored because of it."""
 
     what: str
-    above: list[Backup]
+    above: list[StoredLevel]
 
 
 class VerifyJob(Job):
-    """Check the backups of a name, or all there are; read their data if asked to."""
+    """Checks the backups of a name, or all; with ``--verify-data`` reads their data."""
 
     def execute(self) -> Outcome:
-        backups = self._find()
+        present = self._find()
         checked: list[_Checked] = []
         failure: StorageException | VerifyError | None = None
-        for number, backup in enumerate(backups, 1):
-            self.progress.phase = f'Verifying {number} of {len(backups)}'
+        for number, stored in enumerate(present, 1):
+            self.progress.phase = f'Verifying {number} of {len(present)}'
             if self.config.verify_data:
-                self.say(f'Reading {number} of {len(backups)}: {self._name(backup)}')
+                self.say(f'Reading {number} of {len(present)}: {_name(stored)}')
             try:
-                found = self.storage.verify(backup, self.config.verify_data)
+                found = self.repository.verify(stored, self.config.verify_data)
             except StorageException as error:
-                # What was found until now is worth telling.
+                # The results so far are reported.
                 failure = error
                 break
             if found is not None:
-                found = _check_names(found)
-                member = self.storage.member_name(backup)
-                checked.append(_Checked(backup, member, found))
+                checked.append(_Checked(stored, _check_names(found)))
         if not checked:
             raise failure or NoSuchBackup(
-                'all of it was removed meanwhile: run it again'
+                'all these backups were removed meanwhile: run it again'
             )
         gaps = _find_gaps(checked)
         complete = failure is None
         if complete and not all(one.ok for one in checked):
-            failure = VerifyError(
-                f'{_verdict(checked)}: the result says which, and why'
-            )
+            failure = VerifyError(f'{_verdict(checked)}: see the result')
         outcome = Outcome(
             self._document(checked, complete), [self._table(checked)], failure=failure
         )
-        outcome.lines = [*self._problems(checked, gaps), *self._warnings(checked)]
+        outcome.lines = [*_problems(checked, gaps), *self._warnings(checked)]
         if not complete:
             outcome.lines.append(f'Not all was verified. {_verdict(checked)}')
         elif failure is None:
-            removed = len(backups) - len(checked)
-            outcome.lines.append(self._all_is_well(checked, removed))
+            outcome.lines.append(self._success(checked, len(present) - len(checked)))
         return outcome
 
-    # Which
-
-    def _find(self) -> list[Backup]:
-        """:raises NoSuchBackup: there is none on the storage, or on a member"""
-        found = [
-            backup
-            for backup in self.storage.backups()
-            if self.is_asked_for(backup.hostname_backup_name)
+    def _find(self) -> list[StoredLevel]:
+        """:raises NoSuchBackup: a storage has none that is selected"""
+        present = self.repository.committed()
+        selected = [
+            stored
+            for stored in present
+            if self.is_selected(stored.backup.hostname_backup_name)
         ]
-        there = {self.storage.member_name(backup) for backup in found}
+        members = {stored.member for stored in selected}
         for _driver, settings in self.config.storages:
-            if settings.name not in there:
+            if settings.name not in members:
                 member = f'[storage:{settings.name}]: ' if settings.name else ''
-                raise self.no_such_backup(member, settings.container)
-        return found
-
-    # What is said
-
-    def _name(self, backup: Backup) -> str:
-        return f'{self._identity(backup)}, {levels_said([backup])}'
-
-    def _identity(self, backup: Backup) -> str:
-        member = self.storage.member_name(backup)
-        storage = f'[storage:{member}] ' if member else ''
-        return f'{storage}{backup.hostname_backup_name}'
-
-    def _problems(
-        self, checked: Sequence[_Checked], gaps: Sequence[_Gap]
-    ) -> Iterator[str]:
-        """A line each: of the backups, then of the chains."""
-        lines = []
-        for one in checked:
-            name = self._name(one.backup)
-            for problem in one.found.problems:
-                part = f'part {problem.part}: ' if problem.part else ''
-                lines.append(f'{name}: {part}{problem.what}')
-            more = one.found.count - len(one.found.problems)
-            if more:
-                lines.append(f'{name}: {more} problems more')
-        for gap in gaps:
-            first = gap.above[0]
-            more = len(gap.above) - SAID
-            lines.append(
-                f'{self._identity(first)}, chain of '
-                f'{iso(first.level_zero_timestamp)}: {gap.what}; without it cannot be '
-                f'restored: {levels_said(gap.above[:SAID])}'
-                + (f' and {more} more' if more > 0 else '')
-            )
-        for line in lines:
-            LOG.error('%s', line)
-            yield f'Problem: {line}'
+                identities = [each.backup.hostname_backup_name for each in present]
+                text = self.none_selected(settings.container, identities)
+                raise NoSuchBackup(f'{member}{text}')
+        return selected
 
     def _warnings(self, checked: Sequence[_Checked]) -> Iterator[str]:
-        count = 0
-        for one in checked:
-            for warning in one.found.warnings:
-                line = f'{self._name(one.backup)}: {warning}'
-                LOG.warning('%s', line)
-                count += 1
-                if count <= SAID:
-                    yield f'Warning: {line}'
-        if count > SAID:
-            yield f'Warning: {count} in all; see {self.config.log_file}'
+        lines = [
+            f'{_name(one.stored)}: {warning}'
+            for one in checked
+            for warning in one.found.warnings
+        ]
+        for line in lines:
+            LOG.warning('%s', line)
+        yield from (f'Warning: {line}' for line in lines[:MAX_LISTED])
+        if len(lines) > MAX_LISTED:
+            log = self.config.log_file
+            yield f'Warning: {len(lines)} warnings in total; see {log}'
 
-    def _all_is_well(self, checked: Sequence[_Checked], removed: int) -> str:
+    def _success(self, checked: Sequence[_Checked], removed: int) -> str:
+        count = human.number(len(checked), 'backup')
         size = sum(one.found.size for one in checked)
-        said = f'All is well: {len(checked)} backups, {size} bytes'
-        said += (
+        text = f'Verified {count} ({size} bytes): no problems found'
+        text += (
             ', every byte read'
             if self.config.verify_data
-            else '; with --verify-data every byte is read as well'
+            else '; --verify-data also reads every byte'
         )
         plain = sum(not one.found.digests for one in checked)
         if plain:
-            said += f'; {plain} by Freezer 19, which have no digests'
+            text += f'; {plain} made by Freezer 19 without digests'
         if removed:
-            said += f'; {removed} were removed meanwhile'
-        return said
+            text += f'; {removed} removed meanwhile'
+        return text
 
     def _table(self, checked: Sequence[_Checked]) -> Table:
         several = self.config.storage == 'multiple'
-        # A column that says "tar" in every row would not fit into 80 characters.
-        engines = len({one.backup.engine.name for one in checked}) > 1
+        # A column with the same engine in every row would not fit into 80 characters.
+        engines = len({one.backup.engine for one in checked}) > 1
         return Table(
             (
                 *(('Storage',) if several else ()),
@@ -186,9 +157,9 @@ class VerifyJob(Job):
             ),
             [
                 (
-                    *((one.storage,) if several else ()),
+                    *((one.stored.member,) if several else ()),
                     *layout.split_identity(one.backup.hostname_backup_name),
-                    *((one.backup.engine.name,) if engines else ()),
+                    *((one.backup.engine,) if engines else ()),
                     one.backup.level,
                     iso(one.backup.timestamp),
                     one.found.size,
@@ -207,16 +178,16 @@ class VerifyJob(Job):
             'ok': complete and all(one.ok for one in checked),
             'size': sum(one.found.size for one in checked),
             'backups_count': len(checked),
-            'problems_count': sum(_problem_count(one) for one in checked),
+            'problems_count': sum(one.problem_count for one in checked),
             'backups': [
-                ({'storage': one.storage} if several else {}) | _entry(one)
+                ({'storage': one.stored.member} if several else {}) | _entry(one)
                 for one in checked
             ],
         }
 
 
 def _check_names(found: Verification) -> Verification:
-    """The marker says how the stream was made: it must be a way there is."""
+    """Add a problem if the marker names an unknown compression or encryption."""
     for key, names in (
         ('compression', compression.NAMES),
         (layout.FORMAT_KEY, encryption.NAMES),
@@ -225,8 +196,8 @@ def _check_names(found: Verification) -> Verification:
         if name is None or name in names:
             continue
         problem = Problem(
-            f'{found.backup.metadata_path}: {key} {name!r} is not known: damaged, or '
-            f'of a newer agent'
+            f'{found.stored.paths.marker}: unknown {key} {name!r}: damaged, or made by '
+            f'a newer agent'
         )
         found = replace(
             found,
@@ -238,38 +209,34 @@ def _check_names(found: Verification) -> Verification:
 
 
 def _find_gaps(checked: Sequence[_Checked]) -> list[_Gap]:
-    """What of the chains is missing or damaged; noted with each backup above it."""
+    """The missing or damaged levels; also noted in each level above them."""
     chains: dict[tuple[str, str, str, int], list[_Checked]] = {}
     for one in checked:
         backup = one.backup
-        name = backup.engine.name, backup.hostname_backup_name
-        chain = one.storage, *name, backup.level_zero_timestamp
+        name = backup.engine, backup.hostname_backup_name
+        chain = one.stored.member, *name, backup.level_zero_timestamp
         chains.setdefault(chain, []).append(one)
     return [gap for chain in chains.values() for gap in _find_gaps_of(chain)]
 
 
 def _find_gaps_of(chain: Sequence[_Checked]) -> list[_Gap]:
-    backups = [one.backup for one in chain]
-    damaged = [one.backup for one in chain if not one.found.restorable]
-    above: dict[str, list[Backup]] = {}
+    there = [one.stored for one in chain]
+    damaged = [one.stored for one in chain if not one.found.restorable]
+    above: dict[str, list[StoredLevel]] = {}
     for one in chain:
         one.gaps = [f'level {level} is missing' for level in one.found.missing]
         one.gaps += (
-            f'{levels_said([below])} is damaged'
-            for below in reversed(levels.needed(one.backup, backups))
+            f'{describe_levels([below])} is damaged'
+            for below in reversed(levels.needed(one.stored, there))
             if below in damaged
         )
         for what in one.gaps:
-            above.setdefault(what, []).append(one.backup)
+            above.setdefault(what, []).append(one.stored)
     return [_Gap(what, those) for what, those in above.items()]
 
 
-def _problem_count(one: _Checked) -> int:
-    return one.found.count + len(one.gaps)
-
-
 def _entry(one: _Checked) -> dict[str, Any]:
-    """One backup for programs, with the keys of action info."""
+    """A backup in the document, with the keys of action info."""
     backup, found = one.backup, one.found
     host, name = layout.split_identity(backup.hostname_backup_name)
     problems = [
@@ -279,7 +246,7 @@ def _entry(one: _Checked) -> dict[str, Any]:
     return {
         'hostname': host,
         'backup_name': name,
-        'engine': backup.engine.name,
+        'engine': backup.engine,
         'level_zero': iso(backup.level_zero_timestamp),
         'level_zero_timestamp': backup.level_zero_timestamp,
         'level': backup.level,
@@ -289,7 +256,7 @@ def _entry(one: _Checked) -> dict[str, Any]:
         'digests': found.digests,
         'ok': one.ok,
         'restorable': one.restorable,
-        'problems_count': _problem_count(one),
+        'problems_count': one.problem_count,
         'problems': [
             {
                 'volume': problem.volume,
@@ -304,10 +271,44 @@ def _entry(one: _Checked) -> dict[str, Any]:
     }
 
 
+def _identity(stored: StoredLevel) -> str:
+    storage = f'[storage:{stored.member}] ' if stored.member else ''
+    return f'{storage}{stored.backup.hostname_backup_name}'
+
+
+def _name(stored: StoredLevel) -> str:
+    return f'{_identity(stored)}, {describe_levels([stored])}'
+
+
+def _problems(checked: Sequence[_Checked], gaps: Sequence[_Gap]) -> Iterator[str]:
+    """A line for each problem: of the levels, then of the chains."""
+    lines = []
+    for one in checked:
+        name = _name(one.stored)
+        for problem in one.found.problems:
+            part = f'part {problem.part}: ' if problem.part else ''
+            lines.append(f'{name}: {part}{problem.what}')
+        more = one.found.count - len(one.found.problems)
+        if more:
+            lines.append(f'{name}: {human.number(more, "more problem")}')
+    for gap in gaps:
+        first = gap.above[0]
+        more = len(gap.above) - MAX_LISTED
+        lines.append(
+            f'{_identity(first)}, chain of {iso(first.level_zero_timestamp)}: '
+            f'{gap.what}; without it these cannot be restored: '
+            f'{describe_levels(gap.above[:MAX_LISTED])}'
+            + (f' and {more} more' if more > 0 else '')
+        )
+    for line in lines:
+        LOG.error('%s', line)
+        yield f'Problem: {line}'
+
+
 def _verdict(checked: Sequence[_Checked]) -> str:
     wrong = [one for one in checked if not one.ok]
     lost = [one for one in wrong if not one.restorable]
     return (
-        f'{len(wrong)} of {len(checked)} backups are not whole, and {len(lost)} of '
-        f'them cannot be restored'
+        f'Problems in {len(wrong)} of {len(checked)} backups; {len(lost)} of them '
+        f'cannot be restored'
     )

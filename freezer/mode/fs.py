@@ -1,12 +1,18 @@
-"""Files that belong to nobody in particular."""
+"""Ordinary files: nothing to quiesce."""
 
-from freezer.mode.mode import Mode
+from typing import Self
+
+from freezer.mode.mode import Mode, ModeSettings
 
 
 class FsMode(Mode):
-    """Nothing to do around the backup."""
+    """Does nothing around the backup."""
 
     name = 'fs'
+
+    @classmethod
+    def from_settings(cls, settings: ModeSettings) -> Self:
+        return cls()
 
     def prepare(self) -> None:
         """Nothing."""

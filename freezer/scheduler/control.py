@@ -6,83 +6,83 @@ import signal
 import time
 from pathlib import Path
 
+from freezer.common import logs
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.scheduler import config, private, schedule
+from freezer.scheduler import private
+from freezer.scheduler.api import wire
 from freezer.scheduler.config import Settings
-from freezer.scheduler.directory import Directory
+from freezer.scheduler.documents import schedule
 from freezer.scheduler.loop import Scheduler
-from freezer.scheduler.source import Source
+from freezer.scheduler.sources.directory import JobDirectory
+from freezer.scheduler.sources.remote import ApiJobSource
+from freezer.scheduler.sources.source import JobSource
 
 LOG = logging.getLogger(__name__)
 
-_PID_FILE = 'scheduler.pid'
-# One who only looks whether it is locked has it for a moment.
+# A process that checks the lock holds it for a moment: retry.
 _TRIES, _TRY_SECONDS = 5, 0.05
-# To the number, after the lock; to the end, after grace and abort.
+# From the lock to the number in the file; from the stop grace to the exit.
 _NUMBER_SECONDS = 10.0
-_END_SECONDS = 30.0
+_EXIT_SECONDS = 30.0
 
 
 class PidFile:
-    """Of the scheduler that has this directory for its own.
+    """The pid file of the scheduler that uses this runtime directory.
 
-    The lock says whether it lives; the number is for signals, and is right while the
-    lock is held.
+    The scheduler is running while the file is locked. The number in it is for signals,
+    and is valid only then.
     """
 
     def __init__(self, runtime_dir: Path) -> None:
-        self._path = runtime_dir / _PID_FILE
+        self.path = runtime_dir / 'scheduler.pid'
 
     def take(self) -> private.Lock:
-        """Until the end of this process, or the one that it becomes and that signs.
+        """Lock it, until this process exits, or the daemon that it forks.
 
-        :raises ConfigError: another scheduler has it
+        :raises ConfigError: another scheduler holds it
         """
-        lock = private.Lock(self._path)
+        lock = private.Lock(self.path)
         for _try in range(_TRIES):
             if lock.take():
                 os.ftruncate(lock.fd, 0)
                 return lock
             time.sleep(_TRY_SECONDS)
         raise ConfigError(
-            f'freezer-scheduler is running already, process {self._number()}; another '
-            f'one needs a --scheduler-runtime-dir, and a --scheduler-state-dir, of its '
-            f'own'
+            f'freezer-scheduler is already running (pid {self._number()}); to run '
+            f'another one, give it its own --scheduler-runtime-dir and '
+            f'--scheduler-state-dir'
         )
 
     @staticmethod
-    def sign(lock: private.Lock) -> None:
+    def write_pid(lock: private.Lock) -> None:
         os.pwrite(lock.fd, f'{os.getpid()}\n'.encode(), 0)
 
     def process(self) -> int | None:
-        """The scheduler that runs; None if none does, whatever the file says."""
+        """The pid of the running scheduler; None if none is running."""
         deadline = time.monotonic() + _NUMBER_SECONDS
-        while private.is_locked(self._path):
+        while private.is_locked(self.path):
             number = self._number()
             if number is not None:
                 return number
             if time.monotonic() > deadline:
                 raise FreezerError(
-                    f'{self._path}: is locked, and has no number in it: something else '
-                    f'holds it (fuser tells)'
+                    f'{self.path} is locked, but contains no pid: another program '
+                    f'holds it (fuser shows which)'
                 )
             time.sleep(_TRY_SECONDS)
         return None
 
-    def is_held(self) -> bool:
-        return private.is_locked(self._path)
-
     def _number(self) -> int | None:
         try:
-            return int(self._path.read_text())
+            return int(self.path.read_text())
         except (OSError, ValueError):
             return None
 
 
 def start(settings: Settings) -> int:
-    """Run as long as it is wanted; as a daemon return at once.
+    """Run until stopped; as a daemon, return once it has been forked.
 
-    :raises ConfigError: it cannot
+    :raises ConfigError: it cannot start
     """
     _check(settings)
     private.directory(settings.state_dir)
@@ -90,36 +90,30 @@ def start(settings: Settings) -> int:
     lock = pid_file.take()
     if not settings.no_daemon:
         _detach(lock)
-    config.set_up_log(settings, foreground=settings.no_daemon)
-    pid_file.sign(lock)
-    source = _source(settings)
-    LOG.info('process %d takes jobs from %s', os.getpid(), source.place)
+    logs.set_up(settings.conf, None if settings.no_daemon else 'scheduler.log')
+    pid_file.write_pid(lock)
+    source: JobSource = JobDirectory(settings.jobs_dir)
+    if settings.service is not None:
+        source = ApiJobSource(settings, settings.service)
+    LOG.info('started, pid %d, reading jobs from %s', os.getpid(), source.place)
     Scheduler(settings, source).run()
     return 0
 
 
-def _source(settings: Settings) -> Source:
-    if settings.service is None:
-        return Directory(settings.jobs_dir)
-    from freezer.scheduler.remote import Remote
-
-    return Remote(settings, settings.service)
-
-
 def stop(settings: Settings) -> int:
-    """Until it has ended; 0 also if none was running."""
+    """Stop the scheduler and wait for its exit; 0 also if none is running."""
     pid_file = PidFile(settings.runtime_dir)
     number = pid_file.process()
     if number is None:
         print('freezer-scheduler is not running')
         return 0
     _send(number, signal.SIGTERM)
-    deadline = time.monotonic() + settings.stop_grace + _END_SECONDS
-    while pid_file.is_held():
+    deadline = time.monotonic() + settings.stop_grace + _EXIT_SECONDS
+    while private.is_locked(pid_file.path):
         if time.monotonic() > deadline:
             raise FreezerError(
-                f'process {number} does not end: the log has what it waits for; kill '
-                f'-KILL {number} ends it, and not its jobs'
+                f'process {number} has not stopped; its log shows why. kill -KILL '
+                f'{number} kills it, but not its jobs'
             )
         time.sleep(_TRY_SECONDS)
     return 0
@@ -135,25 +129,23 @@ def reload(settings: Settings) -> int:
     number = PidFile(settings.runtime_dir).process()
     if number is None:
         raise FreezerError(
-            'freezer-scheduler is not running: freezer-scheduler start starts it'
+            'freezer-scheduler is not running; start it with freezer-scheduler start'
         )
     _send(number, signal.SIGHUP)
     return 0
 
 
 def _check(settings: Settings) -> None:
-    """What would be too late to be told of by a daemon."""
+    """Raise errors now, while the user can see them; a daemon can only log them."""
     schedule.zone()
     if settings.service is not None:
-        from freezer.scheduler import wire
-
         settings.service.check()
         wire.check()
         private.directory(settings.jobs_dir)
     elif not settings.jobs_dir.exists():
         raise ConfigError(
-            f'jobs-dir {settings.jobs_dir}: there is no such directory: make it, or '
-            f'give --scheduler-jobs-dir'
+            f'jobs-dir {settings.jobs_dir} does not exist: create it, or set '
+            f'--scheduler-jobs-dir'
         )
 
 
@@ -164,17 +156,18 @@ def _send(number: int, which: signal.Signals) -> None:
         return
     except PermissionError as error:
         raise FreezerError(
-            f'process {number} is of another user: do this as that user, or as root'
+            f'process {number} belongs to another user: run this as that user or root'
         ) from error
 
 
 def _detach(lock: private.Lock) -> None:
-    """Go on as a daemon; the process that was started ends with 0."""
+    """Continue as a daemon; the original process exits with 0."""
     try:
+        # Part of the extra [scheduler], and not needed in the foreground.
         import daemon
     except ImportError as error:
         raise ConfigError(
-            "python-daemon is not installed: pip install 'freezer[scheduler]', or give "
+            "python-daemon is not installed: pip install 'freezer[scheduler]', or use "
             '--no-daemon'
         ) from error
     daemon.DaemonContext(

@@ -1,220 +1,182 @@
-"""The scheduler at work: looks at the jobs, runs what is due, hears signals.
+"""The scheduler's main loop: read the jobs, run those that are due, handle signals.
 
-One thread decides; each run has a thread that waits for its agents. Where jobs are from
-freezer-api, one more thread talks to it.
+One thread decides; each run has a thread that waits for its agents. With freezer-api,
+one more thread talks to it.
 """
 
 import contextlib
 import datetime
 import logging
-import os
 import queue
-import select
 import signal
 import threading
-from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
-from urllib.parse import quote
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import private, results
+from freezer.scheduler import private
 from freezer.scheduler.config import Settings
-from freezer.scheduler.document import Document
-from freezer.scheduler.job import Job
-from freezer.scheduler.record import FAIL, Records
-from freezer.scheduler.results import Results
-from freezer.scheduler.runner import Outcome, Run
-from freezer.scheduler.source import Source
+from freezer.scheduler.documents.document import Document
+from freezer.scheduler.runs import metadata
+from freezer.scheduler.runs.job import ScheduledJob
+from freezer.scheduler.runs.metadata import MetadataFiles
+from freezer.scheduler.runs.record import FAIL, Records
+from freezer.scheduler.runs.runner import JobRun, RunResult, job_lock
+from freezer.scheduler.sources.source import JobSource
+from freezer.utils.human import number
 
 LOG = logging.getLogger(__name__)
 
-# A job that another process runs is looked at again after so many seconds.
+# How often to check a job that another process is running.
 _BUSY_SECONDS = 1.0
-
-
-def job_lock(runtime_dir: Path, job_id: str) -> private.Lock:
-    """Whoever runs a job has this."""
-    return private.Lock(runtime_dir / f'job-{quote(job_id, safe="")}.lock')
 
 
 def utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-class Bell:
-    """Wakes the thread that waits: a thread rings it, or a signal."""
-
-    def __init__(self) -> None:
-        self._here, self._there = os.pipe()
-        for end in (self._here, self._there):
-            os.set_blocking(end, False)
-
-    def ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._there, b'\0')
-
-    def wait(self, seconds: float) -> None:
-        select.select([self._here], [], [], seconds)
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._here, 4096):
-                pass
-
-    @contextlib.contextmanager
-    def rung_by_signals(self) -> Iterator[None]:
-        """So that none comes between looking for it and waiting."""
-        before = signal.set_wakeup_fd(self._there, warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-
-
 class Scheduler:
-    """Runs until it is told to end."""
+    """Runs the jobs of a source until a signal stops it."""
 
-    def __init__(self, settings: Settings, source: Source) -> None:
+    def __init__(self, settings: Settings, source: JobSource) -> None:
         self._settings = settings
         self._source = source
         self._records = Records(private.directory(settings.state_dir))
-        self._results = Results(private.directory(settings.state_dir / 'results'))
-        self._jobs: dict[str, Job] = {}
-        self._waiting: deque[Job] = deque()
+        self._files = MetadataFiles(private.directory(settings.state_dir / 'results'))
+        self._jobs: dict[str, ScheduledJob] = {}
         self._running = 0
-        self._left_out: dict[str, str] = {}
+        # Job ids, to log each reason and each busy job once.
+        self._skipped: dict[str, str] = {}
         self._busy: set[str] = set()
-        self._bell = Bell()
-        self._ended: queue.SimpleQueue[tuple[Job, private.Lock, Outcome]] = (
-            queue.SimpleQueue()
-        )
-        self._look = True
-        self._hurry = False
-        self._stops = 0
-        self._next_look = 0.0
+        # Anything in it ends the wait. Signal handlers may put: it is reentrant.
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[
+            tuple[ScheduledJob, private.Lock, RunResult]
+        ] = queue.SimpleQueue()
+        self._read_now = True
+        self._refresh = False
+        self._stop_signals = 0
+        self._next_read = 0.0
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT; then what runs has its time to end.
+        """Until SIGTERM or SIGINT; running jobs then have the stop grace to finish.
 
         :raises ConfigError: the jobs cannot be listed
         """
-        with self._signals(), self._bell.rung_by_signals():
-            self._source.list()
-            self._records.forget_old()
-            self._source.begin(self._ring)
-            try:
-                while not self._stops:
-                    now = utc_now()
-                    if self._look or now.timestamp() >= self._next_look:
-                        self._read_jobs(now)
-                        self._adopt()
-                    self._collect(now)
-                    self._start_due(now)
-                    self._tell()
-                    self._bell.wait(self._seconds_to_wait(utc_now()))
-            finally:
-                self._come_to_an_end()
-                self._tell()
-                self._source.end()
-
-    def _ring(self) -> None:
-        self._look = True
-        self._bell.ring()
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            self._stops += 1
-
-        def look(_number: int, _frame: FrameType | None) -> None:
-            self._look = self._hurry = True
-
-        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: look}
-        before = {each: signal.signal(each, handlers[each]) for each in handlers}
+        for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(which, self._on_signal)
+        self._source.list()
+        self._records.delete_old()
+        self._source.start(self._on_change)
         try:
-            yield
+            while not self._stop_signals:
+                now = utc_now()
+                if self._read_now or now.timestamp() >= self._next_read:
+                    self._read_jobs(now)
+                    self._record_orphaned_backups()
+                self._collect_finished(now)
+                self._start_due(now)
+                self._report()
+                self._wait(self._seconds_to_wait(utc_now()))
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._shut_down()
+            self._report()
+            self._source.stop()
+
+    def _on_change(self) -> None:
+        self._read_now = True
+        self._wakeups.put(None)
+
+    def _wait(self, seconds: float) -> None:
+        """Until a signal, the end of a run, a change of the jobs, or so long."""
+        with contextlib.suppress(queue.Empty):
+            self._wakeups.get(timeout=seconds)
+            while True:
+                self._wakeups.get_nowait()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._read_now = self._refresh = True
+        else:
+            self._stop_signals += 1
+        self._wakeups.put(None)
 
     def _seconds_to_wait(self, now: datetime.datetime) -> float:
-        moments = [self._next_look]
-        if self._waiting and self._running < self._settings.concurrent_jobs:
+        moments = [self._next_read]
+        queued = any(job.queued for job in self._jobs.values())
+        if queued and self._running < self._settings.concurrent_jobs:
             moments.append(now.timestamp() + _BUSY_SECONDS)
         moments += [
             job.due.timestamp()
             for job in self._jobs.values()
-            if job.due is not None and job.run is None and not job.waits
+            if job.due is not None and job.run is None and not job.queued
         ]
-        # The clock may be set; so never for longer than an interval.
+        # At most an interval: the clock may be changed meanwhile.
         soonest = min(moments) - now.timestamp()
         return min(max(soonest, 0.0), float(self._settings.interval))
 
     # -- Jobs -------------------------------------------------------------------------
 
     def _read_jobs(self, now: datetime.datetime) -> None:
-        self._look = False
-        if self._hurry:
-            self._hurry = False
-            self._source.hurry()
-        self._next_look = now.timestamp() + self._settings.interval
+        self._read_now = False
+        if self._refresh:
+            self._refresh = False
+            self._source.refresh()
+        self._next_read = now.timestamp() + self._settings.interval
         try:
             listing = self._source.list()
         except ConfigError as error:
-            LOG.error('%s; the jobs that are known go on', error)
+            LOG.error('%s; continuing with known jobs', error)
             return
-        documents = self._ours(listing.documents)
+        documents = self._without_skipped(listing.documents)
         for job_id, job in list(self._jobs.items()):
             if job_id not in documents:
-                job.leave()
-                self._unqueue(job)
+                job.on_document_gone()
                 if job.run is None:
                     del self._jobs[job_id]
         for job_id, document in documents.items():
             known = self._jobs.get(job_id)
             if known is None:
-                self._jobs[job_id] = Job(document, self._records, now)
+                self._jobs[job_id] = ScheduledJob(document, self._records, now)
             elif known.document is not document:
-                known.take(document, now)
-                self._unqueue(known)
+                known.update(document, now)
 
-    def _ours(self, documents: dict[str, Document]) -> dict[str, Document]:
-        kept, left_out = {}, {}
+    def _without_skipped(self, documents: dict[str, Document]) -> dict[str, Document]:
+        kept, skipped = {}, {}
         for job_id, document in documents.items():
-            reason = self._settings.leaves_out(document)
+            reason = self._settings.skip_reason(document)
             if not reason:
                 kept[job_id] = document
                 continue
-            left_out[job_id] = reason
-            if self._left_out.get(job_id) != reason:
-                LOG.info('job %s: is left out: it %s', job_id, reason)
-        self._left_out = left_out
+            skipped[job_id] = reason
+            if self._skipped.get(job_id) != reason:
+                LOG.info('job %s skipped: %s', job_id, reason)
+        self._skipped = skipped
         return kept
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         for job in self._jobs.values():
-            news = job.news
-            if news is not None:
-                self._source.tell(news, job.document)
+            update = job.pending_update
+            if update is not None:
+                self._source.report(update, job.document)
 
-    def _adopt(self) -> None:
-        """See to backups of agents whose scheduler was killed, when they have ended."""
-        for job_id, path in self._results.left():
+    def _record_orphaned_backups(self) -> None:
+        """Record backups of agents that outlived the scheduler before this one."""
+        for job_id, path in self._files:
             job = self._jobs.get(job_id)
-            if job is None or job.run is not None or self._is_run(job_id):
+            if job is None or job.run is not None or self._runs_elsewhere(job_id):
                 continue
-            found = results.read(path)
+            found = metadata.read(path)
             if found:
-                LOG.warning('job %s: made a backup that nobody was told of', job_id)
+                LOG.warning('job %s: recording a backup of an earlier run', job_id)
                 try:
-                    self._source.made(job.document, found)
+                    self._source.on_backup(job.document, found)
                 except OSError as error:
                     LOG.error('job %s: %s', job_id, error)
                     continue
-            results.forget(path)
+            metadata.delete(path)
 
-    def _is_run(self, job_id: str) -> bool:
-        """By another process."""
+    def _runs_elsewhere(self, job_id: str) -> bool:
+        """Whether another process runs the job, possibly an agent without scheduler."""
         try:
             lock = job_lock(self._settings.runtime_dir, job_id)
         except ConfigError:
@@ -224,98 +186,86 @@ class Scheduler:
         finally:
             lock.close()
 
-    def _unqueue(self, job: Job) -> None:
-        if not job.waits and job in self._waiting:
-            self._waiting.remove(job)
-
     # -- Runs -------------------------------------------------------------------------
 
     def _start_due(self, now: datetime.datetime) -> None:
         due = [job for job in self._jobs.values() if job.is_due(now)]
         for job in sorted(due, key=lambda job: (job.due or now, job.id)):
-            job.waits = True
-            self._waiting.append(job)
-        for _number in range(len(self._waiting)):
-            if self._running >= self._settings.concurrent_jobs:
-                return
-            job = self._waiting.popleft()
-            if not self._start(job):
-                self._waiting.append(job)
+            job.queued = True
+            if self._running < self._settings.concurrent_jobs:
+                self._start(job)
 
-    def _start(self, job: Job) -> bool:
-        """Whether it has begun; False if another process runs it."""
-        reason = self._settings.refuses(job.document)
+    def _start(self, job: ScheduledJob) -> None:
+        """Start or reject the job; it stays queued if another process is running it."""
+        reason = self._settings.reject_reason(job.document)
         if reason:
-            job.refused(reason, utc_now())
-            return True
+            return job.reject(reason, utc_now())
         try:
             lock = job_lock(self._settings.runtime_dir, job.id)
         except ConfigError as error:
-            job.refused(str(error), utc_now())
-            return True
+            return job.reject(str(error), utc_now())
         if not lock.take():
             lock.close()
             if job.id not in self._busy:
-                LOG.warning(
-                    'job %s: is due, and is still run by another process; it waits',
-                    job.id,
-                )
+                text = 'job %s is due, but another process is running it; waiting'
+                LOG.warning(text, job.id)
                 self._busy.add(job.id)
-            return False
+            return None
         self._busy.discard(job.id)
-        run = Run(
+        run = JobRun(
             *(job.document, lock, self._settings.environ),
-            *(self._results, self._source.made),
+            *(self._files, self._source.on_backup),
         )
-        job.started(run, utc_now())
-        self._source.began(run.document)
+        job.on_started(run, utc_now())
+        self._source.on_started(run.document)
         self._running += 1
 
         def execute() -> None:
             try:
-                outcome = run.execute()
+                result = run.execute()
             except Exception as error:
-                # A defect; the job has failed, and others go on.
+                # A bug: this job has failed, the others go on.
                 LOG.exception('job %s', job.id)
-                outcome = Outcome(FAIL, 1, f'{type(error).__name__}: {error}')
-            self._ended.put((job, lock, outcome))
-            self._bell.ring()
+                result = RunResult(FAIL, 1, f'{type(error).__name__}: {error}')
+            self._finished.put((job, lock, result))
+            self._wakeups.put(None)
 
         threading.Thread(target=execute, name=f'job {job.id}').start()
-        return True
+        return None
 
-    def _collect(self, now: datetime.datetime) -> None:
-        """See to the runs that have ended."""
-        while not self._ended.empty():
-            job, lock, outcome = self._ended.get()
+    def _collect_finished(self, now: datetime.datetime) -> None:
+        while not self._finished.empty():
+            job, lock, result = self._finished.get()
             lock.close()
             self._running -= 1
             document = job.run.document if job.run else job.document
-            job.ended(outcome, now)
-            self._source.ended(document, outcome.result)
+            job.on_finished(result, now)
+            self._source.on_finished(document, result.result)
             if job.gone:
                 del self._jobs[job.id]
 
-    # -- The end ----------------------------------------------------------------------
+    # -- Shutdown ---------------------------------------------------------------------
 
-    def _come_to_an_end(self) -> None:
-        LOG.info('ends; %d jobs are running', self._running)
+    def _shut_down(self) -> None:
+        """Wait for the running jobs; abort them when the stop grace is over, or at the
+        second signal."""
+        LOG.info('stopping, %s running', number(self._running, 'job'))
         running = [job for job in self._jobs.values() if job.run is not None]
         for job in running:
             assert job.run is not None
-            job.run.hurry()
+            job.run.skip_retries()
         deadline = utc_now().timestamp() + self._settings.stop_grace
         aborted = False
         while self._running:
-            self._collect(utc_now())
+            self._collect_finished(utc_now())
             if not self._running:
                 break
             left = deadline - utc_now().timestamp()
-            if not aborted and (left <= 0 or self._stops > 1):
+            if not aborted and (left <= 0 or self._stop_signals > 1):
                 aborted = True
                 for job in running:
                     if job.run is not None:
-                        LOG.warning('job %s: is aborted, as its time is up', job.id)
+                        LOG.warning('job %s: aborting, the scheduler stops', job.id)
                         job.run.abort(for_good=True)
-            self._bell.wait(3600.0 if aborted else max(left, 0.0))
-        LOG.info('has ended')
+            self._wait(3600.0 if aborted else max(left, 0.0))
+        LOG.info('stopped')

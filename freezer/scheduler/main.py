@@ -1,8 +1,8 @@
 """``freezer-scheduler``: argv in, exit code out.
 
-Exit codes: 0 it was done; 1 it was not, with one line on standard error; 2 an argument
-is unknown, or the command is missing; 3 ``status``, and the scheduler is not running;
-of ``run``, that of the agent.
+Exit codes: 0 success; 1 failure, with one line on standard error; 2 an argument is
+unknown, or the command is missing; 3 ``status``: the scheduler is not running. ``run``
+returns the exit code of the agent.
 """
 
 import logging
@@ -14,27 +14,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from freezer.common import logs
+from freezer.common.version import version
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.scheduler import config, control, directory, private, report
+from freezer.scheduler import config, control, private, report
 from freezer.scheduler.config import Settings
-from freezer.scheduler.loop import job_lock
-from freezer.scheduler.record import ABORTED
-from freezer.scheduler.runner import Run
+from freezer.scheduler.options import PROG
+from freezer.scheduler.runs.record import ABORTED
+from freezer.scheduler.runs.runner import JobRun, job_lock
+from freezer.scheduler.sources import directory
 from freezer.utils.text import printable
 
 LOG = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The console script ``freezer-scheduler``."""
     argv = sys.argv[1:] if argv is None else argv
     if '--version' in argv:
-        from freezer.common.version import version
-
-        print(f'{config.PROG} {version()}')
+        print(f'{PROG} {version()}')
         return 0
     os.umask(private.UMASK)
-    # Until the log is set up, nothing goes to standard error behind our back.
+    # Until the log is set up, logging must not write to standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         settings = config.load(argv, os.environ)
@@ -44,40 +44,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return 1
     except Exception as error:
-        # A defect of this program: the line says what, the log says where.
-        LOG.exception('unexpected')
-        _complain(f'{type(error).__name__}: {error} (this is a defect)')
+        # A bug: print one line, and log the traceback.
+        LOG.exception('unexpected error')
+        _complain(f'{type(error).__name__}: {error} (this is a bug)')
         return 1
 
 
 def _complain(text: str) -> None:
-    said = printable(' '.join(text.split()))
-    print(f'{config.PROG}: {said}', file=sys.stderr)
+    print(f'{PROG}: {printable(" ".join(text.split()))}', file=sys.stderr)
 
 
 def _run(settings: Settings) -> int:
-    """One job, once, now and here."""
+    """Run one job now, in the foreground."""
     document = directory.read(Path(settings.files[0]).absolute())
-    refused = settings.refuses(document)
-    if refused:
-        raise ConfigError(f'{document.path}: {refused}')
+    rejected = settings.reject_reason(document)
+    if rejected:
+        raise ConfigError(f'{document.path}: will not run: {rejected}')
     lock = job_lock(private.directory(settings.runtime_dir), document.job_id)
     if not lock.take():
         raise ConfigError(
-            f'job {document.job_id} is running: wait for its end, or stop it'
+            f'job {document.job_id} is already running: wait for it, or stop it'
         )
-    config.set_up_log(settings, foreground=True)
-    run = Run(document, lock, settings.environ)
+    logs.set_up(settings.conf, None)
+    run = JobRun(document, lock, settings.environ)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        # Not here: what it interrupted may hold the lock that it needs.
+        # In a thread: the interrupted code may hold the lock that abort() takes.
         threading.Thread(target=run.abort).start()
 
     for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(each, stop)
-    outcome = run.execute()
-    code = outcome.exit_code
-    if outcome.result == ABORTED and not code:
+    result = run.execute()
+    code = result.exit_code
+    if result.result == ABORTED and not code:
         return 1
     return code if code >= 0 else 128 - code
 

@@ -1,19 +1,24 @@
-"""The scheduler's options. Old spellings without the group still work."""
+"""The scheduler's options and ``--help``. Old names without the group still work."""
 
 from typing import Any
 
-from oslo_config import cfg
+from oslo_config import cfg, types
+from oslo_log import log
 
 from freezer.common import usage
+
+PROG = 'freezer-scheduler'
+COMMANDS = ('start', 'stop', 'restart', 'reload', 'status', 'validate', 'run')
+FILE_COMMANDS = ('validate', 'run')
 
 GROUP = 'scheduler'
 CAPABILITIES = 'capabilities'
 SERVICE_AUTH = 'service_auth'
 
 
-def _old(name: str, *others: str) -> list[Any]:
-    """``--name`` and ``--na_me`` for ``--scheduler-na-me``."""
-    names = dict.fromkeys((name, name.replace('-', '_'), *others))
+def _old_names(name: str) -> list[Any]:
+    """``--na-me`` and ``--na_me``, without the group."""
+    names = dict.fromkeys((name, name.replace('-', '_')))
     return [cfg.DeprecatedOpt(each, group='DEFAULT') for each in names]
 
 
@@ -21,29 +26,25 @@ SCHEDULER_OPTS = (
     cfg.StrOpt(
         'client-id',
         short='c',
-        deprecated_opts=_old('client-id'),
-        help='Leave out jobs whose client_id is another one. With freezer-api, what '
-        'this machine is registered as there; default: the id of the project, _, and '
-        'the name of the host.',
+        help='Skip jobs with another client_id. With freezer-api, the name under which '
+        'this machine is registered; default: <project id>_<host name>.',
     ),
     cfg.BoolOpt(
         'no-api',
         short='n',
         default=False,
-        deprecated_opts=_old('no-api'),
-        help='Take jobs from the files in --scheduler-jobs-dir, and ask neither '
-        'freezer-api nor Keystone for anything.',
+        help='Read jobs from the files in --scheduler-jobs-dir, and use neither '
+        'freezer-api nor Keystone.',
     ),
     cfg.StrOpt(
         'jobs-dir',
         metavar=usage.PATH,
         short='f',
-        deprecated_opts=_old('jobs-dir', 'conf'),
-        help='The directory with the job files, whose names end in .conf; or one job '
-        'file. With freezer-api, where its jobs are kept, as job_<id>.conf; other '
-        'files there are left alone, and are not run. Default: '
-        'FREEZER_SCHEDULER_CONF_D in the environment, or '
-        '/etc/freezer/scheduler/conf.d.',
+        deprecated_opts=[cfg.DeprecatedOpt('conf', group='DEFAULT')],
+        help='Directory with the job files, whose names end in .conf; or a single job '
+        'file. With freezer-api, its jobs are cached there as job_<id>.conf; other '
+        'files are left alone and not run. Default: FREEZER_SCHEDULER_CONF_D in the '
+        'environment, or /etc/freezer/scheduler/conf.d.',
     ),
     cfg.IntOpt(
         'interval',
@@ -51,73 +52,65 @@ SCHEDULER_OPTS = (
         short='i',
         min=1,
         default=60,
-        deprecated_opts=_old('interval'),
-        help='Seconds between two looks at the job files, or at freezer-api.',
+        help='Seconds between two checks of the job files, or of freezer-api.',
     ),
     cfg.BoolOpt(
         'no-daemon',
         default=False,
-        deprecated_opts=_old('no-daemon'),
-        help='Stay in the foreground, as systemd wants it; the log goes to standard '
-        'error unless it is sent elsewhere.',
+        help='Stay in the foreground, for example under systemd. The log goes to '
+        'standard error, unless another option sends it elsewhere.',
     ),
     cfg.BoolOpt(
         'insecure',
         default=False,
-        deprecated_opts=_old('insecure'),
-        help="Agents do not check the storage's TLS certificate, unless the job says "
-        'insecure: false; and the scheduler not those of Keystone and freezer-api.',
+        help='Do not check the TLS certificates of Keystone and freezer-api, nor those '
+        'of storages, except in jobs with insecure: false.',
     ),
     cfg.BoolOpt(
         'disable-exec',
         default=False,
-        deprecated_opts=_old('disable-exec'),
-        help='A job that has an action exec fails, and nothing of it is run.',
+        help='Fail jobs that have an exec action, without running any of it.',
     ),
     cfg.IntOpt(
         'concurrent-jobs',
         min=1,
         default=1,
-        deprecated_opts=_old('concurrent-jobs'),
-        help='How many jobs may run at the same time; others wait for their turn.',
+        help='Number of jobs that may run at the same time; further jobs wait.',
     ),
     cfg.BoolOpt(
         'centralized-scheduler',
         default=False,
-        deprecated_opts=_old('centralized-scheduler'),
         help='Register as a client of all projects, and run their jobs that have a '
-        'trust; what is told to freezer-api of each is told in the name of its trust.',
+        'trust; status updates for each job are sent using its trust.',
     ),
     cfg.IntOpt(
         'stop-grace',
         metavar='SECONDS',
         min=0,
         default=60,
-        help='Seconds that running jobs have to end after SIGTERM, before they are '
+        help='Seconds that running jobs get to finish after SIGTERM, before they are '
         'aborted.',
     ),
     cfg.StrOpt(
         'runtime-dir',
-        help='Where the pid file is: a directory of this user alone. Default: '
-        '/run/freezer-scheduler for root; else freezer-scheduler in XDG_RUNTIME_DIR, '
-        'or ~/.freezer/run.',
+        help='Directory for the pid file; must belong to this user. Default: '
+        '/run/freezer-scheduler for root; otherwise freezer-scheduler in '
+        'XDG_RUNTIME_DIR, or ~/.freezer/run.',
     ),
     cfg.StrOpt(
         'state-dir',
-        help='Where is kept what came of the jobs. Default: /var/lib/freezer-scheduler '
-        'for root; else ~/.freezer/scheduler.',
+        help='Directory for job results and history. Default: '
+        '/var/lib/freezer-scheduler for root; otherwise ~/.freezer/scheduler.',
     ),
 )
 
 
 def _capability(what: str, example: str) -> Any:
-    name = f'supported-{what}'
     return cfg.ListOpt(
-        name,
+        f'supported-{what}',
         default=[],
-        deprecated_opts=_old(name),
-        help=f'Leave out jobs that need others than these {what}, with commas '
-        f'between them: {example}. Default: all.',
+        help=f'Skip jobs that need {what} other than these, separated by commas: '
+        f'{example}. Default: all.',
     )
 
 
@@ -127,6 +120,8 @@ CAPABILITIES_OPTS = (
     _capability('storages', 's3,local'),
     _capability('engines', 'tar'),
 )
+for _option in (*SCHEDULER_OPTS, *CAPABILITIES_OPTS):
+    _option.deprecated_opts = _old_names(_option.name) + _option.deprecated_opts
 
 
 def _service(name: str, what: str, secret: bool = False) -> Any:
@@ -134,44 +129,48 @@ def _service(name: str, what: str, secret: bool = False) -> Any:
     return cfg.StrOpt(
         name,
         secret=secret,
-        deprecated_opts=_old(f'os-{name}'),
+        deprecated_opts=_old_names(f'os-{name}'),
         help=f'{what} Default: {variable} in the environment.',
     )
 
 
 SERVICE_AUTH_OPTS = (
-    _service('auth-url', 'Where Keystone is.'),
-    _service('username', 'Who the scheduler is to Keystone.'),
+    _service('auth-url', 'URL of Keystone.'),
+    _service('username', 'User name for Keystone.'),
     _service(
         'password',
-        'The password of that user. In a file, or the environment: arguments can be '
-        'seen by every user of the machine.',
+        'Password of that user. Set it in a file or the environment: every user of the '
+        'machine can see command line arguments.',
         secret=True,
     ),
-    _service('token', 'A token, instead of user and password.', secret=True),
-    _service('project-id', 'The project that the scheduler works for, by its id.'),
-    _service('project-name', 'That project by its name.'),
-    _service('project-domain-id', 'The domain of the project, by its id.'),
-    _service('project-domain-name', 'That domain by its name.'),
-    _service('user-domain-id', 'The domain of the user, by its id.'),
-    _service('user-domain-name', 'That domain by its name.'),
-    _service('backup-url', 'Where freezer-api is, if not where the catalogue says.'),
-    _service('region-name', 'The region, where the catalogue has several.'),
+    _service('token', 'Token to use instead of user name and password.', secret=True),
+    _service('project-id', 'ID of the project that the scheduler works for.'),
+    _service('project-name', 'Name of that project.'),
+    _service('project-domain-id', 'ID of the domain of the project.'),
+    _service('project-domain-name', 'Name of the domain of the project.'),
+    _service('user-domain-id', 'ID of the domain of the user.'),
+    _service('user-domain-name', 'Name of the domain of the user.'),
+    _service('backup-url', 'URL of freezer-api, to replace the one in the catalog.'),
+    _service('region-name', 'Region, if the catalog has several.'),
     _service(
         'endpoint-type',
-        'Which of the addresses in the catalogue: public, internal or admin; public '
-        'if that is not given either.',
+        'Which endpoint of the catalog to use: public, internal or admin; public if '
+        'unset.',
     ),
-    _service('cert', 'A file with a certificate and its key, to be known by.'),
-    _service('cacert', 'A file with the authorities that are trusted.'),
+    _service('cert', 'File with a client certificate and its key.'),
+    _service('cacert', 'File with the trusted certificate authorities.'),
 )
 
-# Freezer 19's, for what is not there: known, so that who sets one is told.
-_ABSENT = 'Not there yet.'
-ABSENT_OPTS: dict[str, tuple[Any, ...]] = {
-    GROUP: (cfg.BoolOpt('enable-v1-api', default=False, help=_ABSENT),),
-    'coordination': (cfg.StrOpt('backend-url', help=_ABSENT),),
+# Options of Freezer 19 that are not supported: declared, to reject them.
+_UNSUPPORTED = 'Not supported yet.'
+UNSUPPORTED_OPTS: dict[str, tuple[Any, ...]] = {
+    GROUP: (cfg.BoolOpt('enable-v1-api', default=False, help=_UNSUPPORTED),),
+    'coordination': (cfg.StrOpt('backend-url', help=_UNSUPPORTED),),
 }
+
+JSON_OPT = cfg.BoolOpt(
+    'json', default=False, help='Print JSON (status and validate only).'
+)
 
 
 def list_opts() -> list[tuple[str, list[Any]]]:
@@ -181,3 +180,75 @@ def list_opts() -> list[tuple[str, list[Any]]]:
         (CAPABILITIES, list(CAPABILITIES_OPTS)),
         (SERVICE_AUTH, list(SERVICE_AUTH_OPTS)),
     ]
+
+
+def declare() -> cfg.ConfigOpts:
+    """oslo.config's object, which has read nothing yet."""
+    conf = cfg.ConfigOpts()
+    log.register_options(conf)
+    files = cfg.MultiOpt('files', positional=True, default=[], item_type=types.String())
+    command = cfg.StrOpt('command', positional=True, required=True)
+    conf.register_cli_opts([command, files, JSON_OPT])
+    for group, declared in list_opts():
+        conf.register_cli_opts(declared, group=group)
+    for group, unsupported in UNSUPPORTED_OPTS.items():
+        conf.register_opts(unsupported, group=group)
+    return conf
+
+
+_SYNOPSIS = """\
+%(prog)s [options] start|stop|restart|reload|status
+       %(prog)s [options] validate|run FILE…"""
+
+_COMMANDS = """\
+start     run the jobs of freezer-api, or with --no-api those in
+          --scheduler-jobs-dir, when they are due
+stop      stop the scheduler; running jobs get --scheduler-stop-grace seconds
+          to finish
+restart   stop, then start
+reload    check freezer-api or the job files now, not at the next interval
+status    show jobs, last results and next runs; exit code 3 if the scheduler
+          is not running
+validate  check job files, and show when the jobs will run
+run       run one job file now, in the foreground; the exit code is the agent's
+"""
+
+_EPILOG = """\
+Options of the groups scheduler and capabilities also work without the name of
+the group: --no-api. In scheduler.conf they are in sections with these names.
+Flags have an inverse: --scheduler-nodisable-exec.
+
+Examples:
+  Check job files; run the jobs of a directory; show their results:
+
+    freezer-scheduler validate /etc/freezer/scheduler/conf.d/*.conf
+    freezer-scheduler start --no-daemon --no-api
+    freezer-scheduler status
+
+  Run one job now:
+
+    freezer-scheduler run /etc/freezer/scheduler/conf.d/home.conf"""
+
+_HEADINGS = {
+    GROUP: 'Scheduler',
+    CAPABILITIES: 'Which jobs to run',
+    SERVICE_AUTH: 'Keystone and freezer-api',
+}
+
+
+def help_usage() -> usage.Usage:
+    return usage.Usage(
+        PROG,
+        _SYNOPSIS,
+        _COMMANDS,
+        (
+            *(
+                usage.of_group(_HEADINGS[group], {group: declared})
+                for group, declared in list_opts()
+            ),
+            usage.of_group('Output', {None: [JSON_OPT]}),
+            usage.common('scheduler.conf'),
+            usage.OTHERS,
+        ),
+        _EPILOG,
+    )

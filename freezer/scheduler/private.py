@@ -1,30 +1,34 @@
-"""Directories and files that are this user's alone, and locks that die with a process.
+"""Directories and files that only this user can access, and locks.
 
-A lock is the kernel's (``flock``): it is gone when the last process that holds the file
-open is. So a file that a dead process left is told from that of a living one, whatever
+A lock is the kernel's (``flock``): it is released when the last process that has the
+file open ends. So a pid file that a dead process left behind is recognized, whatever
 number is in it.
 """
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from freezer.exceptions import ConfigError
 
-#: what nobody but the owner may do with a file we make
+LOG = logging.getLogger(__name__)
+T = TypeVar('T')
+
+#: permissions that the files we make do not give to anyone else
 UMASK = 0o077
 
 
 def directory(path: Path) -> Path:
-    """The directory, made if it is not there.
+    """The directory; created if it does not exist.
 
-    :raises ConfigError: it cannot be made, or others could write to it
+    :raises ConfigError: it cannot be created, or others could write to it
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -32,18 +36,18 @@ def directory(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(f'{path}: {error.strerror or error}') from error
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f'{path}: is not a directory of its own: give another')
+        raise ConfigError(f'{path} is not a directory: choose another')
     if found.st_uid != os.geteuid():
         raise ConfigError(
-            f'{path}: belongs to another user: be that user, or give another'
+            f'{path} belongs to another user: run as that user, or choose another'
         )
     if found.st_mode & 0o022:
-        raise ConfigError(f'{path}: others can write to it; chmod 700 it')
+        raise ConfigError(f'{path} is writable by other users; chmod 700 it')
     return path
 
 
 class Lock:
-    """A file that one process has, and those it gives it to.
+    """A lock file, open but not locked yet. Child processes can inherit the lock.
 
     :raises ConfigError: it cannot be opened
     """
@@ -58,7 +62,7 @@ class Lock:
             raise ConfigError(f'{path}: {error.strerror or error}') from error
 
     def take(self) -> bool:
-        """Whether it is ours now; False if another process has it."""
+        """Lock it; False if another process holds the lock."""
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -66,14 +70,15 @@ class Lock:
         return True
 
     def close(self) -> None:
-        """Ours no longer. The file stays: to remove it is to let two have it."""
+        """Release the lock. The file is kept: deleting it would let two processes hold
+        "the" lock."""
         os.close(self.fd)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process has the lock.
+    """Whether some process holds the lock.
 
-    :raises ConfigError: that cannot be seen
+    :raises ConfigError: the file cannot be opened
     """
     try:
         with open(path, 'rb') as stream:
@@ -87,10 +92,25 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace the file in one step; readable by its owner alone.
+def read_json(path: Path, version: int, convert: Callable[..., T]) -> T | None:
+    """``convert(**document)`` for a file of :func:`write_json`; None if it is missing,
+    or, with a warning in the log, unreadable or of another version."""
+    try:
+        document = json.loads(path.read_text(encoding='utf-8'))
+        if document.pop('version') != version:
+            raise ValueError('unsupported version')
+        return convert(**document)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        LOG.warning('%s: ignored, cannot be read: %s', path, error)
+        return None
 
-    :raises OSError: it is as it was
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace the file atomically; only its owner can read it.
+
+    :raises OSError: the file is unchanged
     """
     fd, name = tempfile.mkstemp(dir=path.parent, prefix='.', suffix='.new')
     try:

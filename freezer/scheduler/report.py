@@ -1,4 +1,4 @@
-"""What is said of jobs, to people and as JSON: status, and validate."""
+"""The commands status and validate: output for people, and as JSON."""
 
 import datetime
 import json
@@ -7,127 +7,116 @@ from pathlib import Path
 from typing import Any
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import directory, saved, schedule
 from freezer.scheduler.config import Settings
 from freezer.scheduler.control import PidFile
-from freezer.scheduler.directory import Directory
-from freezer.scheduler.document import START, Document, DocumentError
-from freezer.scheduler.record import REMOVED, Record, Records
+from freezer.scheduler.documents import schedule
+from freezer.scheduler.documents.document import START, Document, DocumentError
+from freezer.scheduler.runs.record import REMOVED, Record, Records
+from freezer.scheduler.sources.cache import connection_state
+from freezer.scheduler.sources.directory import JobDirectory, is_job_file, read
+from freezer.utils.human import number
 from freezer.utils.text import printable
 
-#: of status, as of any program that is not running
+#: exit code of status, as the LSB defines it
 NOT_RUNNING = 3
 _TIMES_SHOWN = 5
 
 
 def status(settings: Settings) -> int:
-    """Print what runs, what came of it and what comes next."""
-    number = PidFile(settings.runtime_dir).process()
-    records = [
-        record for record in Records(settings.state_dir) if record.status != REMOVED
-    ]
+    """Print jobs, last results and next runs."""
+    pid = PidFile(settings.runtime_dir).process()
+    records = [each for each in Records(settings.state_dir) if each.status != REMOVED]
     errors = _errors(settings)
-    api = saved.contact(settings.state_dir) if not settings.no_api else {}
+    api = connection_state(settings.state_dir) if not settings.no_api else {}
     if settings.json:
         shown = {
-            'running': number is not None,
-            'pid': number,
+            'running': pid is not None,
+            'pid': pid,
             'api': api or None,
             'jobs': [record.document() for record in records],
-            'errors': [problem for error in errors for problem in _problems(error)],
+            'errors': _problems(errors),
         }
         print(json.dumps(shown, indent=1))
     else:
-        if number is None:
-            print('freezer-scheduler is not running')
-        else:
-            print(f'freezer-scheduler is running, process {number}')
+        state = 'is not running' if pid is None else f'is running (pid {pid})'
+        print(f'freezer-scheduler {state}')
         if api:
-            print(_contact(api))
+            print(_connection(api))
         if records:
-            _print_table(records, number is not None)
-        for line in _lines(errors):
-            print(line)
-    return 0 if number is not None else NOT_RUNNING
+            _print_table(records, pid is not None)
+        _print_errors(errors)
+    return 0 if pid is not None else NOT_RUNNING
 
 
-def _contact(api: Mapping[str, Any]) -> str:
-    said = f'freezer-api: client {api["client_id"] or "not known yet"}, '
+def _connection(api: Mapping[str, Any]) -> str:
+    text = f'freezer-api: client {api["client_id"] or "not registered yet"}, '
     if api['reached']:
         moment = datetime.datetime.fromisoformat(api['reached'])
-        said += f'reached {_moment(moment)}'
+        text += f'last contact {_moment(moment)}'
     else:
-        said += 'never reached'
+        text += 'no contact yet'
     if api['waiting']:
-        said += f'; {api["waiting"]} things are to be told'
-    return printable(said + (f'; {api["error"]}' if api['error'] else ''))
+        text += f'; {number(api["waiting"], "report")} queued'
+    return printable(text + (f'; {api["error"]}' if api['error'] else ''))
 
 
 def validate(settings: Settings) -> int:
-    """Print what is wrong with job files, or when they will run; 1 if one is wrong."""
+    """Print the errors in job files, or when they will run; 1 if one is invalid."""
     now = datetime.datetime.now(datetime.UTC)
     documents, errors = [], []
     for path in _files(settings.files):
         try:
-            documents.append(directory.read(path))
+            documents.append(read(path))
         except DocumentError as error:
             errors.append(error)
     if settings.json:
         shown = {
-            'zone': schedule.zone_name(),
+            'zone': str(schedule.zone()),
             'jobs': [_described(settings, each, now) for each in documents],
-            'errors': [problem for error in errors for problem in _problems(error)],
+            'errors': _problems(errors),
         }
         print(json.dumps(shown, indent=1))
-    else:
-        for each in documents:
-            print('\n'.join(_said(settings, each, now)))
-        for line in _lines(errors):
-            print(line)
+        return 1 if errors else 0
+    for each in documents:
+        for line in _description(each, _described(settings, each, now)):
+            print(printable(line))
+    _print_errors(errors)
     return 1 if errors else 0
 
 
 def _files(names: Sequence[str]) -> Iterator[Path]:
-    """Files, and of directories the job files in them."""
+    """Each file; for a directory, the job files in it."""
     for name in names:
         path = Path(name)
         if path.is_dir():
-            yield from sorted(
-                each
-                for each in path.iterdir()
-                if each.name.endswith(directory.SUFFIX)
-                and not each.name.startswith('.')
-            )
+            yield from sorted(each for each in path.iterdir() if is_job_file(each.name))
         else:
             yield path
 
 
 def _errors(settings: Settings) -> list[DocumentError]:
     try:
-        return Directory(settings.jobs_dir).list().errors
+        return JobDirectory(settings.jobs_dir).list().errors
     except ConfigError:
         return []
 
 
-def _problems(error: DocumentError) -> list[dict[str, Any]]:
+def _problems(errors: Sequence[DocumentError]) -> list[dict[str, Any]]:
     return [
-        {
-            'path': error.path,
-            'line': problem.line,
-            'key': problem.key,
-            'error': problem.text,
-        }
-        for problem in error.problems
+        {'path': error.path, 'line': each.line, 'key': each.key, 'error': each.text}
+        for error in errors
+        for each in error.problems
     ]
 
 
-def _lines(errors: Sequence[DocumentError]) -> Iterator[str]:
+def _print_errors(errors: Sequence[DocumentError]) -> None:
     for error in errors:
         for problem in error.problems:
-            yield printable(f'{error.path}, {problem}')
+            print(printable(f'{error.path}, {problem}'))
 
 
 def _print_table(records: Sequence[Record], running: bool) -> None:
+    # Only status needs it: 3 % of the start-up time of the other commands.
     import prettytable
 
     table = prettytable.PrettyTable(
@@ -153,35 +142,28 @@ def _print_table(records: Sequence[Record], running: bool) -> None:
 
 
 def _moment(moment: datetime.datetime | None) -> str:
-    return schedule.shown(moment) if moment else ''
+    return schedule.format_time(moment) if moment else ''
 
 
 def _next_times(document: Document, now: datetime.datetime) -> list[datetime.datetime]:
-    """Of a job that is new at this moment."""
+    """For a job that is new now."""
     if document.wanted != START:
         return []
     when = document.schedule
-    times = schedule.times(when, when.anchor(now))
+    next_run = schedule.next_run(when, when.anchor(now))
     found: list[datetime.datetime] = []
-    moment: datetime.datetime | None = now
-    while moment is not None and len(found) < _TIMES_SHOWN:
-        moment = times.after(moment)
-        if moment is not None:
-            found.append(moment)
+    while len(found) < _TIMES_SHOWN and (moment := next_run((found or [now])[-1])):
+        found.append(moment)
     return found
 
 
 def _remarks(settings: Settings, document: Document) -> list[str]:
-    said = [str(remark) for remark in document.remarks]
-    left_out = settings.leaves_out(document)
-    if left_out:
-        said.append(f'is left out: it {left_out}')
-    refused = settings.refuses(document)
-    if refused:
-        said.append(f'will fail: it {refused}')
-    if document.has_secrets and directory.readable_by_others(document.path):
-        said.append('holds a secret, and everybody can read it; chmod 600 it')
-    return said
+    remarks = [str(remark) for remark in document.remarks]
+    if skipped := settings.skip_reason(document):
+        remarks.append(f'will be skipped: {skipped}')
+    if rejected := settings.reject_reason(document):
+        remarks.append(f'will fail: {rejected}')
+    return remarks
 
 
 def _described(
@@ -202,23 +184,24 @@ def _described(
     }
 
 
-def _said(
-    settings: Settings, document: Document, now: datetime.datetime
-) -> Iterator[str]:
-    yield printable(f'{document.path}: job {document.job_id}')
+def _description(document: Document, described: Mapping[str, Any]) -> Iterator[str]:
+    """Its lines.
+
+    :param described: what :func:`_described` returned
+    """
+    yield f'{document.path}: job {document.job_id}'
     if document.description:
-        yield f'  {printable(document.description)}'
+        yield f'  {document.description}'
     for action in document.actions:
-        again = f', {action.retries} more tries' if action.retries else ''
-        mandatory = ', also after a failure' if action.mandatory else ''
+        again = f', retries: {action.retries}' if action.retries else ''
+        mandatory = ', even after a failure' if action.mandatory else ''
         yield f'  {action.name}{mandatory}{again}'
-    yield f'  {document.schedule}; time zone {schedule.zone_name()}'
+    yield f'  {document.schedule}; time zone {schedule.zone()}'
     if document.wanted != START:
-        yield f'  is not scheduled: {document.wanted}'
-    moments = _next_times(document, now)
-    if document.wanted == START and not moments:
-        yield '  is never due'
-    for moment in moments:
-        yield f'    {schedule.shown(moment)}'
-    for remark in _remarks(settings, document):
-        yield printable(f'  Note: {remark}')
+        yield f'  not scheduled: {document.wanted}'
+    elif not described['next']:
+        yield '  no run'
+    for moment in described['next']:
+        yield f'    {moment.replace("T", " ")}'
+    for remark in described['remarks']:
+        yield f'  Note: {remark}'

@@ -1,7 +1,7 @@
-"""What a check of a storage finds, and the loop that tries things out.
+"""Findings of a check of a storage, and the loop that runs its probes.
 
-A driver has a list of probes. Each tries one thing and says what it saw; the loop
-decides what an error means.
+A driver has a list of probes. Each tries one thing and returns a finding; the loop
+turns an error into one, and :func:`run_check` cleans up after all of them.
 """
 
 import enum
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from freezer.storage.exceptions import Archived, StorageException, Unreachable
+from freezer.utils.text import NOTICES
 
 T = TypeVar('T')
 Value = bool | float | str | None
 
 
 class Result(enum.StrEnum):
-    """A note is a limitation that the agent works around, or that one should know of.
+    """A note is a limitation that the agent works around, or that the user should know.
     A problem is something that a backup or a restore needs and that does not work."""
 
     OK = 'ok'
@@ -26,39 +27,35 @@ class Result(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one probe.
+    """The result of one probe.
 
-    :param seen: for a person, part of a line
-    :param mend: which option to set, or what else to do; empty where nothing helps
-    :param value: the same for a program: whether the storage can, or a figure in bytes,
-        seconds or bytes per second, or a name the storage gave; None if not known
+    :param message: for people, part of a line
+    :param hint: the option to set, or what else to do; empty if nothing helps
+    :param value: for programs: whether the storage can do it, or a number of bytes,
+        seconds or bytes per second, or a name from the storage; None if unknown
     """
 
     result: Result
-    seen: str
-    mend: str = ''
-    value: bool | float | str | None = None
+    message: str
+    hint: str = ''
+    value: Value = None
 
 
-def ok(seen: str, value: bool | float | str | None = True) -> Finding:
-    return Finding(Result.OK, seen, value=value)
+def ok(message: str, value: Value = True) -> Finding:
+    return Finding(Result.OK, message, value=value)
 
 
-def note(
-    seen: str, mend: str = '', value: bool | float | str | None = False
-) -> Finding:
-    return Finding(Result.NOTE, seen, mend, value)
+def note(message: str, hint: str = '', value: Value = False) -> Finding:
+    return Finding(Result.NOTE, message, hint, value)
 
 
-def problem(
-    seen: str, mend: str = '', value: bool | float | str | None = False
-) -> Finding:
-    return Finding(Result.PROBLEM, seen, mend, value)
+def problem(message: str, hint: str = '', value: Value = False) -> Finding:
+    return Finding(Result.PROBLEM, message, hint, value)
 
 
 @dataclass(frozen=True)
 class CheckRow:
-    """A finding and what was tried.
+    """A finding, with the name of its probe.
 
     :param storage: the member's name in a multiple storage
     """
@@ -70,7 +67,7 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All that was tried, in order."""
+    """All findings, in order."""
 
     container: str
     rows: tuple[CheckRow, ...]
@@ -85,9 +82,9 @@ class CheckReport:
 class Probe(Generic[T]):
     """One thing to try.
 
-    :param run: tries it in the place it is given; None where it does not apply there;
-        may raise StorageException or OSError
-    :param needed: whether an error of it is a problem, and not a note
+    :param run: tries it in the given place; None if it does not apply there; may raise
+        StorageException or OSError
+    :param needed: whether an error is a problem, and not a note
     """
 
     name: str
@@ -96,22 +93,41 @@ class Probe(Generic[T]):
 
 
 def try_out(probes: Iterable[Probe[T]], place: T) -> Iterator[CheckRow]:
-    """A row for each probe; none after the first that gets no answer."""
+    """A row for each probe; stops after the first that gets no answer."""
     for probe in probes:
         finding: Finding | None
         try:
             finding = probe.run(place)
         except Unreachable as error:
-            # What was not answered is not something that the store cannot do. Every
-            # further probe would wait as long.
-            finding = problem(f'{error.message}; no more was tried', value=None)
+            # No answer does not mean that the store cannot do it. Every further probe
+            # would wait as long.
+            finding = problem(f'{error.message}; the check stopped here', value=None)
             yield CheckRow(probe.name, finding)
             return
         except Archived as error:
-            # Written to a storage class that was chosen for not being read.
+            # The chosen storage class cannot be read at once.
             finding = note(str(error), value=None)
         except (StorageException, OSError) as error:
             kind = Result.PROBLEM if probe.needed else Result.NOTE
             finding = Finding(kind, str(error))
         if finding is not None:
             yield CheckRow(probe.name, finding)
+
+
+def run_check(
+    container: str, rows: Iterable[CheckRow], clean_up: Callable[[], Finding]
+) -> CheckReport:
+    """All rows, and one for the clean-up.
+
+    :param rows: run the check as they are read
+    :param clean_up: removes everything, however the check ends; may be called twice
+    """
+    try:
+        found = tuple(rows)
+        return CheckReport(container, (*found, CheckRow('clean-up', clean_up())))
+    except BaseException:
+        # Also after a signal, even one that came during the clean-up.
+        left = clean_up()
+        if left.result is not Result.OK:
+            NOTICES.warning('%s', left.message)
+        raise

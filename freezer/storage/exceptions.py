@@ -1,18 +1,18 @@
-"""Everything a storage can fail with: a closed set.
+"""All exceptions of storages: a closed set.
 
-Drivers translate what their protocol raises into one of these, chained to the cause.
+Drivers translate the errors of their protocol into these, chained to the cause.
 :class:`StorageException` keeps the name and the single ``message`` argument it has in
 Freezer 19, because code outside this tree catches it.
 
-Whether another attempt may help is a property of the class, ``temporary``; what decides
-it for S3 is one table in ``_s3/errors.py``.
+The attribute ``temporary`` of a class says whether another attempt may help; for S3 a
+table in ``_s3/transport/errors.py`` selects the class.
 """
 
 
 class StorageException(Exception):
-    """A storage could not do what it was asked; ``message`` is a line for the user.
+    """A storage operation failed; ``message`` is a line for the user.
 
-    :ivar retry_after: seconds in which the store asks not to be called again
+    :ivar retry_after: seconds that the store asks to wait before the next request
     """
 
     temporary = False
@@ -24,15 +24,15 @@ class StorageException(Exception):
 
 
 class StorageConfigError(StorageException):
-    """Options are missing, malformed or contradict each other; nothing was tried."""
+    """Options are missing, malformed or contradictory; nothing was attempted."""
 
 
 class NotFound(StorageException):
-    """There is no such object, file, upload or bucket."""
+    """The object, file, upload or bucket does not exist."""
 
 
 class BucketNotFound(NotFound):
-    """There is no such bucket."""
+    """The bucket does not exist."""
 
 
 class UploadNotFound(NotFound):
@@ -40,7 +40,7 @@ class UploadNotFound(NotFound):
 
 
 class AccessDenied(StorageException):
-    """The store knows who asks, and refuses."""
+    """The store accepts the keys, but denies the request."""
 
 
 class BadCredentials(StorageException):
@@ -48,11 +48,11 @@ class BadCredentials(StorageException):
 
 
 class Conflict(StorageException):
-    """Something else is where this was to be written, or changed while it was read."""
+    """Another object exists at this path, or it changed while it was read."""
 
 
 class Unreachable(StorageException):
-    """No answer: name resolution, connection, TLS or time."""
+    """No response: name resolution, connection, TLS or a time-out."""
 
     temporary = True
 
@@ -62,23 +62,23 @@ class CertificateError(StorageException):
 
 
 class Throttled(StorageException):
-    """The store asks to be called less often."""
+    """The store asks for fewer requests."""
 
     temporary = True
 
 
 class ServerError(StorageException):
-    """The store failed, and says so."""
+    """The store reported an internal error."""
 
     temporary = True
 
 
 class Rejected(StorageException):
-    """The store refuses the request itself: another attempt would fail as well."""
+    """The store rejected the request: another attempt would fail as well."""
 
 
 class Archived(StorageException):
-    """The object is in a storage class that has to be asked for it first."""
+    """The object is in an archive storage class and must be restored there first."""
 
 
 class ClockSkew(StorageException):
@@ -86,13 +86,13 @@ class ClockSkew(StorageException):
 
 
 class IncompleteAnswer(StorageException):
-    """The answer ended early, or is not what was asked for."""
+    """The response ended early, or does not match the request."""
 
     temporary = True
 
 
 class IntegrityError(StorageException):
-    """Stored bytes are not the bytes that were written, or are not all there."""
+    """Stored data differs from the data that was written, or is incomplete."""
 
 
 class ManifestError(IntegrityError):
@@ -100,8 +100,8 @@ class ManifestError(IntegrityError):
 
 
 class Cancelled(StorageException):
-    """It was given up, because what it was for had failed or was interrupted."""
+    """The operation was cancelled, because its backup or restore failed or stopped."""
 
 
 class PartialDelete(StorageException):
-    """Some objects could not be deleted; the message counts and names them."""
+    """Some objects could not be deleted; the message has their number and names."""

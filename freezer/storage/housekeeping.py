@@ -1,11 +1,13 @@
-"""What a storage says of what it tidied up."""
+"""What a clean-up reports."""
 
 from dataclasses import dataclass
+
+from freezer.utils import human
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """What was left of one backup that was never committed. Size in bytes.
+    """The remains of one backup that was never committed. Size in bytes.
 
     :param what: where it is, for people
     """
@@ -20,8 +22,8 @@ class Leftover:
 
     def __str__(self) -> str:
         return (
-            f'{self.what}: {self.objects} objects and {self.uploads} open uploads, '
-            f'{self.size} bytes'
+            f'{self.what}: {human.number(self.objects, "object")} and '
+            f'{human.number(self.uploads, "open upload")}, {self.size} bytes'
         )
 
 
@@ -36,8 +38,8 @@ class OldVersions:
 
 
 @dataclass(frozen=True)
-class Tidied:
-    """What was, or in a dry run would be, removed; and what is kept."""
+class CleanUpReport:
+    """What was removed, or would be in a dry run; and what is kept."""
 
     leftovers: tuple[Leftover, ...] = ()
     old_versions: tuple[OldVersions, ...] = ()

@@ -1,4 +1,4 @@
-"""Every name and path on storage. Pure functions; the format is Freezer's.
+"""All names and paths on storage. Pure functions; the format is Freezer's.
 
 ::
 
@@ -9,12 +9,12 @@
     P/data/E/H/Z/L_T/engine_metadata    what the engine needs for the next increment
     P/data/E/H/Z/L_T/identity.age       the key, if it is encrypted in format age
     P/metadata/E/H/Z/L_T/metadata       written last: the commit marker
-    P/check/<random>/                   what a storage check tries; it removes it again
+    P/check/<random>/                   temporary objects of a storage check
 
-``P`` is the container as typed, ``E`` the engine, ``H`` ``<hostname>_<backup name>``,
+``P`` is the container as given, ``E`` the engine, ``H`` ``<hostname>_<backup name>``,
 ``Z`` the epoch second of the chain's level 0, ``L`` the level, ``T`` its epoch second.
-``manifest``, ``digests`` and ``identity.age`` are this agent's own; Freezer 19 does not
-look at them.
+``manifest``, ``digests`` and ``identity.age`` are this agent's own; Freezer 19 ignores
+them.
 """
 
 import re
@@ -29,11 +29,11 @@ DIGESTS = 'digests'
 CHECK = 'check'
 IDENTITY = 'identity.age'
 
-# In the commit marker: the format of encryption, where it is not Freezer's own.
+# Key in the commit marker: the encryption format, unless it is Freezer's own.
 FORMAT_KEY = 'encryption_format'
 AGE = 'age'
 
-# A number with more digits is no time: year 5138 is the last to have so many.
+# A number with more digits is not a time: this many are enough until the year 5138.
 _SECONDS = '[0-9]{1,11}'
 _LEVEL_NAME = re.compile(rf'(0|[1-9][0-9]*)_({_SECONDS})\Z')
 # An identity may have slashes: engine nova's is <host>_<name>/<server id>.
@@ -44,10 +44,10 @@ _PATH = re.compile(
 
 
 def join(*parts: str) -> str:
-    """Join with single slashes, normalising nothing.
+    """Join with single slashes, without normalising.
 
-    Freezer 19 joins so, and its backups under ``bucket/prefix/`` do have a double
-    slash in their keys: a tidier path would not find them.
+    Freezer 19 does the same, and its backups under ``bucket/prefix/`` have a double
+    slash in their keys: a normalised path would not find them.
     """
     return '/'.join(parts)
 
@@ -57,23 +57,23 @@ def level_name(level: int, timestamp: int) -> str:
 
 
 def parse_level_name(name: str) -> tuple[int, int] | None:
-    """``'1_1700000000'`` -> ``(1, 1700000000)``; None when it is not such a name."""
+    """``'1_1700000000'`` -> ``(1, 1700000000)``; None if malformed."""
     match = _LEVEL_NAME.match(name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def volume_name(number: int) -> str:
-    """The path of a volume, from 0, below the level's folder."""
+    """The path of a volume, numbered from 0, below the level's folder."""
     return DATA if number == 0 else f'{SEGMENTS}/{number:08d}'
 
 
 def digests_name(number: int) -> str:
-    """The path of the digests of a volume, from 0, below the level's folder."""
+    """The path of a volume's digests, numbered from 0, below the level's folder."""
     return f'{DIGESTS}/{number:08d}'
 
 
 class Location(NamedTuple):
-    """Where a path below the container belongs."""
+    """The parts of a path below the container."""
 
     kind: str
     engine: str
@@ -85,7 +85,7 @@ class Location(NamedTuple):
 
 
 def parse(path: str) -> Location | None:
-    """Take apart a path relative to the container; None when it is not ours."""
+    """Parse a path relative to the container; None if it is not of this layout."""
     match = _PATH.match(path)
     if match is None:
         return None

@@ -1,39 +1,39 @@
-"""Which level comes next, and which levels make up a state. Pure functions.
+"""Finds levels: the base of the next backup, and the levels of a restore.
 
-The rules are Freezer's, with three mended: `restart_always_level` counts from level 0
+The rules are Freezer's, with three fixes: `restart_always_level` counts from level 0
 and not from the newest backup (a daily job never restarted); several backups of one
-level resolve to the newest, not to whichever the listing names last; and a chain with a
-gap is refused before anything is extracted.
+level resolve to the newest, not to the last in the listing; and a chain with a gap is
+rejected before anything is extracted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from freezer.storage.exceptions import StorageException
+from freezer.storage import layout
+from freezer.storage.backup import Backup, Readable, StoredLevel
+from freezer.storage.exceptions import AccessDenied, StorageException
+
+LOG = logging.getLogger(__name__)
 
 SECONDS_PER_DAY = 86400
 
 
-class LevelLike(Protocol):
-    @property
-    def level(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def level_zero_timestamp(self) -> int: ...
-
-
-L = TypeVar('L', bound=LevelLike)
+L = TypeVar('L', Backup, StoredLevel)
 
 
 class BrokenChain(StorageException):
-    """Levels are missing: what is above the gap cannot be restored."""
+    """A level is missing, so the levels above it cannot be restored."""
+
+
+class NoSuchBackup(StorageException):
+    """Nothing of that name, or nothing as old as that."""
 
 
 @dataclass(frozen=True)
 class LevelPolicy:
-    """How far increments go. 0 and 0.0 mean unset.
+    """The options that select levels. 0 and 0.0 mean unset.
 
     :param retention: whether old chains are removed afterwards
     """
@@ -46,16 +46,16 @@ class LevelPolicy:
 
     @property
     def needs_listing(self) -> bool:
-        """Whether nothing can be done without knowing what is there."""
+        """Whether existing backups must be listed first."""
         return self.incremental or self.retention
 
 
 def resolve(backups: Iterable[L]) -> dict[int, L]:
-    """The newest state: level -> backup, from level 0 up, without a gap.
+    """The chain of the newest state: level -> backup, from level 0 up, without a gap.
 
-    The highest level counts, and of several at that level the newest. Below, each
-    level is the newest one not younger than the level it carries; where clocks went
-    backwards and there is none, the newest one.
+    It begins with the newest backup of the highest level. Of each level below, it takes
+    the newest backup that is not newer than the level above; if there is none because
+    a clock went backwards, the newest.
 
     :raises BrokenChain: a level below the highest is missing
     """
@@ -80,9 +80,9 @@ def resolve(backups: Iterable[L]) -> dict[int, L]:
 
 
 def needed(backup: L, backups: Iterable[L]) -> list[L]:
-    """Of each level below a backup that is there, the one it is restored with.
+    """The existing backups of lower levels that a backup is restored with.
 
-    :param backups: of its chain
+    :param backups: all of its chain
     """
     by_level = _by_level(backups)
     found: list[L] = []
@@ -102,15 +102,15 @@ def _by_level(backups: Iterable[L]) -> dict[int, list[L]]:
 
 
 def _newest_below(above: L | None, same: Sequence[L]) -> L:
-    """Of several backups of one level, the one that a level above builds on."""
+    """The backup of a level that a backup of the level above builds on."""
     older = [b for b in same if above is None or b.timestamp <= above.timestamp]
     return max(older or same, key=lambda b: b.timestamp)
 
 
 def base_for_next(chain: Mapping[int, L], policy: LevelPolicy, now: float) -> L | None:
-    """The backup that the next one builds on; None starts a new chain at level 0.
+    """The backup that the next one builds on; None to start a new chain at level 0.
 
-    :param chain: the newest chain as :func:`resolve` gives it
+    :param chain: the newest chain, from :func:`resolve`
     :param now: epoch seconds
     """
     if not policy.incremental or not chain:
@@ -128,3 +128,109 @@ def base_for_next(chain: Mapping[int, L], policy: LevelPolicy, now: float) -> L 
     if policy.always_level and highest == policy.always_level:
         return chain[highest - 1]
     return chain[highest]
+
+
+def committed(storage: Readable, member: str = '') -> list[StoredLevel]:
+    """Every level in the container, by engine, name, chain, level and time.
+
+    :param member: name of the storage among several
+    """
+    found = sorted(_markers(storage, layout.METADATA))
+    return [StoredLevel(storage, backup_at(each), member) for each in found]
+
+
+def chains(
+    storage: Readable, engine: str, hostname_backup_name: str, member: str = ''
+) -> dict[int, list[StoredLevel]]:
+    """Every level of a name: level-0 timestamp -> its levels, by level and time."""
+    root = layout.join(layout.METADATA, engine, hostname_backup_name)
+    found: dict[int, list[StoredLevel]] = {}
+    for each in sorted(_markers(storage, root)):
+        # A name that begins with this one and a slash is below it.
+        if each.identity == hostname_backup_name:
+            level = StoredLevel(storage, backup_at(each), member)
+            found.setdefault(each.level_zero, []).append(level)
+    return found
+
+
+def _markers(storage: Readable, root: str) -> Iterator[layout.Location]:
+    for path, _size in storage.list_tree(layout.join(storage.storage_path, root)):
+        found = layout.parse(layout.join(root, path))
+        if found is not None and found.name == layout.METADATA:
+            yield found
+
+
+def backup_at(found: layout.Location) -> Backup:
+    return Backup(
+        found.engine, found.identity, found.level_zero, found.timestamp, found.level
+    )
+
+
+def find_state(
+    storage: Readable,
+    engine: str,
+    hostname_backup_name: str,
+    date: int | None = None,
+    member: str = '',
+) -> dict[int, StoredLevel]:
+    """The newest state not after a date (epoch seconds): level -> stored level.
+
+    :raises NoSuchBackup: there is none
+    :raises BrokenChain: a level is missing
+    """
+    there = chains(storage, engine, hostname_backup_name, member)
+    in_time = {
+        zero: [each for each in chain if date is None or each.timestamp <= date]
+        for zero, chain in there.items()
+        if date is None or zero <= date
+    }
+    newest = max((zero for zero, found in in_time.items() if found), default=None)
+    if newest is None:
+        raise NoSuchBackup(
+            f'no backup of {hostname_backup_name} (engine {engine})'
+            + (' at or before that date' if there else '')
+        )
+    try:
+        return resolve(in_time[newest])
+    except BrokenChain as error:
+        raise BrokenChain(
+            f'{hostname_backup_name}, chain {newest}: {error.message}; '
+            f'--restore-from-date with an earlier date finds an earlier state'
+        ) from error
+
+
+def plan(
+    storage: Readable,
+    engine: str,
+    hostname_backup_name: str,
+    policy: LevelPolicy,
+    now: float,
+) -> tuple[StoredLevel | None, int]:
+    """The level that the next backup builds on, and its earliest timestamp.
+
+    Keys that may not list get a new chain, if a full backup is all that is asked for.
+
+    :param now: epoch seconds
+    :returns: the base, None for a new chain; and one second after the newest backup of
+        the name, 0 if there is none
+    """
+    try:
+        there = chains(storage, engine, hostname_backup_name)
+    except AccessDenied as error:
+        if policy.needs_listing:
+            raise AccessDenied(
+                f'{error.message}; keys that may not list can make full backups only: '
+                f'without --incremental, and without removing old ones'
+            ) from error
+        LOG.info('existing backups are unknown: %s', error.message)
+        return None, 0
+    if not there:
+        return None, 0
+    newest = max(each.timestamp for chain in there.values() for each in chain)
+    try:
+        chain = resolve(there[max(there)])
+    except BrokenChain as error:
+        # A new level 0 is a good backup; an increment on a gap never is one.
+        LOG.warning('%s: starting a new chain at level 0', error)
+        return None, newest + 1
+    return base_for_next(chain, policy, now), newest + 1

@@ -1,23 +1,22 @@
-"""Sizes and digests of what a backup's stream became on storage. Pure.
+"""Sizes and digests of a backup's stream as it is stored. Pure functions.
 
 A stream is stored as one or more *volumes*; a volume is written in *parts* of one size
-(the last may be shorter), and each part is cut into *pieces* of at most 32 MiB. A piece
-is what one digest covers, so a reader holds one piece, not one part, before it knows
-that the bytes are right.
+(the last may be shorter), and each part is cut into *pieces* of at most 32 MiB. Each
+piece has a digest, so a reader holds one piece, not one part, until it is verified.
 
 The digests of one volume are an object of their own: one lower-case hexadecimal SHA-256
 per line, in order. The manifest names it, and its SHA-256; the digest of the whole
-stream is the SHA-256 of all digests objects, one after the other. So a stranger checks
-a backup with ``dd``, ``sha256sum`` and ``cat``, and neither writer nor reader ever
-holds more than the digests of one volume.
+stream is the SHA-256 of all digests objects, concatenated. So a backup can be checked
+with ``dd``, ``sha256sum`` and ``cat``, and neither writer nor reader ever holds more
+than the digests of one volume.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from freezer.storage.exceptions import (
@@ -30,12 +29,12 @@ VERSION = 1
 ALGORITHM = 'sha256'
 MAX_PIECE = 32 * 1024 * 1024
 MARKER_KEY = 'manifest'
-# The SHA-256 of the engine's file, in the marker as well.
+# Key in the marker: the SHA-256 of the engine's file.
 STATE_KEY = 'engine_metadata_sha256'
-# A manifest has about 250 bytes for each volume of 281 GiB: no honest one comes near.
+# A manifest has about 250 bytes for each volume of 281 GiB: real ones are far smaller.
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
-# Small enough to stay in the processor's cache from one copy to the next.
+# Small enough to stay in the processor's cache between two copies.
 _BLOCK = 256 * 1024
 
 _HEX = re.compile(r'[0-9a-f]{64}\Z')
@@ -52,35 +51,34 @@ class Piece(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A piece as it was read: its bytes, or why they are not to be had.
+    """A piece that was read: its bytes, or the error.
 
-    The bytes are there until the next piece is asked for: then their memory is used
-    for another one.
+    The bytes are valid until the next piece is requested: then their memory is reused.
     """
 
     piece: Piece
     data: bytes | bytearray | memoryview | StorageException
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Volume:
     """One object or file of a stream. Sizes in bytes.
 
+    :param etag: as the store returned it, with quotes; None if it has none
     :param digests: the digests object's name below the level's folder
     :param digest: SHA-256 of the digests object, hexadecimal
-    :param etag: as the store gave it, quotes included; None where there is none
     """
 
     name: str
     size: int
     part_size: int
+    etag: str | None
     digests: str
     digest: str
-    etag: str | None = None
 
     @property
     def digests_size(self) -> int:
-        """Bytes of its digests object: a line is 65."""
+        """Bytes of its digests object: 65 for each line."""
         return 65 * piece_count(self.size, self.part_size)
 
     def part_at(self, position: int) -> int:
@@ -91,26 +89,26 @@ class Volume:
         """The pieces in order, each with its digest.
 
         :param digests: the digests object's bytes
-        :param where: what to call that object in an error
-        :raises ManifestError: they are not this volume's
+        :param where: name of that object in errors
+        :raises ManifestError: they are damaged
         """
-        said = f'the digests of {self.name}{where and f" ({where})"}'
+        subject = f'the digests of {self.name}{where and f" ({where})"}'
         if hashlib.sha256(digests).hexdigest() != self.digest:
-            raise ManifestError(f'{said} are damaged')
+            raise ManifestError(f'{subject} are damaged')
         lines = digests.decode('ascii', 'replace').split('\n')
-        # Counted before it is enumerated: a damaged size must not fill the memory.
+        # Counted before the pieces are listed: a damaged size must not fill the memory.
         if lines.pop() or len(lines) != piece_count(self.size, self.part_size):
-            raise ManifestError(f'{said} do not match its size')
+            raise ManifestError(f'{subject} do not match its size')
         ranges = piece_ranges(self.size, self.part_size)
         for (start, end), line in zip(ranges, lines, strict=True):
             if not _HEX.match(line):
-                raise ManifestError(f'{said} are malformed')
+                raise ManifestError(f'{subject} are malformed')
             yield Piece(start, end, bytes.fromhex(line))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What one backup's stream became on storage."""
+    """The volumes of a backup's stream."""
 
     token: str
     size: int
@@ -118,30 +116,17 @@ class Manifest:
     volumes: tuple[Volume, ...]
 
     def dump(self) -> bytes:
-        volumes = [
-            {
-                'name': v.name,
-                'size': v.size,
-                'part_size': v.part_size,
-                'etag': v.etag,
-                'digests': v.digests,
-                'digest': v.digest,
-            }
-            for v in self.volumes
-        ]
+        """As JSON, with the names of the fields as keys."""
         document = {
             'version': VERSION,
             'algorithm': ALGORITHM,
-            'token': self.token,
-            'size': self.size,
-            'digest': self.digest,
-            'volumes': volumes,
+            **dataclasses.asdict(self),
         }
         return json.dumps(document, indent=1).encode() + b'\n'
 
 
 class ManifestBuilder:
-    """Collects volumes as they complete; holds no digests."""
+    """Collects volumes when they complete; keeps no digests."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -160,7 +145,7 @@ class ManifestBuilder:
         """:param digests: the bytes of the volume's digests object"""
         self._stream.update(digests)
         digest = hashlib.sha256(digests).hexdigest()
-        self._volumes.append(Volume(name, size, part_size, digests_name, digest, etag))
+        self._volumes.append(Volume(name, size, part_size, etag, digests_name, digest))
 
     def finish(self) -> Manifest:
         size = sum(volume.size for volume in self._volumes)
@@ -178,12 +163,12 @@ def digest_part(part: bytes | bytearray | memoryview) -> list[bytes]:
 
 
 def dump_digests(digests: Iterable[bytes]) -> bytes:
-    """The digests object: one hexadecimal line each."""
+    """The digests object: one hexadecimal line for each."""
     return b''.join(digest.hex().encode() + b'\n' for digest in digests)
 
 
 def piece_count(size: int, part_size: int) -> int:
-    """How many pieces a volume of ``size`` bytes has."""
+    """The number of pieces of a volume of ``size`` bytes."""
     whole_parts, last_part = divmod(size, part_size)
     return whole_parts * -(-part_size // MAX_PIECE) + -(-last_part // MAX_PIECE)
 
@@ -197,16 +182,17 @@ def piece_ranges(size: int, part_size: int) -> Iterator[tuple[int, int]]:
 
 
 def plain_pieces(size: int) -> Iterator[Piece]:
-    """The pieces of an object that nobody wrote digests for."""
+    """The pieces of an object without digests."""
     for start, end in piece_ranges(size, MAX_PIECE):
         yield Piece(start, end, None)
 
 
 def unwrap(reads: Generator[Read, None, None]) -> Iterator[bytes]:
-    """The bytes of pieces that were read, up to the first that could not be; copied,
-    so that who gets them may keep them.
+    """The bytes of pieces, up to the first that could not be read.
 
-    :raises StorageException: why it could not
+    They are copied, so that the caller may keep them.
+
+    :raises StorageException: the error of that piece
     """
     with contextlib.closing(reads):
         for _piece, data in reads:
@@ -218,14 +204,14 @@ def unwrap(reads: Generator[Read, None, None]) -> Iterator[bytes]:
 
 
 def check_piece(data: bytes | bytearray | memoryview, piece: Piece) -> bool:
-    """Whether these are the piece's bytes; by number only where no digest is known."""
+    """Whether these are the piece's bytes; if it has no digest, only by their size."""
     if len(data) != piece.end - piece.start:
         return False
     return piece.digest is None or hashlib.sha256(data).digest() == piece.digest
 
 
 def damaged(where: str, piece: Piece) -> IntegrityError:
-    """The error for a piece whose bytes stay wrong however often they are read."""
+    """The error for a piece that is wrong each time it is read."""
     return IntegrityError(
         f'{where}: bytes {piece.start} to {piece.end - 1} are not the bytes that were '
         f'written: the backup is damaged there'
@@ -235,8 +221,8 @@ def damaged(where: str, piece: Piece) -> IntegrityError:
 def load(document: bytes, where: str) -> Manifest:
     """Parse a manifest.
 
-    :param where: what to call it in an error
-    :raises ManifestError: not a manifest, an unknown version, or contradictory
+    :param where: its name in errors
+    :raises ManifestError: not a manifest, an unknown version, or inconsistent
     """
     try:
         raw = json.loads(document)
@@ -248,29 +234,31 @@ def load(document: bytes, where: str) -> Manifest:
         raise ManifestError(f'{where}: {error}') from error
 
 
-def add_token(freezer_metadata: bytes, token: str, state_digest: str) -> bytes:
-    """Name the manifest in the commit marker, so that one that is lost is missed, and
-    what else is beside the data.
+def add_token(marker: Mapping[str, Any], token: str, state: bytes) -> dict[str, Any]:
+    """The commit marker with the manifest's token, and the digest of the engine's file.
 
-    Freezer 19 reads the marker's first line as JSON and ignores keys it does not know.
+    So a lost manifest, or a changed engine's file, is detected. Freezer 19 reads the
+    marker's first line as JSON and ignores unknown keys.
 
-    :param state_digest: SHA-256 of the engine's file, hexadecimal
+    :param state: the engine's file
     """
-    document = json.loads(freezer_metadata)
-    document |= {MARKER_KEY: token, STATE_KEY: state_digest}
-    return json.dumps(document).encode()
+    return {
+        **marker,
+        MARKER_KEY: token,
+        STATE_KEY: hashlib.sha256(state).hexdigest(),
+    }
 
 
 def check_state(state: bytes, marker: Mapping[str, Any], where: str) -> bytes:
-    """The engine's file, if it is the one that the marker was written with.
+    """The engine's file, verified with the digest in the marker.
 
-    One of Freezer 19 says nothing of it.
+    A marker of Freezer 19 has none.
 
-    :raises IntegrityError: it is another
+    :raises IntegrityError: it differs from the file that was written
     """
     expected = marker.get(STATE_KEY, '')
     if expected and hashlib.sha256(state).hexdigest() != expected:
-        raise IntegrityError(f'{where} is not what was written: it is damaged')
+        raise IntegrityError(f'{where} differs from the file that was written')
     return state
 
 
@@ -289,11 +277,11 @@ def _from_json(raw: Any) -> Manifest:
     version = _take(raw, 'version', int)
     if version != VERSION:
         raise _Malformed(
-            f'version {version} is not known to this agent (it knows {VERSION}): '
-            f'restore with the agent that wrote it, or a newer one'
+            f'unknown version {version}, this agent supports {VERSION}: restore with '
+            f'the agent that wrote it, or a newer one'
         )
     if _take(raw, 'algorithm', str) != ALGORITHM:
-        raise _Malformed('the digest algorithm is not known to this agent')
+        raise _Malformed('unknown digest algorithm')
     volumes = tuple(_volume(v) for v in _take(raw, 'volumes', list))
     manifest = Manifest(
         token=_take(raw, 'token', str),
@@ -316,14 +304,14 @@ def _volume(raw: Any) -> Volume:
         name=_take(raw, 'name', str),
         size=_take(raw, 'size', int),
         part_size=_take(raw, 'part_size', int),
+        etag=etag,
         digests=_take(raw, 'digests', str),
         digest=_hex(_take(raw, 'digest', str)),
-        etag=etag,
     )
     if volume.size < 0 or volume.part_size < 1:
         raise _Malformed('a size is negative')
     if not _VOLUME_NAME.match(volume.name) or not _DIGESTS_NAME.match(volume.digests):
-        raise _Malformed('a volume has a name that no volume has')
+        raise _Malformed('a volume has an invalid name')
     return volume
 
 

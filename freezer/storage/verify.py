@@ -1,57 +1,37 @@
-"""Whether a backup is there as it was written. Nothing is written to find out.
+"""Checks that a stored level is complete and undamaged. Writes nothing.
 
-It stands on a few verbs of a storage with paths, so it is the same for all of them.
+It uses a few verbs of the storage contract, so it is the same for every driver.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from freezer.storage import layout, manifest
+from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
-
-if TYPE_CHECKING:
-    from freezer.storage.base import Backup
 
 T = TypeVar('T')
 
-# So many problems of a backup are listed; all are counted.
+# The number of problems listed for a backup; all are counted.
 LISTED = 20
-# A piece that the store does not give has used up the time of a request: so many one
-# after the other, and the rest of the volume is not waited for.
+# A piece that cannot be read has used up the time of a request: after so many in a row
+# the rest of the volume is skipped.
 _FAILED_IN_A_ROW = 3
-
-
-class Stat(NamedTuple):
-    """Size in bytes, and what the store says of a file; None where it says nothing.
-
-    :param etag: as the store gives it
-    :param storage_class: stores leave out their standard one
-    :param lock_mode: GOVERNANCE or COMPLIANCE, until ``locked_until``
-    :param locked_until: epoch seconds
-    :param legal_hold: locked until somebody takes it off
-    """
-
-    size: int
-    etag: str | None
-    storage_class: str | None = None
-    lock_mode: str | None = None
-    locked_until: int | None = None
-    legal_hold: bool = False
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where.
+    """A problem of a backup, and its place.
 
-    :param what: a line for people; names the path
-    :param volume: its name below the level's folder; None if it is about none
+    :param what: a line for the user, with the path
+    :param volume: the volume's name below the level's folder; None if it is not in one
     :param part: number of the part in the volume, from 1
     :param start: the first wrong byte of the volume, from 0
     :param end: the last wrong byte
-    :param fatal: whether the backup cannot be restored for it
+    :param fatal: whether it makes the backup impossible to restore
     """
 
     what: str
@@ -64,18 +44,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found of one backup.
+    """What was found of one level.
 
-    :param size: bytes of its stream, as far as is known
+    :param size: bytes of its stream, as far as known
     :param digests: whether it has any; Freezer 19 wrote none
-    :param problems: the first ones; ``count`` is of all
-    :param restorable: whether no problem keeps its own data from being restored
-    :param missing: the levels of its chain below it that are not there
-    :param warnings: what is odd, and harms nothing
+    :param problems: the first ones; ``count`` is the number of all
+    :param restorable: whether its own data can be restored despite the problems
+    :param missing: the lower levels of its chain that are missing
+    :param warnings: irregularities that do no harm
     :param marker: the content of its marker, empty if it could not be read
     """
 
-    backup: 'Backup'
+    stored: StoredLevel
     size: int
     digests: bool
     problems: tuple[Problem, ...]
@@ -86,35 +66,17 @@ class Verification:
     marker: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Readable(Protocol):
-    """A storage, as far as it is needed here."""
+def examine(stored: StoredLevel, data: bool) -> Verification | None:
+    """Check everything that a level consists of; with ``data``, read every byte.
 
-    def list_tree(self, path: str) -> Iterator[tuple[str, int]]: ...
+    Finds every problem, not only the first. Whatever cannot be read is a problem of
+    the level, as long as the storage can be listed. Memory is bounded.
 
-    def read_file(self, path: str, limit: int | None = None) -> bytes: ...
-
-    def stat(self, path: str) -> Stat: ...
-
-    def read_pieces(
-        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
-    ) -> Generator[manifest.Read, None, None]: ...
-
-    def manifest_of(
-        self, backup: 'Backup', marker: Mapping[str, Any] | None = None
-    ) -> manifest.Manifest | None: ...
-
-
-def examine(storage: Readable, backup: 'Backup', data: bool) -> Verification | None:
-    """Look at all that a backup is made of; with ``data``, read every byte.
-
-    Whatever cannot be read is a problem of the backup, as long as the storage can be
-    listed.
-
-    :returns: None if it is not committed any more: somebody removes it
+    :returns: None if it is not committed any more: another agent removes it
     :raises StorageException: the storage cannot be listed
     """
     try:
-        return _Examination(storage, backup, data).run()
+        return _Examination(stored, data).run()
     except _Removed:
         return None
 
@@ -127,11 +89,11 @@ _ANYWHERE = Problem('')
 
 
 class _Examination:
-    def __init__(self, storage: Readable, backup: 'Backup', data: bool) -> None:
-        self._storage = storage
-        self._backup = backup
+    def __init__(self, stored: StoredLevel, data: bool) -> None:
+        self._stored = stored
+        self._storage = stored.storage
+        self._paths = stored.paths
         self._data = data
-        self._folder = backup.data_prefix_path
         self._size = 0
         self._problems: list[Problem] = []
         self._count = 0
@@ -139,98 +101,92 @@ class _Examination:
         self._warnings: list[str] = []
 
     def run(self) -> Verification:
-        backup = self._backup
-        found: manifest.Manifest | None = None
-        marker = self._attempt(backup.metadata_path, backup.metadata)
+        stored, paths = self._stored, self._paths
+        marker = self._attempt(paths.marker, lambda: stored.marker)
         if marker is not None:
             self._check_engine(marker)
-            found = self._attempt(
-                self._path(layout.MANIFEST),
-                lambda: self._storage.manifest_of(backup, marker),
-            )
+            found = self._attempt(paths.manifest, lambda: stored.manifest)
             if found is not None:
                 self._check_volumes(found)
             elif manifest.MARKER_KEY not in marker:
                 self._check_plain()
-        # A restore does not need it, unless all is authenticated.
+        # A restore needs this file only if the level is authenticated.
         sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
         self._check_file(
-            backup.engine_metadata_path,
+            paths.engine_metadata,
             fatal=sealed,
             # As a restore does, all of it at once.
-            read=lambda: manifest.check_state(
-                backup.engine_metadata(), marker or {}, backup.engine_metadata_path
-            ),
+            read=stored.checked_engine_metadata if marker else stored.engine_metadata,
         )
         if sealed:
-            self._check_file(self._path(layout.IDENTITY), fatal=True)
-        # Last, so that what was removed meanwhile is told by that.
+            self._check_file(paths.identity, fatal=True)
+        # Last, so that it detects what was removed meanwhile.
         present = self._committed()
         levels = {level for level, _timestamp in present}
         return Verification(
-            backup,
+            stored,
             self._size,
             manifest.MARKER_KEY in (marker or {}),
             tuple(self._problems),
             self._count,
             self._restorable,
-            tuple(level for level in range(backup.level) if level not in levels),
+            tuple(level for level in range(stored.level) if level not in levels),
             tuple(self._warnings),
             marker or {},
         )
 
-    def _path(self, name: str) -> str:
-        return layout.join(self._folder, name)
-
     def _committed(self) -> set[tuple[int, int]]:
         """Level and timestamp of each backup of the chain.
 
-        :raises _Removed: this one is not among them
+        :raises _Removed: this backup is not among them
         """
+        chain = self._paths.marker.rpartition('/')[0].rpartition('/')[0]
         present = set()
-        for path, _size in self._storage.list_tree(
-            self._backup.increments_metadata_path
-        ):
+        for path, _size in self._storage.list_tree(chain):
             name, _, rest = path.partition('/')
             level = layout.parse_level_name(name)
             if level is not None and rest == layout.METADATA:
                 present.add(level)
-        if (self._backup.level, self._backup.timestamp) not in present:
+        if (self._stored.level, self._stored.timestamp) not in present:
             raise _Removed
         return present
 
     # Problems
 
-    def _report(self, problem: Problem, error: StorageException | None = None) -> None:
-        # What somebody removes is not damaged, nor is all of a store that is down: it
-        # has used up the time of a request, and the listing will say so.
+    def _report(
+        self,
+        what: str,
+        where: Problem = _ANYWHERE,
+        error: StorageException | None = None,
+    ) -> None:
+        # A backup that is being removed is not damaged, nor is one on a store that is
+        # down: that has used up the time of a request, and the listing will fail.
         if not self._count or (error is not None and error.temporary):
             self._committed()
         self._count += 1
-        self._restorable = self._restorable and not problem.fatal
+        self._restorable = self._restorable and not where.fatal
         if len(self._problems) < LISTED:
-            self._problems.append(problem)
+            self._problems.append(replace(where, what=what))
 
     def _attempt(
         self, path: str, call: Callable[[], T], where: Problem = _ANYWHERE
     ) -> T | None:
-        """What the call returns; None, and a problem, if it fails."""
+        """The result of a call; None, and a problem reported, if it fails."""
         try:
             return call()
         except StorageException as error:
             missing = isinstance(error, NotFound)
             what = f'{path} is missing' if missing else error.message
-            self._report(replace(where, what=what), error)
+            self._report(what, where, error)
             return None
 
-    # What a backup is made of
+    # The objects of a backup
 
     def _check_engine(self, marker: Mapping[str, Any]) -> None:
-        engine = marker.get('engine_name', self._backup.engine.name)
-        if engine != self._backup.engine.name:
-            self._report(
-                Problem(f'{self._backup.metadata_path} is of another engine: {engine}')
-            )
+        expected = self._stored.backup.engine
+        engine = marker.get('engine_name', expected)
+        if engine != expected:
+            self._report(f'{self._paths.marker} is of another engine: {engine}')
 
     def _check_volumes(self, found: manifest.Manifest) -> None:
         self._size = found.size
@@ -243,16 +199,14 @@ class _Examination:
             stream.update(lines or b'')
         if whole and stream.hexdigest() != found.digest:
             self._report(
-                Problem(
-                    f'{self._path(layout.MANIFEST)}: the digest of the stream is not '
-                    f'the one of its digests',
-                    fatal=False,
-                )
+                f'{self._paths.manifest}: the digest of the stream is not the one of '
+                f'its digests',
+                replace(_ANYWHERE, fatal=False),
             )
 
     def _digests(self, volume: manifest.Volume) -> bytes | None:
         """The digests object's bytes, if they are right."""
-        path = self._path(volume.digests)
+        path = self._paths.file(volume.digests)
 
         def read() -> bytes:
             lines = self._storage.read_file(path, volume.digests_size)
@@ -266,7 +220,7 @@ class _Examination:
         return self._attempt(path, read, Problem('', volume.name))
 
     def _check_volume(self, volume: manifest.Volume, lines: bytes | None) -> None:
-        path = self._path(volume.name)
+        path = self._paths.file(volume.name)
         where = Problem('', volume.name)
         if volume.size:
             where = replace(where, start=0, end=volume.size - 1)
@@ -276,24 +230,19 @@ class _Examination:
         same = not (stat.etag and volume.etag) or stat.etag == volume.etag
         if stat.size != volume.size:
             first, after = sorted((stat.size, volume.size))
-            odd = 'missing' if first == stat.size else 'too many'
+            odd = 'missing' if first == stat.size else 'surplus'
             self._report(
-                Problem(
-                    f'{path}: has {stat.size} bytes, and {volume.size} were written: '
-                    f'bytes {first} to {after - 1} are {odd}',
-                    volume.name,
-                    volume.part_at(first),
-                    first,
-                    after - 1,
-                )
+                f'{path}: has {stat.size} bytes, and {volume.size} were written: '
+                f'bytes {first} to {after - 1} are {odd}',
+                Problem('', volume.name, volume.part_at(first), first, after - 1),
             )
         elif not same and not self._data:
             self._warnings.append(
-                f'{path}: its ETag is {stat.etag}, and was {volume.etag}: it was '
-                f'copied, or written again'
+                f'{path}: its ETag is {stat.etag}, but was {volume.etag}: it was '
+                f'copied or rewritten'
             )
         if self._data and lines is not None:
-            # Digests decide where the ETag is another: a copied bucket has others.
+            # If the ETag differs, only digests count: a copied bucket has other ETags.
             etag = volume.etag if same else None
             pieces = (p for p in volume.pieces(lines) if p.end <= stat.size)
             where = Problem('', volume.name)
@@ -301,23 +250,20 @@ class _Examination:
 
     def _check_plain(self) -> None:
         """The data of a backup by Freezer 19, of which only the size is known."""
-        path = self._path(layout.MANIFEST)
+        path = self._paths.manifest
         if self._attempt(path, lambda: self._exists(path)):
             self._report(
-                Problem(
-                    f'{self._backup.metadata_path} does not name the manifest, and '
-                    f'there is one: {path}'
-                )
+                f'{self._paths.marker} does not name the manifest, and there is one: '
+                f'{path}'
             )
-        path = self._backup.data_path
+        path = self._paths.data
         where = Problem('', layout.DATA)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
         if stat is None:
             return
         self._size = stat.size
         if not stat.size:
-            what = f'{path} is empty: its upload failed'
-            self._report(replace(where, what=what))
+            self._report(f'{path} is empty: its upload failed', where)
         elif self._data:
             pieces = manifest.plain_pieces(stat.size)
             self._read(path, stat.etag, pieces, where)
@@ -332,9 +278,9 @@ class _Examination:
     def _check_file(
         self, path: str, fatal: bool, read: Callable[[], bytes] | None = None
     ) -> None:
-        """One that has to be there.
+        """Check a required file.
 
-        :param read: reads it, if it is known what it has to be
+        :param read: reads and verifies it, if its digest is known
         """
         where = Problem('', fatal=fatal)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
@@ -353,9 +299,9 @@ class _Examination:
         where: Problem,
         volume: manifest.Volume | None = None,
     ) -> None:
-        """Every piece, also after a wrong one.
+        """Read every piece, also after a wrong one.
 
-        :param volume: whose pieces they are, where it has parts
+        :param volume: the volume of the pieces, if it has parts
         """
         reads = self._storage.read_pieces(path, etag, pieces)
         failed = 0
@@ -363,20 +309,15 @@ class _Examination:
             while read := self._attempt(path, lambda: next(reads, None), where):
                 piece, data = read
                 if isinstance(data, StorageException):
-                    problem = replace(
-                        where,
-                        what=data.message,
-                        part=volume.part_at(piece.start) if volume else None,
-                        start=piece.start,
-                        end=piece.end - 1,
-                    )
-                    self._report(problem, data)
+                    part = volume.part_at(piece.start) if volume else None
+                    start, end = piece.start, piece.end - 1
+                    there = replace(where, part=part, start=start, end=end)
+                    self._report(data.message, there, data)
                     failed = failed + 1 if data.temporary else 0
                     if failed == _FAILED_IN_A_ROW:
-                        what = f'{path}: what follows byte {piece.end - 1} was not read'
-                        self._report(replace(where, what=what))
+                        self._report(f'{path}: bytes after {end} were not read', where)
                         break
                 else:
                     failed = 0
-                # Not kept while the next piece comes.
+                # Not kept while the next piece is read.
                 del read, data

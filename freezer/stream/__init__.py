@@ -1,5 +1,5 @@
-"""Filters of a byte stream: each takes an iterable of blocks and gives an iterator.
+"""Filters of a byte stream: each takes an iterable of blocks and returns an iterator.
 
-They compose by nesting, hold a bounded number of bytes, and do their work in the thread
-that pulls.
+They are composed by nesting, hold a bounded number of bytes, and work in the thread
+that reads from them.
 """

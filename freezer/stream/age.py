@@ -1,13 +1,13 @@
-"""The file format age, as far as backups need it: https://age-encryption.org/v1
+"""The parts of the age file format that backups need: https://age-encryption.org/v1
 
-A file is encrypted for who holds a key (X25519), or with a passphrase (scrypt). Its
-header wraps a key of its own; its body is chunks of 64 KiB, each authenticated with
-its number and whether it is the last (ChaCha20-Poly1305). So what was changed does not
-open, nor does a file of which a chunk was dropped, repeated or moved, or the end cut
-off; and no byte is handed on before its chunk has opened.
+A file is encrypted for a key (X25519), or with a passphrase (scrypt). Its header holds
+the wrapped key of the file; its body is chunks of 64 KiB, each authenticated with its
+number and whether it is the last (ChaCha20-Poly1305). So a modified file does not
+decrypt, nor one with a chunk dropped, repeated or moved, or with the end cut off; and
+no byte is passed on before its chunk is authenticated.
 
-The primitives are those of the package cryptography, which importing this module needs.
-Why not a library for the whole format: decision 0009.
+Importing this module needs the package cryptography, for the primitives. Decision 0009
+explains why no library for the whole format is used.
 """
 
 import base64
@@ -41,12 +41,12 @@ _TAG = 16
 _KEY = 16
 _NONCE = 16
 _SALT = 16
-# Chunks that are handed on as one block.
+# Chunks that are yielded as one block.
 _AT_ONCE = 16
-# Ours has 200 bytes, one of rage up to some hundred more.
+# This module's have 200 bytes, those of rage up to some hundred more.
 _MAX_HEADER = 16 * 1024
-# 2^17: 128 MiB and 0.3 s, less memory than the transfer takes afterwards; what OWASP
-# asks for. age itself takes 18. More than 20 is 2 GiB and more, and refused.
+# 2^17: 128 MiB and 0.3 s, less memory than the transfer takes afterwards; OWASP's
+# recommendation. age itself uses 18. More than 20 takes 2 GiB or more, and is rejected.
 _WORK = 17
 _MOST_WORK = 20
 
@@ -59,10 +59,10 @@ _STANZAS = re.compile(_STANZA)
 
 
 class Key:
-    """What opens the files that were encrypted for it.
+    """A key that decrypts the files encrypted for it.
 
-    Its public half is all that is needed to make such files, and no file shows it: who
-    may only read and write files can make none.
+    Its public half is enough to encrypt, and no file contains it: access to the files
+    alone does not allow anyone to make a new one.
     """
 
     def __init__(self, secret: bytes) -> None:
@@ -78,8 +78,8 @@ class Key:
     def parse(cls, text: bytes, where: str) -> Self:
         """The key in a file of keys, as ``age -i`` reads it.
 
-        :param where: what to call the file in an error
-        :raises TamperedError: there is none, or more than one
+        :param where: name of the file in errors
+        :raises TamperedError: the file has no key, or several
         """
         lines = [line.strip() for line in text.splitlines()]
         keys = [line for line in lines if line and not line.startswith(b'#')]
@@ -115,7 +115,7 @@ class Key:
             try:
                 return _unwrap(self._wrap_key(share, shared), stanza.body)
             except InvalidTag:
-                # For somebody else.
+                # Encrypted for another key.
                 continue
         raise _Malformed
 
@@ -124,10 +124,10 @@ class Key:
 
 
 class Encrypted(NamedTuple):
-    """A file that is made as its blocks are asked for.
+    """A file that is encrypted while its blocks are read.
 
-    :param fingerprint: SHA-256 of its header and nonce, hexadecimal; only who holds the
-        key can make another file that begins so
+    :param fingerprint: SHA-256 of its header and nonce, hexadecimal; without the key
+        nobody can make another file with the same beginning
     """
 
     fingerprint: str
@@ -135,24 +135,24 @@ class Encrypted(NamedTuple):
 
 
 def encrypt(key: Key, blocks: Iterable[Block]) -> Encrypted:
-    """A file for who holds the key."""
+    """Encrypt a file for a key."""
     return _encrypted(key.wrap, blocks)
 
 
 def decrypt(
     key: Key, blocks: Iterable[Block], where: str, fingerprint: str | None = None
 ) -> Generator[Block, None, None]:
-    """What is in a file, in chunks that have opened.
+    """Decrypt a file; each chunk is authenticated before it is yielded.
 
-    :param where: what to call the file in an error
-    :param fingerprint: of the file that it has to be
-    :raises TamperedError: it is not a file for this key, not all of it, or another one
+    :param where: name of the file in errors
+    :param fingerprint: the expected one
+    :raises TamperedError: it is not encrypted for this key, incomplete, or another file
     """
     return _decrypted(key.unwrap, blocks, where, fingerprint)
 
 
 def lock(passphrase: bytes, content: bytes) -> bytes:
-    """A file that a passphrase opens. Takes 128 MiB and half a second."""
+    """Encrypt a file with a passphrase. Takes 128 MiB and half a second."""
 
     def wrap(file_key: bytes) -> _Stanza:
         salt = os.urandom(_SALT)
@@ -163,17 +163,17 @@ def lock(passphrase: bytes, content: bytes) -> bytes:
 
 
 def unlock(passphrase: bytes, file: bytes, where: str) -> bytes:
-    """What is in a file that a passphrase opens.
+    """Decrypt a file with a passphrase.
 
-    :param where: what to call the file in an error
-    :raises PassphraseError: not with this one
+    :param where: name of the file in errors
+    :raises PassphraseError: the passphrase is wrong
     :raises EncryptionError: it takes too much memory
-    :raises TamperedError: it is not such a file, or not all of it
+    :raises TamperedError: it is not such a file, or incomplete
     """
 
     def unwrap(stanzas: Iterable[_Stanza]) -> bytes:
         try:
-            # Alone, says the format: only who knows the passphrase has made it.
+            # The format allows no other stanza: only the passphrase made this file.
             (stanza,) = stanzas
             kind, salt, work = stanza.arguments
         except ValueError as error:
@@ -182,42 +182,40 @@ def unlock(passphrase: bytes, file: bytes, where: str) -> bytes:
             raise _Malformed
         if int(work) > _MOST_WORK:
             raise EncryptionError(
-                f'{where}: takes {1 << int(work) - 10} MiB of memory to open, which '
-                f'is more than this agent takes; age -d opens it, and age -p makes one '
-                f'that takes less'
+                f'{where}: needs {1 << int(work) - 10} MiB of memory to decrypt, more '
+                f'than this agent uses; decrypt it with age -d, and encrypt it again '
+                f'with age -p'
             )
         try:
             key = _stretch(passphrase, _decode(salt, _SALT), int(work))
             return _unwrap(key, stanza.body)
         except InvalidTag as error:
             raise PassphraseError(
-                f'{where}: does not open with the passphrase in encrypt-pass-file: it '
-                f'is another one, or the file is damaged'
+                f'wrong passphrase in --encrypt-pass-file (or {where} is damaged)'
             ) from error
 
     return b''.join(_decrypted(unwrap, [file], where, None))
 
 
 class _Malformed(Exception):
-    """Not as the format has it."""
+    """The file violates the format."""
 
 
 class _Stanza(NamedTuple):
-    """One way to the key of a file: its kind and what belongs to that, and the key,
-    wrapped."""
+    """The wrapped key of a file: its kind with parameters, and the encrypted key."""
 
     arguments: tuple[bytes, ...]
     body: bytes
 
     def dump(self) -> bytes:
         text = _encode(self.body)
-        # The last line is a short one, if need be an empty one.
+        # The last line has less than 64 characters, and may be empty.
         lines = [text[start : start + 64] for start in range(0, len(text) + 1, 64)]
         return b'-> %s\n%s\n' % (b' '.join(self.arguments), b'\n'.join(lines))
 
 
-class _Head(NamedTuple):
-    """All of a file but its chunks."""
+class _Header(NamedTuple):
+    """The beginning of a file, up to its chunks."""
 
     stanzas: list[_Stanza]
     signed: bytes
@@ -260,9 +258,7 @@ def _decrypted(
     try:
         head, rest = _read_head(stream)
         if fingerprint is not None and head.fingerprint != fingerprint:
-            raise TamperedError(
-                f'{where}: is not the one that belongs there: somebody has exchanged it'
-            )
+            raise TamperedError(f'{where}: was replaced by another file')
         file_key = unwrap(head.stanzas)
         if not hmac.compare_digest(_mac(file_key, head.signed), head.mac):
             raise _Malformed
@@ -270,8 +266,7 @@ def _decrypted(
         yield from _open(cipher, itertools.chain([rest], stream))
     except (_Malformed, InvalidTag) as error:
         raise TamperedError(
-            f'{where}: is not what was encrypted for this backup: it was damaged, cut '
-            f'off, or changed by somebody'
+            f'{where}: was modified, cut off or damaged after it was encrypted'
         ) from error
 
 
@@ -286,13 +281,12 @@ def _open(
         if opened:
             yield opened
         elif number:
-            # Only of an empty file the last chunk is empty.
+            # The last chunk is empty only if the file is.
             raise _Malformed
 
 
 def _marked(chunks: Iterator[Buffer]) -> Iterator[tuple[Buffer, bool]]:
-    """Each chunk, and whether it is the last. There is at least one, if need be an
-    empty one."""
+    """Each chunk, and whether it is the last. Without chunks, an empty one."""
     chunk = next(chunks, Buffer())
     for following in chunks:
         yield chunk, False
@@ -300,8 +294,8 @@ def _marked(chunks: Iterator[Buffer]) -> Iterator[tuple[Buffer, bool]]:
     yield chunk, True
 
 
-def _read_head(blocks: Iterator[Block]) -> tuple[_Head, bytes]:
-    """The head, and what was read beyond it."""
+def _read_head(blocks: Iterator[Block]) -> tuple[_Header, bytes]:
+    """The header, and the bytes that were read after it."""
     content = b''
     for block in blocks:
         content += block
@@ -319,7 +313,7 @@ def _read_head(blocks: Iterator[Block]) -> tuple[_Head, bytes]:
     head, rest = content[: found.end() + _NONCE], content[found.end() + _NONCE :]
     mac = _decode(found['mac'], 32)
     nonce = head[found.end() :]
-    return _Head(stanzas, found['signed'], mac, nonce, _fingerprint(head)), rest
+    return _Header(stanzas, found['signed'], mac, nonce, _fingerprint(head)), rest
 
 
 def _encode(content: bytes) -> bytes:
@@ -327,7 +321,7 @@ def _encode(content: bytes) -> bytes:
 
 
 def _decode(text: bytes, size: int | None = None) -> bytes:
-    """Base64, of which no other text stands for the same bytes."""
+    """Decode Base64; only the canonical encoding is accepted."""
     try:
         content = base64.b64decode(text + b'=' * (-len(text) % 4), validate=True)
     except ValueError as error:
@@ -354,12 +348,12 @@ def _counter(number: int, last: bool) -> bytes:
 
 
 def _wrap(key: bytes, file_key: bytes) -> bytes:
-    # The key is used this once.
+    # The nonce may be constant: the key is used only once.
     return ChaCha20Poly1305(key).encrypt(bytes(12), file_key, None)
 
 
 def _unwrap(key: bytes, body: bytes) -> bytes:
-    # Before it is tried: a longer one could be made to open with several keys.
+    # Checked first: a longer one could be made to decrypt with several keys.
     if len(body) != _KEY + _TAG:
         raise _Malformed
     return ChaCha20Poly1305(key).decrypt(bytes(12), body, None)
@@ -371,8 +365,8 @@ def _stretch(passphrase: bytes, salt: bytes, work: int) -> bytes:
         return Scrypt(salt, 32, n=1 << work, r=8, p=1).derive(passphrase)
     except MemoryError as error:
         raise EncryptionError(
-            f'the passphrase takes {1 << work - 10} MiB of memory, which there are '
-            f'not: do this on a larger machine'
+            f'the passphrase needs {1 << work - 10} MiB of memory, more than is '
+            f'available: use a larger machine'
         ) from error
 
 

@@ -1,18 +1,18 @@
-"""Bech32 of 32 bytes, which age writes its keys in: BIP 173."""
+"""Bech32 (BIP 173) of 32 bytes: the text form of age keys."""
 
 _ALPHABET = 'qpzry9x8gf2tvdw0s3jn54khce6mua7l'
 _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 _BYTES = 32
-# Groups of five bits; the last has one bit of the bytes, and four that are zero.
+# Groups of five bits; the last has one bit of the bytes, and four zeros.
 _GROUPS = 52
 _PADDING = 5 * _GROUPS - 8 * _BYTES
 _CHECKSUM = 6
 
 
 def encode(prefix: str, content: bytes) -> str:
-    """In lower case.
+    """The text, in lower case.
 
-    :param prefix: in lower case, what comes before the ``1``
+    :param prefix: the part before the ``1``, in lower case
     :param content: 32 bytes
     """
     groups = _groups(int.from_bytes(content, 'big') << _PADDING, _GROUPS)
@@ -25,7 +25,7 @@ def decode(prefix: str, text: str) -> bytes:
     """The 32 bytes.
 
     :param text: all in lower or all in upper case
-    :raises ValueError: it is not such a text; the text is not repeated
+    :raises ValueError: malformed; the message does not contain the text
     """
     lower = text.lower()
     if text not in (lower, text.upper()) or not lower.startswith(f'{prefix}1'):
@@ -44,7 +44,7 @@ def decode(prefix: str, text: str) -> bytes:
 
 
 def _groups(number: int, count: int) -> list[int]:
-    """A number as so many groups of five bits."""
+    """The lowest ``count`` groups of five bits, the highest first."""
     return [number >> 5 * place & 31 for place in reversed(range(count))]
 
 

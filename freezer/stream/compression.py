@@ -2,6 +2,7 @@
 
 import bz2
 import collections
+import concurrent.futures
 import itertools
 import lzma
 import os
@@ -14,7 +15,7 @@ from freezer.exceptions import ConfigError, EngineError
 from freezer.utils.blocks import Block, Buffer, cut
 
 NAMES = ('gzip', 'bzip2', 'xz', 'zstd', 'none')
-# How each begins; also how a wrong passphrase is told from the right one.
+# The first bytes of each; they also show whether a passphrase is right.
 MAGIC = {
     'gzip': b'\x1f\x8b\x08',
     'bzip2': b'BZh',
@@ -24,20 +25,20 @@ MAGIC = {
 
 _GZIP_WBITS = 31  # a gzip header and trailer, not zlib's
 _GZIP_LEVEL = 6
-# Bytes that become one gzip member: 0.2 % larger than all of them in one.
+# Bytes in one gzip member: the result is 0.2 % larger than with a single member.
 _MEMBER = 1024 * 1024
 _ZSTD_LEVEL = 3
-# Bytes: zstd's own choice takes five times the memory, and saves 1 %.
+# Bytes: the default of zstd takes five times the memory, and saves 1 %.
 _ZSTD_JOB = 1024 * 1024
-# Beside production work, an agent is not to take a large machine.
+# A backup beside production work must not use all processors of a large machine.
 _MOST_WORKERS = 4
 _OUTPUT_BLOCK = 1024 * 1024
-# What xz -9 and zstd -21 ask for. A stream says itself how much a decompressor is to
-# remember, and may say gigabytes.
+# The window of xz -9 and zstd -21. The stream declares the window that a decompressor
+# needs, and may declare gigabytes.
 _WINDOW = 64 * 1024 * 1024
-# What the decompressor of xz takes beside that.
+# Memory of the xz decompressor beside the window.
 _XZ_OVERHEAD = 8 * 1024 * 1024
-# Decompressors copy the input they have not come to yet, each time they are called.
+# Decompressors copy the input they have not used yet on each call.
 _INPUT_BLOCK = 64 * 1024
 
 
@@ -45,14 +46,14 @@ def check_available(name: str) -> None:
     """:raises ConfigError: the name is unknown, or its library is not installed"""
     if name not in NAMES:
         raise ConfigError(
-            f'compression {name!r} is not known; there is {", ".join(NAMES)}'
+            f'unknown compression {name!r}; available: {", ".join(NAMES)}'
         )
     if name == 'zstd':
         _zstd()
 
 
 def compress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, None]:
-    """The compressed stream; an empty one is still a whole one."""
+    """Compress a stream; an empty one becomes a valid compressed stream."""
     if name == 'none':
         yield from blocks
         return
@@ -67,9 +68,7 @@ def compress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, None]
 
 
 def _gzip_members(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Members one after the other, made by several processors: one gzip file."""
-    from concurrent.futures import Future, ThreadPoolExecutor
-
+    """One gzip file of many members, which are compressed in parallel."""
     module = _zlib()
 
     def member(block: Block) -> bytes:
@@ -77,16 +76,16 @@ def _gzip_members(blocks: Iterable[Block]) -> Iterator[Block]:
         return packed
 
     pieces = cut(blocks, _MEMBER)
-    # Of nothing there is a member too, or there would be no file.
+    # An empty stream has a member as well, or it would not be a gzip file.
     first = next(pieces, Buffer())
     workers = _workers()
-    under_way: collections.deque[Future[bytes]] = collections.deque()
-    with ThreadPoolExecutor(workers, 'gzip') as pool:
+    pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers, 'gzip') as pool:
         for block in itertools.chain([first], pieces):
-            if len(under_way) > workers:
-                yield under_way.popleft().result()
-            under_way.append(pool.submit(member, block))
-        for future in under_way:
+            if len(pending) > workers:
+                yield pending.popleft().result()
+            pending.append(pool.submit(member, block))
+        for future in pending:
             yield future.result()
 
 
@@ -95,11 +94,11 @@ def _workers() -> int:
 
 
 def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, None]:
-    """The stream as it was, in blocks of about 1 MiB at most.
+    """Decompress a stream, into blocks of about 1 MiB at most.
 
-    Memory is bounded, whatever the stream is.
+    Memory is bounded, whatever the stream contains.
 
-    :raises EngineError: it is damaged, asks for too much memory, or ends before its end
+    :raises EngineError: it is damaged or incomplete, or needs too much memory
     """
     if name == 'none':
         yield from blocks
@@ -110,7 +109,7 @@ def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, Non
         for data in _slices(blocks):
             while data or not (decompressor.eof or decompressor.needs_input):
                 if decompressor.eof:
-                    # Members one after the other are one stream (gzip, pbzip2).
+                    # A stream may have several members (gzip, pbzip2).
                     decompressor = make()
                 output = decompressor.decompress(data, _OUTPUT_BLOCK)
                 data = decompressor.unused_data if decompressor.eof else b''
@@ -119,12 +118,12 @@ def decompress(name: str, blocks: Iterable[Block]) -> Generator[Block, None, Non
     except _errors(name) as error:
         raise EngineError(
             f'the {name} stream is damaged{_OR_TOO_LARGE.get(name, "")}: {error}; '
-            f'--action verify --verify-data tells whether the storage did it'
+            f'--action verify --verify-data shows whether the storage damaged it'
         ) from error
     if not decompressor.eof:
         raise EngineError(
-            f'the {name} stream ends before its end: --action verify --verify-data '
-            f'tells whether the storage has lost it'
+            f'the {name} stream is cut off: --action verify --verify-data shows '
+            f'whether the storage lost the rest'
         )
 
 
@@ -136,7 +135,7 @@ def _slices(blocks: Iterable[Block]) -> Iterator[memoryview | bytes]:
 
 
 class _Gzip:
-    """With the attributes of bz2.BZ2Decompressor."""
+    """Has the interface of bz2.BZ2Decompressor."""
 
     def __init__(self) -> None:
         self._inner = _zlib().decompressobj(wbits=_GZIP_WBITS)
@@ -169,9 +168,9 @@ _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
         }
     ),
 }
-# Their errors do not tell one from the other but in words.
+# Their exceptions do not distinguish damage from a window that is too large.
 _OR_TOO_LARGE = dict.fromkeys(
-    ('xz', 'zstd'), f', or asks for more than {_WINDOW >> 20} MiB of memory'
+    ('xz', 'zstd'), f', or needs more than {_WINDOW >> 20} MiB of memory'
 )
 
 
@@ -193,7 +192,7 @@ def _compressor(name: str) -> Any:
 
 
 def _errors(name: str) -> tuple[type[Exception], ...]:
-    """What a decompressor raises when its input is damaged."""
+    """The exceptions of a decompressor whose input is damaged."""
     if name == 'gzip':
         return (_zlib().error,)
     if name == 'zstd':
@@ -202,8 +201,9 @@ def _errors(name: str) -> tuple[type[Exception], ...]:
 
 
 def _zlib() -> Any:
-    """zlib, or what does the same faster; it is not built for every processor."""
+    """The faster zlib-ng if it is installed, else zlib."""
     try:
+        # Optional: there are no builds for some processors.
         from zlib_ng import zlib_ng
     except ImportError:
         return zlib
@@ -211,8 +211,9 @@ def _zlib() -> Any:
 
 
 def _zstd() -> Any:
-    """The standard library's module, as of Python 3.14."""
+    """zstd of the standard library since Python 3.14, or its backport."""
     try:
+        # Optional: the extra freezer[zstd].
         if sys.version_info >= (3, 14):
             from compression import zstd
         else:

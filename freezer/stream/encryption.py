@@ -1,11 +1,11 @@
-"""Freezer's encryption of a stream, as of ``openssl enc -aes-256-cfb -pass file:F``.
+"""Freezer's encryption of a stream: ``openssl enc -aes-256-cfb -pass file:F``.
 
 ``Salted__``, 8 bytes of salt, AES-256-CFB128; key and IV from one round of
 EVP_BytesToKey over the first line of the passphrase file, with SHA-256 (OpenSSL 1.1 and
-later; 1.0.2 used MD5, which is read here and not written).
+later; 1.0.2 used MD5, which can be read here but is not written).
 
-The format is not authenticated: who can write to the storage can change what it
-decrypts to. The manifest's digests catch accidents, not attackers.
+The format is not authenticated: anyone who can write to the storage can change the
+decrypted data. The manifest's digests catch accidents, not attackers.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from freezer.storage import layout
 from freezer.utils.blocks import Block
 
 OPENSSL = 'openssl'
-# The second is in freezer.stream.age.
+# freezer.stream.age implements the second.
 NAMES = (OPENSSL, layout.AGE)
 
-# The extra's minimum. Debian 12 has 38, which does for the first.
+# The minimum of the extra. Debian 12 has 38, which is enough for openssl.
 _AGE_NEEDS = 43
 
 _AGE_MAGIC = b'age-encryption.org/'
@@ -31,7 +31,7 @@ _SALT_BYTES = 8
 _KEY_BYTES = 32
 _IV_BYTES = 16
 _DIGESTS = ('sha256', 'md5')
-# Enough to know a compressor's magic, or the checksum of a tar header.
+# Enough to recognise the magic of a compressor, or a tar header by its checksum.
 _LOOK_BYTES = 512
 
 
@@ -54,7 +54,7 @@ def read_passphrase(path: str) -> bytes:
 
 
 def is_age(path: Path) -> bool:
-    """Whether a file is of the other format."""
+    """Whether a file is in format age."""
     with path.open('rb') as stream:
         return stream.read(len(_AGE_MAGIC)) == _AGE_MAGIC
 
@@ -72,11 +72,11 @@ def encrypt(passphrase: bytes, blocks: Iterable[Block]) -> Iterator[Block]:
 def decrypt(
     passphrase: bytes, blocks: Iterable[Block], looks_right: Callable[[bytes], bool]
 ) -> Iterator[Block]:
-    """The stream as it was.
+    """Decrypt a stream.
 
-    :param looks_right: told the first bytes (512, or all there are), says whether they
-        begin what was encrypted; it decides between the digests there have been
-    :raises EngineError: not such a stream, or not this passphrase
+    :param looks_right: whether the first bytes (512, or all if there are fewer) are the
+        beginning of the plain stream; this selects the digest that OpenSSL used
+    :raises EngineError: it is not such a stream, or the passphrase is wrong
     """
     remaining = iter(blocks)
     head = bytearray()
@@ -87,7 +87,7 @@ def decrypt(
             break
     if not head.startswith(_MAGIC) or len(head) < len(_MAGIC) + _SALT_BYTES:
         raise EngineError(
-            'the backup is not encrypted as its metadata says: it is damaged'
+            'the backup is damaged: it is not encrypted, but its metadata says so'
         )
     salt = bytes(head[len(_MAGIC) : len(_MAGIC) + _SALT_BYTES])
     body = bytes(head[len(_MAGIC) + _SALT_BYTES :])
@@ -98,8 +98,7 @@ def decrypt(
             break
     else:
         raise EngineError(
-            'the passphrase in encrypt-pass-file is not the one this backup was made '
-            'with, or the backup is damaged'
+            'wrong passphrase in --encrypt-pass-file (or the backup is damaged)'
         )
     yield first
     for block in remaining:
@@ -111,6 +110,7 @@ def decrypt(
 def check_available(name: str = OPENSSL) -> None:
     """:raises ConfigError: the library is not installed, or too old for the format"""
     try:
+        # Optional: the extra freezer[encryption].
         import cryptography
     except ImportError as error:
         raise ConfigError(
@@ -125,6 +125,7 @@ def check_available(name: str = OPENSSL) -> None:
 
 
 def _cipher(passphrase: bytes, salt: bytes, digest: str) -> Any:
+    # Optional, and slow to import.
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import AES
 

@@ -1,7 +1,7 @@
 """The agent as its users meet it: a command, started in a process of its own."""
 
 import abc
-import atexit
+import configparser
 import copy
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,9 @@ def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, st
     """This process's environment, the tree the tests are from, and the changes; None
     takes a variable away."""
     tree = {} if PACKAGED else {'PYTHONPATH': str(ROOT)}
-    # One that hangs is asked where.
-    asked = {'PYTHONFAULTHANDLER': '1'}
-    merged = {**os.environ, **tree, **asked, **(changes or {})}
+    # An agent that hangs shows where.
+    handler = {'PYTHONFAULTHANDLER': '1'}
+    merged = {**os.environ, **tree, **handler, **(changes or {})}
     return {name: value for name, value in merged.items() if value is not None}
 
 
@@ -114,9 +115,8 @@ class Result:
     def error(self) -> str:
         """The one line that says why it failed."""
         assert self.code == 1, self
-        lines = [line for line in self.err.splitlines() if 'Critical Error' in line]
+        lines = [line for line in self.err.splitlines() if line.startswith('Error: ')]
         assert len(lines) == 1, self
-        assert lines[0].startswith('Critical Error: '), self
         assert 'this is a defect' not in lines[0], self
         assert 'Traceback' not in self.err, self
         return lines[0]
@@ -141,13 +141,6 @@ class Result:
 COLD = os.environ.get('FREEZER_TEST_COLD', '') not in ('', '0')
 
 
-@functools.cache
-def _nursery() -> warm.Nursery:
-    nursery = warm.Nursery(environment())
-    atexit.register(nursery.close)
-    return nursery
-
-
 class Process:
     """An agent that is running.
 
@@ -166,19 +159,21 @@ class Process:
     ) -> None:
         runner, program = tuple(runner), tuple(program)
         self.argv = (*runner, *(program or command()), *map(str, arguments))
-        self._process: subprocess.Popen[bytes] | warm.Child
+        self._streams = [os.memfd_create(name) for name in ('stdout', 'stderr')]
+        stdout, stderr = self._streams
         variables = environment(env)
+        self._process: subprocess.Popen[bytes] | warm.Fork
         if not (COLD or PACKAGED or runner or program) and warm.suits(
             variables, environment()
         ):
             argv = (command()[-1], *map(str, arguments))
-            self._process = _nursery().start(argv, variables)
+            self._process = warm.Fork(argv, variables, stdout, stderr)
             return
         self._process = subprocess.Popen(
             self.argv,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=stdout,
+            stderr=stderr,
             env=variables,
         )
 
@@ -192,7 +187,9 @@ class Process:
     def __exit__(self, *exc_info: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+        for number in self._streams:
+            os.close(number)
 
     @property
     def ended(self) -> bool:
@@ -201,22 +198,27 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def wait(self) -> Result:
-        """What it left; one that hangs is killed, and fails the test."""
-        try:
-            out, err = self._process.communicate(timeout=TIMEOUT)
-            code = self._process.wait()
-        except subprocess.TimeoutExpired:
-            # With that, Python says where each of its threads is.
-            self._process.send_signal(signal.SIGABRT)
-            out, err = self._process.communicate()
-            raise AssertionError(f'it hangs: {self.argv}\n{err.decode()}') from None
-        return Result(
-            self.argv,
-            code,
-            out.decode(errors='backslashreplace'),
-            err.decode(errors='backslashreplace'),
+    def output(self) -> tuple[str, str]:
+        """What it has written so far: standard output and standard error."""
+        out, err = (
+            os.pread(number, os.fstat(number).st_size, 0).decode(
+                errors='backslashreplace'
+            )
+            for number in self._streams
         )
+        return out, err
+
+    def wait(self) -> Result:
+        """Its result; an agent that hangs is killed, and fails the test."""
+        try:
+            code = self._process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            # faulthandler then writes where each thread is.
+            self._process.send_signal(signal.SIGABRT)
+            self._process.wait()
+            message = f'it hangs: {self.argv}\n{self.output()[1]}'
+            raise AssertionError(message) from None
+        return Result(self.argv, code, *self.output())
 
 
 def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> Result:
@@ -231,6 +233,8 @@ class Store(abc.ABC):
     #: what the agent is told on its command line, and in its environment
     options: tuple[str, ...]
     env: dict[str, str | None]
+    #: the same as a section of a job file
+    section: dict[str, object]
 
     @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
@@ -302,6 +306,8 @@ class S3Store(Store):
             'SECRET_KEY': server.secret_key,
             'ENDPOINT': self.endpoint,
         }
+        keys = {name.lower(): value for name, value in self.env.items()}
+        self.section = {'storage': 's3', 'container': self.container, **keys}
 
     def _key(self, path: str) -> str:
         return f'{self.prefix}/{path}' if self.prefix else path
@@ -337,6 +343,7 @@ class LocalStore(Store):
         self.directory = directory
         self.options = ('--storage', 'local', '--container', str(directory))
         self.env = {}
+        self.section = {'storage': 'local', 'container': directory}
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -520,29 +527,36 @@ class Trap:
 
 
 def missed(expected: Mapping[bytes, trees.Entry], target: Path) -> list[str]:
-    """What a restore into a directory has not brought back; nothing is best.
+    """How a directory differs from what was backed up."""
+    return trees.differences(dict(expected), trees.describe(target))
 
-    Names of one fifo or device come back as several: tar keeps no links of them.
-    """
-    return [
-        line
-        for line in trees.differences(dict(expected), trees.describe(target))
-        if not (': links ' in line and ('(fifo)' in line or ' device)' in line))
-    ]
+
+def assert_restores(
+    agent: Agent,
+    expected: Path | Mapping[bytes, trees.Entry],
+    target: Path,
+    *options: object,
+) -> None:
+    """A restore makes what a directory is, or what a tree was."""
+    agent.restore(target, *options).check()
+    tree = trees.describe(expected) if isinstance(expected, Path) else expected
+    assert missed(tree, target) == []
 
 
 def iso(timestamp: int) -> str:
     """A date as ``--restore-from-date`` takes it."""
-    import datetime
+    return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(timestamp))
 
-    moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
-    return moment.strftime('%Y-%m-%dT%H:%M:%SZ')
+
+def private(path: Path, content: str | bytes) -> Path:
+    """A file that only its owner can read, for a secret."""
+    path.touch(mode=0o600)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
 
 
 def job_file(path: Path, sections: Mapping[str, Mapping[str, object]]) -> Path:
     """A file for ``--config`` as freezer-scheduler writes it: what str() makes."""
-    import configparser
-
     parser = configparser.ConfigParser(interpolation=None)
     for name, values in sections.items():
         parser[name] = {key: str(value) for key, value in values.items()}

@@ -3,10 +3,15 @@
 import lzma
 import os
 import zlib
+from collections.abc import Iterator
 
 POSIX = b'ustar\x0000'
 GNU = b'ustar  \x00'
 END = bytes(1024)
+
+
+def cut(content: bytes, size: int) -> Iterator[bytes]:
+    return (content[n : n + size] for n in range(0, len(content), size))
 
 
 def pad(data: bytes) -> bytes:

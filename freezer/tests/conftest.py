@@ -12,7 +12,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import hypothesis
 import pytest
@@ -80,7 +80,7 @@ _TESTS = itertools.count(1)
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
     """Now and then, let what tests have left be collected. A storage that is opened
-    spares Python the look at all there is (``freezer/utils/collection.py``), and here
+    spares Python the look at all there is (``freezer/utils/startup.py``), and here
     that would be what each test before has left."""
     yield
     if next(_TESTS) % 25 == 0:
@@ -106,39 +106,18 @@ def kept_logging() -> Iterator[None]:
     root.setLevel(level)
 
 
-_T = TypeVar('_T', bound=servers.Server)
+def _fixture(kind: type[servers.Server]) -> Any:
+    @pytest.fixture(scope='session', name=kind.name)
+    def server() -> Iterator[servers.Server]:
+        if not kind.available():
+            pytest.skip(f'no {kind.title} ({kind.source})')
+        with kind() as server:
+            yield server
+
+    return server
 
 
-def _run(kind: type[_T]) -> Iterator[_T]:
-    if not kind.available():
-        pytest.skip(f'no {kind.title} ({kind.source})')
-    with kind() as server:
-        yield server
-
-
-@pytest.fixture(scope='session')
-def moto() -> Iterator[servers.Moto]:
-    yield from _run(servers.Moto)
-
-
-@pytest.fixture(scope='session')
-def seaweedfs() -> Iterator[servers.SeaweedFS]:
-    yield from _run(servers.SeaweedFS)
-
-
-@pytest.fixture(scope='session')
-def ceph() -> Iterator[servers.CephRGW]:
-    yield from _run(servers.CephRGW)
-
-
-@pytest.fixture(scope='session')
-def rclone() -> Iterator[servers.RcloneS3]:
-    yield from _run(servers.RcloneS3)
-
-
-@pytest.fixture(scope='session')
-def swift() -> Iterator[servers.SwiftS3]:
-    yield from _run(servers.SwiftS3)
+moto, seaweedfs, ceph, rclone, swift = map(_fixture, servers.KINDS.values())
 
 
 @pytest.fixture(scope='session', params=SERVERS)

@@ -1,7 +1,6 @@
 """Drivers as a command line makes them, before a proxy that records what they ask."""
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -16,7 +15,8 @@ import pytest
 
 from freezer.common import config
 from freezer.storage import layout
-from freezer.storage.base import Backup, EngineName
+from freezer.storage.backup import Backup, StoredLevel
+from freezer.storage.levels import committed
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.agent import PART, Agent, S3Store, in_parts
@@ -112,7 +112,7 @@ class Front:
         storage.prepare()
         backup = make_backup(storage)
         assert restored(storage, backup) == CONTENT
-        storage.rmtree(backup.data_prefix_path)
+        storage.rmtree(backup.paths.folder)
         with pytest.raises(ValueError, match='the source failed'):
             make_backup(storage, ZERO + 1, ValueError('the source failed'))
         assert not lost
@@ -121,9 +121,9 @@ class Front:
 
 def make_backup(
     storage: S3Storage, timestamp: int = ZERO, failure: Exception | None = None
-) -> Backup:
-    backup = Backup(EngineName('tar'), 'host_name', timestamp, timestamp, 0)
-    storage.claim(backup)
+) -> StoredLevel:
+    backup = Backup('tar', 'host_name', timestamp, timestamp, 0)
+    pending = storage.begin(backup)
     queue = RichQueue(2)
 
     def produce() -> None:
@@ -136,24 +136,24 @@ def make_backup(
     producer = threading.Thread(target=produce)
     producer.start()
     try:
-        storage.write_backup(queue, backup)
+        written = pending.write(queue.get_messages())
     except BaseException:
-        storage.discard(backup)
+        pending.discard()
         raise
     finally:
         queue.close()
         producer.join()
-    home = Path(os.environ['HOME'])
-    (home / 'state').write_bytes(b'state of the engine')
-    (home / 'marker').write_text(json.dumps(MARKER))
-    storage.put_metadata(str(home / 'state'), str(home / 'marker'), backup)
-    return backup.copy(storage)
+    state = Path(os.environ['HOME'], 'state')
+    state.write_bytes(b'state of the engine')
+    written.commit(state, MARKER)
+    return StoredLevel(storage, backup)
 
 
-def restored(storage: S3Storage, backup: Backup) -> bytes:
-    (found,) = storage.get_chains(backup.engine, backup.hostname_backup_name).values()
-    assert found[0].engine_metadata() == b'state of the engine'
-    return b''.join(storage.backup_blocks(found[0]))
+def restored(storage: S3Storage, stored: StoredLevel) -> bytes:
+    (found,) = committed(storage)
+    assert found.backup == stored.backup
+    assert found.engine_metadata() == b'state of the engine'
+    return b''.join(found.blocks())
 
 
 def role(request: Request) -> str:

@@ -1,83 +1,49 @@
-"""What ``tools/matrix.sh`` runs, and the table of what came of it.
+"""The runs of ``tools/matrix.sh``, and the table of their results.
 
     python -m freezer.tests.matrix runs                     server-variant, one a line
     python -m freezer.tests.matrix table DIRECTORY [FILE]   print it; as RST to a file
 
-The directory has the JUnit reports of pytest: ``environment-server-variant.xml``.
+The directory has logs, and JUnit reports of pytest: ``environment-server-variant.xml``.
 """
 
-import dataclasses
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from freezer.tests import servers
 from freezer.tests.conformance.variants import VARIANTS, combinations
 
-#: where there is no such variant
-NONE = '—'
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What came of one run; None for both where it broke down before its end."""
-
-    passed: int | None = None
-    failed: int | None = None
-    #: of botocore and urllib3
-    versions: tuple[str, str] | None = None
-
-    @property
-    def good(self) -> bool:
-        return self.failed == 0 and bool(self.passed)
-
-    def __str__(self) -> str:
-        if self.passed is None:
-            return 'broke down'
-        return f'{self.passed} passed' + (
-            f', {self.failed} FAILED' if self.failed else ''
-        )
-
-
-def read(report: Path) -> Run:
-    """What a JUnit report says."""
+def read(report: Path) -> tuple[str, str]:
+    """Result and versions of a run."""
     try:
         suite = ET.parse(report).getroot().find('testsuite')
     except (OSError, ET.ParseError):
-        return Run()
+        suite = None
     if suite is None:
-        return Run()
+        return 'FAILED before its end', ''
     failed = sum(int(suite.get(kind, 0)) for kind in ('failures', 'errors', 'skipped'))
-    properties = {p.get('name'): p.get('value', '') for p in suite.iter('property')}
-    versions = properties.get('botocore', '?'), properties.get('urllib3', '?')
-    return Run(int(suite.get('tests', 0)) - failed, failed, versions)
+    passed = int(suite.get('tests', 0)) - failed
+    found = {p.get('name'): p.get('value', '') for p in suite.iter('property')}
+    versions = ', '.join(found.get(name, '?') for name in ('botocore', 'urllib3'))
+    is_good = passed and not failed
+    return f'{passed} passed' + ('' if is_good else f', {failed} FAILED'), versions
 
 
-def read_all(directory: Path) -> dict[tuple[str, str, str], Run]:
-    """(environment, server, variant) -> run, for those that were begun."""
-    found = {}
-    for log in sorted(directory.glob('*.log')):
-        environment, server, variant = log.stem.split('-', 2)
-        found[environment, server, variant] = read(log.with_suffix('.xml'))
-    return found
-
-
-def rows(runs: dict[tuple[str, str, str], Run]) -> list[list[str]]:
+def rows(directory: Path) -> list[list[str]]:
     """The table, its header first."""
+    # A run that was started has a log.
+    runs = {log.stem: read(log.with_suffix('.xml')) for log in directory.glob('*.log')}
     table = [['Server', 'botocore, urllib3', *VARIANTS]]
     for server, kind in servers.KINDS.items():
         for environment in ('oldest', 'newest'):
-            cells = {v: runs.get((environment, server, v)) for v in VARIANTS}
-            seen = [run.versions for run in cells.values() if run and run.versions]
-            if any(cells.values()):
-                table.append(
-                    [
-                        f'{kind.title} {kind.version()}',
-                        ', '.join(seen[0]) if seen else environment,
-                        *(str(run) if run else NONE for run in cells.values()),
-                    ]
-                )
+            names = [f'{environment}-{server}-{variant}' for variant in VARIANTS]
+            versions = [runs[name][1] for name in names if name in runs]
+            if versions:
+                results = [runs.get(name, '—')[0] for name in names]
+                title = f'{kind.title} {kind.version()}'
+                table.append([title, max(versions) or environment, *results])
     return table
 
 
@@ -85,13 +51,10 @@ def rst(table: Sequence[Sequence[str]]) -> str:
     """A simple table of reStructuredText."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rule = '  '.join('=' * width for width in widths)
-
-    def line(cells: Iterable[str]) -> str:
-        padded = (c.ljust(w) for c, w in zip(cells, widths, strict=True))
-        return '  '.join(padded).rstrip()
-
-    header, *body = table
-    return '\n'.join([rule, line(header), rule, *map(line, body), rule]) + '\n'
+    lines = [
+        '  '.join(map(str.ljust, row, widths)).rstrip() for row in (*table, [rule])
+    ]
+    return '\n'.join([rule, lines[0], rule, *lines[1:]]) + '\n'
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,12 +65,11 @@ def main(arguments: Sequence[str]) -> int:
                 print(f'{server}-{variant}')
             return 0
         case ['table', directory, *files] if len(files) < 2:
-            runs = read_all(Path(directory))
-            text = rst(rows(runs))
-            print(text)
+            table = rows(Path(directory))
+            print(text := rst(table))
             for file in files:
                 Path(file).write_text(text)
-            return 0 if runs and all(run.good for run in runs.values()) else 1
+            return 1 if len(table) == 1 or 'FAILED' in text else 0
     sys.exit(__doc__)
 
 

@@ -1,156 +1,120 @@
-"""The documentation as its readers meet it: they type what a page shows.
+"""Run what the documentation shows, as a reader would type it.
 
-Every ``code-block:: console`` of a page is run, in order, in one shell, and has to end
-and answer as the page says. Comments, which the reader does not see, say the rest::
+Every ``code-block:: console`` of a page is run, in order, in one shell. Exit codes and
+output have to be those of the page. Comments, which a reader does not see, say more::
 
-    .. run on: ceph             what follows is run on this server (seaweedfs), in a new
-                                shell and a new place
-    .. run on: moto as URL      the page's name of the store is another one from here on
-    .. run first:               typed in this place, and not shown
+    .. run on: ceph             run what follows on this server (default: seaweedfs), in
+                                a new shell and a new place
+    .. run on: moto as URL      from here on the page calls the store by this URL
+    .. run first:               type this, and do not show it
 
        echo welcome >/etc/motd
 
-    .. file: /etc/job.conf      the next block, of any language, is what is in this file
+    .. file: /etc/job.conf      the next block, of any language, is this file
     .. now: 2026-01-31T23:59:59 that moment of the page is the present
-    .. exit: 1                  with what the last command of the next block ends; -1:
-                                not with 0
+    .. exit: 1                  exit code of the last command of the next block; -1: any
+                                but 0
     .. run by: freezer/...      this test runs the next block; it names the page
-    .. not run: a reason        nobody does
+    .. not run: a reason        nothing runs the next block
 
-A page speaks of one machine and one store: paths are below ``/etc``, ``/tmp`` and the
-like, the store is ``https://s3.example.com``. Here they are others, in what is typed
-and, the other way round, in what is answered. Moments are as well: one that an answer
-shows, as a date or as a number of seconds, is from then on the one that was seen, and
-what is typed later has that. Other numbers may differ, but for those below 100. ``…``
-stands for anything, and ends of lines and columns of tables do not matter.
+A page speaks of one machine and one store: its paths are below ``/etc``, ``/tmp`` and
+the like, its store is ``https://s3.example.com``. Both are translated in what is typed
+and, the other way round, in the output. A date or timestamp that the output shows is
+from then on the one that was seen, also in what is typed later. Other numbers may
+differ, except those below 100. ``…`` stands for anything. Line ends and the widths of
+table columns do not matter.
 """
 
-import codecs
 import contextlib
 import dataclasses
 import datetime
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import docutils.core  # type: ignore[import-untyped]
+import docutils.nodes  # type: ignore[import-untyped]
 
 from freezer.tests.agent import ROOT, environment
 from freezer.tests.servers.base import REGION
 
 SOURCE = ROOT / 'doc' / 'source'
-#: what is shown has to fit in a terminal of so many columns
+#: a reader's terminal
 COLUMNS = 80
-TIMEOUT = 300
 ANY_FAILURE = -1
 
 ENDPOINT = 'https://s3.example.com'
 HOST = 'web1'
-DEFAULT_SERVER = 'seaweedfs'
-_PROMPTS = ('$ ', '# ')
 # Folders of the reader's machine that a test has elsewhere.
 _FOLDER = re.compile(r'(?<![\w./:~}-])/(?=(?:etc|home|mnt|root|run|srv|tmp|var)\b)')
 # What a page has in place of a key.
 _KEY = re.compile(r'(?i)\b(access_key|secret_key)("?\s*[=:]\s*"?)(?:…|CHANGE_ME)')
 
-_EPOCH = r'(?<!\d)1[67]\d{8}(?!\d)'
-_DATE = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|(?:\+00:00)?)'
-_LISTED = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d'
+_MOMENT = r'(?<!\d)1[67]\d{8}(?!\d)|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|(?:\+00:00)?)'
 _UNIT = r'(?:bytes|B|KiB|MiB|GiB|KB|kB|MB|GB|ms|us|s|min|h)'
-_HEX = r'(?<![0-9a-f])[0-9a-f]{16,}(?![0-9a-f])'
-_NUMBER = rf'\d+(?:\.\d+)?(?: {_UNIT}\b)?'
-_RULE = r'\+[-=+]+\+'
-_VARIABLE = re.compile(
-    rf'(?P<moment>{_EPOCH}|{_DATE})|(?P<listed>{_LISTED})|(?P<hex>{_HEX})'
-    rf'|(?P<rule>{_RULE})|(?P<number>{_NUMBER})|(?P<any>\s*…\s*)|(?P<space>\s+)'
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """What is typed, and what the page shows of the answer."""
-
-    typed: str
-    answer: str
-    line: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """A block of a page, with what comments say of it.
-
-    :param language: ``hidden``, if the block is a comment
-    :param line: of the page, the first of the block
-    :param server: on which it is run
-    :param endpoint: what the page calls it
-    """
-
-    language: str
-    text: str
-    line: int
-    server: str
-    endpoint: str = ENDPOINT
-    now: str = ''
-    file: str = ''
-    exit: int = 0
-    run_by: str = ''
-    reason: str = ''
-
-    @property
-    def is_run(self) -> bool:
-        """Whether :class:`Reader` does something with it."""
-        if self.language == 'console':
-            return not (self.run_by or self.reason)
-        return self.language == 'hidden' or bool(self.file)
-
-    def commands(self) -> list[Command]:
-        """What is typed, line by line, each with its answer."""
-        lines = self.text.splitlines()
-        found: list[Command] = []
-        number = 0
-        while number < len(lines):
-            if not lines[number].startswith(_PROMPTS):
-                raise PageError(self.line + number, 'a block begins with a prompt')
-            begun = number
-            lines[number] = lines[number][2:]
-            typed, number = _one_command(lines, number, self.line)
-            answer = []
-            while number < len(lines) and not lines[number].startswith(_PROMPTS):
-                answer.append(lines[number])
-                number += 1
-            found.append(Command(typed, '\n'.join(answer), self.line + begun))
-        return found
-
-    def hidden_commands(self) -> list[Command]:
-        """What is typed without a prompt, and no answer is shown."""
-        lines = self.text.splitlines()
-        found: list[Command] = []
-        number = 0
-        while number < len(lines):
-            typed, number = _one_command(lines, number, self.line)
-            found.append(Command(typed, '', self.line))
-        return found
-
-
-def _one_command(lines: list[str], begun: int, line: int) -> tuple[str, int]:
-    """The lines of one command, and where it ends."""
-    for end in range(begun + 1, len(lines) + 1):
-        typed = '\n'.join(lines[begun:end])
-        if _is_complete(typed):
-            return typed, end
-    raise PageError(line + begun, 'a command without its end')
+# What may differ -> how, in the order in which they are tried.
+_VARIABLE = {
+    'moment': (_MOMENT, f'({_MOMENT})'),
+    'listed': (listed := r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d', listed),
+    'hex': (r'(?<![0-9a-f])[0-9a-f]{16,}(?![0-9a-f])', '[0-9a-f]{16,}'),
+    'rule': (rule := r'\+[-=+]+\+', rule),
+    'small': (r'(?<![\d.])\d\d?(?![\d.])(?! {_UNIT}\b)', ''),
+    'number': (number := rf'\d+(?:\.\d+)?(?: {_UNIT}\b)?', number),
+    'any': (r'\s*…\s*', r'[\s\S]*?'),
+    'space': (r'\s+', r'\s+'),
+}
 
 
 class PageError(Exception):
     """A page that cannot be followed."""
 
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(f'line {line}: {what}')
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A block of a page.
+
+    :ivar language: ``first``: it is a comment, and typed without being shown
+    :ivar where: page and about which line, for messages
+    :ivar said: of the comments before it, name -> value
+    """
+
+    language: str
+    text: str
+    where: str
+    server: str
+    endpoint: str
+    said: Mapping[str, str]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether :class:`Reader` does something with it."""
+        if self.language == 'console':
+            return not self.said.keys() & {'run by', 'not run'}
+        return self.language == 'first' or 'file' in self.said
+
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """What is typed, and what is shown as its output."""
+        prompts = ('',) if self.language == 'first' else ('$ ', '# ')
+        lines = self.text.splitlines()
+        while lines:
+            typed = lines.pop(0)
+            if not typed.startswith(prompts):
+                raise PageError(f'{self.where}: no prompt: {typed}')
+            typed = typed.removeprefix('$ ').removeprefix('# ')
+            while not _is_complete(typed):
+                if not lines:
+                    raise PageError(f'{self.where}: not a whole command: {typed}')
+                typed += '\n' + lines.pop(0)
+            output = ''
+            while lines and not lines[0].startswith(prompts):
+                output += lines.pop(0) + '\n'
+            yield typed, output.strip('\n')
 
 
 def _is_complete(typed: str) -> bool:
@@ -158,90 +122,49 @@ def _is_complete(typed: str) -> bool:
     if typed.endswith(('\\', '|')):
         return False
     checked = subprocess.run(['bash', '-n', '-c', typed], capture_output=True)
-    # Of a here-document without its end it only warns.
+    # It only warns of a here-document without its end.
     return checked.returncode == 0 and not checked.stderr
 
 
 def pages() -> list[Path]:
-    """Every page there is."""
     found = sorted(SOURCE.rglob('*.rst'))
     return [ROOT / 'README.rst', ROOT / 'CONTRIBUTING.rst', *found]
 
 
-_NAMES = 'run on|run first|now|file|exit|run by|not run'
-_COMMENT = re.compile(rf'\.\. ({_NAMES}):(?: (.*))?$')
-_CODE = re.compile(r'( *)\.\. code-block:: (\w+)$')
+_COMMENT = re.compile(r'(?s)(run on|run first|now|file|exit|run by|not run):\s*(.*)')
 
 
-def blocks(page: str) -> list[Block]:
-    """The blocks of a page, in order; literal ones (``::``) have no language."""
-    lines = page.splitlines()
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page, in order; those after ``::`` have no language."""
+    # It does not know Sphinx's directives, and reports them in blocks of its own.
+    quiet = {'report_level': 5, 'halt_level': 6, 'syntax_highlight': 'none'}
+    quiet['file_insertion_enabled'] = False
+    document = docutils.core.publish_doctree(page.read_text(), settings_overrides=quiet)
     found: list[Block] = []
     said: dict[str, str] = {}
-    server, endpoint = DEFAULT_SERVER, ENDPOINT
-    number = 0
-    while number < len(lines):
-        line = lines[number]
-        comment, code = _COMMENT.match(line.strip()), _CODE.match(line)
-        indent = len(line) - len(line.lstrip())
-        literal = line.endswith('::') and not line.lstrip().startswith('.. ')
-        number += 1
-        if comment:
-            name, value = comment[1], comment[2] or ''
-            text, begin, number = _indented(lines, number, indent)
+    server, endpoint = 'seaweedfs', ENDPOINT
+    for node in document.findall(docutils.nodes.FixedTextElement):
+        if isinstance(node.parent, docutils.nodes.system_message):
+            continue
+        where = f'{page.relative_to(ROOT)}:{node.line}'
+        text = node.astext()
+        classes: list[Any] = node['classes']
+        if not isinstance(node, docutils.nodes.comment):
+            language = classes[1] if 'code' in classes else ''
+            found.append(Block(language, text, where, server, endpoint, said))
+            said = {}
+        elif match := _COMMENT.match(text):
+            name, value = match.groups()
             if name == 'run first':
-                found.append(Block('hidden', text, begin + 1, server, endpoint))
-                continue
-            value = f'{value} {text}'.strip()
-            if name == 'run on':
+                found.append(Block('first', value, where, server, endpoint, {}))
+            elif name == 'run on':
                 server, _, named = value.partition(' as ')
                 endpoint = named or ENDPOINT
             else:
                 said[name] = value
-        elif code or literal:
-            text, begin, number = _indented(lines, number, indent)
-            found.append(
-                Block(
-                    code[2] if code else '',
-                    text,
-                    begin + 1,
-                    server,
-                    endpoint,
-                    said.get('now', ''),
-                    said.get('file', ''),
-                    int(said.get('exit', 0)),
-                    said.get('run by', ''),
-                    said.get('not run', ''),
-                )
-            )
-            said = {}
-        elif line.strip() and said:
-            raise PageError(number, f'no block follows {", ".join(said)}')
+    if said:
+        raise PageError(f'{page}: no block follows {said}')
     return found
-
-
-def _indented(lines: list[str], number: int, indent: int) -> tuple[str, int, int]:
-    """What is indented by more, without that, where it begins, and where it ends."""
-    begin = end = number
-    inner: list[str] = []
-    while number < len(lines):
-        line = lines[number]
-        if line.strip() and len(line) - len(line.lstrip()) <= indent:
-            break
-        inner.append(line)
-        number += 1
-        if line.strip():
-            end = number
-    inner = inner[: end - begin]
-    while inner and (not inner[0].strip() or inner[0].lstrip().startswith(':')):
-        # Options of the directive, and the line after them.
-        inner.pop(0)
-        begin += 1
-    margin = min((len(x) - len(x.lstrip()) for x in inner if x.strip()), default=0)
-    return '\n'.join(x[margin:] for x in inner), begin, end
-
-
-# What is answered
 
 
 def moment(text: str) -> int:
@@ -249,124 +172,99 @@ def moment(text: str) -> int:
     if text.isdigit():
         return int(text)
     parsed = datetime.datetime.fromisoformat(text)
-    if parsed.tzinfo is None:
-        parsed = parsed.replace(tzinfo=datetime.UTC)
-    return int(parsed.timestamp())
-
-
-def like(moment: int, text: str) -> str:
-    """A moment in the form of another one."""
-    if text.isdigit():
-        return str(moment)
-    date = datetime.datetime.fromtimestamp(moment, datetime.UTC)
-    return date.strftime('%Y-%m-%dT%H:%M:%S') + text[19:]
+    return int(parsed.replace(tzinfo=parsed.tzinfo or datetime.UTC).timestamp())
 
 
 class Moments:
-    """Which moment a page means by one that it shows."""
+    """Which moment is meant by one that a page shows."""
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
 
-    def seen(self, shown: str, met: str) -> bool:
-        """Take one for the other; False if that was another one."""
-        theirs = moment(met)
-        return self._seen.setdefault(moment(shown), theirs) == theirs
+    def is_seen(self, shown: str, met: str) -> bool:
+        """Take one for the other; False if it was another one before."""
+        return self._seen.setdefault(moment(shown), moment(met)) == moment(met)
 
     def is_now(self, shown: str) -> None:
         self._seen[moment(shown)] = int(time.time())
 
     def translate(self, text: str) -> str:
-        """What a reader types who is told this."""
+        """What a reader types who has seen the output."""
 
         def replace(found: re.Match[str]) -> str:
-            theirs = self._seen.get(moment(found[0]))
-            return found[0] if theirs is None else like(theirs, found[0])
+            met = self._seen.get(moment(found[0]))
+            if met is None:
+                return found[0]
+            date = datetime.datetime.fromtimestamp(met, datetime.UTC)
+            iso = date.strftime('%Y-%m-%dT%H:%M:%S') + found[0][19:]
+            return str(met) if found[0].isdigit() else iso
 
-        return re.sub(f'{_EPOCH}|{_DATE}', replace, text)
+        return re.sub(_MOMENT, replace, text)
 
 
 def differs(shown: str, met: str, moments: Moments) -> str:
-    """In what an answer is not the one a page shows; nothing is best."""
+    """How an output differs from the one that a page shows; empty if it does not."""
     shown, met = shown.strip(), met.strip()
-    pattern, named = '', []
-    position = 0
-    for token in _VARIABLE.finditer(shown):
+    tokens = '|'.join(f'(?P<{name}>{each})' for name, (each, _) in _VARIABLE.items())
+    pattern, position = '', 0
+    named = []
+    for token in re.finditer(tokens, shown):
         pattern += re.escape(shown[position : token.start()])
         position = token.end()
-        if token['moment']:
-            pattern += f'({_EPOCH}|{_DATE})'
-            named.append(token['moment'])
-        elif token['number'] and re.fullmatch(r'\d{1,2}', token['number']):
-            pattern += token['number'] + r'(?!\d)'
-        else:
-            pattern += {
-                'listed': _LISTED,
-                'hex': r'[0-9a-f]{16,}',
-                'rule': _RULE,
-                'number': rf'\d+(?:\.\d+)?(?: {_UNIT}\b)?',
-                'any': r'[\s\S]*?',
-                'space': r'\s+',
-            }[token.lastgroup or '']
+        kind = token.lastgroup or ''
+        if kind == 'moment':
+            named.append(token[0])
+        pattern += _VARIABLE[kind][1] or token[0] + r'(?!\d)'
     pattern += re.escape(shown[position:])
     found = re.fullmatch(pattern, met)
     if found is None:
-        return f'--- the page shows\n{shown}\n--- the answer is\n{met}'
+        return f'--- the page shows\n{shown}\n--- the output is\n{met}'
     for mine, theirs in zip(named, found.groups(), strict=True):
-        if not moments.seen(mine, theirs):
+        if not moments.is_seen(mine, theirs):
             return f'{mine} was another moment before, and is {theirs}:\n{met}'
     return ''
-
-
-# Who follows it
 
 
 class Reader:
     """Follows the pages of one server, in a place of its own.
 
-    With ``with``: at the end nothing that was started is left.
+    With ``with``: at the end it kills all that was started.
 
-    :param root: below it are the folders that pages speak of
+    :param root: below it are the folders that pages name
     :param store: ENDPOINT, ACCESS_KEY and SECRET_KEY of the server
-    :param path: folders in which commands are looked for first
+    :param path: folders that are searched for commands first
     """
 
     def __init__(self, root: Path, store: Mapping[str, str], path: list[Path]) -> None:
         self.root = root
         self.moments = Moments()
-        self._store = dict(store)
+        self._store = store
         self._endpoint = ENDPOINT
-        self._end = f'end of a command {uuid.uuid4().hex}'
-        self._script = root / '.typed'
-        cwd = root / 'root'
-        cwd.mkdir(parents=True, exist_ok=True)
+        home = root / 'root'
+        home.mkdir(parents=True, exist_ok=True)
         self._shell = subprocess.Popen(
             ['bash', '--norc', '--noprofile'],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            cwd=cwd,
-            env=self._environment(path, cwd),
+            text=True,
+            cwd=home,
+            env=environment(
+                {
+                    **store,
+                    'AWS_ENDPOINT_URL': store['ENDPOINT'],
+                    'AWS_ACCESS_KEY_ID': store['ACCESS_KEY'],
+                    'AWS_SECRET_ACCESS_KEY': store['SECRET_KEY'],
+                    'AWS_DEFAULT_REGION': REGION,
+                    'OS_DEFAULT__HOSTNAME': HOST,
+                    'CLONE': str(ROOT),
+                    'PYTHON': sys.executable,
+                    'PATH': ':'.join([*map(str, path), os.environ['PATH']]),
+                    'HOME': str(home),
+                    'TZ': 'UTC',
+                }
+            ),
             start_new_session=True,
-        )
-
-    def _environment(self, path: list[Path], home: Path) -> dict[str, str]:
-        """As that of a reader who has set what every page takes to be set."""
-        return environment(
-            {
-                **self._store,
-                'AWS_ENDPOINT_URL': self._store['ENDPOINT'],
-                'AWS_ACCESS_KEY_ID': self._store['ACCESS_KEY'],
-                'AWS_SECRET_ACCESS_KEY': self._store['SECRET_KEY'],
-                'AWS_DEFAULT_REGION': REGION,
-                'OS_DEFAULT__HOSTNAME': HOST,
-                # Where a reader in a clone is.
-                'CLONE': str(ROOT),
-                'PYTHON': sys.executable,
-                'PATH': ':'.join([*map(str, path), os.environ['PATH']]),
-                'HOME': str(home),
-                'TZ': 'UTC',
-            }
         )
 
     def __enter__(self) -> 'Reader':
@@ -377,86 +275,62 @@ class Reader:
             os.killpg(self._shell.pid, signal.SIGKILL)
         self._shell.communicate()
 
-    def there(self, text: str) -> str:
-        """What a page has, as it is here."""
-
-        def key(found: re.Match[str]) -> str:
-            return found[1] + found[2] + self._store[found[1].upper()]
-
-        text = _KEY.sub(key, text.replace(self._endpoint, self._store['ENDPOINT']))
+    def _there(self, text: str) -> str:
+        """The text of a page, as it has to be here."""
+        text = text.replace(self._endpoint, self._store['ENDPOINT'])
+        text = _KEY.sub(lambda it: it[1] + it[2] + self._store[it[1].upper()], text)
         return _FOLDER.sub(f'{self.root}/', self.moments.translate(text))
 
-    def here(self, text: str) -> str:
-        """What is answered, as a page has it."""
+    def _here(self, text: str) -> str:
+        """An output, as a page would show it."""
         text = text.replace(f'{self.root}/', '/')
         return text.replace(self._store['ENDPOINT'], self._endpoint)
 
     def follow(self, block: Block) -> None:
         """Do what a block says.
 
-        :raises AssertionError: it does not come as it says
+        :raises AssertionError: exit code or output are not those of the page
         """
         self._endpoint = block.endpoint
-        if block.language == 'hidden':
-            for command in block.hidden_commands():
-                self._type(command, 0)
-            return
-        if block.now:
-            self.moments.is_now(block.now)
-        if block.file:
-            path = self.root / 'root' / self.there(block.file)
+        if 'now' in block.said:
+            self.moments.is_now(block.said['now'])
+        if 'file' in block.said:
+            path = self.root / 'root' / self._there(block.said['file'])
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.there(block.text) + '\n')
+            path.write_text(self._there(block.text) + '\n')
             # It may hold keys.
             path.chmod(0o600)
             return
-        commands = block.commands()
+        commands = list(block.commands())
         for command in commands:
-            self._type(command, block.exit if command is commands[-1] else 0)
+            last = command is commands[-1]
+            self._type(block, *command, int(block.said.get('exit', 0)) if last else 0)
 
-    def _type(self, command: Command, code: int) -> None:
-        typed = self.there(command.typed)
-        where = f'line {command.line}: $ {typed}'
+    def _type(self, block: Block, typed: str, shown: str, code: int) -> None:
+        typed = self._there(typed)
+        where = f'{block.where}: $ {typed}'
         if '…' in typed:
-            raise PageError(command.line, 'what stands for anything cannot be typed')
-        said, ended = self._run(typed)
-        as_said = ended != 0 if code == ANY_FAILURE else ended == code
-        assert as_said, f'{where}\nended with {ended}, not {code}:\n{said}'
-        if not command.answer:
-            return
-        difference = differs(command.answer, self.here(said), self.moments)
+            raise PageError(f'{where}: … cannot be typed')
+        output, ended = self._run(typed)
+        expected = ended != 0 if code == ANY_FAILURE else ended == code
+        assert expected, f'{where}\nexit code {ended}, not {code}:\n{output}'
+        difference = shown and differs(shown, self._here(output), self.moments)
         assert not difference, f'{where}\n{difference}'
-        tables = [line for line in said.splitlines() if line.startswith(('|', '+-'))]
-        # A reader's paths are shorter.
-        if str(self.root) not in said:
-            widest = max(map(len, tables), default=0)
-            assert widest <= COLUMNS, f'{where}\nis too wide:\n{said}'
+        # Paths are shorter on the reader's machine.
+        if shown and str(self.root) not in output:
+            lines = [line for line in output.splitlines() if line[:1] in '|+']
+            widest = max(map(len, lines), default=0)
+            assert widest <= COLUMNS, f'{where}\nthe table is too wide:\n{output}'
 
     def _run(self, typed: str) -> tuple[str, int]:
-        """What is said, and the exit code."""
-        self._script.write_text(typed + '\n')
+        """Output and exit code."""
+        script, output = self.root / '.typed', self.root / '.output'
+        script.write_text(typed + '\n')
         assert self._shell.stdin is not None
-        line = f'. {self._script} </dev/null; printf "\\n%s %d\\n" "{self._end}" $?\n'
-        self._shell.stdin.write(line.encode())
-        self._shell.stdin.flush()
-        said = ''
-        for block in self._answers():
-            said += block
-            found = re.search(rf'\n{self._end} (\d+)\n', said)
-            if found:
-                return said[: found.start()], int(found[1])
-        raise AssertionError(f'$ {typed}\nthe shell has ended, or it hangs:\n{said}')
-
-    def _answers(self) -> Iterator[str]:
         assert self._shell.stdout is not None
-        descriptor = self._shell.stdout.fileno()
-        decoder = codecs.getincrementaldecoder('utf-8')('backslashreplace')
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            ready, _, _ = select.select([descriptor], [], [], 1)
-            if not ready:
-                continue
-            block = os.read(descriptor, 65536)
-            if not block:
-                return
-            yield decoder.decode(block)
+        self._shell.stdin.write(f'. {script} </dev/null >{output} 2>&1; echo $?\n')
+        self._shell.stdin.flush()
+        code = self._shell.stdout.readline()
+        said = output.read_text(errors='backslashreplace')
+        assert code, f'$ {typed}\nthe shell has ended:\n{said}'
+        return said, int(code)

@@ -160,7 +160,9 @@ Interrupt = Callable[['Rest'], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Answering(Act):
+class Answered(Act):
+    """It is answered in the server's place."""
+
     answer: Answer
 
     def request(self, _request: Request) -> Answer:
@@ -168,15 +170,19 @@ class _Answering(Act):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Before(Act):
-    act: Callable[[], object]
+class Meanwhile(Act):
+    """Something is done before the server gets it."""
 
-    def request(self, _request: Request) -> None:
-        self.act()
+    act: Callable[[Request], object]
+
+    def request(self, request: Request) -> None:
+        self.act(request)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Changing(Act):
+class Changed(Act):
+    """The reply is another one; None for none."""
+
     change: Change
 
     def reply(self, reply: Reply) -> Reply | None:
@@ -272,7 +278,7 @@ class Proxy:
 
     def answer(self, matches: Matches, answer: Answer) -> None:
         """From now on, answer these requests in the server's place."""
-        self.act(matches, _Answering(answer))
+        self.act(matches, Answered(answer))
 
     def hold(self, matches: Matches) -> Held:
         """From now on, keep these requests waiting, and pass them on when released."""
@@ -283,11 +289,11 @@ class Proxy:
 
     def before(self, matches: Matches, act: Callable[[], object]) -> None:
         """From now on, do something before these requests are passed on."""
-        self.act(matches, _Before(act))
+        self.act(matches, Meanwhile(lambda _request: act()))
 
     def change(self, matches: Matches, change: Change) -> None:
         """From now on, change what the server answers to these requests."""
-        self.act(matches, _Changing(change))
+        self.act(matches, Changed(change))
 
     def clear(self) -> None:
         """No rules any more, and no requests recorded."""
@@ -333,7 +339,8 @@ class Proxy:
         for act in acts:
             instead = act.request(request)
             if isinstance(instead, Answer):
-                self._answer(handler, instead)
+                headers = {'content-type': instead.content_type, **instead.headers}
+                _send(handler, Reply(instead.status, headers, instead.body), rest)
                 return
             if instead is not None:
                 body = instead
@@ -360,18 +367,6 @@ class Proxy:
             back.start()
             _pump(*reversed(ends))
             back.join()
-
-    def _answer(
-        self, handler: http.server.BaseHTTPRequestHandler, answer: Answer
-    ) -> None:
-        handler.send_response(answer.status)
-        handler.send_header('Content-Type', answer.content_type)
-        for name, value in answer.headers.items():
-            handler.send_header(name, value)
-        handler.send_header('Content-Length', str(len(answer.body)))
-        handler.end_headers()
-        if handler.command != 'HEAD':
-            handler.wfile.write(answer.body)
 
     def _ask(
         self, handler: http.server.BaseHTTPRequestHandler, body: bytes

@@ -1,4 +1,4 @@
-"""freezer-scheduler as its users meet it: a command, and files in a directory."""
+"""Run freezer-scheduler: a command, and job files in a directory."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from typing import Any
 from freezer.tests import agent
 from freezer.tests.agent import Result, environment
 
-#: seconds after which what should have happened will not
+#: seconds after which a test stops waiting
 PATIENCE = 60
 
 Action = dict[str, Any]
 
-_BEGINS = 'takes jobs from'
+_STARTED = 'reading jobs from'
 
 
 def command() -> tuple[str, ...]:
@@ -28,9 +28,9 @@ def command() -> tuple[str, ...]:
 def until(
     condition: Callable[[], object], what: Callable[[], object] = lambda: ''
 ) -> None:
-    """Wait for something that will come about.
+    """Wait for a condition.
 
-    :param what: what there is to say if it does not
+    :param what: returns details for the error message
     """
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -39,7 +39,7 @@ def until(
 
 
 def document(*actions: Mapping[str, Any], **schedule: Any) -> dict[str, Any]:
-    """A job of these ``freezer_action``s, or whole actions."""
+    """A job with these actions: objects with the agent's options, or whole actions."""
     return {
         'job_actions': [
             dict(each) if 'freezer_action' in each else {'freezer_action': dict(each)}
@@ -49,12 +49,19 @@ def document(*actions: Mapping[str, Any], **schedule: Any) -> dict[str, Any]:
     }
 
 
+def backup_to(folder: Path, tree: Path, **options: Any) -> Action:
+    """A backup of the tree to a local storage."""
+    where = {'storage': 'local', 'container': str(folder)}
+    what = {'path_to_backup': str(tree), 'backup_name': 'bk'}
+    return {'action': 'backup', **where, **what, **options}
+
+
 def executes(command: str) -> Action:
     return {'action': 'exec', 'command': command}
 
 
 class Scheduler:
-    """A scheduler with directories of its own, running or not; with ``with``."""
+    """A scheduler with its own directories, stopped at the end of a ``with`` block."""
 
     def __init__(self, directory: Path, env: Mapping[str, str | None] = {}) -> None:
         self.jobs = directory / 'jobs'
@@ -65,7 +72,7 @@ class Scheduler:
         self.env = environment(env)
         self._process: subprocess.Popen[bytes] | None = None
         self.options: tuple[str, ...] = ('--interval', '1')
-        #: where jobs come from: files, or () for freezer-api
+        #: the job files; () for freezer-api
         self.source: tuple[str, ...] = ('--no-api',)
 
     @property
@@ -89,7 +96,7 @@ class Scheduler:
                 self._process.wait()
 
     def job(self, name: str, job: Mapping[str, Any]) -> Path:
-        """Write a job file, in one step."""
+        """Write a job file, atomically."""
         path = self.jobs / f'{name}.conf'
         new = self.jobs / f'.{name}'
         new.write_text(json.dumps(job, indent=1))
@@ -97,8 +104,8 @@ class Scheduler:
         return path
 
     def start(self, *options: str) -> 'Scheduler':
-        """In the foreground, in the background of the test."""
-        before = self.said.count(_BEGINS)
+        """Start it, with --no-daemon, and wait until it has started."""
+        before = self.logged.count(_STARTED)
         with self.log.open('ab') as log:
             self._process = subprocess.Popen(
                 [
@@ -109,9 +116,12 @@ class Scheduler:
                 stdout=log,
                 stderr=log,
                 env=self.env,
+                # The scheduler has to set its own.
+                umask=0,
             )
         until(
-            lambda: self.said.count(_BEGINS) > before or self.ended, lambda: self.said
+            lambda: self.logged.count(_STARTED) > before or self.ended,
+            lambda: self.logged,
         )
         return self
 
@@ -133,15 +143,15 @@ class Scheduler:
 
     def stop(self) -> None:
         self.send(signal.SIGTERM)
-        assert self.wait() == 0, self.said
+        assert self.wait() == 0, self.logged
 
     @property
-    def said(self) -> str:
+    def logged(self) -> str:
         """The log so far."""
         return self.log.read_text() if self.log.exists() else ''
 
     def call(self, *arguments: object) -> Result:
-        """Another command, to its end."""
+        """Run another command."""
         argv = (*command(), *map(str, arguments), *self.places)
         ended = subprocess.run(
             argv,
@@ -155,7 +165,7 @@ class Scheduler:
         return Result(argv, ended.returncode, ended.stdout, ended.stderr)
 
     def record(self, name: str) -> dict[str, Any]:
-        """What is remembered of a job; nothing of one there is not."""
+        """The record of a job; empty if there is none."""
         try:
             found: dict[str, Any] = json.loads(
                 (self.state / f'{name}.json').read_text()
@@ -165,12 +175,18 @@ class Scheduler:
         return found
 
     def until(self, name: str, **values: Any) -> dict[str, Any]:
-        """Wait for what is remembered of a job to be so."""
+        """Wait until the record of a job has these values."""
         until(
             lambda: values.items() <= self.record(name).items(),
-            lambda: (values, self.record(name), self.said),
+            lambda: (values, self.record(name), self.logged),
         )
         return self.record(name)
 
-    def until_said(self, text: str) -> None:
-        until(lambda: text in self.said, lambda: f'not said: {text}\n{self.said}')
+    def until_successes(self, name: str, count: int) -> None:
+        """Wait until the job has succeeded so many times."""
+        until(
+            lambda: self.record(name).get('successes', 0) >= count, lambda: self.logged
+        )
+
+    def until_logged(self, text: str) -> None:
+        until(lambda: text in self.logged, lambda: f'not logged: {text}\n{self.logged}')

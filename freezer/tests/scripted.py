@@ -8,7 +8,7 @@ reads the body and answers as it likes.
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Self
 
 _BLOCK = 16 * 1024
@@ -160,3 +160,17 @@ class Scripted:
         except BaseException as error:  # noqa: BLE001 - raised by __exit__
             self._errors.append(error)
             sock.close()
+
+
+@contextlib.contextmanager
+def full() -> Iterator[str]:
+    """The endpoint of a server that neither takes nor refuses a connection."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(
+            socket.create_server(('127.0.0.1', 0), backlog=0)
+        )
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f'http://127.0.0.1:{listener.getsockname()[1]}'

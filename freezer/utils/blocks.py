@@ -1,35 +1,35 @@
-"""Pieces of a stream, and the memory they are in."""
+"""Blocks of a stream, and reusable memory for them."""
 
 import collections
 from collections.abc import Iterable, Iterator
 
 import six
 
-#: a piece of a stream: any size, not changed once handed on
+#: a piece of a stream, of any size; not changed after it is passed on
 Block = bytes | bytearray
 
 
 class Buffer(bytearray):
-    """Memory to be used again, which may carry the digest of what is in it.
+    """Reusable memory, which may carry the digest of its content.
 
-    :ivar sha256: hexadecimal, of the bytes as they are now; None if nobody knows
+    :ivar sha256: hexadecimal, of the current content; None if unknown
     """
 
     sha256: str | None = None
 
 
 class Buffers:
-    """Buffers that nobody uses now. Safe to share between threads.
+    """A pool of unused buffers. Threads may share it.
 
-    Memory that is new costs more than all that is done with it: the kernel's handing
-    it out takes 0.7 s for a GiB, a copy 0.13 s, a SHA-256 0.6 s.
+    New memory costs more than any work on it: the kernel takes 0.7 s to provide a GiB,
+    a copy takes 0.13 s, a SHA-256 0.6 s.
     """
 
     def __init__(self) -> None:
         self._free: collections.deque[Buffer] = collections.deque()
 
     def take(self, size: int = 0) -> Buffer:
-        """A buffer of at least that size, with anything in it."""
+        """A buffer of at least that size, with arbitrary content."""
         try:
             buffer = self._free.pop()
         except IndexError:
@@ -37,25 +37,26 @@ class Buffers:
         return buffer if len(buffer) >= size else Buffer(size)
 
     def give_back(self, buffer: Buffer) -> None:
-        """The caller, and whoever it gave the buffer to, will not look at it again."""
+        """Return a buffer; nobody may use it any more."""
         buffer.sha256 = None
         self._free.append(buffer)
 
 
 def cut(
-    chunks: Iterable[Block | str], size: int, buffers: Buffers | None = None
+    chunks: Iterable[Block | memoryview | str],
+    size: int,
+    buffers: Buffers | None = None,
 ) -> Iterator[Buffer]:
-    """The same bytes in blocks of exactly ``size``, the last one shorter.
+    """Cut a stream into blocks of exactly ``size``; the last one may be shorter.
 
-    Every block is a buffer of its own that nobody else holds. An empty stream gives
-    no block.
+    Each block is a separate buffer, which the caller owns. An empty stream has none.
 
-    :param buffers: all of ``size``; to be given back there, if at all
+    :param buffers: a pool of buffers of ``size``, to which the caller may return them
     """
     buffers = buffers or Buffers()
     block, filled = buffers.take(), 0
     for chunk in chunks:
-        # Freezer 19's queue may carry text.
+        # The queue of Freezer 19 may contain text.
         view = memoryview(six.ensure_binary(chunk) if isinstance(chunk, str) else chunk)
         while view:
             room = size - filled
@@ -64,7 +65,7 @@ def cut(
                 with memoryview(block) as whole:
                     whole[filled : filled + len(part)] = part
             else:
-                # A new one grows: a stream may be much shorter than a block.
+                # A new buffer grows: a stream may be much shorter than a block.
                 block += part
             filled += len(part)
             if filled == size:
@@ -78,7 +79,7 @@ def _shortened(block: Buffer, size: int) -> Buffer:
     try:
         del block[size:]
     except BufferError:
-        # Something that is garbage already still points into it.
+        # A memoryview that was not collected yet still points into it.
         with memoryview(block) as whole:
             return Buffer(whole[:size])
     return block

@@ -1,9 +1,9 @@
-"""A checksum of a tree of files that says whether a restore brought back the same.
+"""A checksum of a tree of files, to verify that a restore returned the same tree.
 
-It covers the names, the types, the contents of files and the targets of symbolic links;
-not owners, modes and times. Names are sorted first, so it does not depend on the order
-a directory lists them in, as Freezer 19's does: the two never compare equal, and this
-one says so by its prefix.
+It covers the names, the types, the contents of files and the targets of symbolic links,
+but not owners, modes and times. Names are sorted first, so it does not depend on the
+order in which a directory lists them. That of Freezer 19 does: the two never compare
+equal, and a prefix distinguishes them.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ def checksum(
     follow: bool,
     skipped: Callable[[str], None],
 ) -> str:
-    """The checksum of some paths below a folder.
+    """The checksum of paths below a folder.
 
     :param members: paths below it; ``.`` and a trailing slash do not matter
-    :param follow: whether what a symbolic link points to counts, in place of the link
-    :param skipped: told of each path that cannot be read: an archive lacks it as well
+    :param follow: whether to use the target of a symbolic link instead of the link
+    :param skipped: called for each path that cannot be read; archives lack those, too
     """
     total = hashlib.sha256()
     names = {member.removeprefix(b'./').rstrip(b'/') for member in members}
@@ -38,7 +38,7 @@ def checksum(
         except OSError as error:
             skipped(f'{os.fsdecode(path)}: {error.strerror}: not in the checksum')
             continue
-        # Length first: no name can look like two.
+        # With the length first, no name can look like two.
         total.update(b'%d:%s%s%s' % (len(name), name, kind, digest))
     return PREFIX + total.hexdigest()
 
@@ -47,9 +47,9 @@ def compare(expected: str, found: str) -> bool:
     """:raises ConfigError: the expected one was made by another method"""
     if not expected.startswith(PREFIX):
         raise ConfigError(
-            f'consistency-checksum: must begin with {PREFIX}; those of Freezer 19 '
-            f'depend on the order in which a directory lists its files, and cannot be '
-            f'compared with anything'
+            f'consistency-checksum: must begin with {PREFIX}; a checksum of Freezer 19 '
+            f'depends on the order in which a directory lists its files, and cannot be '
+            f'verified'
         )
     return expected == found
 

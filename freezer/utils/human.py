@@ -1,7 +1,7 @@
-"""Numbers as people read them."""
+"""Formats numbers for people."""
 
 _UNITS = ('KiB', 'MiB', 'GiB', 'TiB', 'PiB')
-# So that no unit is shown that would be rounded up to the next one.
+# From here on a number would be rounded up to 1000: use the next unit.
 _FULL = 999.95
 
 
@@ -35,7 +35,7 @@ def clock(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``0.4 s``, ``26 s``, then as :func:`clock`."""
+    """``0.4 s``, ``26 s``; from a minute on as :func:`clock`."""
     if seconds < 10:
         return f'{seconds:.1f} s'
     return f'{seconds:.0f} s' if seconds < 60 else clock(seconds)

@@ -1,7 +1,7 @@
-"""How far a run is: numbers that those who do the work write, and others read.
+"""The progress of a run: counters that the working threads write and others read.
 
-Nobody waits for anybody here, and no number decides anything: it is for people, and
-for reports.
+They are for display and reports only: no thread waits here, and nothing depends on
+them.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from freezer.utils.rate import UNLIMITED, Rate
 
 
 class Progress:
-    """The numbers of one run.
+    """The counters of one run.
 
-    What is added to block by block has one thread that adds, and no lock. What many
-    threads change has one, and changes once a request.
+    Counters that grow with each block are written by one thread, without a lock.
+    Counters that several threads write have a lock, and change once per request.
 
-    :param sending: all that the run sends passes through it
-    :param receiving: all that it receives
+    :param sending: limits and counts all bytes that the run sends
+    :param receiving: the same for received bytes
     """
 
     def __init__(self, sending: Rate = UNLIMITED, receiving: Rate = UNLIMITED) -> None:
@@ -29,68 +29,68 @@ class Progress:
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self.phase = ''
-        """What is done now, in a word or two; empty before there is anything to see."""
+        """The current activity, in a word or two; empty before the first one."""
         self.stores = False
-        """Whether an archive is on its way to the storage."""
+        """Whether an archive is being written to the storage."""
         self.archive_bytes = 0
-        """Of the archive: made by a backup, extracted by a restore; uncompressed."""
+        """Uncompressed bytes of the archive, created or extracted."""
         self.stored_bytes = 0
-        """The same as it is on the storage: compressed, encrypted."""
+        """The same, compressed and encrypted."""
         self.total: int | None = None
-        """What ``stored_bytes`` will come to, where that is known beforehand."""
+        """The final value of ``stored_bytes``, if known in advance."""
         self.files: int | None = None
-        """Files of any kind but directories; None where the engine does not count."""
+        """Files of any kind except directories; None if the engine does not count."""
         self.level: int | None = None
-        """Of the backup that was made or restored."""
+        """Level of the backup that was made or restored."""
         self.under_way = 0
-        """Parts or ranges that are being sent or received."""
+        """Parts or ranges in flight."""
         self.retries = 0
-        """Requests that were made again."""
+        """Requests that were repeated."""
         self.warnings = 0
-        """What was not quite right, and did not keep it from being done."""
+        """Number of problems that did not make the run fail."""
         self.notices: list[str] = []
-        """Of those, what the person who watches was told at once."""
+        """Those of them that were shown to the user at once."""
 
     def notice(self, text: str) -> None:
-        """A warning that is told at once."""
+        """Count a warning that is shown to the user at once."""
         self.warnings += 1
         self.notices.append(text)
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Since the beginning of the run."""
         return time.monotonic() - self._began
 
     @property
     def moved(self) -> int:
-        """Bytes sent and received, all attempts and small requests included.
+        """Bytes sent and received, with all attempts and small requests.
 
-        It grows by the block, where ``stored_bytes`` of a slow line grows by many parts
+        It grows with each block; on a slow line ``stored_bytes`` grows by several parts
         at once.
         """
         return self.sending.passed + self.receiving.passed
 
     def begin(self, stores: bool = False) -> None:
-        """An archive begins; one that has to be made again is counted once."""
+        """An archive begins; if it has to be created again, it is counted once."""
         self.stores = stores
         self.archive_bytes = self.stored_bytes = 0
         self.files = None
 
     def archived(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """The blocks of an archive, counted."""
+        """Count the blocks of an archive."""
         for block in blocks:
             self.archive_bytes += len(block)
             yield block
 
     def stored(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """The blocks of a stream as it is stored, counted."""
+        """Count the blocks of a stored stream."""
         for block in blocks:
             self.stored_bytes += len(block)
             yield block
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
-        """A block in which one more part is under way."""
+        """While in the block, one more part is in flight."""
         with self._lock:
             self.under_way += 1
         try:
@@ -100,6 +100,6 @@ class Progress:
                 self.under_way -= 1
 
     def retry(self) -> None:
-        """A request is made again."""
+        """Count a request that is repeated."""
         with self._lock:
             self.retries += 1

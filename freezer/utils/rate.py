@@ -1,14 +1,14 @@
-"""Bytes per second, for all that a process sends, or all that it receives."""
+"""A limit in bytes per second on all data that a process sends, or receives."""
 
 import threading
 import time
 from collections.abc import Callable
 
-# What was not used may be caught up with for this long: a wait that took a little too
-# long costs nothing, and a source that was slow makes no burst.
+# Unused budget of this much time may be used later: a wait that took slightly too long
+# does not lower the rate, and after a slow source there is no burst.
 _CATCH_UP_SECONDS = 0.1
-# A slow stream flows instead of jumping, and of many connections none waits so long
-# for its turn that the other side gives up.
+# Small steps keep a slow stream steady, and among many connections none waits so long
+# for its turn that the server closes it.
 _STEPS_PER_SECOND = 20
 _LARGEST_STEP = 64 * 1024
 
@@ -16,9 +16,9 @@ _NEVER = threading.Event()
 
 
 class Rate:
-    """A budget of bytes per second. Safe to share between threads: that is its use.
+    """A budget of bytes per second, shared between threads.
 
-    Who comes first is served first, so nobody is left waiting.
+    Threads are served in the order of their calls, so none starves.
 
     :param per_second: bytes; 0 and less is no limit
     :param wait: waits for an event, for some seconds at most
@@ -32,8 +32,8 @@ class Rate:
     ) -> None:
         self.per_second = max(0, per_second)
         self.passed = 0
-        """Bytes that were taken. Of many threads one may now and then overwrite what
-        another has added: it is to be shown, not to be counted on."""
+        """Bytes taken so far; for display only, because concurrent threads may lose
+        updates."""
         self._clock = clock
         self._wait = wait
         self._lock = threading.Lock()
@@ -41,15 +41,15 @@ class Rate:
 
     @property
     def step(self) -> int:
-        """How many bytes to take at once, at most."""
+        """The largest number of bytes to take at once."""
         if not self.per_second:
             return _LARGEST_STEP
         return min(_LARGEST_STEP, max(1, self.per_second // _STEPS_PER_SECOND))
 
     def take(self, size: int, cancelled: threading.Event | None = None) -> float:
-        """Wait until ``size`` bytes more are due; the seconds it took.
+        """Wait until ``size`` more bytes may pass; returns the seconds waited.
 
-        :param cancelled: once set, nobody waits any more
+        :param cancelled: once set, the wait ends
         """
         self.passed += size
         if not self.per_second:

@@ -1,7 +1,7 @@
-"""SIGTERM, SIGINT and SIGHUP as an exception, so that what was begun is undone.
+"""SIGTERM, SIGINT and SIGHUP as an exception, so that unfinished work is undone.
 
-Undoing talks to a store that may not answer any more, and who sent the signal will not
-wait for it: systemd kills after 90 s, an operator sooner. So there is a time for it.
+Undoing talks to a store that may no longer answer, and the sender of the signal does
+not wait for long: systemd kills after 90 s, an operator sooner. So its time is limited.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-#: seconds from the signal to the end, whatever has been undone
+#: seconds from the signal until the process exits, even if it has not undone everything
 GRACE_SECONDS = 4.0
-_KNOCK_SECONDS = 0.05
+_REDELIVERY_SECONDS = 0.05
 
-_EVEN_THEN: list[Callable[[], object]] = []
+_ON_FORCED_EXIT: list[Callable[[], object]] = []
 
 
 class Interrupted(BaseException):
-    """A signal came. Not an Exception: nothing that goes on after errors catches it."""
+    """A signal arrived. Not an Exception, so that no error handler catches it."""
 
     def __init__(self, number: int) -> None:
         self.number = signal.Signals(number)
@@ -32,30 +32,30 @@ class Interrupted(BaseException):
         return self.number.name
 
     def pass_on(self) -> None:
-        """Die of the signal, as one who did not handle it: callers look for that."""
+        """Die of the signal, as if it was not handled: callers check for that."""
         signal.signal(self.number, signal.SIG_DFL)
         os.kill(os.getpid(), self.number)
 
 
 @contextlib.contextmanager
-def even_then(act: Callable[[], object]) -> Iterator[None]:
-    """A block; if the process dies in it of a signal that there was no more time for,
-    it does this first. It must neither wait nor fail."""
-    _EVEN_THEN.append(act)
+def on_forced_exit(callback: Callable[[], object]) -> Iterator[None]:
+    """While in the block, call this if the process exits because the grace period after
+    a signal is over. The callback must neither wait nor fail."""
+    _ON_FORCED_EXIT.append(callback)
     try:
         yield
     finally:
-        _EVEN_THEN.remove(act)
+        _ON_FORCED_EXIT.remove(callback)
 
 
 @contextlib.contextmanager
-def raised(last_words: Callable[[Interrupted], None]) -> Iterator[None]:
-    """Raise :class:`Interrupted` in the main thread when the first signal comes.
+def as_exceptions(on_timeout: Callable[[Interrupted], None]) -> Iterator[None]:
+    """Raise :class:`Interrupted` in the main thread when the first signal arrives.
 
-    Later ones are ignored: undoing must not be interrupted. If it has not come to its
-    end after :data:`GRACE_SECONDS`, the process dies of the signal where it is.
+    Later signals are ignored: undoing must not be interrupted. If the block has not
+    ended after :data:`GRACE_SECONDS`, the process dies of the signal where it is.
 
-    :param last_words: what is to be said then
+    :param on_timeout: called before it dies
     """
 
     handled: set[int] = set()
@@ -67,14 +67,15 @@ def raised(last_words: Callable[[Interrupted], None]) -> Iterator[None]:
         interruption = Interrupted(number)
 
         def give_up(number: int, _frame: FrameType | None) -> None:
-            # Else it would be knocked for, and begin again, while it is at it.
+            # Mark SIGALRM handled so the redelivery thread does not re-enter this
+            # handler.
             handled.add(number)
-            tell = functools.partial(last_words, interruption)
-            acts: list[Callable[[], object]] = [*_EVEN_THEN, tell]
-            for act in acts:
-                # It may have come while a line was being written.
+            report = functools.partial(on_timeout, interruption)
+            callbacks: list[Callable[[], object]] = [*_ON_FORCED_EXIT, report]
+            for callback in callbacks:
+                # The signal may have arrived while a line was being written.
                 with contextlib.suppress(OSError, RuntimeError):
-                    act()
+                    callback()
             interruption.pass_on()
 
         signal.signal(signal.SIGALRM, give_up)
@@ -83,7 +84,7 @@ def raised(last_words: Callable[[Interrupted], None]) -> Iterator[None]:
 
     before = {each: signal.signal(each, handle) for each in _SIGNALS}
     try:
-        with _knocking(handled):
+        with _redelivering(handled):
             yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -92,32 +93,32 @@ def raised(last_words: Callable[[Interrupted], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _knocking(handled: set[int]) -> Iterator[None]:
-    """Make sure that Python sees a signal.
+def _redelivering(handled: set[int]) -> Iterator[None]:
+    """Make sure that Python handles a signal at once.
 
-    One that comes after Python has looked for signals, and before it waits for a lock,
-    is seen when the lock is free: after minutes, if a store does not answer. So it is
-    sent to the waiting thread again, until it has been handled.
+    A signal that arrives after Python has checked for signals, and before it waits for
+    a lock, is handled only when the lock is free: after minutes, if a store does not
+    answer. So it is sent to the main thread again, until it has been handled.
     """
     here, there = os.pipe()
     os.set_blocking(there, False)
     before = signal.set_wakeup_fd(there, warn_on_full_buffer=False)
     main = threading.get_ident()
 
-    def knock() -> None:
+    def redeliver() -> None:
         with open(here, 'rb', buffering=0) as arrivals:
             while arrived := arrivals.read(1):
                 (number,) = arrived
-                while not ended.wait(_KNOCK_SECONDS) and number not in handled:
+                while not ended.wait(_REDELIVERY_SECONDS) and number not in handled:
                     signal.pthread_kill(main, number)
 
     ended = threading.Event()
-    knocker = threading.Thread(target=knock, name='signals', daemon=True)
-    knocker.start()
+    thread = threading.Thread(target=redeliver, name='signals', daemon=True)
+    thread.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
         ended.set()
         os.close(there)
-        knocker.join()
+        thread.join()

@@ -1,4 +1,4 @@
-"""The bounded queue between the one who makes a stream and the one who stores it."""
+"""A bounded queue between the producer of a stream and its consumer."""
 
 import contextlib
 import queue
@@ -8,33 +8,33 @@ from typing import Any
 
 from freezer.utils.blocks import Block
 
-# How long a blocked put waits before it looks whether the consumer is still there.
+# A blocked put checks this often whether the consumer has stopped.
 _POLL_SECONDS = 0.2
 
 
 class ConsumerGone(Exception):
-    """The consumer has stopped reading: the producer may stop as well."""
+    """The consumer has stopped reading."""
 
 
 class RichQueue:
-    """Bounded, and it carries the producer's error to the consumer.
+    """A bounded queue that passes the producer's exception to the consumer.
 
     The producer calls :meth:`put_messages` in its thread, the consumer iterates
-    :meth:`get_messages` in its own. When one of them stops, the other is never left
-    waiting: the consumer gets the producer's exception in place of the end of the
-    stream, and the producer gets :class:`ConsumerGone`.
+    :meth:`get_messages` in its own. When one of them stops, the other does not wait for
+    ever: the consumer gets the producer's exception instead of the end of the stream,
+    and the producer gets :class:`ConsumerGone`.
 
-    :param size: messages that may wait in it
+    :param size: maximum number of messages in the queue
     """
 
     def __init__(self, size: int = 2) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(size)
         self._closed = threading.Event()
         self.drained = False
-        """Whether the consumer has come to the end of the stream."""
+        """Whether the consumer has read the whole stream."""
 
     def put_messages(self, messages: Iterable[Block]) -> None:
-        """Put all messages, then the end; an exception is passed on and not raised.
+        """Put all messages, then the end; an exception of theirs goes to the consumer.
 
         :raises ConsumerGone: the consumer stopped first
         """
@@ -49,7 +49,7 @@ class RichQueue:
         else:
             self.end()
         finally:
-            # A generator's own cleaning up happens here, in the thread it ran in.
+            # So that a generator cleans up in the thread it ran in.
             close: Callable[[], None] | None = getattr(iterator, 'close', None)
             if close is not None:
                 close()
@@ -59,7 +59,7 @@ class RichQueue:
         self._put(message)
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more messages; the consumer gets the error, if there is one.
+        """End the stream; the consumer gets the error, if any.
 
         :raises ConsumerGone: the consumer has stopped
         """
@@ -68,7 +68,7 @@ class RichQueue:
     def get_messages(self) -> Iterator[Block]:
         """The messages.
 
-        :raises: what the producer raised, after the messages before it
+        :raises: the producer's exception, after the messages before it
         """
         try:
             while True:
@@ -83,7 +83,7 @@ class RichQueue:
             self.close()
 
     def close(self) -> None:
-        """The consumer wants no more: a producer that waits is woken."""
+        """Stop reading; wakes a waiting producer."""
         self._closed.set()
         with contextlib.suppress(queue.Empty):
             while True:

@@ -1,16 +1,16 @@
-"""Text for people."""
+"""Text shown to users."""
 
 import logging
 from collections.abc import Callable
 
-#: what a person who watches should see at once, beside the log
+#: messages shown on the terminal as well as logged
 NOTICES = logging.getLogger('freezer.notices')
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would obey, or cannot show, as escapes.
+    """The text with control characters and other unprintable characters escaped.
 
-    Names of files may not be text.
+    File names may contain bytes that are not text.
     """
     return ''.join(
         c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 class SayHandler(logging.Handler):
-    """Hands the messages of :data:`NOTICES` on to a person."""
+    """Passes the messages of :data:`NOTICES` to a function that shows them."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__()

@@ -11,10 +11,23 @@ _DURATION = re.compile(r'([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\Z', re.IGNORECASE)
 _SECONDS = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
 
-class Size(types.ConfigType):
-    """Bytes: a whole number, or one with K, M, G, T or P, each 1024 of the one before.
+class _Type(types.ConfigType):
+    """Types of one class with the same attributes are equal."""
 
-    oslo.utils' string_to_bytes refuses a number without a unit, and 32M.
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+
+class Size(_Type):
+    """Bytes: a whole number, or one with K, M, G, T or P, in powers of 1024.
+
+    oslo.utils' string_to_bytes rejects a number without a unit, and 32M.
     """
 
     def __init__(self, min: int | None = None) -> None:
@@ -30,20 +43,11 @@ class Size(types.ConfigType):
             raise ValueError(f'{value!r} is less than {self.min} bytes')
         return size
 
-    def __repr__(self) -> str:
-        return 'Size'
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Size) and self.min == other.min
-
-    def __hash__(self) -> int:
-        return hash(self.min)
-
     def _formatter(self, value: int) -> str:
         return str(value)
 
 
-class Duration(types.ConfigType):
+class Duration(_Type):
     """Seconds: a number, or one with s, m, h or d."""
 
     def __init__(self) -> None:
@@ -57,21 +61,12 @@ class Duration(types.ConfigType):
             )
         return float(match[1]) * _SECONDS[match[2].lower()]
 
-    def __repr__(self) -> str:
-        return 'Duration'
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Duration)
-
-    def __hash__(self) -> int:
-        return hash(Duration)
-
     def _formatter(self, value: float) -> str:
         return f'{value:g}'
 
 
-class Date(types.ConfigType):
-    """A moment in ISO 8601; without an offset it is UTC, as in Freezer 19."""
+class Date(_Type):
+    """A time in ISO 8601; without an offset it is UTC, as in Freezer 19."""
 
     def __init__(self) -> None:
         super().__init__(type_name='ISO 8601 date')
@@ -87,15 +82,6 @@ class Date(types.ConfigType):
                 f'or with an offset 2026-01-31T23:59:59+02:00'
             ) from None
         return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-
-    def __repr__(self) -> str:
-        return 'Date'
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Date)
-
-    def __hash__(self) -> int:
-        return hash(Date)
 
     def _formatter(self, value: datetime.datetime) -> str:
         return value.isoformat()

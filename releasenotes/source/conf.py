@@ -4,7 +4,7 @@ extensions = ['openstackdocstheme', 'reno.sphinxext']
 
 project = 'Freezer Release Notes'
 copyright = 'OpenStack Foundation'
-# The notes are those of all versions.
+# The notes cover all versions.
 version = release = ''
 
 html_theme = 'openstackdocs'

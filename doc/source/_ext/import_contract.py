@@ -1,8 +1,8 @@
-"""The picture of a layers contract: ``.. import-contract:: NAME``.
+"""Directive ``.. import-contract:: NAME``: draws a layers contract.
 
 The layers are those of ``[tool.importlinter]`` in ``pyproject.toml``, from the one that
-may import all others down to the one that may import none. The arrows are what the code
-does import, as grimp finds it. HTML gets an SVG, every other builder the same as text.
+may import all others down to the one that may import none. The arrows are the actual
+imports, found by grimp. HTML gets an SVG, other builders get text.
 """
 
 import functools
@@ -27,7 +27,7 @@ Arrows = list[tuple[str, str]]
 
 
 def layers(name: str) -> Layers:
-    """Module names, a list for each layer, the highest first.
+    """Module names, one list per layer, highest layer first.
 
     :raises LookupError: there is no such contract
     """
@@ -47,8 +47,8 @@ def _graph(package: str) -> Any:
 
 
 def arrows(of: Layers) -> Arrows:
-    """(importer, imported), in the order of the layers; those below a module count as
-    it."""
+    """Pairs (importer, imported) in the order of the layers; submodules count as their
+    parent."""
     modules = [module for layer in of for module in layer]
     graph = _graph(modules[0].partition('.')[0])
     within = {each: {each} | graph.find_descendants(each) for each in modules}
@@ -68,7 +68,7 @@ def arrows(of: Layers) -> Arrows:
 
 
 def svg(of: Layers, between: Arrows) -> str:
-    """One row for each layer, and at its right an arc for each arrow."""
+    """One row per layer, with one arc per arrow at the right."""
     prefix = _common(of)
     boxes: dict[str, tuple[float, float, float]] = {}
     for row, layer in enumerate(of):
@@ -103,7 +103,7 @@ def _arc(
     imported: tuple[float, float, float],
     right: float,
 ) -> str:
-    """From the right of one box, around all, to the right of the other."""
+    """An arc from the right edge of one box to the right edge of another."""
     from_x, from_y = importer[0] + importer[2], importer[1] + _BOX * 0.65
     to_x, to_y = imported[0] + imported[2], imported[1] + _BOX * 0.35
     out = right + (to_y - from_y) / _ROW * _ARC
@@ -116,7 +116,7 @@ def _arc(
 
 
 def text(of: Layers, between: Arrows) -> str:
-    """A line for each layer; what a module imports stands behind it."""
+    """One line per module, followed by the modules that it imports."""
     prefix = _common(of)
     lines = []
     for layer in of:
@@ -128,7 +128,7 @@ def text(of: Layers, between: Arrows) -> str:
 
 
 def _common(of: Layers) -> str:
-    """The package of all of them, with its dot."""
+    """The common package of the modules, with a trailing dot."""
     return of[0][0].rpartition('.')[0] + '.'
 
 

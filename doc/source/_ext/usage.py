@@ -1,4 +1,4 @@
-"""``.. usage:: module:function``: the options of a command, as ``--help`` has them."""
+"""Directive ``.. usage:: module:function``: a command's options, as in ``--help``."""
 
 import importlib
 import re
@@ -11,7 +11,7 @@ _MARKUP = re.compile(r'([\\*`|_<>])')
 
 
 class UsageDirective(SphinxDirective):
-    """A section for each heading, and in it an option after the other.
+    """One section per heading, with its options.
 
     The argument names a function that returns a ``freezer.common.usage.Usage``.
     """

@@ -1,33 +1,33 @@
 """A filter between an archive and GNU tar that keeps a restore inside its target.
 
-GNU tar refuses absolute names and ``..`` by itself, and puts off making symbolic links
-that point upwards until the end of an archive. It does not protect a chain of
-archives: level 0 leaves ``d -> /etc`` behind, level 1 writes ``d/passwd``, and tar
-follows the link. :class:`TargetGuard` reads the same bytes ahead of tar, member by
-member, and hands a member on only when its path stays in the target.
+GNU tar refuses absolute names and ``..`` by itself, and delays symbolic links that
+point upwards until the end of an archive. It does not protect a chain of archives:
+level 0 leaves ``d -> /etc`` behind, level 1 writes ``d/passwd``, and tar follows the
+link. :class:`TargetGuard` reads the same bytes before tar does, member by member, and
+passes a member on only if its path stays in the target.
 
-How an archive is read is in :mod:`freezer.engine.tar.units`.
+:mod:`freezer.engine.tar.units` parses the archive.
 
-Tar runs behind the guard and the guard never asks the disk about its progress. It keeps
-a *model*: the paths that may be symbolic links. The model only has to be a superset of
-the links on disk, and errs to that side, because tar carries on after most errors: a
-hard link whose target is missing does not replace anything, a rename that fails leaves
-its source (and makes tar skip the deletions that the same dumpdir asks for). Therefore:
+Tar runs behind the guard, and the guard never reads the disk to see how far tar is. It
+keeps a *model*: the paths that may be symbolic links. The model has to be a superset of
+the links on disk and may contain more, because tar continues after most errors: a hard
+link whose target is missing does not replace anything, a rename that fails leaves its
+source (and makes tar skip the deletions that the same dumpdir asks for). Therefore:
 
 * a path stays in the model until a *directory* member takes its place: only
-  a directory can be anybody's parent, tar writes a member for every directory in every
-  level, and extracting one either removes a symbolic link or fails where a later member
-  would have to pass. A dumpdir which no longer lists the name, or another file in its
-  place, need not clear anything;
+  a directory can be a parent, tar writes a member for every directory in every level,
+  and extracting one either removes a symbolic link or fails where a later member would
+  have to pass. A dumpdir which no longer lists the name, or another file in its place,
+  need not clear anything;
 * a renamed directory keeps its links under the old name as well.
 
-What the guard relies on (GNU tar 1.34): at the last component of a path tar does not
+The guard relies on this (GNU tar 1.34): at the last component of a path tar does not
 follow a symbolic link but removes it, for files, directories and hard links alike, and
 does not purge a directory through one. Tar has to run with ``LC_ALL=C`` or a UTF-8
-locale: in others it converts the names of the posix format, and what are two names here
-could be one on disk. Its working directory has to be the target, because that is where
-it makes the temporary directory of an ``X`` record, whatever ``--directory`` says. File
-systems that fold case are not protected, nor is a target in which somebody else makes
+locale: in others it converts the names of the posix format, and two different names
+could become one on disk. Its working directory has to be the target, because there it
+makes the temporary directory of an ``X`` record, whatever ``--directory`` says. File
+systems that fold case are not protected, nor is a target in which another process makes
 links during the restore.
 """
 
@@ -37,35 +37,32 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from freezer.engine.tar.links import NOT_A_LINK, Links, Node
-from freezer.engine.tar.patterns import Patterns, Place
-from freezer.engine.tar.units import (
-    BLOCK,
-    BrokenError,
-    MoreError,
-    Reader,
+from freezer.engine.tar.headers import (
+    DIRECTORIES,
     RefusedError,
-    Unit,
     components,
     disarmed,
     shown,
     split,
     writable,
 )
-from freezer.exceptions import EngineError, UnsafeArchiveError
+from freezer.engine.tar.links import NOT_A_LINK, Links, Node
+from freezer.engine.tar.members import Members
+from freezer.engine.tar.patterns import Patterns, Place
+from freezer.engine.tar.units import Unit
+from freezer.exceptions import EngineError
 from freezer.utils.blocks import Block
 
 _ALWAYS: Final = 1 << 62
-_DIRECTORIES: Final = frozenset({b'5', b'D'})
-# Members that may give rights away: files and devices.
+# Members that may grant rights: files and devices.
 _ARMED: Final = frozenset({b'0', b'S', b'3', b'4'})
 
 
 class TargetGuard:
     """Checks the archives of one restore, in the order in which tar extracts them.
 
-    One guard lives over all levels of a chain: what level 0 leaves behind decides what
-    level 1 may do. After an error the guard is of no further use.
+    One guard checks all levels of a chain: the links that level 0 leaves behind decide
+    what level 1 may do. After an error the guard cannot be used again.
     """
 
     def __init__(
@@ -73,116 +70,59 @@ class TargetGuard:
         target: str | os.PathLike[str],
         untrusted: bool = False,
         patterns: Patterns | None = None,
-        opened: Callable[[], bool] = lambda: False,
+        made_writable: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Look for symbolic links that are in the target already.
+        """Find the symbolic links that the target already contains.
 
-        :param target: the directory that tar extracts into.
-        :param untrusted: take set-user-ID and set-group-ID from files, and make empty
-            files of device nodes.
-        :param patterns: what of the target the archives have at most; no more of it is
-            looked through.
-        :param opened: whether, before the present archive, each directory that it may
-            change was made writable.
-
-        Raises :class:`EngineError` when the target, or a directory in it, is not
-        readable.
+        :param target: the directory that tar extracts into
+        :param untrusted: remove set-user-ID and set-group-ID from files, and turn
+            device nodes into empty files
+        :param patterns: the archives contain only what these choose; the rest of the
+            target is not scanned
+        :param made_writable: whether, before the current archive, each directory that
+            it may change was made writable
+        :raises EngineError: the target, or a directory in it, is not readable
         """
         self.members = 0
         """Members passed so far, in all archives."""
         self.files = 0
-        """Those of them that are no directories."""
-        self._untrusted = untrusted
+        """How many of them are not directories."""
+        self.untrusted = untrusted
         self._links = Links()
         self._archive = 0
         self._first = True
         # Only root can remove a link from a directory that is not writable.
         self._root = os.geteuid() == 0
-        # What tar took for directories in the present archive.
+        # The paths that tar used as directories in the current archive.
         self._dirs: set[bytes] = set()
         self._patterns = patterns or Patterns([])
-        self._opened = opened
+        self._made_writable = made_writable
         self._scan(os.fsencode(target))
 
-    def check(self, chunks: Iterable[Block]) -> Iterator[bytes]:
+    def check(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """Yield the bytes of one archive as far as they are safe.
 
-        The bytes are the same as those of ``chunks``, in other pieces (but for
-        headers, where the archive is untrusted), and nothing of a member is among them
-        before the member is approved; the data of an approved member are not held back.
+        The bytes are unchanged (except headers, if the archive is untrusted). No byte
+        of a member is yielded before the member is approved; the data of an approved
+        member is not held back.
 
-        Raises :class:`UnsafeArchiveError` when a member would reach outside the target
-        or is of a kind that the guard does not understand, and :class:`EngineError`
-        when the bytes are not a tar archive or end before its end marker.
+        :raises UnsafeArchiveError: a member would reach outside the target, or is of a
+            kind that the guard does not know
+        :raises EngineError: the bytes are not a tar archive, or end before its end
+            marker
         """
         self._begin_archive()
-        held: list[bytes] = []  # of the unit under way, not yielded yet
-        have, need, skip = 0, BLOCK, 0
-        offset = 0  # of held in the archive
-        ended = False
-        for block in chunks:
-            chunk = bytes(block)  # names cut out of it have to be hashable
-            if ended:
-                _check_tail(chunk)
-                yield chunk
-                continue
-            if skip >= len(chunk):
-                skip -= len(chunk)
-                offset += len(chunk)
-                yield chunk
-                continue
-            if skip:
-                yield chunk[:skip]
-                chunk = chunk[skip:]
-                offset += skip
-                skip = 0
-            held.append(chunk)
-            have += len(chunk)
-            if have < need:
-                continue
-            buffer = held[0] if len(held) == 1 else b''.join(held)
-            reader = Reader(buffer)
-            pos, need = 0, BLOCK
-            error: EngineError | None = None
-            headers: list[int] = []
+        members = Members(blocks)
+        for unit in members:
             try:
-                while pos < len(buffer):
-                    unit = reader.unit(pos)
-                    if unit.kind:
-                        self._admit(unit)
-                        if self._untrusted and unit.kind in _ARMED:
-                            headers.append(pos + unit.header)
-                        pos += unit.length
-                        continue
-                    _check_tail(buffer[pos:])
-                    ended = True
-                    pos = len(buffer)
-            except MoreError as more:
-                need = more.need
+                self._admit(unit)
             except RefusedError as refused:
-                error = _unsafe(refused, offset + pos)
-            except BrokenError as broken:
-                error = _broken(broken, offset + pos)
-            except EngineError as tail:
-                error = tail
-            if headers:
-                buffer = _disarmed(buffer, headers)
-            skip = max(pos - len(buffer), 0)
-            passed = len(buffer) - max(len(buffer) - pos, 0)
-            if passed:
-                yield buffer if passed == len(buffer) else buffer[:passed]
-            if error:
-                raise error
-            offset += passed
-            held = [buffer[passed:]] if passed < len(buffer) else []
-            have = len(buffer) - passed
-        if not ended:
-            where = offset + have
-            what = 'in the middle of a member' if have or skip else 'without its end'
-            raise EngineError(
-                f'The archive stops after {where} bytes, {what}: it is cut off or not '
-                'a tar archive. Check the backup in the storage.'
-            )
+                raise members.refused(refused, unit) from refused
+            head = members.head
+            if self.untrusted and unit.kind in _ARMED:
+                head = head[: unit.header] + disarmed(head[unit.header :])
+            yield head
+            yield from members.data()
 
     # The model
 
@@ -207,7 +147,7 @@ class TargetGuard:
                 ) from error
 
     def _scan_directory(self, fd: int, path: list[bytes]) -> Iterator[bytes]:
-        """The directories in it."""
+        """Note the links in a directory, and yield the directories."""
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
@@ -228,42 +168,38 @@ class TargetGuard:
         self._links.begin_archive()
 
     def _admit(self, unit: Unit) -> None:
-        """Check a unit against the model and bring the model up to date.
+        """Check a unit against the model and update the model.
 
         Raises :class:`RefusedError`.
         """
-        if unit.kind == b'g':
+        if unit.kind in {b'', b'g'}:
             return
-        try:
-            if unit.kind == b'V':
-                components(unit.name, 'the volume label')
-                return
-            self._member(unit)
-        except RefusedError as error:
-            error.name = unit.name
-            raise
+        if unit.kind == b'V':
+            components(unit.name, 'the volume label')
+            return
+        self._member(unit)
         self._first = False
         self.members += 1
-        self.files += unit.kind not in _DIRECTORIES
+        self.files += unit.kind not in DIRECTORIES
 
     def _member(self, unit: Unit) -> None:
         path = self._path(unit.name, 'its name')
         self._mark_directories(path[:-1])
-        if unit.kind in _DIRECTORIES:
+        if unit.kind in DIRECTORIES:
             self._directory(unit, path)
             return
         if not path or unit.name.endswith((b'/', b'/.')):
-            # Tar would make a directory of it, or replace the target itself.
+            # Tar would create a directory, or replace the target itself.
             raise RefusedError('it has the name of a directory')
         if b'/'.join(path) in self._dirs:
             # Tar sets mode and owner of a directory at the end of the archive, by
             # name, and would do so through a link that has taken its place.
-            raise RefusedError('it was a directory before in the same archive')
+            raise RefusedError('it was a directory earlier in the same archive')
         if unit.kind == b'1':
             if unit.linkname.endswith((b'/', b'/.')):
                 raise RefusedError('it is a hard link to a directory')
             source = self._path(unit.linkname, 'its link name')
-            # Tar may look for the source once more at the end of the archive.
+            # Tar may look up the source again at the end of the archive.
             self._mark_directories(source[:-1])
             node = self._links.find(source)
             if node is not None and node.link != NOT_A_LINK:
@@ -272,9 +208,9 @@ class TargetGuard:
             self._links.own(path).link = self._archive
 
     def _path(self, name: bytes, what: str) -> list[bytes]:
-        """The components of a path that tar reaches without following a link."""
+        """The components of a path, checked that tar follows no link to it."""
         path = components(name, what)
-        # Here the last component is not the last for the kernel.
+        # Then the last component is not the last one for the kernel.
         dot = name.rstrip(b'/').endswith(b'/.')
         link = self._links.link_on_the_way([*path, b'.'] if dot else path)
         if link is not None:
@@ -295,12 +231,12 @@ class TargetGuard:
         node = self._links.find(path)
         if node is not None and node.link != NOT_A_LINK:
             if node.link == self._archive:
-                # Tar makes some links at the end of the archive only, wherever it
-                # still sees the inode of the file that kept the place.
-                raise RefusedError('it was a link before in the same archive')
+                # Tar creates some links only at the end of the archive, wherever it
+                # still finds the inode of their placeholder.
+                raise RefusedError('it was a link earlier in the same archive')
             parent = self._links.find(path[:-1])
             locked = parent is not None and parent.locked >= self._archive
-            if locked and not self._opened():
+            if locked and not self._made_writable():
                 raise RefusedError(
                     'a symbolic link is in its place that only root could remove'
                 )
@@ -316,19 +252,19 @@ class TargetGuard:
             self._dumpdir(unit.dumpdir)
 
     def _dumpdir(self, data: bytes) -> None:
-        """Check the list of the files of a directory, and do the renames in it.
+        """Check the list of the files of a directory, and apply its renames.
 
         Entries are a letter and a name or path, ended by a NUL; an empty one ends the
         list. Y, N, D: a file in the archive, a file that is not, a directory; tar
-        deletes what is not listed or no longer of that kind. X: make a temporary
+        deletes files that are not listed or no longer of that kind. X: make a temporary
         directory in this one. R, T: rename the directory R to T, both relative to the
-        target, the temporary one if empty.
+        target; an empty name is the temporary directory.
         """
         if data != b'\0' and not data.endswith(b'\0\0'):
             raise RefusedError('its dumpdir has no end')
         temporary: Node | None = None
         source: bytes | None = None
-        # What ends the last entry, and what ends the list, are no entries.
+        # The ends of the last entry and of the list are not entries.
         entries = split(data[:-2], b'\0') if len(data) > 1 else ()
         for entry in entries:
             code, name = entry[:1], entry[1:]
@@ -341,7 +277,7 @@ class TargetGuard:
             if code not in {b'R', b'T', b'X'}:
                 raise RefusedError(f'its dumpdir has an unknown entry {shown(entry)}')
             if not self._first:
-                # Tar writes them there, and they are harmless only before it has
+                # Tar writes renames there, and they are harmless only before it has
                 # noted any paths for the end of the archive.
                 raise RefusedError('it renames, but is not first in the archive')
             if code == b'X':
@@ -359,7 +295,7 @@ class TargetGuard:
     def _rename(
         self, source: bytes, target: bytes, temporary: Node | None
     ) -> Node | None:
-        """Take over a rename. Returns the temporary directory."""
+        """Apply a rename to the model. Returns the temporary directory."""
         if (not source or not target) and temporary is None:
             raise RefusedError('its dumpdir renames an empty name')
         paths: list[list[bytes]] = []
@@ -377,38 +313,3 @@ class TargetGuard:
             return temporary
         assert temporary is not None
         return self._links.merge(temporary, moved)
-
-
-def _disarmed(buffer: bytes, headers: list[int]) -> bytes:
-    changed = bytearray(buffer)
-    for start in headers:
-        changed[start : start + BLOCK] = disarmed(buffer[start : start + BLOCK])
-    return bytes(changed)
-
-
-def _check_tail(tail: bytes) -> None:
-    """Raise :class:`EngineError` unless these bytes are zeros.
-
-    Tar stops at the end marker, other programs do not.
-    """
-    if tail.count(0) != len(tail):
-        raise EngineError(
-            'The archive has data after its end marker: it was tampered with, or is '
-            'more than one archive. Check the backup in the storage.'
-        )
-
-
-def _unsafe(refused: RefusedError, offset: int) -> UnsafeArchiveError:
-    name = 'a member' if refused.name is None else shown(refused.name)
-    return UnsafeArchiveError(
-        f'Refused to restore {name}: {refused.why} (at byte {offset} of the archive). '
-        'The backup was tampered with, or another program than GNU tar made it; what '
-        'is restored so far is incomplete.'
-    )
-
-
-def _broken(broken: BrokenError, offset: int) -> EngineError:
-    return EngineError(
-        f'The archive is damaged or not a tar archive: {broken} at byte {offset}. '
-        'Check the backup in the storage.'
-    )

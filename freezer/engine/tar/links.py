@@ -1,31 +1,31 @@
-"""Which paths below a target may be symbolic links: a model, not the disk."""
+"""A model of which paths below a target may be symbolic links."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from freezer.engine.tar.units import RefusedError
+from freezer.engine.tar.headers import RefusedError
 
 MAX_MERGES: Final = 1_000_000
-"""Model entries looked at in one archive because renames collide: with these an archive
-could otherwise make the model grow exponentially."""
+"""Model entries merged in one archive because renames collide: without a limit such
+renames could make the model grow exponentially."""
 
 NOT_A_LINK: Final = -1
 
 
 class Node:
-    """What the model knows about one path, and about the paths below it."""
+    """The model of one path, and of the paths below it."""
 
     __slots__ = ('kids', 'link', 'locked', 'shared')
 
     def __init__(self) -> None:
         self.kids: dict[bytes, Node] = {}
         self.link = NOT_A_LINK
-        """The archive that made it a symbolic link: 0 the scan, 1 the first ..."""
+        """Number of the archive that made it a symbolic link; 0 is the first scan."""
         self.locked = NOT_A_LINK
-        """Up to this archive, tar may be unable to remove things from this one."""
+        """Up to this archive, tar may be unable to remove entries of this directory."""
         self.shared = False
-        """It is in the tree in more than one place: copy before writing."""
+        """It is in more than one place of the tree: copy before writing."""
 
     def copy(self) -> Node:
         new = Node()
@@ -71,7 +71,7 @@ class Links:
         return node
 
     def link_on_the_way(self, path: list[bytes]) -> bytes | None:
-        """The first symbolic link that opening the last component would follow."""
+        """The first symbolic link that opening the path would follow."""
         node = self._root
         for depth, part in enumerate(path[:-1], 1):
             kid = node.kids.get(part)
@@ -83,14 +83,14 @@ class Links:
         return None
 
     def put(self, path: list[bytes], node: Node) -> None:
-        """Put a node of this tree at one more path."""
+        """Add a node of this tree at another path."""
         node.shared = True
         parent = self.own(path[:-1])
         there = parent.kids.get(path[-1])
         parent.kids[path[-1]] = node if there is None else self.merge(there, node)
 
     def merge(self, one: Node, other: Node) -> Node:
-        """A node that stands for both. Raises :class:`RefusedError` at too much."""
+        """A node that models both. Raises :class:`RefusedError` beyond the limit."""
         top = Node()
         todo = [(top, one, other)]
         while todo:

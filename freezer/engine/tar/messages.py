@@ -1,4 +1,4 @@
-"""What GNU tar says on standard error while it archives, and what it means.
+"""The messages of GNU tar on standard error, and what they mean for the archive.
 
 tar's exit status alone does not tell a file it could not open (2) from a disk that
 fails halfway (2), nor from an archive that was never written. Its messages do: these
@@ -7,31 +7,38 @@ strings, so a message is one line.
 """
 
 import enum
+import logging
 import re
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from freezer.exceptions import EngineError
 
-class Kind(enum.Enum):
+LOG = logging.getLogger(__name__)
+
+
+class Severity(enum.Enum):
     """How bad a message is."""
 
     #: nothing is missing from the archive
     HARMLESS = 'harmless'
-    #: something is missing or was changing, and the rest of the archive is good
+    #: a file is missing or was changing; the rest of the archive is good
     WARNING = 'warning'
     #: one name of a file with several is in the archive, and others are not
     MISSING_LINKS = 'missing links'
-    #: the archive is not what it should be
+    #: the archive cannot be trusted
     FATAL = 'fatal'
 
 
 class Message(NamedTuple):
-    """A line of tar's; ``path`` is what it is about, as bytes, where it says that."""
+    """One line of tar; ``path`` is the file it names, as bytes, or None."""
 
-    kind: Kind
+    severity: Severity
     text: str
     path: bytes | None = None
 
 
+_SUMMARY_LINES = 20
 _HARMLESS = re.compile(
     r'tar: (.*): ('
     r'socket ignored'
@@ -42,7 +49,8 @@ _HARMLESS = re.compile(
     r'|tar: (Removing leading .*|Exiting with failure status due to previous errors)\Z'
 )
 _WARNING = re.compile(
-    # The last place where a text can begin: names may have such texts in them.
+    # Greedy, so the text begins at the last possible place: names may contain such
+    # texts.
     r'tar: (.*)(?:: Warning|(?<!: Warning)): ('
     r'[Ff]ile changed as we read it'
     r'|File removed before we read it'
@@ -56,27 +64,61 @@ _ESCAPE = re.compile(r'\\([0-7]{3}|.)', re.DOTALL)
 _CONTROL = {'n': '\n', 't': '\t', 'r': '\r', 'a': '\a', 'b': '\b', 'f': '\f', 'v': '\v'}
 
 
-def parse(line: str, root: str) -> Message:
-    """What one line means.
+def check(
+    status: int, lines: Iterable[str], root: str, warn: Callable[[str], object]
+) -> list[Message]:
+    """Check that an archive that tar created is good; its messages, parsed.
 
-    :param root: the name tar was given: what it cannot open of that is everything
+    :param root: the name that tar was given
+    :param warn: called with each message that the user should see; others are logged
+    :raises EngineError: the archive is not good
+    """
+    found = [parse(line, root) for line in lines]
+    fatal = [m.text for m in found if m.severity is Severity.FATAL]
+    warned = any(m.severity is Severity.WARNING for m in found)
+    if status not in (0, 1) and (status != 2 or fatal or not warned):
+        reason = summary(fatal or [m.text for m in found])
+        raise EngineError(f'tar failed with status {status}: {reason}')
+    for message in found:
+        if message.severity in (Severity.WARNING, Severity.FATAL):
+            warn(message.text)
+        else:
+            LOG.info('%s', message.text)
+    return found
+
+
+def paths(messages: Iterable[Message], severity: Severity) -> list[bytes]:
+    """The paths that messages of a severity name."""
+    return [m.path for m in messages if m.severity is severity and m.path]
+
+
+def summary(lines: Iterable[str]) -> str:
+    """The last lines, without the one that tar prints after any error."""
+    relevant = [line for line in lines if 'Exiting with failure status' not in line]
+    return '; '.join(relevant[-_SUMMARY_LINES:]) or 'tar printed no reason'
+
+
+def parse(line: str, root: str) -> Message:
+    """Classify one line.
+
+    :param root: the name tar was given: if it cannot open that, nothing is archived
     """
     if links := _MISSING_LINKS.match(line):
-        return Message(Kind.MISSING_LINKS, line, unescape(links[1]))
+        return Message(Severity.MISSING_LINKS, line, unescape(links[1]))
     if _HARMLESS.match(line):
-        return Message(Kind.HARMLESS, line)
+        return Message(Severity.HARMLESS, line)
     warning = _WARNING.match(line)
     if warning is None or _WRITE.search(line):
-        return Message(Kind.FATAL, line)
+        return Message(Severity.FATAL, line)
     path = unescape(warning[1])
     whole = path.rstrip(b'/') == root.encode(errors='surrogateescape')
     if whole and 'Cannot' in warning[2]:
-        return Message(Kind.FATAL, line, path)
-    return Message(Kind.WARNING, line, path)
+        return Message(Severity.FATAL, line, path)
+    return Message(Severity.WARNING, line, path)
 
 
 def unescape(name: str) -> bytes:
-    """What tar made of a name (``--quoting-style=escape``), undone."""
+    """The name that tar printed escaped (``--quoting-style=escape``)."""
 
     def plain(match: re.Match[str]) -> str:
         text = match[1]

@@ -1,24 +1,25 @@
-"""A part of a chain, as archives that GNU tar extracts one after the other.
+"""Extracts a part of a chain: filters its archives before tar reads them.
 
-The archives of a chain are read from the newest to the oldest, each member that is
-chosen and there in the end is handed on once, under the name it has then
-(:mod:`freezer.engine.tar.state`), and no other is: so tar has nothing to delete, to
-rename or to replace that an earlier level left. What tar removes is what a chosen
-directory holds in the target and did not hold in the backup; lists of other directories
-are taken off their members.
+The archives are read from the newest to the oldest. A member is passed on once, if it
+is chosen and exists in the final state, under its final name
+(:mod:`freezer.engine.tar.state`): so tar has nothing to delete, to rename or to replace
+that an earlier level left. tar removes files that a chosen directory has in the target
+and did not have in the backup; the lists of other directories are removed from their
+members.
 
-Directories come once more, in an archive of their own at the end, for their times and
-rights; with them those on the way to what is chosen, where the target has none. Not at
-the end of another archive: tar makes some links after all members, and so would change
-the times of directories that did not come before their links.
+Directories are written again, in a separate archive at the end, for their times and
+permissions, together with missing parents of what is chosen. They cannot be at the end
+of another archive: tar creates some links after all members, which would change the
+times of directories that did not come before their links.
 
-A hard link whose first name is not handed on gets the contents of that name: the level
-is then read a second time, because the contents have passed by then.
+A hard link whose first name is not passed on gets the contents of that name: the level
+is then read a second time, because the contents came before the link.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import stat
@@ -26,10 +27,19 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from freezer.engine.tar.members import DIRECTORIES, Members, renamed
+from freezer.engine.engine import LevelArchive
+from freezer.engine.tar.extract import ArchiveExtractor
+from freezer.engine.tar.headers import (
+    BLOCK,
+    DIRECTORIES,
+    HEADERS,
+    RefusedError,
+    components,
+)
+from freezer.engine.tar.members import Members, renamed
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.state import Found, State, contents
-from freezer.engine.tar.units import BLOCK, RefusedError, Unit, components
+from freezer.engine.tar.units import Unit
 from freezer.exceptions import EngineError, RestoreError
 from freezer.utils.blocks import Block
 
@@ -40,81 +50,76 @@ _SPOOLED: Final = 8 << 20
 
 
 class _Link(NamedTuple):
-    """A hard link to what was not handed on."""
+    """A hard link to a name that was not passed on."""
 
     path: Path
     unit: Unit
     head: bytes
 
 
-class Part:
-    """Filters the archives of a chain, newest first; see the module.
-
-    :meth:`filter` each; where :attr:`again` says so, :meth:`filter_again` the same one
-    before the next; :meth:`directories` after the last.
-    """
+class PartExtractor:
+    """Extracts what the patterns choose of one chain."""
 
     def __init__(
-        self, target: str, patterns: Patterns, make_ready: Callable[[Path], None]
+        self,
+        archives: ArchiveExtractor,
+        patterns: Patterns,
     ) -> None:
-        """
-        :param make_ready: lets tar work in a directory of the target, if it is there,
-            and in those below
-        """
-        self._target = os.fsencode(target)
-        self._make_ready = make_ready
+        self._archives = archives
+        self._target = os.fsencode(archives.target)
+        self._target_directories = archives.directories
         self._state = State(patterns)
         self._patterns = patterns
         self._directories = _Directories()
         self._links: dict[Path, list[_Link]] = {}
-        # Directories on the way to something that was handed on.
+        # Parents of members that were passed on.
         self._passed: set[Path] = set()
-        # Directories that are chosen, and in none that is.
+        # Chosen directories whose parent is not chosen.
         self._tops: list[Path] = []
 
-    @property
-    def wanted(self) -> bool:
-        """Whether an older archive may have something of it."""
-        return self._state.wanted
+    def extract(
+        self,
+        levels: Iterable[LevelArchive],
+        limited: Callable[[Iterable[Block]], Iterator[Block]],
+    ) -> None:
+        """See :meth:`freezer.engine.engine.FileEngine.extract_part`."""
+        for level in levels:
+            with contextlib.closing(level.data()) as blocks:
+                self._extract(limited(self._filter(blocks)))
+            if self._links:
+                with contextlib.closing(level.data()) as blocks:
+                    self._extract(limited(self._linked(blocks)))
+            if not self._state.wanted:
+                break
+        self._archives.extract(itertools.chain(self._directories.needed(), [_END]))
+        self._state.finish()
 
-    @property
-    def again(self) -> bool:
-        return bool(self._links)
+    def _extract(self, archive: Iterable[Block]) -> None:
+        with self._target_directories.for_archive():
+            # Existing directories get their final attributes from the last archive.
+            for top in self._tops:
+                self._target_directories.make_ready(top)
+            self._archives.extract(archive)
 
-    @property
-    def unmatched(self) -> list[str]:
-        """The patterns that have chosen nothing."""
-        return [self._patterns.texts[n] for n in sorted(self._state.unmatched)]
+    def _filter(self, blocks: Iterable[Block]) -> Iterator[bytes]:
+        """The archive with only the members to extract.
 
-    def make_ready(self) -> None:
-        """Before each archive: what those before it left is ready for more.
-
-        What its directories have to be in the end, :meth:`directories` say.
-        """
-        for top in self._tops:
-            self._make_ready(top)
-
-    def filter(self, blocks: Iterable[Block]) -> Iterator[bytes]:
-        """An archive with what is to be extracted of this one.
-
-        Raises :class:`RestoreError` when something that is no directory is in the way.
+        :raises RestoreError: a parent in the target is not a directory
         """
         self._state.begin_archive()
         members = Members(blocks)
-        while (unit := members.next()) is not None:
+        for unit in members:
             try:
                 yield from self._pass_on(unit, members)
             except RefusedError as refused:
-                refused.name = refused.name or unit.name
-                raise members.refused(refused) from refused
-        yield _END
+                raise members.refused(refused, unit) from refused
 
-    def filter_again(self, blocks: Iterable[Block]) -> Iterator[bytes]:
-        """What the links of the same archive are links to, under their names."""
+    def _linked(self, blocks: Iterable[Block]) -> Iterator[bytes]:
+        """The contents that the links of the same archive need, under their names."""
         links, self._links = self._links, {}
         members = Members(blocks)
-        while (unit := members.next()) is not None:
-            if unit.kind in DIRECTORIES or unit.kind in {b'g', b'V'}:
+        for unit in members:
+            if unit.kind in DIRECTORIES | HEADERS:
                 continue
             names = links.pop(tuple(components(unit.name, 'its name')), None)
             if names is None:
@@ -127,19 +132,13 @@ class Part:
         if links:
             lost = os.fsdecode(b'/'.join(next(iter(links))))
             raise EngineError(
-                f'{lost!r} has a hard link in the archive, and is not there itself: '
-                f'another program than GNU tar made it'
+                f'the archive has a hard link to {lost!r}, but not that file: it was '
+                f'not made by GNU tar'
             )
         yield _END
 
-    def directories(self) -> Iterator[bytes]:
-        """An archive of the directories of what was extracted."""
-        yield from self._directories.needed()
-        yield _END
-
     def _pass_on(self, unit: Unit, members: Members) -> Iterator[bytes]:
-        if unit.kind in {b'g', b'V'}:
-            # About all of the archive.
+        if unit.kind in HEADERS:
             yield members.head
             yield from members.data()
             return
@@ -173,14 +172,14 @@ class Part:
             self._pass(found.path, directory=True)
             if not self._is_chosen(found.path[:-1]):
                 self._tops.append(found.path)
-                self._make_ready(found.path)
+                self._target_directories.make_ready(found.path)
             self._directories.need(found.path)
             listed = None if unit.dumpdir is None else contents(unit.dumpdir)
             yield renamed(unit, head, name, b'', listed)
 
     def _pass(self, path: Path, directory: bool = False) -> None:
-        """Something is about to be made there: see to its place, and note the
-        directories on the way that it needs."""
+        """Before a member is passed on: clear its place, and note the parents that are
+        missing."""
         parents = [path[:depth] for depth in range(1, len(path))]
         if parents and parents[-1] not in self._passed:
             self._passed.update(parents)
@@ -198,38 +197,33 @@ class Part:
         return self._patterns.chosen(self._patterns.at(path))
 
     def _clear_place(self, path: Path, directory: bool) -> None:
-        """Remove what a member will replace, as no list of a directory has tar do it.
+        """Remove the file that a member replaces, as tar gets no list of the parent.
 
-        tar by itself looks for what is too much in a directory before it makes it; and
-        does not say so when it cannot put a hard link in the place of a file.
+        tar looks for files to delete in a directory before it creates it; and it does
+        not report when it cannot put a hard link in the place of a file.
         """
-        full = b'/'.join((self._target, *path))
-        try:
-            there = stat.S_ISDIR(os.lstat(full).st_mode)
-            if there and not directory:
+        with self._existing(path) as full:
+            exists = stat.S_ISDIR(os.lstat(full).st_mode)
+            if exists and not directory:
                 raise RestoreError(
-                    f'{os.fsdecode(full)} is a directory, and none in the backup: '
-                    f'remove it, or restore elsewhere'
+                    f'{os.fsdecode(full)} is a directory, but not in the backup: '
+                    f'remove it, or restore into another directory'
                 )
-            if not there:
+            if not exists:
                 os.unlink(full)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
 
     def _clear_directory(self, path: Path) -> None:
-        """Remove a directory in the place of a file, below one that is chosen.
+        """Remove a directory in the place of a file, below a chosen directory.
 
-        The newest list may not tell a file of an older archive from a directory that
-        was excluded; of these tar keeps what is there.
+        The newest list cannot always tell a file of an older archive from an excluded
+        directory, which tar keeps.
         """
-        full = b'/'.join((self._target, *path))
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        try:
+        # Not a directory: tar replaces or refuses it by itself.
+        with self._existing(path) as full, contextlib.suppress(NotADirectoryError):
             if not stat.S_ISDIR(os.lstat(full).st_mode):
                 return
-            # A name is taken apart, so that no link on the way is followed.
+            # Opened component by component, so that no link is followed.
             *parents, name = path
             with contextlib.ExitStack() as opened:
                 folder = os.open(self._target, flags)
@@ -238,30 +232,35 @@ class Part:
                     folder = os.open(parent, flags | os.O_NOFOLLOW, dir_fd=folder)
                     opened.callback(os.close, folder)
                 shutil.rmtree(name, dir_fd=folder)
-        except (FileNotFoundError, NotADirectoryError):
-            # Nothing is there, or what tar replaces or refuses by itself.
+
+    def _is_absent(self, path: Path) -> bool:
+        exists = False
+        with self._existing(path) as full:
+            exists = bool(status := os.lstat(full))
+            if not stat.S_ISDIR(status.st_mode):
+                raise RestoreError(
+                    f'{os.fsdecode(full)} is not a directory, but paths below it are '
+                    f'to be restored: remove it, or restore into another directory'
+                )
+        return not exists
+
+    @contextlib.contextmanager
+    def _existing(self, path: Path) -> Iterator[bytes]:
+        """A block about a path in the target; left without an error if it is missing.
+
+        :raises RestoreError: the block failed
+        """
+        full = b'/'.join((self._target, *path))
+        try:
+            yield full
+        except FileNotFoundError:
             return
         except OSError as error:
             raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
 
-    def _is_absent(self, path: Path) -> bool:
-        full = b'/'.join((self._target, *path))
-        try:
-            status = os.lstat(full)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
-        if not stat.S_ISDIR(status.st_mode):
-            raise RestoreError(
-                f'{os.fsdecode(full)} is not a directory, and what is chosen is below '
-                f'it: only what is chosen is replaced'
-            )
-        return False
-
 
 class _Directories:
-    """Members of directories without their lists, on disk if they are many."""
+    """Directory members without their lists; on disk if there are many."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115
@@ -277,7 +276,7 @@ class _Directories:
         self._needed.add(path)
 
     def needed(self) -> Iterator[bytes]:
-        """Those that were needed and are there; each before what is in it. Once."""
+        """The needed members, parents before children. Can be called once."""
         for path in sorted(self._needed & self._where.keys()):
             start, length = self._where[path]
             self._file.seek(start)
@@ -286,5 +285,5 @@ class _Directories:
 
 
 def _name(path: Path) -> bytes:
-    """As tar names the members of a directory."""
+    """The name that tar gives to a member."""
     return b'./' + b'/'.join(path)

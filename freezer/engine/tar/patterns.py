@@ -1,18 +1,20 @@
 """Which paths of a backup are chosen: patterns, matched component by component.
 
-A pattern is a path from the top of what was backed up. ``*``, ``?`` and ``[…]`` stand
-for characters of one component, ``**`` for any number of components. What it matches is
-chosen with all that is below. Going down a tree, one keeps for each directory which
-parts of the patterns are still to be matched: so a directory that nothing below can
-match is known as such without a look at what is in it.
+A pattern is a path from the top of the backup. ``*``, ``?`` and ``[…]`` match
+characters of one component, ``**`` matches any number of components. A path that
+matches is chosen with everything below it. The caller goes down a tree and keeps for
+each directory a :data:`Place`: the parts of the patterns that are still to be matched.
+A directory below which nothing can match is thus recognised without reading it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from freezer.exceptions import ConfigError
@@ -27,35 +29,35 @@ NOWHERE: Final[Place] = frozenset()
 
 
 class Patterns:
-    """Any of these; none at all is everything."""
+    """Chooses what any of the patterns matches; everything if there are none."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """:raises ConfigError: one can match nothing"""
+        """:raises ConfigError: a pattern can match nothing"""
         self.texts = tuple(patterns)
         self._parts = [_parts(pattern) for pattern in patterns]
 
     @property
     def top(self) -> Place:
-        """Where the top of the backup is."""
+        """The place of the top of the backup."""
         if not self._parts:
             return frozenset({(-1, 0)})
         return self._closed((number, 0) for number in range(len(self._parts)))
 
     def below(self, place: Place, name: bytes) -> Place:
-        """Where an entry of a directory is."""
+        """The place of an entry of a directory."""
         if all(map(self._ended, place)):
             return place
         return self._closed(self._step(place, name))
 
     def at(self, path: Iterable[bytes]) -> Place:
-        """Where a path is."""
+        """The place of a path."""
         place = self.top
         for name in path:
             place = self.below(place, name)
         return place
 
     def chosen(self, place: Place) -> bool:
-        """Whether what is there is chosen."""
+        """Whether the path at this place is chosen."""
         return any(self._ended(at) for at in place)
 
     def matched(self, place: Place) -> Iterable[int]:
@@ -70,7 +72,7 @@ class Patterns:
         text = os.fsdecode(name)
         for number, component in place:
             if self._ended((number, component)):
-                # The others may match something below: they are not in vain.
+                # Kept, while other patterns may still match something below.
                 yield number, component
                 continue
             part = self._parts[number][component]
@@ -80,8 +82,8 @@ class Patterns:
                 yield number, component + 1
 
     def _closed(self, found: Iterable[tuple[int, int]]) -> Place:
-        """With what follows a ``**`` that stands for nothing; without what is left of a
-        pattern that is matched."""
+        """Add the positions after a ``**`` that matches no component; drop the rest of
+        a pattern that has matched."""
         place = set()
         for number, component in found:
             parts = self._parts[number] if number >= 0 else []
@@ -98,13 +100,13 @@ def _parts(pattern: str) -> list[re.Pattern[str] | None]:
     parts = [part for part in pattern.split('/') if part not in ('', '.')]
     if not parts:
         raise ConfigError(
-            f'include {pattern!r} is all of the backup: leave it out, or name '
-            f'something below'
+            f'include {pattern!r} matches the whole backup: omit it, or name a path '
+            f'below the top'
         )
     if '..' in parts:
         raise ConfigError(
-            f'include {pattern!r}: a path from the top of what was backed up has '
-            f'no ".."'
+            f'include {pattern!r}: patterns begin at the top of the backup and cannot '
+            f'contain ".."'
         )
     compiled: list[re.Pattern[str] | None] = []
     for part in parts:
@@ -113,6 +115,35 @@ def _parts(pattern: str) -> list[re.Pattern[str] | None]:
         elif not compiled or compiled[-1] is not None:
             compiled.append(None)
     if compiled[-1] is None:
-        # "a/**" is what is below a, and not a itself.
+        # "a/**" is everything below a, without a itself.
         compiled[-1:] = [None, re.compile(fnmatch.translate('*'))]
     return compiled
+
+
+def walk(
+    root: str, patterns: Patterns | None = None
+) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Every path below a directory, and its status.
+
+    Stays on its file system and follows no link. Files that vanish meanwhile are
+    skipped, and directories that cannot be read.
+
+    :param patterns: directories in which they choose nothing are skipped
+    """
+    patterns = patterns or Patterns([])
+    folders = [(b'', patterns.top)]
+    device = os.stat(root).st_dev
+    while folders:
+        below, place = folders.pop()
+        try:
+            entries = list(os.scandir(os.path.join(os.fsencode(root), below)))
+        except (FileNotFoundError, PermissionError):
+            continue
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                path = os.path.join(below, entry.name)
+                yield path, status
+                inside = patterns.below(place, entry.name)
+                if stat.S_ISDIR(status.st_mode) and status.st_dev == device and inside:
+                    folders.append((path, inside))

@@ -1,4 +1,4 @@
-"""GNU tar's snapshot file (``--listed-incremental``): read, and made fit for reuse.
+"""Reads GNU tar's snapshot file (``--listed-incremental``) and corrects it for reuse.
 
 Format 2: a line ``GNU tar-<version>-2``, then fields that each end with NUL: seconds
 and nanoseconds of the dump, then per directory: NFS flag, mtime seconds and
@@ -6,54 +6,66 @@ nanoseconds, device, inode, name, and its entries, each a letter and a name (Y: 
 N: not changed, D: a directory), until an empty one; then an empty field.
 https://www.gnu.org/software/tar/manual/html_node/Snapshot-Files.html
 
-Handed to the next level as it is, the file loses data, seen with tar 1.34:
+If the next level used the file unchanged, it would lose data, seen with tar 1.34:
 
 * tar takes a directory with a known inode number for a renamed one. After swaps, moves
   below a renamed parent, or a number that was used again, the increment lacks files, or
-  cannot be extracted. With device 0 in every record nothing is taken for a rename; a
-  directory that was moved is stored again.
+  cannot be extracted. With device 0 in every record tar detects no renames; a directory
+  that was moved is stored again.
 * The kernel's clock for time stamps is coarse: a file made just after the dump began
-  may carry a time before it, and is never stored. So the dump's time is put back.
-* A file that could not be read counts as stored. It is taken out of the record, and so
+  may carry a time before it, and is never stored. So the dump's time is set back.
+* The source may be a snapshot that is older than the archive: what changed in between
+  would never be stored. So the dump's time is that of the snapshot.
+* A file that could not be read counts as stored. It is removed from the record, so it
   is new at the next level.
-* What was excluded counts as not changed, stored or not. It gets a letter of its own,
-  and is taken out of the record before tar reads it.
-* Of a single file there is no record, and another one that is older would count as not
-  changed. A record of a directory that tar never looks for has its path.
+* An excluded file counts as not changed, whether it was ever stored or not. It gets a
+  letter of its own, and is removed from the record before tar reads it.
+* A single file has no record, so another file that is older would count as not changed.
+  The path is stored as the record of a directory that tar never looks for.
 """
 
 import dataclasses
 from collections.abc import Callable, Container, Iterable
+from pathlib import Path
 
 from freezer.exceptions import EngineError
 
 # A tick is 10 ms at most; two seconds also cover file systems that keep whole seconds.
 MARGIN_NANOSECONDS = 2 * 10**9
 _DIRECTORY_FIELDS = 6
-#: what a snapshot file is of, if it is of a directory
+#: the subject of the snapshot file of a directory
 TREE = b'.'
 _UNCHANGED = b'N'
-# Ours; tar takes any letter for a name it knows.
+# Not a letter of tar; tar treats a name with any letter as known.
 _EXCLUDED = b'I'
 
 
 @dataclasses.dataclass
-class Directory:
-    """One record. ``head`` is NFS flag, mtime (2), device, inode; names as tar's."""
+class DirectoryRecord:
+    """``head`` is NFS flag, mtime (2), device, inode; names are as in tar's file."""
 
     head: list[bytes]
     name: bytes
     entries: list[bytes]
 
+    @property
+    def path(self) -> bytes:
+        return plain_path(self.name)
+
+    @property
+    def prefix(self) -> bytes:
+        """The beginning of the paths of its entries."""
+        return self.path + b'/' if self.path else b''
+
 
 @dataclasses.dataclass
 class Snapshot:
-    """A snapshot file. ``seconds`` and ``nanoseconds`` are when its dump began."""
+    """A snapshot file; ``seconds`` and ``nanoseconds`` are the time its dump began."""
 
     version: bytes
     seconds: int
     nanoseconds: int
-    directories: list[Directory]
+    directories: list[DirectoryRecord]
 
     def dump(self) -> bytes:
         fields = [b'%d' % self.seconds, b'%d' % self.nanoseconds]
@@ -66,43 +78,42 @@ class Snapshot:
 
     @property
     def subject(self) -> bytes | None:
-        """What it is of: :data:`TREE`, or the path of a single file.
+        """What was archived: :data:`TREE`, or the path of a single file.
 
-        None if that was not noted, as in those of Freezer 19, of a single file.
+        None if that was not recorded: Freezer 19 does not for a single file.
         """
         for directory in self.directories:
-            if plain_path(directory.name) == b'':
+            if not directory.path:
                 return TREE
             if directory.name.startswith(b'/'):
                 return directory.name
         return None
 
     def note(self, subject: bytes) -> None:
-        """Say what it is of, where tar does not."""
+        """Record the subject, if tar does not."""
         if subject != TREE:
-            self.directories.append(Directory([b'0'] * 5, subject, []))
+            self.directories.append(DirectoryRecord([b'0'] * 5, subject, []))
 
     def note_excluded(
         self, stored: Container[bytes], is_younger: Callable[[bytes], bool]
     ) -> None:
-        """Tell what was excluded from what has not changed.
+        """Mark excluded files, which tar records as not changed.
 
-        :param stored: paths that the level below has
-        :param is_younger: whether one has changed since
+        :param stored: the paths in the level below
+        :param is_younger: whether a path has changed since
         """
         for directory in self.directories:
-            folder = plain_path(directory.name)
-            prefix = folder + b'/' if folder else b''
+            prefix = directory.prefix
             for number, entry in enumerate(directory.entries):
                 path = prefix + entry[1:]
                 if entry[:1] == _UNCHANGED and (path not in stored or is_younger(path)):
                     directory.entries[number] = _EXCLUDED + entry[1:]
 
     def for_next_level(self, level: int) -> None:
-        """Make it what the next level may safely build on.
+        """Correct it so that the next level can safely build on it.
 
-        :param level: the next one; at level 0 all counts as changed but what was
-            excluded
+        :param level: the next one. For level 1 unchanged files are dropped as well:
+            at level 0 only excluded ones are recorded so
         """
         excluded = (_EXCLUDED, _UNCHANGED) if level == 1 else (_EXCLUDED,)
         time = self.seconds * 10**9 + self.nanoseconds - MARGIN_NANOSECONDS
@@ -119,10 +130,10 @@ class Snapshot:
         gone = set(paths)
         kept = []
         for directory in self.directories:
-            folder = plain_path(directory.name)
+            folder = directory.path
             if any(folder == path or folder.startswith(path + b'/') for path in gone):
                 continue
-            prefix = folder + b'/' if folder else b''
+            prefix = directory.prefix
             directory.entries = [
                 entry for entry in directory.entries if prefix + entry[1:] not in gone
             ]
@@ -131,27 +142,21 @@ class Snapshot:
 
     def paths(self) -> set[bytes]:
         """Every path below the archived directory, without ``./``; not itself."""
-        found = set()
-        for directory in self.directories if self.subject == TREE else ():
-            folder = plain_path(directory.name)
-            prefix = folder + b'/' if folder else b''
-            if folder:
-                found.add(folder)
-            found.update(prefix + entry[1:] for entry in directory.entries)
-        return found
+        found = {each.path for each in self.directories if each.path}
+        return found | self._entries(b'') if self.subject == TREE else set()
 
     def left_out(self) -> set[bytes]:
-        """At level 0: the paths, as in :meth:`paths`, of what was excluded."""
-        found: set[bytes] = set()
-        for directory in self.directories if self.subject == TREE else ():
-            folder = plain_path(directory.name)
-            prefix = folder + b'/' if folder else b''
-            found.update(
-                prefix + entry[1:]
-                for entry in directory.entries
-                if entry[:1] == _UNCHANGED
-            )
-        return found
+        """At level 0: the excluded paths, as in :meth:`paths`."""
+        return self._entries(_UNCHANGED) if self.subject == TREE else set()
+
+    def _entries(self, letter: bytes) -> set[bytes]:
+        """The paths of the entries with this letter; of all, if it is empty."""
+        return {
+            directory.prefix + entry[1:]
+            for directory in self.directories
+            for entry in directory.entries
+            if entry.startswith(letter)
+        }
 
 
 EMPTY = Snapshot(b'', 0, 0, [])
@@ -171,11 +176,21 @@ def load(content: bytes) -> Snapshot:
             name = fields[position + _DIRECTORY_FIELDS - 1]
             position += _DIRECTORY_FIELDS
             end = fields.index(b'', position)
-            snapshot.directories.append(Directory(head, name, fields[position:end]))
+            record = DirectoryRecord(head, name, fields[position:end])
+            snapshot.directories.append(record)
             position = end + 2
     except (ValueError, IndexError) as error:
         raise EngineError('the engine metadata is a damaged snapshot file') from error
     return snapshot
+
+
+def set_seconds(path: Path, seconds: int) -> None:
+    """Change the time of a dump in place, as the file may be large."""
+    with open(path, 'r+b') as file:
+        start = len(file.readline())
+        width = file.read(20).index(b'\0')
+        file.seek(start)
+        file.write(b'%0*d' % (width, seconds))
 
 
 def plain_path(name: bytes) -> bytes:

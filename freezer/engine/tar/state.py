@@ -1,21 +1,20 @@
-"""What of the archives of a chain makes up the state it restores to.
+"""Computes which members of a chain's archives exist in the final state.
 
-:class:`State` goes through the archives from the newest to the oldest, and says of each
-member whether it is still there when all of them have been extracted, oldest first, as
-GNU tar does that; and under which name. It keeps what is *wanted* of the archives to
-come:
+:class:`State` goes through the archives from the newest to the oldest. For each member
+it says whether it exists, and under which name, when GNU tar has extracted all of them,
+oldest first. It keeps what is *wanted* from the older archives:
 
-* a directory member comes with the list of what was in the directory (its dumpdir).
-  What is not listed is not wanted of older archives. ``Y`` is a file in this archive;
-  ``N`` one of an older archive, or a directory that could not be read, of which tar
-  keeps what is there; ``D`` a directory, with a member of its own;
-* what an archive has is not wanted any more of the next;
-* a directory that no archive has listed until now is wanted with all that is below;
-* a rename happens before anything is extracted of its archive: below it, everything has
-  the old name.
+* a directory member has a list of the directory's entries (its dumpdir). What is not
+  listed is not wanted from older archives. ``Y`` is a file in this archive; ``N`` one
+  of an older archive, or a directory that could not be read, where tar keeps the
+  existing files; ``D`` a directory, which has its own member;
+* a member of an archive is not wanted from older ones;
+* a directory that no archive has listed yet is wanted with everything below;
+* tar renames before it extracts anything of an archive: so in older archives everything
+  below the directory has the old name.
 
-So a chain is read in one go, each file is met once, and the oldest archives are not
-read at all where nothing of them is wanted.
+So a chain is read in one pass, each file is found once, and the oldest archives are not
+read at all if nothing in them is wanted.
 """
 
 from __future__ import annotations
@@ -23,23 +22,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from freezer.engine.engine import no_match
+from freezer.engine.tar.headers import RefusedError, components, shown, split
 from freezer.engine.tar.patterns import NOWHERE, Patterns, Place
-from freezer.engine.tar.units import RefusedError, Unit, components, shown, split
+from freezer.engine.tar.units import Unit
 
 _FILE: Final = -1
 """Wanted: anything but a directory."""
 _EITHER: Final = -2
-"""Wanted: a file, or a directory and what is in it."""
+"""Wanted: a file, or a directory with its contents."""
 
 
-class _Directory:
-    """A directory that is wanted, or on the way to something that is.
+class _Wanted:
+    """A directory that is wanted, or contains something that is.
 
-    :ivar path: its name in the end; None if it is not there then, and only something
-        that is renamed out of it
+    :ivar path: its final name; None if it does not exist in the final state, but
+        something is renamed out of it
     :ivar kids: name -> what is wanted there; or the number of the archive that had it
-    :ivar whole: nothing has listed it yet, so whatever else there is, is wanted
-    :ivar given: a member has been met
+    :ivar whole: no archive has listed it yet, so all other entries are wanted as well
+    :ivar given: a member for it was found
     """
 
     __slots__ = ('given', 'kids', 'path', 'place', 'whole')
@@ -47,17 +48,17 @@ class _Directory:
     def __init__(self, path: tuple[bytes, ...] | None, place: Place) -> None:
         self.path = path
         self.place = place
-        self.kids: dict[bytes, _Directory | int] = {}
+        self.kids: dict[bytes, _Wanted | int] = {}
         self.whole = path is not None
         self.given = False
 
 
 class Found(NamedTuple):
-    """A member that is there in the end.
+    """A member that exists in the final state.
 
-    :ivar path: its name then, as components
-    :ivar chosen: whether a pattern chooses it; a directory that is not may have
-        something below that is
+    :ivar path: its final name, as components
+    :ivar chosen: whether a pattern chooses it; a directory that is not chosen may
+        contain chosen paths
     """
 
     path: tuple[bytes, ...]
@@ -65,43 +66,47 @@ class Found(NamedTuple):
 
 
 class State:
-    """Goes backwards through the archives of a chain."""
+    """Follows a chain from its newest archive to the oldest; see the module."""
 
     def __init__(self, patterns: Patterns) -> None:
         self._patterns = patterns
-        self._root = _Directory((), patterns.top)
+        self._root = _Wanted((), patterns.top)
         self._archive = 0
         self._renames: list[tuple[list[bytes], list[bytes]]] = []
-        self.unmatched = set(range(len(patterns.texts)))
-        """The numbers of the patterns that have chosen nothing yet."""
+        self._unmatched = set(range(len(patterns.texts)))
 
     def begin_archive(self) -> None:
-        """The next older one begins."""
+        """Begin the newest, or the next older, archive."""
         for source, target in reversed(self._renames):
             self._undo_rename(source, target)
         self._renames = []
         self._archive += 1
-        self._tidy()
+        self._forget_found()
 
     @property
     def wanted(self) -> bool:
-        """Whether older archives may have something of it."""
+        """Whether older archives may contain wanted members."""
         todo = [self._root]
         while todo:
             directory = todo.pop()
             if directory.whole:
                 return True
             for kid in directory.kids.values():
-                if isinstance(kid, _Directory):
+                if isinstance(kid, _Wanted):
                     todo.append(kid)
                 elif kid < 0:
                     return True
         return False
 
-    def admit(self, unit: Unit) -> Found | None:
-        """A member of the present archive; None if it is not there in the end.
+    def finish(self) -> None:
+        """:raises RestoreError: a pattern has matched nothing"""
+        if self._unmatched:
+            raise no_match(self._patterns.texts[n] for n in sorted(self._unmatched))
 
-        Raises :class:`RefusedError` at a name that leaves the target.
+    def admit(self, unit: Unit) -> Found | None:
+        """Look up a member of the current archive; None if it is not wanted.
+
+        Raises :class:`RefusedError` if its name leaves the target.
         """
         path = components(unit.name, 'its name')
         if unit.kind in {b'5', b'D'}:
@@ -120,12 +125,11 @@ class State:
         if wanted not in (_FILE, _EITHER) or not chosen:
             return None
         parent.kids[name] = self._archive
-        self.unmatched.difference_update(self._patterns.matched(place))
+        self._unmatched.difference_update(self._patterns.matched(place))
         return Found((*parent.path, name), chosen)
 
     def target_of(self, linkname: bytes) -> tuple[bytes, ...] | None:
-        """The name in the end of a file that this archive had and :meth:`admit` found;
-        None if it had not, or it was not found."""
+        """The final name of a file that :meth:`admit` found in this archive."""
         path = components(linkname, 'its link name')
         parent = self._find(path[:-1])
         if parent is None or parent.path is None or not path:
@@ -152,20 +156,20 @@ class State:
         directory.given = True
         chosen = self._patterns.chosen(directory.place)
         if chosen:
-            self.unmatched.difference_update(self._patterns.matched(directory.place))
+            self._unmatched.difference_update(self._patterns.matched(directory.place))
         return Found(directory.path, chosen)
 
-    def _list(self, directory: _Directory, entries: Iterable[bytes]) -> None:
-        """Of what is wanted in a directory, leave what was in it."""
-        kids: dict[bytes, _Directory | int] = {}
+    def _list(self, directory: _Wanted, entries: Iterable[bytes]) -> None:
+        """Reduce what is wanted in a directory to its entries."""
+        kids: dict[bytes, _Wanted | int] = {}
         for entry in entries:
             code, name = entry[:1], entry[1:]
             kid = directory.kids.get(name)
             if kid is None:
                 if directory.whole:
-                    kid = self._wanted(directory, code, name)
-            elif isinstance(kid, _Directory):
-                # A file in its place is no more when the directory is made.
+                    kid = self._want(directory, code, name)
+            elif isinstance(kid, _Wanted):
+                # A file in its place is gone before the directory is created.
                 kid = None if code == b'Y' else kid
             elif code == b'D' and kid < 0:
                 kid = None if kid == _FILE else self._below(directory, name)
@@ -176,26 +180,26 @@ class State:
         directory.kids = kids
         directory.whole = False
 
-    def _wanted(
-        self, directory: _Directory, code: bytes, name: bytes
-    ) -> _Directory | int | None:
+    def _want(
+        self, directory: _Wanted, code: bytes, name: bytes
+    ) -> _Wanted | int | None:
         if code == b'D':
             return self._below(directory, name)
         place = self._patterns.below(directory.place, name)
         if self._patterns.chosen(place):
             return _FILE if code == b'Y' else _EITHER
-        # A directory that could not be read may have something below.
+        # It may be a directory that could not be read, with chosen paths below.
         return _EITHER if code == b'N' and place else None
 
-    def _below(self, directory: _Directory, name: bytes) -> _Directory | None:
-        """A directory of which all is wanted that the patterns may choose."""
+    def _below(self, directory: _Wanted, name: bytes) -> _Wanted | None:
+        """A subdirectory; everything in it that the patterns may choose is wanted."""
         place = self._patterns.below(directory.place, name)
         if not place or directory.path is None:
             return None
-        return _Directory((*directory.path, name), place)
+        return _Wanted((*directory.path, name), place)
 
-    def _find(self, path: Iterable[bytes]) -> _Directory | None:
-        """The directory of this name in the present archive, if it is wanted."""
+    def _find(self, path: Iterable[bytes]) -> _Wanted | None:
+        """The directory of this name in the current archive, if it is wanted."""
         directory = self._root
         for name in path:
             kid = directory.kids.get(name)
@@ -203,13 +207,13 @@ class State:
                 kid = self._below(directory, name)
                 if kid is not None:
                     directory.kids[name] = kid
-            if not isinstance(kid, _Directory):
+            if not isinstance(kid, _Wanted):
                 return None
             directory = kid
         return directory
 
-    def _tidy(self) -> None:
-        """Forget what the archives have had, where nothing asks for it any more."""
+    def _forget_found(self) -> None:
+        """Forget the members that were found, in directories that have been listed."""
         todo = [self._root]
         while todo:
             directory = todo.pop()
@@ -217,16 +221,16 @@ class State:
                 directory.kids = {
                     name: kid
                     for name, kid in directory.kids.items()
-                    if isinstance(kid, _Directory) or kid < 0
+                    if isinstance(kid, _Wanted) or kid < 0
                 }
-            todo += (k for k in directory.kids.values() if isinstance(k, _Directory))
+            todo += (k for k in directory.kids.values() if isinstance(k, _Wanted))
 
     # Renames
 
     def _note_rename(self, entry: bytes) -> None:
-        """R is what is renamed, the T after it what it becomes.
+        """R is the old name, the T after it the new one.
 
-        Raises :class:`RefusedError` at a name that is none.
+        Raises :class:`RefusedError` if a name is malformed.
         """
         if entry[:1] == b'R':
             self._renames.append((_steps(entry[1:]), _steps(b'')))
@@ -234,7 +238,7 @@ class State:
             self._renames[-1] = (self._renames[-1][0], _steps(entry[1:]))
 
     def _undo_rename(self, source: list[bytes], target: list[bytes]) -> None:
-        """What had the new name has the old one in older archives."""
+        """Move the directory to the name that it has in older archives."""
         moved = self._take(target)
         if moved is None:
             self._take(source)
@@ -243,19 +247,19 @@ class State:
         directory = self._root
         for part in parents:
             kid = directory.kids.get(part)
-            if not isinstance(kid, _Directory):
-                # It is not there in the end.
-                kid = directory.kids[part] = _Directory(None, NOWHERE)
+            if not isinstance(kid, _Wanted):
+                # It does not exist in the final state.
+                kid = directory.kids[part] = _Wanted(None, NOWHERE)
             directory = kid
         directory.kids[name] = moved
 
-    def _take(self, path: list[bytes]) -> _Directory | None:
-        """A directory, taken from its place: in older archives nothing is there."""
+    def _take(self, path: list[bytes]) -> _Wanted | None:
+        """Take a directory from its place, which is empty in older archives."""
         parent = self._find(path[:-1])
         found = self._find(path)
         if parent is not None:
             if parent.whole:
-                # As if an archive had had it.
+                # As if an archive had contained it.
                 parent.kids[path[-1]] = self._archive
             else:
                 parent.kids.pop(path[-1], None)
@@ -263,7 +267,7 @@ class State:
 
 
 def _steps(name: bytes) -> list[bytes]:
-    """A name of a rename; that of the temporary directory is none of any file's."""
+    """The components of a name; for the temporary directory, one no file can have."""
     if not name:
         return [b'\0']
     path = components(name, 'the rename in its dumpdir')
@@ -273,10 +277,7 @@ def _steps(name: bytes) -> list[bytes]:
 
 
 def contents(dumpdir: bytes) -> bytes:
-    """What a directory had in it, for tar to remove what else there is.
-
-    Without renames.
-    """
+    """The list without renames, so that tar deletes files that are not listed."""
     parts = []
     for entry in split(dumpdir, b'\0'):
         if entry[:1] in {b'Y', b'N', b'D'}:

@@ -1,6 +1,6 @@
-"""What the S3 driver is made of. Nothing outside this package imports botocore.
+"""The parts of the S3 driver.
 
-``client`` makes the botocore client, ``bucket`` has the few verbs a backup needs,
-``upload`` and ``download`` map streams onto them. ``retry`` is the only loop that tries
-again, ``errors`` the only place that knows what a store's error codes mean.
+``transport`` sends requests, ``upload`` and ``download`` turn streams into objects and
+back, ``check`` tests a store. What any store of objects can use is in
+``freezer/storage``: claims, journal, leftovers, survey, retry.
 """

@@ -1,6 +1,6 @@
 """The checksums S3 knows, beyond the signed SHA-256 of every body.
 
-They go into a header that is computed here: botocore would send them as a trailer of a
+They are computed here and sent in a header: botocore would send them as a trailer of a
 chunked body, which some stores take for content (SeaweedFS #6548).
 """
 
@@ -15,10 +15,16 @@ from freezer.storage.exceptions import StorageConfigError
 Body = bytes | bytearray
 
 
+def md5(body: Body) -> str:
+    """In base64, for the header Content-MD5."""
+    digest = hashlib.md5(body, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()
+
+
 class Checksum:
     """:param name: crc32, crc32c, crc64nvme or sha256
 
-    :raises StorageConfigError: it needs a library that is not there
+    :raises StorageConfigError: it needs a library that is not installed
     """
 
     def __init__(self, name: str) -> None:
@@ -39,6 +45,7 @@ def _digest(name: str) -> Callable[[Body], bytes]:
     if name == 'crc32':
         return lambda body: zlib.crc32(body).to_bytes(4, 'big')
     try:
+        # Optional: the extra crt.
         from awscrt import checksums
 
         # Older ones have no crc64nvme.

@@ -1,10 +1,10 @@
-"""Volumes -> verified ranges, in parallel, handed on in order.
+"""Volumes -> verified ranges, in parallel, yielded in order.
 
-A range is one piece of the manifest: what one digest covers. Its bytes go on when they
-are right, and not before.
+A range is one piece of the manifest: the bytes of one digest. It is yielded only after
+its digest was verified.
 
-Memory: as many pieces, of at most 32 MiB, as are under way at once, the one that is
-handed on included.
+Memory: one piece, of at most 32 MiB, for each that is under way, including the one that
+is being yielded.
 """
 
 import collections
@@ -17,8 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, Any
 
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.objects import Head
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.objects import Head
 from freezer.storage.exceptions import (
     Conflict,
     IntegrityError,
@@ -29,48 +29,26 @@ from freezer.utils.blocks import Block, Buffer, Buffers
 
 LOG = logging.getLogger(__name__)
 
-# Wrong bytes may have been hurt on the way; wrong so often, they are stored so.
+# Bytes may be damaged in transit; after so many tries, they are stored like that.
 _READS = 3
 
-#: bytes of a range -> how many such ranges are under way at once
+#: bytes of a range -> how many such ranges to fetch at once
 AtOnce = Callable[[int], int]
-
-
-def read_stream(
-    bucket: Bucket, folder: str, found: manifest.Manifest, at_once: AtOnce
-) -> Iterator[Block]:
-    """The bytes of a backup that has a manifest.
-
-    :param folder: the key of the level's folder, without a slash at its end
-    :raises IntegrityError: bytes are wrong or missing; names volume and byte range
-    """
-    for volume in found.volumes:
-        key = f'{folder}/{volume.name}'
-        digests = f'{folder}/{volume.digests}'
-        try:
-            lines = bucket.get(digests, volume.digests_size)
-        except NotFound as error:
-            raise _missing(bucket, digests) from error
-        where = f'{bucket.url(digests)} at {bucket.endpoint}'
-        pieces = volume.pieces(lines, where)
-        yield from manifest.unwrap(
-            read_pieces(bucket, key, volume.etag, pieces, at_once)
-        )
 
 
 def read_object(
     bucket: Bucket, key: str, head: Head, at_once: AtOnce
 ) -> Iterator[Block]:
-    """The bytes of an object nobody wrote a manifest for; only their number is known.
+    """The bytes of an object without a manifest; only its size can be checked.
 
-    :raises Conflict: it is not the object of this ``head`` any more
+    :raises Conflict: the object has been replaced since ``head``
     """
     pieces = manifest.plain_pieces(head.size)
     yield from manifest.unwrap(read_pieces(bucket, key, head.etag, pieces, at_once))
 
 
 def as_file(blocks: Iterator[Block]) -> IO[bytes]:
-    """A file to read the blocks from; closing it gives up the rest."""
+    """A file to read the blocks from; closing it drops the rest."""
     return io.BufferedReader(_BlocksFile(blocks))
 
 
@@ -107,11 +85,12 @@ def read_pieces(
     pieces: Iterable[manifest.Piece],
     at_once: AtOnce,
 ) -> Generator[manifest.Read, None, None]:
-    """Pieces of an object, in order, each checked; one that is wrong ends nothing.
+    """Pieces of an object, in order, each checked.
 
-    The bytes of one are there until the next one is asked for.
+    A corrupt piece is yielded as an error; iteration continues. The bytes of a piece
+    are valid until the next one is requested.
 
-    :param etag: of the object to be read; None for whichever is there
+    :param etag: of the object; None for any
     """
     cancelled = threading.Event()
     remaining = iter(pieces)
@@ -167,29 +146,25 @@ def _fetch(
                     key, piece.start, piece.end, etag, cancelled, buffer
                 )
         except NotFound as error:
-            raise _missing(bucket, key) from error
+            raise IntegrityError(
+                f'{bucket.where(key)} is missing: the backup is damaged'
+            ) from error
         except Conflict as error:
             if piece.digest is None:
                 raise
-            # A bucket that was copied has other ETags; whether the bytes are the same
-            # is for the digests to say.
+            # In a copied bucket the ETags differ; the digests tell whether the bytes
+            # are the same.
             LOG.warning('%s', error.message)
             etag = None
             continue
         if manifest.check_piece(data, piece):
             return data
         LOG.warning(
-            '%s: bytes %d to %d came wrong (attempt %d of %d)',
+            '%s: bytes %d to %d are wrong (attempt %d of %d)',
             bucket.url(key),
             piece.start,
             piece.end - 1,
             attempt,
             _READS,
         )
-    raise manifest.damaged(f'{bucket.url(key)} at {bucket.endpoint}', piece)
-
-
-def _missing(bucket: Bucket, key: str) -> IntegrityError:
-    return IntegrityError(
-        f'{bucket.url(key)} at {bucket.endpoint} is missing: the backup is damaged'
-    )
+    raise manifest.damaged(bucket.where(key), piece)

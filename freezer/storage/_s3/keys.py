@@ -1,4 +1,4 @@
-"""From ``bucket/prefix`` paths to object keys. Pure."""
+"""Converts ``bucket/prefix`` paths to object keys. Pure."""
 
 import os
 import re
@@ -13,7 +13,7 @@ MAX_KEY_BYTES = 1024
 # What botocore accepts; AWS is stricter, Ceph and others allow old-style names.
 _BUCKET = re.compile(r'[A-Za-z0-9._-]{3,255}\Z')
 
-# So does it here.
+# What botocore accepts, too.
 _HOST = re.compile(
     r'(?=.{1,255}\Z)[A-Z0-9_]([A-Z0-9_-]{0,61}[A-Z0-9_])?'
     r'(\.[A-Z0-9_]([A-Z0-9_-]{0,61}[A-Z0-9_])?)*\.?\Z',
@@ -29,7 +29,7 @@ def check_container(container: str) -> None:
             f'container {container!r}: {bucket!r} is not a bucket name; the container '
             f'of storage s3 is bucket or bucket/prefix'
         )
-    # Some stores fold or refuse such keys (SeaweedFS): listed, they are other keys.
+    # Some stores change or refuse such keys (SeaweedFS), and list other ones.
     if any(part in ('', '.', '..') for part in prefix):
         raise StorageConfigError(
             f'container {container!r}: the prefix must not have empty parts, . or ..'
@@ -39,7 +39,7 @@ def check_container(container: str) -> None:
 def check_folder(path: str) -> None:
     """:raises StorageConfigError: a backup there would have a key that is too long
 
-    Asked before its first object is written: the longest keys are of the last ones.
+    Checked before the first object is written, as the longest keys come last.
     """
     # The marker's, in a folder of its own, is five bytes shorter.
     size = len(os.fsencode(key_of(layout.join(path, layout.volume_name(1)))))

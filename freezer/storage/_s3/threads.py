@@ -1,4 +1,4 @@
-"""What goes to a store at the same time."""
+"""Requests at the same time."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,23 +10,23 @@ T = TypeVar('T')
 
 @contextlib.contextmanager
 def threads(number: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are waited for, but for what a signal ends."""
+    """A pool whose threads are waited for, except after a signal."""
     pool = ThreadPoolExecutor(number, name)
-    patient = True
+    wait = True
     try:
         yield pool
     except BaseException as error:
-        patient = isinstance(error, Exception)
+        wait = isinstance(error, Exception)
         raise
     finally:
-        pool.shutdown(patient)
+        pool.shutdown(wait)
 
 
 @contextlib.contextmanager
-def beside(look: Callable[[], T]) -> Iterator[Future[T]]:
-    """A block, and something that is looked at meanwhile.
+def in_background(read: Callable[[], T]) -> Iterator[Future[T]]:
+    """Read something while the block runs.
 
-    Something that only reads: a signal that ends the block does not wait for it.
+    Only read: if a signal ends the block, the thread is not waited for.
     """
-    with threads(1, 's3-beside') as pool:
-        yield pool.submit(look)
+    with threads(1, 's3-background') as pool:
+        yield pool.submit(read)

@@ -153,7 +153,7 @@ def test_verify_says_that_they_have_no_digests(on_s3: S3Store) -> None:
     everything = ('--action', 'verify', *on_s3.options, '--verify-data')
     found = run(*everything, '--metadata-out', '-', env=on_s3.env).check()
     backups = len(NAMES) * len(LEVELS)
-    assert f'; {backups} by Freezer 19, which have no digests' in found.err
+    assert f'; {backups} made by Freezer 19 without digests' in found.err
     sizes = on_s3.sizes()
     data = sum(size for path, size in sizes.items() if path.endswith('/data'))
     assert found.document['size'] == data

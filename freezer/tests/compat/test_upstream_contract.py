@@ -18,9 +18,9 @@ from oslo_config import cfg
 
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
-from freezer.storage._s3.options import S3Options
-from freezer.storage.base import Backup, EngineName
-from freezer.storage.s3 import MIN_PART_SIZE, S3Storage
+from freezer.storage._s3.options import MIN_PART_SIZE, S3Options
+from freezer.storage.backup import Backup
+from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.agent import ROOT
 from freezer.tests.proxy import Proxy
@@ -72,7 +72,7 @@ def freezer19(request: pytest.FixtureRequest) -> Iterator[Freezer19]:
 def test_it_is_built_and_makes_its_bucket(freezer19: Freezer19) -> None:
     storage, bucket = freezer19.storage, freezer19.bucket
     assert freezer19.keys() == set()
-    assert (storage.type, storage.max_segment_size) == ('s3', PART)
+    assert (storage._type, storage.max_segment_size) == ('s3', PART)
     assert storage.storage_path == storage.container
     assert storage.get_storage_info() == (bucket, freezer19.prefix)
     assert storage.get_bucket_name() == bucket
@@ -230,7 +230,7 @@ class Messages:
 
 
 def test_a_backup_that_nobody_claimed(freezer19: Freezer19, tmp_path: Path) -> None:
-    backup = Backup(EngineName('tar'), 'h_b', 1700000000, 1700000000, 0)
+    backup = Backup('tar', 'h_b', 1700000000, 1700000000, 0)
     storage, other = freezer19.storage, freezer19.build()
     storage.write_backup(rich_queue=Messages(), backup=backup)  # type: ignore[arg-type]
     with pytest.raises(e.Conflict):
@@ -249,12 +249,12 @@ def test_a_backup_that_nobody_claimed(freezer19: Freezer19, tmp_path: Path) -> N
         f'{folder}/manifest',
         f'{root}/metadata',
     }
-    assert b''.join(other.backup_blocks(backup.copy(other))) == 'grün'.encode()
+    assert b''.join(other.backup_blocks(backup)) == 'grün'.encode()
 
 
 FORK = """
 import os, sys
-from freezer.storage.base import Backup, EngineName
+from freezer.storage.backup import Backup
 from freezer.storage.s3 import S3Storage
 
 storage = S3Storage(*sys.argv[1:], 1)

@@ -5,11 +5,11 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from freezer.storage.base import Backup, EngineName, Storage
+from freezer.storage.backup import Backup, PendingBackup, WrittenBackup
 from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
-TAR = EngineName('tar')
+TAR = 'tar'
 HOST = 'host_name'
 ZERO = 1_700_000_000
 DAY = 86400
@@ -19,7 +19,8 @@ RANDOM = random.Random(20)
 NOISE = RANDOM.randbytes(PARTS_PER_VOLUME * 2 * PART + PART + 1)
 
 # Makes a whole backup, of this content.
-Store = Callable[..., Backup]
+Store = Callable[..., PendingBackup]
+Commit = Callable[[WrittenBackup], None]
 
 
 def backup(
@@ -37,7 +38,7 @@ def chunks(content: bytes, longest: int = 2 * 1024 * 1024) -> Iterator[bytes]:
         position += size
 
 
-def write(storage: Storage, backup: Backup, messages: Iterable[bytes]) -> None:
+def write(pending: PendingBackup, messages: Iterable[bytes]) -> WrittenBackup:
     """As the engine does: the stream is made in a thread of its own."""
     queue = RichQueue(2)
 
@@ -48,7 +49,7 @@ def write(storage: Storage, backup: Backup, messages: Iterable[bytes]) -> None:
     producer = threading.Thread(target=produce, daemon=True)
     producer.start()
     try:
-        storage.write_backup(rich_queue=queue, backup=backup)
+        return pending.write(queue.get_messages())
     finally:
         queue.close()
         producer.join(60)

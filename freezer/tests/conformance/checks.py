@@ -17,7 +17,7 @@ def names(report: CheckReport) -> list[str]:
 
 
 def problems(report: CheckReport) -> list[tuple[str, str]]:
-    return [(row.name, row.finding.seen) for row in report.problems]
+    return [(row.name, row.finding.message) for row in report.problems]
 
 
 def check(place: S3Place, **options: Any) -> CheckReport:

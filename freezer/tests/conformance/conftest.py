@@ -1,15 +1,15 @@
 """A server, a way to it, a place on it, and what fills that."""
 
 import importlib.metadata
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage.base import Backup, Storage
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage.backup import Backup, PendingBackup, WrittenBackup
+from freezer.storage.repository import Repository
 from freezer.tests import servers
 from freezer.tests.conformance.backups import MARKER, STATE, Store, chunks, write
 from freezer.tests.conformance.places import (
@@ -21,7 +21,7 @@ from freezer.tests.conformance.places import (
 )
 from freezer.tests.conformance.variants import VARIANTS, Variant, Way
 from freezer.tests.conftest import SERVERS
-from freezer.tests.toy.place import SqlitePlace
+from freezer.tests.plugins.place import SqlitePlace
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -125,34 +125,32 @@ def place(
 
 
 @pytest.fixture
-def storage(place: Place) -> Iterator[Storage]:
-    storage = place.storage()
-    storage.prepare()
-    yield storage
-    storage.close()
+def repository(place: Place) -> Iterator[Repository]:
+    repository = place.repository()
+    repository.prepare()
+    yield repository
+    repository.close()
 
 
 @pytest.fixture
-def commit(tmp_path: Path) -> Callable[[Storage, Backup], None]:
-    """Write the metadata, which is in files, as an engine has it."""
-    state, marker = tmp_path / 'state', tmp_path / 'marker'
+def commit(tmp_path: Path) -> Callable[[WrittenBackup], None]:
+    """Commit as an engine does, whose metadata is in a file."""
+    state = tmp_path / 'state'
     state.write_bytes(STATE)
-    marker.write_text(json.dumps(MARKER))
 
-    def commit(storage: Storage, backup: Backup) -> None:
-        storage.put_metadata(str(state), str(marker), backup)
+    def commit(written: WrittenBackup) -> None:
+        written.commit(state, MARKER)
 
     return commit
 
 
 @pytest.fixture
-def store(storage: Storage, commit: Callable[[Storage, Backup], None]) -> Store:
+def store(repository: Repository, commit: Callable[[WrittenBackup], None]) -> Store:
     """Make a whole backup."""
 
-    def store(backup: Backup, content: bytes = b'content') -> Backup:
-        storage.claim(backup)
-        write(storage, backup, chunks(content))
-        commit(storage, backup)
-        return backup
+    def store(backup: Backup, content: bytes = b'content') -> PendingBackup:
+        pending = repository.begin(backup)
+        commit(write(pending, chunks(content)))
+        return pending
 
     return store

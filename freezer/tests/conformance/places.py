@@ -10,10 +10,11 @@ from typing import Any
 
 import botocore.exceptions
 
+from freezer.storage._s3.options import MIN_PART_SIZE, OPTIONS
 from freezer.storage.base import Storage, StorageSettings
-from freezer.storage.local import LocalStorage
-from freezer.storage.multiple import MultipleStorage
-from freezer.storage.s3 import MIN_PART_SIZE, S3Storage
+from freezer.storage.local.storage import LocalStorage
+from freezer.storage.repository import Repository
+from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.variants import Way
 
@@ -31,12 +32,19 @@ class Place(abc.ABC):
         """The containers of which each has all backups."""
         return [self]
 
-    @abc.abstractmethod
-    def storage(self, **rates: Any) -> Storage:
-        """Another driver object, as another agent would have it.
+    def repository(self, **rates: Any) -> Repository:
+        """Another one, as another agent would have it.
 
         :param rates: ``sending`` and ``receiving``
         """
+        return Repository(self.storages(**rates))
+
+    def storages(self, **rates: Any) -> dict[str, Storage]:
+        return {'': self.storage(**rates)}
+
+    @abc.abstractmethod
+    def storage(self, **rates: Any) -> Storage:
+        """Another driver object."""
 
     @abc.abstractmethod
     def files(self) -> dict[str, int]:
@@ -102,7 +110,7 @@ class S3Place(Place):
         return self.server.properties.keeps_backslash
 
     def storage(self, **options: Any) -> S3Storage:
-        given = default_options(S3Storage) | {
+        given = OPTIONS.defaults() | {
             'access_key': self.server.access_key,
             'secret_key': self.server.secret_key,
             'endpoint': self.way.endpoint,
@@ -157,10 +165,11 @@ class MultiplePlace(Place):
     def members(self) -> Sequence[Place]:
         return list(self.places.values())
 
-    def storage(self, **rates: Any) -> MultipleStorage:
-        return MultipleStorage(
-            {name: place.storage(**rates) for name, place in self.places.items()}
-        )
+    def storages(self, **rates: Any) -> dict[str, Storage]:
+        return {name: place.storage(**rates) for name, place in self.places.items()}
+
+    def storage(self, **rates: Any) -> Storage:
+        raise AssertionError('several storages: use storages()')
 
     def files(self) -> dict[str, int]:
         return {
@@ -187,15 +196,6 @@ class MultiplePlace(Place):
     @property
     def keeps_backslash(self) -> bool:
         return all(place.keeps_backslash for place in self.members)
-
-
-def default_options(driver: type[Storage]) -> dict[str, Any]:
-    """What a driver gets when nothing is set."""
-    return {
-        f'{group}_{option.dest}' if group else option.dest: option.default
-        for group, declared in driver.OPTIONS.items()
-        for option in declared
-    }
 
 
 def new_s3_place(server: servers.Server, way: Way | None = None) -> S3Place:

@@ -3,7 +3,6 @@
 moto answers, through a proxy that meddles.
 """
 
-import dataclasses
 import datetime
 import hashlib
 import socket
@@ -16,7 +15,7 @@ import pytest
 
 from freezer.storage import exceptions as e
 from freezer.storage import layout
-from freezer.storage._s3 import probes, scratch
+from freezer.storage._s3.check import listings, objects, run, scratch, speed
 from freezer.storage.check import CheckReport, Finding, Probe, Result
 from freezer.tests import servers
 from freezer.tests.conformance.checks import buckets, check, names, row
@@ -53,7 +52,7 @@ def proxy(moto: servers.Moto) -> Iterator[Proxy]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for a listing that will not come."""
-    for module in (probes, scratch):
+    for module in (listings, objects, scratch):
         monkeypatch.setattr(module, 'LISTING_DELAYS', (0, 0.01))
 
 
@@ -67,9 +66,9 @@ def try_only(
     """A check with no other probes than those named."""
 
     def try_only(*names: str, **options: Any) -> CheckReport:
-        some = [probe for probe in probes.PROBES if probe.name in names]
+        some = [probe for probe in run.PROBES if probe.name in names]
         assert len(some) == len(names)
-        monkeypatch.setattr(probes, 'PROBES', some)
+        monkeypatch.setattr(run, 'PROBES', some)
         given = {'endpoint': proxy.endpoint, 's3_retry_budget': 1.0} | options
         return check(moto_place, **given)
 
@@ -110,6 +109,16 @@ def aborts(request: Request) -> bool:
     return request.method == 'DELETE' and 'uploadId' in request.query
 
 
+def completes_unequal_parts(request: Request) -> bool:
+    return request.completes and request.path.endswith('/unequal parts')
+
+
+def first(matches: Matches) -> Matches:
+    """The first of such requests."""
+    calls = iter([True])
+    return lambda request: matches(request) and next(calls, False)
+
+
 def nothing(_reply: Reply) -> None:
     """The connection breaks before the answer."""
 
@@ -137,7 +146,7 @@ def no_metadata(reply: Reply) -> Reply:
 
 def range_ignored(reply: Reply) -> Reply:
     kept = {k: v for k, v in reply.headers.items() if k != 'content-range'}
-    return Reply(200, kept, probes._RANGED)
+    return Reply(200, kept, objects.RANGED)
 
 
 def other_range(reply: Reply) -> Reply:
@@ -162,135 +171,77 @@ def ends_early(reply: Reply) -> Reply:
 NOT_KNOWN = error(501, 'NotImplemented')
 
 
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """One way in which a store errs, and what the check has to say of it.
-
-    :param act: what is answered, or what becomes of an answer
-    :param said: part of what was seen, or of what helps
-    """
-
-    probe: str
-    at: Matches
-    act: Answer | Change
-    result: Result
-    said: str
-
-
-FAULTS = {
-    'a byte is lost': Fault(
-        'read', on('GET', '/small'), lost_byte, PROBLEM, '53 bytes, not 54'
-    ),
-    'a byte changes': Fault(
-        'read', on('GET', '/small'), other_byte, PROBLEM, 'from byte 0 on'
-    ),
-    'an empty object is not empty': Fault(
-        'empty object', on('GET', '/empty'), one_byte, PROBLEM, 'has bytes'
-    ),
-    'metadata is lost': Fault(
-        'metadata', on('HEAD', '/small'), no_metadata, NOTE, 'lost'
-    ),
-    'another size': Fault(
-        'metadata', on('HEAD', '/small'), shorter, PROBLEM, 'told is 53'
-    ),
-    'not listed': Fault(
-        'list', lists(2, '/small'), without(b'Contents'), PROBLEM, 'not listed'
-    ),
-    'a listing is cut off': Fault(
-        'list versions 1, 2',
-        lists(2, '/paged/'),
-        without(b'NextContinuationToken'),
-        PROBLEM,
-        '--s3-list-version 1',
-    ),
-    'a listing ends early': Fault(
-        'list versions 1, 2',
-        lists(2, '/paged/'),
-        ends_early,
-        PROBLEM,
-        '--s3-list-version 1',
-    ),
-    'no version 1': Fault(
-        'list versions 1, 2', lists(1, '/paged/'), NOT_KNOWN, NOTE, 'version 1: '
-    ),
-    'another range': Fault(
-        'range', on('GET', '/ranged'), other_range, PROBLEM, 'sent bytes 7-7'
-    ),
-    'a range is ignored': Fault(
-        'range', on('GET', '/ranged'), range_ignored, PROBLEM, 'something else'
-    ),
-    'a byte of a range changes': Fault(
-        'range', on('GET', '/ranged'), other_byte, PROBLEM, 'bytes 0 to 0 came wrong'
-    ),
-    'If-Match is ignored': Fault(
-        'conditional read', on('GET', '/small'), one_byte, NOTE, 'is ignored'
-    ),
-    'If-None-Match is ignored': Fault(
-        'conditional write', on('PUT', '/condition'), Answer(200), NOTE, 'is ignored'
-    ),
-    'If-None-Match is not known': Fault(
-        'conditional write', on('PUT', '/condition'), NOT_KNOWN, NOTE, 'is not known'
-    ),
-    'If-None-Match is always refused': Fault(
-        'conditional write',
-        on('PUT', '/condition'),
-        error(412, 'PreconditionFailed'),
-        PROBLEM,
-        'refused where there was nothing',
-    ),
-    'not deleted': Fault(
-        'delete', on('DELETE', '/deleted'), Answer(204), PROBLEM, 'still there'
-    ),
-    'no multi-delete': Fault(
-        'multi-delete', multi_deletes, NOT_KNOWN, NOTE, 'one by one'
-    ),
-    'an upload of other bytes': Fault(
-        'two-part upload', on('GET', '/two parts'), other_byte, PROBLEM, 'from byte 0'
-    ),
-    'metadata of an upload is lost': Fault(
-        'two-part upload', on('HEAD', '/two parts'), no_metadata, NOTE, 'metadata lost'
-    ),
-    'an upload is archived': Fault(
-        'two-part upload',
-        on('GET', '/two parts'),
-        error(403, 'InvalidObjectState'),
-        NOTE,
-        'is an archive',
-    ),
-    'uploads are not listed': Fault(
-        'open uploads', lists_uploads, without(b'Upload'), NOTE, 'lifecycle'
-    ),
-    'a CRC32 is refused': Fault(
-        'checksum CRC32',
-        on('PUT', '/right ChecksumCRC32'),
-        error(400, 'InvalidRequest'),
-        NOTE,
-        '--s3-checksum none',
-    ),
-    'a digest is checked': Fault(
-        'checksum SHA-256',
-        on('PUT', '/wrong payload'),
-        error(400, 'XAmzContentSHA256Mismatch'),
-        OK,
-        'XAmzContentSHA256Mismatch',
-    ),
-    'names are refused': Fault(
-        'odd names', on('PUT', '/a+b'), error(400, 'InvalidURI'), NOTE, 'not kept: +'
-    ),
-}
-
-
-@pytest.mark.parametrize('name', FAULTS)
-def test_a_store_that_errs(name: str, try_only: TryOnly, proxy: Proxy) -> None:
-    fault = FAULTS[name]
-    if isinstance(fault.act, Answer):
-        proxy.answer(fault.at, fault.act)
+def meddle(proxy: Proxy, at: Matches, act: Answer | Change) -> None:
+    if isinstance(act, Answer):
+        proxy.answer(at, act)
     else:
-        proxy.change(fault.at, fault.act)
-    report = try_only(fault.probe)
-    found = row(report, fault.probe)
-    assert found.result is fault.result, found
-    assert fault.said in f'{found.seen}; {found.mend}'
+        proxy.change(at, act)
+
+
+# The probe, the requests, what is answered or becomes of an answer, the result of the
+# check, and a part of its message or hint.
+FAULTS = [
+    ('read', on('GET', '/small'), lost_byte, PROBLEM, '53 bytes, not 54'),
+    ('read', on('GET', '/small'), other_byte, PROBLEM, 'from byte 0 on'),
+    ('empty object', on('GET', '/empty'), one_byte, PROBLEM, 'has bytes'),
+    ('metadata', on('HEAD', '/small'), no_metadata, NOTE, 'lost'),
+    ('metadata', on('HEAD', '/small'), shorter, PROBLEM, 'size is 53'),
+    ('list', lists(2, '/small'), without(b'Contents'), PROBLEM, 'not listed'),
+    (
+        *('list versions 1, 2', lists(2, '/paged/'), without(b'NextContinuationToken')),
+        *(PROBLEM, '--s3-list-version 1'),
+    ),
+    (
+        *('list versions 1, 2', lists(2, '/paged/'), ends_early),
+        *(PROBLEM, '--s3-list-version 1'),
+    ),
+    ('list versions 1, 2', lists(1, '/paged/'), NOT_KNOWN, NOTE, 'version 1: '),
+    ('range', on('GET', '/ranged'), other_range, PROBLEM, 'sent bytes 7-7'),
+    ('range', on('GET', '/ranged'), range_ignored, PROBLEM, 'something else'),
+    ('range', on('GET', '/ranged'), other_byte, PROBLEM, 'bytes 0 to 0 are wrong'),
+    ('conditional read', on('GET', '/small'), one_byte, NOTE, 'is ignored'),
+    ('conditional write', on('PUT', '/condition'), Answer(200), NOTE, 'is ignored'),
+    ('conditional write', on('PUT', '/condition'), NOT_KNOWN, NOTE, 'is not known'),
+    (
+        *('conditional write', on('PUT', '/condition')),
+        *(error(412, 'PreconditionFailed'), PROBLEM, 'refused where there was nothing'),
+    ),
+    ('delete', on('DELETE', '/deleted'), Answer(204), PROBLEM, 'still exists'),
+    ('multi-delete', multi_deletes, NOT_KNOWN, NOTE, 'one by one'),
+    ('two-part upload', on('GET', '/two parts'), other_byte, PROBLEM, 'from byte 0'),
+    ('two-part upload', on('HEAD', '/two parts'), no_metadata, NOTE, 'metadata lost'),
+    (
+        *('two-part upload', on('GET', '/two parts')),
+        *(error(403, 'InvalidObjectState'), NOTE, 'is an archive'),
+    ),
+    ('open uploads', lists_uploads, without(b'Upload'), NOTE, 'lifecycle'),
+    (
+        *('checksum CRC32', on('PUT', '/right ChecksumCRC32')),
+        *(error(400, 'InvalidRequest'), NOTE, '--s3-checksum none'),
+    ),
+    (
+        *('checksum SHA-256', on('PUT', '/wrong payload')),
+        *(error(400, 'XAmzContentSHA256Mismatch'), OK, 'XAmzContentSHA256Mismatch'),
+    ),
+    ('odd names', on('PUT', '/a+b'), error(400, 'InvalidURI'), NOTE, 'not kept: +'),
+]
+
+
+@pytest.mark.parametrize('probe, at, act, result, said', FAULTS)
+def test_a_store_that_errs(
+    probe: str,
+    at: Matches,
+    act: Answer | Change,
+    result: Result,
+    said: str,
+    try_only: TryOnly,
+    proxy: Proxy,
+) -> None:
+    meddle(proxy, at, act)
+    report = try_only(probe)
+    found = row(report, probe)
+    assert found.result is result, found
+    assert said in f'{found.message}; {found.hint}'
     assert bool(found.value) == (found.result is OK)
     assert row(report, 'clean-up').result is OK
 
@@ -305,10 +256,10 @@ def test_a_byte_changed_on_the_way(try_only: TryOnly, proxy: Proxy) -> None:
 
     proxy.change(on('PUT', '/wrong payload'), note_etag)
     found = row(try_only('checksum SHA-256'), 'checksum SHA-256')
-    assert (found.result, found.mend) == (NOTE, '')
-    assert 'is stored' in found.seen
+    assert (found.result, found.hint) == (NOTE, '')
+    assert 'is stored' in found.message
     (etag,) = stored
-    assert etag != f'"{hashlib.md5(probes._SMALL).hexdigest()}"'
+    assert etag != f'"{hashlib.md5(scratch.SMALL).hexdigest()}"'
 
 
 def test_what_helps_against_changed_bytes(try_only: TryOnly, proxy: Proxy) -> None:
@@ -316,29 +267,18 @@ def test_what_helps_against_changed_bytes(try_only: TryOnly, proxy: Proxy) -> No
     proxy.answer(on('PUT', '/wrong ChecksumCRC32'), refusal)
     report = try_only('checksum CRC32', 'checksum SHA-256')
     assert row(report, 'checksum CRC32').result is OK
-    assert row(report, 'checksum SHA-256').mend == '--s3-checksum crc32'
+    assert row(report, 'checksum SHA-256').hint == '--s3-checksum crc32'
 
 
-def test_uploads_of_equal_parts_only(try_only: TryOnly, proxy: Proxy) -> None:
-    def completes(request: Request) -> bool:
-        return request.completes and request.path.endswith('/unequal parts')
-
-    proxy.answer(completes, error(400, 'InvalidPart'))
+@pytest.mark.parametrize('status', [400, 200])
+def test_uploads_of_equal_parts_only(
+    status: int, try_only: TryOnly, proxy: Proxy
+) -> None:
+    """With status 200 where the store began to answer before it was done (Swift)."""
+    proxy.answer(completes_unequal_parts, error(status, 'InvalidPart'))
     found = row(try_only('part sizes'), 'part sizes')
     assert (found.result, found.value) == (NOTE, False)
-    assert 'of one size' in found.seen
-
-
-def test_that_parts_are_unequal_is_said_late(try_only: TryOnly, proxy: Proxy) -> None:
-    """With status 200: the store began to answer before it was done (Swift)."""
-
-    def completes(request: Request) -> bool:
-        return request.completes and request.path.endswith('/unequal parts')
-
-    proxy.answer(completes, error(200, 'InvalidPart'))
-    found = row(try_only('part sizes'), 'part sizes')
-    assert (found.result, found.value) == (NOTE, False)
-    assert 'of one size' in found.seen
+    assert 'of one size' in found.message
 
 
 @pytest.mark.parametrize('limit, found', [(1000, 1000), (4999, 1000), (50, None)])
@@ -349,7 +289,7 @@ def test_fewer_parts(
     proxy.answer(lambda request: request.part > limit, refusal)
     seen = row(try_only('part numbers', s3_max_parts=10000), 'part numbers')
     assert (seen.result, seen.value) == (PROBLEM, found)
-    assert seen.mend == f'--s3-max-parts {found or ""}'.strip()
+    assert seen.hint == f'--s3-max-parts {found or ""}'.strip()
     seen = row(try_only('part numbers', s3_max_parts=50), 'part numbers')
     assert (seen.result, seen.value) == (OK, 50)
 
@@ -362,7 +302,7 @@ def test_uploads_that_cannot_be_aborted(
     assert row(report, 'abort').result is PROBLEM
     left = row(report, 'clean-up')
     assert left.result is PROBLEM
-    assert f's3://{moto_place.bucket}/{moto_place.prefix}/check/' in left.seen
+    assert f's3://{moto_place.bucket}/{moto_place.prefix}/check/' in left.message
     assert moto_place.files() == {}
     ((key, upload_id),) = moto.uploads(moto_place.bucket)
     what = {'Bucket': moto_place.bucket, 'Key': key, 'UploadId': upload_id}
@@ -373,27 +313,18 @@ def test_a_deletion_that_is_only_said_to_be_done(
     try_only: TryOnly, proxy: Proxy
 ) -> None:
     """The first answer to a multi-delete is a lie; that of the cleaning up is not."""
-    first = iter([True])
-    proxy.answer(
-        lambda request: multi_deletes(request) and next(first, False),
-        Answer(200, b'<DeleteResult></DeleteResult>'),
-    )
+    lie = Answer(200, b'<DeleteResult></DeleteResult>')
+    proxy.answer(first(multi_deletes), lie)
     report = try_only('multi-delete')
     assert row(report, 'multi-delete').result is PROBLEM
     assert row(report, 'clean-up').result is OK
 
 
 def test_a_listing_that_is_late(try_only: TryOnly, proxy: Proxy) -> None:
-    first = iter([True])
-    proxy.change(
-        lambda request: lists(2, '/small')(request) and next(first, False),
-        without(b'Contents'),
-    )
+    proxy.change(first(lists(2, '/small')), without(b'Contents'))
     found = row(try_only('list'), 'list')
-    assert (found.result, found.seen) == (
-        NOTE,
-        'what was written is listed after 0.01 s',
-    )
+    assert found.result is NOTE
+    assert found.message == 'a written object is listed after 0.01 s'
 
 
 @pytest.mark.parametrize(
@@ -411,7 +342,7 @@ def test_clock(
     proxy.change(lambda request: request.method == 'HEAD', shift)
     found = row(try_only(), 'clock')
     assert found.result is result
-    assert found.seen.startswith(said)
+    assert found.message.startswith(said)
     assert isinstance(found.value, float)
     assert abs(found.value - 60 * minutes) < 3
 
@@ -419,10 +350,10 @@ def test_clock(
 def test_a_store_that_is_far_away(
     try_only: TryOnly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes, '_SLOW_SECONDS', 0.0)
+    monkeypatch.setattr(speed, '_SLOW_SECONDS', 0.0)
     found = row(try_only('round trip'), 'round trip')
     assert found.result is NOTE
-    assert '--s3-concurrency' in found.mend
+    assert '--s3-concurrency' in found.hint
 
 
 def test_round_trip(try_only: TryOnly, proxy: Proxy) -> None:
@@ -477,17 +408,14 @@ def test_locks_that_do_not_come_about(
     proxy: Proxy,
 ) -> None:
     place = new_s3_place(moto)
-    some = [probe for probe in probes.PROBES if probe.name == 'locked']
-    monkeypatch.setattr(probes, 'PROBES', some)
-    if isinstance(act, Answer):
-        proxy.answer(at, act)
-    else:
-        proxy.change(at, act)
+    some = [probe for probe in run.PROBES if probe.name == 'locked']
+    monkeypatch.setattr(run, 'PROBES', some)
+    meddle(proxy, at, act)
     lock = {'s3_object_lock_mode': 'GOVERNANCE', 's3_object_lock_days': 1}
     report = check(place, endpoint=proxy.endpoint, **lock)
     found = row(report, 'locked')
     assert found.result is PROBLEM
-    assert found.seen.startswith(said)
+    assert found.message.startswith(said)
     assert row(report, 'clean-up').result is OK
     assert place.bucket not in buckets(moto)
 
@@ -515,8 +443,8 @@ def test_no_answer(name: str, at: Matches, try_only: TryOnly, proxy: Proxy) -> N
     found = row(try_only(name, 'encryption'), name)
     assert found.result is PROBLEM
     assert found.value is None
-    assert 'cannot be reached' in found.seen
-    assert 'no more was tried' in found.seen
+    assert 'cannot be reached' in found.message
+    assert 'the check stopped here' in found.message
 
 
 @pytest.mark.parametrize(
@@ -536,37 +464,27 @@ def test_a_store_in_trouble(
     report = try_only(name, 'round trip')
     found = row(report, name)
     assert (found.result, found.value) == (NOTE, None)
-    assert 'InternalError' in found.seen
+    assert 'InternalError' in found.message
     assert names(report)[-2:] == ['round trip', 'clean-up']
 
 
 def test_answers_that_were_lost(try_only: TryOnly, proxy: Proxy) -> None:
     """What was asked again finds what it did itself."""
 
-    def first(matches: Matches) -> Matches:
-        calls = iter([True])
-        return lambda request: matches(request) and next(calls, False)
-
-    def completes(request: Request) -> bool:
-        return request.completes and request.path.endswith('/unequal parts')
-
     proxy.change(first(on('PUT', '/condition')), nothing)
-    lost = first(completes)
+    lost = first(completes_unequal_parts)
     proxy.answer(
-        lambda request: completes(request) and not lost(request),
+        lambda request: completes_unequal_parts(request) and not lost(request),
         error(404, 'NoSuchUpload'),
     )
-    proxy.change(first(completes), nothing)
+    proxy.change(first(completes_unequal_parts), nothing)
     report = try_only('conditional write', 'part sizes')
     assert row(report, 'conditional write').result is OK
     assert row(report, 'part sizes').result is OK
 
 
 def test_an_answer_that_was_lost_for_good(try_only: TryOnly, proxy: Proxy) -> None:
-    def completes(request: Request) -> bool:
-        return request.completes and request.path.endswith('/unequal parts')
-
-    proxy.answer(completes, error(404, 'NoSuchUpload'))
+    proxy.answer(completes_unequal_parts, error(404, 'NoSuchUpload'))
     found = row(try_only('part sizes'), 'part sizes')
     assert (found.result, found.value) == (NOTE, None)
 
@@ -596,13 +514,9 @@ def test_the_other_addressing_style(
         return find('127.0.0.1', *arguments, **named)
 
     monkeypatch.setattr(socket, 'getaddrinfo', getaddrinfo)
+    options = {'s3_addressing_style': 'virtual', 's3_retry_budget': 0.0}
     with pytest.raises(e.Unreachable, match='answers with --s3-addressing-style path'):
-        check(
-            moto_place,
-            endpoint=f'http://localhost:{port}',
-            s3_addressing_style='virtual',
-            s3_retry_budget=0.0,
-        )
+        check(moto_place, endpoint=f'http://localhost:{port}', **options)
 
 
 # However it ends
@@ -610,13 +524,11 @@ def test_the_other_addressing_style(
 
 @pytest.mark.parametrize('failure', [RuntimeError, Interrupted])
 def test_nothing_remains_of_a_check_that_breaks_off(
-    failure: type[BaseException],
-    monkeypatch: pytest.MonkeyPatch,
-    moto: servers.Moto,
+    failure: type[BaseException], monkeypatch: pytest.MonkeyPatch, moto: servers.Moto
 ) -> None:
     place = new_s3_place(moto)
 
-    def break_off(scratch: scratch.Scratch) -> Finding:
+    def break_off(scratch: scratch.ScratchPrefix) -> Finding:
         upload = scratch.open_upload('left')
         scratch.bucket.upload_part(upload, 1, b'x')
         assert place.files()
@@ -624,7 +536,7 @@ def test_nothing_remains_of_a_check_that_breaks_off(
         raise failure(15)
 
     broken = [Probe('odd names', break_off)]
-    monkeypatch.setattr(probes, 'PROBES', [*probes.PROBES[:3], *broken])
+    monkeypatch.setattr(run, 'PROBES', [*run.PROBES[:3], *broken])
     with pytest.raises(failure):
         check(place)
     assert place.bucket not in buckets(moto)
@@ -641,7 +553,7 @@ def test_what_remains_is_said(
     report = try_only('read')
     found = row(report, 'clean-up')
     assert found.result is PROBLEM
-    assert found.seen.startswith(
+    assert found.message.startswith(
         f'something may remain below s3://{moto_place.bucket}/{moto_place.prefix}/check'
     )
     assert next(iter(moto_place.files())).startswith(f'{layout.CHECK}/')

@@ -13,13 +13,12 @@ from typing import Any
 import botocore.exceptions
 import pytest
 
+from freezer.storage import claims
 from freezer.storage import exceptions as e
-from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket
 from freezer.storage._s3.keys import check_container
-from freezer.storage._s3.listings import Upload
-from freezer.storage._s3.parameters import Kind
+from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage.exceptions import StorageConfigError
+from freezer.storage.objects import ObjectKind, Upload
 from freezer.tests import servers
 from freezer.tests.conformance.places import PART, S3Place, new_s3_place
 from freezer.tests.conformance.variants import Way
@@ -128,9 +127,9 @@ def test_complete_ignores_a_condition(raw: Raw, bucket: Bucket) -> None:
         raw.complete(upload, b'x')
     assert raw.get()['Body'].read() == b'x'
     # So it is a small object that keeps two agents apart, before the source is read.
-    claim.take(bucket, f'{raw.prefix}/folder')
+    claims.take(bucket, f'{raw.prefix}/folder')
     with pytest.raises(e.Conflict):
-        claim.take(bucket, f'{raw.prefix}/folder')
+        claims.take(bucket, f'{raw.prefix}/folder')
 
 
 @on('seaweedfs')
@@ -209,18 +208,18 @@ def test_put_ignores_conditions(raw: Raw, bucket: Bucket) -> None:
     raw.put(raw.key, b'1')
     with raw.headers(If_None_Match='*'):
         raw.put(raw.key, b'2')
-    assert '/claim.' in claim.take(bucket, f'{raw.prefix}/folder').key
+    assert '/claim.' in claims.take(bucket, f'{raw.prefix}/folder').key
     with pytest.raises(e.Conflict):
-        claim.take(bucket, f'{raw.prefix}/folder')
+        claims.take(bucket, f'{raw.prefix}/folder')
 
 
 @on('swift')
 def test_put_knows_no_conditions(raw: Raw, bucket: Bucket) -> None:
     with raw.headers(If_None_Match='*'), refused('NotImplemented'):
         raw.put(raw.key, b'1')
-    assert '/claim.' in claim.take(bucket, f'{raw.prefix}/folder').key
+    assert '/claim.' in claims.take(bucket, f'{raw.prefix}/folder').key
     with pytest.raises(e.Conflict):
-        claim.take(bucket, f'{raw.prefix}/folder')
+        claims.take(bucket, f'{raw.prefix}/folder')
 
 
 @on('rclone')
@@ -245,7 +244,7 @@ def test_a_range_is_answered_with_200(raw: Raw, bucket: Bucket) -> None:
 
 @on('rclone')
 def test_metadata_keys_have_another_case(raw: Raw, bucket: Bucket) -> None:
-    bucket.put(raw.key, b'', Kind.VOLUME, 'token')
+    bucket.put(raw.key, b'', ObjectKind.VOLUME, 'token')
     assert 'Freezer-Token' in raw.head()['Metadata']
     assert bucket.head(raw.key).token == 'token'
 
@@ -256,7 +255,7 @@ def test_metadata_do_not_outlive_the_process(tmp_path: Path) -> None:
         storage = place.storage()
         storage.prepare()
         key = f'{place.prefix}/key'
-        storage._bucket.put(key, b'content', Kind.VOLUME, 'token')
+        storage._bucket.put(key, b'content', ObjectKind.VOLUME, 'token')
         server.restart()
         assert storage._bucket.head(key).token is None
         assert storage._bucket.get(key) == b'content'
@@ -282,7 +281,7 @@ def test_slashes_are_folded(raw: Raw, bucket: Bucket) -> None:
         check_container('bucket/a//b')
     # The container is all right, the name of the backup is not.
     with pytest.raises(e.Rejected, match='choose another backup name'):
-        claim.take(bucket, f'{raw.prefix}/a\\b')
+        claims.take(bucket, f'{raw.prefix}/a\\b')
 
 
 @on('rclone')
@@ -312,11 +311,11 @@ def test_dots_are_refused(raw: Raw, s3: S3Place) -> None:
 @on('rclone')
 def test_long_names_are_refused(raw: Raw, bucket: Bucket) -> None:
     """Here a name between slashes is the name of a directory."""
-    claim.take(bucket, f'{raw.prefix}/{"n" * 255}')
+    claims.take(bucket, f'{raw.prefix}/{"n" * 255}')
     with refused('InternalError'):
         raw.put('n' * 256 + '/claim')
     with pytest.raises(e.ServerError):
-        claim.take(bucket, f'{raw.prefix}/{"n" * 256}')
+        claims.take(bucket, f'{raw.prefix}/{"n" * 256}')
 
 
 @on('rclone')
@@ -340,7 +339,7 @@ def test_a_batch_of_deletes_needs_content_md5(raw: Raw, bucket: Bucket) -> None:
     with refused('InvalidRequest'):
         raw.client.delete_objects(Bucket=raw.bucket, Delete=delete)
     bucket.delete(keys)
-    assert not bucket._batches_refused
+    assert not bucket.objects._batches_refused
     assert raw.keys() == []
 
 
@@ -353,13 +352,13 @@ def test_an_unknown_access_key_has_a_wrong_signature(s3: S3Place, raw: Raw) -> N
     with refused('SignatureDoesNotMatch'):
         s3.server.client(access_key='unknown').list_buckets()
     with pytest.raises(e.BadCredentials):
-        s3.storage(access_key='unknown').report()
+        s3.repository(access_key='unknown').report()
 
 
 @on('moto')
 def test_any_keys_do(s3: S3Place, raw: Raw) -> None:
     raw.put(raw.key)
-    s3.storage(access_key='unknown', secret_key='wrong').report()
+    s3.repository(access_key='unknown', secret_key='wrong').report()
 
 
 @on('moto')

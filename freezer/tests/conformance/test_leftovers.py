@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
+from freezer.storage import claims, levels, retention
 from freezer.storage import exceptions as e
-from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Listed
-from freezer.storage.base import Backup, EngineName
-from freezer.storage.housekeeping import Tidied
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.objects import Objects
+from freezer.storage.backup import Backup, PendingBackup
+from freezer.storage.housekeeping import CleanUpReport
+from freezer.storage.objects import ListedObject
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.places import PART, S3Place, new_s3_place
 from freezer.tests.conformance.variants import Way
 from freezer.utils import process
-from freezer.utils.streaming import RichQueue
 
 ZERO = 1_700_000_000
 DAY = 86400
@@ -53,34 +53,34 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return move
 
 
-def backup(level: int = 0) -> Backup:
-    return Backup(EngineName('tar'), 'host_name', ZERO, ZERO + level, level)
+class Making:
+    """A backup that is made step by step."""
+
+    def __init__(self, storage: S3Storage, level: int = 0) -> None:
+        self.name = Backup('tar', 'host_name', ZERO, ZERO + level, level)
+        self.pending = storage.begin(self.name)
+
+    def write(self, content: bytes) -> 'Making':
+        self.written = self.pending.write([content])
+        return self
+
+    def commit(self, tmp_path: Path) -> PendingBackup:
+        (tmp_path / 'engine').write_bytes(b'state')
+        self.written.commit(tmp_path / 'engine', {'engine_name': 'tar'})
+        return self.pending
 
 
-def write(storage: S3Storage, content: bytes, level: int = 0) -> None:
-    queue = RichQueue(4)
-    queue.put_messages([content])
-    storage.write_backup(queue, backup(level))
+def store(storage: S3Storage, tmp_path: Path, level: int = 0) -> PendingBackup:
+    return Making(storage, level).write(content_at(level)).commit(tmp_path)
 
 
-def commit(storage: S3Storage, tmp_path: Path, level: int = 0) -> None:
-    (tmp_path / 'engine').write_bytes(b'state')
-    (tmp_path / 'marker').write_text(json.dumps({'engine_name': 'tar'}))
-    storage.put_metadata(
-        str(tmp_path / 'engine'), str(tmp_path / 'marker'), backup(level)
-    )
+def content_at(level: int) -> bytes:
+    return bytes([level]) * (PART + 1)
 
 
-def store(storage: S3Storage, tmp_path: Path, level: int = 0) -> bytes:
-    content = bytes([level]) * (PART + 1)
-    storage.claim(backup(level))
-    write(storage, content, level)
-    commit(storage, tmp_path, level)
-    return content
-
-
-def content_of(storage: S3Storage, level: int = 0) -> bytes:
-    return b''.join(storage.backup_blocks(backup(level)))
+def content_of(storage: S3Storage) -> bytes:
+    first, *_ = levels.committed(storage)
+    return b''.join(first.blocks())
 
 
 def open_upload(place: S3Place, path: str, parts: int = 1) -> str:
@@ -92,10 +92,10 @@ def open_upload(place: S3Place, path: str, parts: int = 1) -> str:
     return made
 
 
-def tidy(place: S3Place, *, dry_run: bool = False, **options: Any) -> Tidied:
+def clean_up(place: S3Place, *, dry_run: bool = False, **options: Any) -> CleanUpReport:
     storage = place.storage(**options)
     try:
-        return storage.tidy(dry_run)
+        return storage.clean_up(dry_run)
     finally:
         storage.close()
 
@@ -106,7 +106,7 @@ def later(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(Bucket, 'store_time', lambda self: now(self) + seconds)
 
 
-def whole(place: S3Place, found: Tidied) -> tuple[int, int, int]:
+def whole(place: S3Place, found: CleanUpReport) -> tuple[int, int, int]:
     (left,) = found.leftovers
     assert left.what == f's3://{place.bucket}/{place.prefix}/{FOLDER}'
     return left.objects, left.uploads, left.size
@@ -118,30 +118,30 @@ def test_data_without_a_marker(place: S3Place, monkeypatch: pytest.MonkeyPatch) 
     open_upload(place, f'{FOLDER}/segments/00000002', 2)
     files = place.files()
     # Too young.
-    assert tidy(place) == Tidied()
+    assert clean_up(place) == CleanUpReport()
     later(monkeypatch, DAY - 600)
-    assert tidy(place) == Tidied()
+    assert clean_up(place) == CleanUpReport()
     later(monkeypatch, 1200)
-    found = tidy(place, dry_run=True)
+    found = clean_up(place, dry_run=True)
     assert whole(place, found) == (2, 1, 8 + 2 * PART)
     assert place.files() == files
     assert len(place.uploads()) == 1
-    assert tidy(place) == found
+    assert clean_up(place) == found
     assert place.files() == {}
     assert place.uploads() == []
-    assert tidy(place) == Tidied()
+    assert clean_up(place) == CleanUpReport()
 
 
 def test_how_old_is_for_the_option_to_say(place: S3Place) -> None:
     place.write(f'{FOLDER}/data', b'12345')
-    assert tidy(place, s3_stale_after=3600.0) == Tidied()
-    assert whole(place, tidy(place, s3_stale_after=0.0)) == (1, 0, 5)
+    assert clean_up(place, s3_stale_after=3600.0) == CleanUpReport()
+    assert whole(place, clean_up(place, s3_stale_after=0.0)) == (1, 0, 5)
     assert place.files() == {}
 
 
 def test_an_upload_alone(place: S3Place) -> None:
     open_upload(place, f'{FOLDER}/data')
-    assert whole(place, tidy(place, s3_stale_after=0.0)) == (0, 1, PART)
+    assert whole(place, clean_up(place, s3_stale_after=0.0)) == (0, 1, PART)
     assert place.uploads() == []
 
 
@@ -150,8 +150,8 @@ def test_a_check_that_was_killed(place: S3Place) -> None:
     place.write(f'{scratch}/probe/x', b'12345')
     place.write('check/list.txt', b'x')
     open_upload(place, f'{scratch}/upload')
-    assert tidy(place) == Tidied()
-    (left,) = tidy(place, s3_stale_after=0.0).leftovers
+    assert clean_up(place) == CleanUpReport()
+    (left,) = clean_up(place, s3_stale_after=0.0).leftovers
     assert left.what.endswith(f'/{scratch}')
     assert (left.objects, left.uploads, left.size) == (1, 1, 5 + PART)
     assert list(place.files()) == ['check/list.txt']
@@ -170,7 +170,7 @@ def test_what_is_not_a_backup_stays(place: S3Place) -> None:
     beside = f'{place.prefix}2/{FOLDER}/data'
     place.server.put(place.bucket, beside, b'x')
     open_upload(place, 'something/else')
-    assert tidy(place, s3_stale_after=0.0) == Tidied()
+    assert clean_up(place, s3_stale_after=0.0) == CleanUpReport()
     assert sorted(place.files()) == sorted(others)
     assert place.server.get(place.bucket, beside) == b'x'
     assert len(place.uploads()) == 1
@@ -180,14 +180,14 @@ def test_a_backup_stays_and_what_clings_to_it_goes(
     place: S3Place, tmp_path: Path
 ) -> None:
     storage = place.storage()
-    content = store(storage, tmp_path)
+    store(storage, tmp_path)
     files = place.files()
     place.write(f'{FOLDER}/claim', b'{}')
     open_upload(place, f'{FOLDER}/data')
-    assert whole(place, tidy(place, s3_stale_after=0.0)) == (1, 1, 2 + PART)
+    assert whole(place, clean_up(place, s3_stale_after=0.0)) == (1, 1, 2 + PART)
     assert place.files() == files
     assert place.uploads() == []
-    assert content_of(storage) == content
+    assert content_of(storage) == content_at(0)
 
 
 def test_a_backup_under_way_is_left_alone(
@@ -195,11 +195,10 @@ def test_a_backup_under_way_is_left_alone(
 ) -> None:
     """Of this machine, whatever its home: the claim says which process it is."""
     storage = place.storage()
-    storage.claim(backup())
-    write(storage, b'content')
+    making = Making(storage).write(b'content')
     monkeypatch.setenv('HOME', str(tmp_path / 'another home'))
-    assert tidy(place, s3_stale_after=0.0) == Tidied()
-    commit(storage, tmp_path)
+    assert clean_up(place, s3_stale_after=0.0) == CleanUpReport()
+    making.commit(tmp_path)
     assert content_of(storage) == b'content'
 
 
@@ -207,12 +206,11 @@ def test_the_journal_alone_protects_a_backup_under_way(
     place: S3Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a container, whose processes cannot be seen from outside."""
-    monkeypatch.setattr(claim, 'held_here', lambda *_: False)
+    monkeypatch.setattr(claims, 'held_here', lambda *_: False)
     storage = place.storage()
-    storage.claim(backup())
-    write(storage, b'content')
-    assert tidy(place, s3_stale_after=0.0) == Tidied()
-    commit(storage, tmp_path)
+    making = Making(storage).write(b'content')
+    assert clean_up(place, s3_stale_after=0.0) == CleanUpReport()
+    making.commit(tmp_path)
     assert content_of(storage) == b'content'
 
 
@@ -221,15 +219,14 @@ def test_taken_for_dead_by_another_machine(
 ) -> None:
     """It fails, and is not listed, rather than being listed with holes."""
     storage = place.storage()
-    storage.claim(backup())
-    write(storage, bytes(PART * 4 + 1))
+    making = Making(storage).write(bytes(PART * 4 + 1))
     with pytest.MonkeyPatch.context():
         elsewhere()
-        assert tidy(place, s3_stale_after=0.0).leftovers != ()
+        assert clean_up(place, s3_stale_after=0.0).leftovers != ()
     with pytest.raises(e.StorageException) as caught:
-        commit(storage, tmp_path)
+        making.commit(tmp_path)
     assert isinstance(caught.value, e.Conflict | e.IntegrityError)
-    storage.discard(backup())
+    making.pending.discard()
     assert place.files() == {}
 
 
@@ -237,13 +234,12 @@ def test_the_claim_alone_tells_that_it_was_taken_for_dead(
     place: S3Place, tmp_path: Path
 ) -> None:
     storage = place.storage()
-    storage.claim(backup())
-    write(storage, b'content')
+    making = Making(storage).write(b'content')
     for path in place.files():
         if '/claim' in path:
             place.delete(path)
-    with pytest.raises(e.Conflict, match='took this backup for dead'):
-        commit(storage, tmp_path)
+    with pytest.raises(e.Conflict, match='treated this backup as dead'):
+        making.commit(tmp_path)
 
 
 def test_a_marker_that_comes_in_time_saves_the_data(
@@ -251,18 +247,17 @@ def test_a_marker_that_comes_in_time_saves_the_data(
 ) -> None:
     """Committed between the look around and the removal."""
     storage = place.storage()
-    storage.claim(backup())
-    write(storage, b'content')
-    delete = Bucket.delete
+    Making(storage).write(b'content')
+    delete = Objects.delete
 
-    def commit_first(self: Bucket, keys: Any) -> None:
-        monkeypatch.setattr(Bucket, 'delete', delete)
+    def commit_first(self: Objects, keys: Any) -> None:
+        monkeypatch.setattr(Objects, 'delete', delete)
         place.write(MARKER, json.dumps({'engine_name': 'tar'}).encode())
         delete(self, keys)
 
-    monkeypatch.setattr(Bucket, 'delete', commit_first)
+    monkeypatch.setattr(Objects, 'delete', commit_first)
     elsewhere()
-    tidy(place, s3_stale_after=0.0)
+    clean_up(place, s3_stale_after=0.0)
     assert place.read(f'{FOLDER}/data') == b'content'
     assert f'{FOLDER}/manifest' in place.files()
 
@@ -273,9 +268,7 @@ def test_what_the_store_lost_before_the_end_is_noticed(
 ) -> None:
     """The marker is not the end: what it stands for is looked at once more."""
     storage = place.storage()
-    storage.claim(backup())
-    content = bytes(PART * 3 + 5)
-    write(storage, content)
+    making = Making(storage).write(bytes(PART * 3 + 5))
     if change == 'gone':
         place.delete(f'{FOLDER}/segments/00000001')
     elif change == 'manifest':
@@ -284,7 +277,7 @@ def test_what_the_store_lost_before_the_end_is_noticed(
         size = 5 if change == 'other' else 4
         place.write(f'{FOLDER}/segments/00000001', b'x' * size)
     with pytest.raises(e.IntegrityError):
-        commit(storage, tmp_path)
+        making.commit(tmp_path)
 
 
 # Versions
@@ -309,36 +302,34 @@ def versions(place: S3Place) -> list[str]:
 
 def test_old_versions_are_told_and_purged(versioned: S3Place, tmp_path: Path) -> None:
     storage = versioned.storage()
-    content = store(storage, tmp_path)
-    store(storage, tmp_path, 1)
-    storage.discard(backup(1))
+    store(storage, tmp_path)
+    store(storage, tmp_path, 1).discard()
     files = versioned.files()
     versioned.server.put(versioned.bucket, 'elsewhere', b'1')
     versioned.server.put(versioned.bucket, 'elsewhere', b'2')
-    (told,) = tidy(versioned).old_versions
+    (told,) = clean_up(versioned).old_versions
     assert told.where == f's3://{versioned.bucket}/{versioned.prefix}/'
     assert told.size > PART
     assert not told.purged
     before = versions(versioned)
-    (would,) = tidy(versioned, s3_purge_versions=True, dry_run=True).old_versions
+    (would,) = clean_up(versioned, s3_purge_versions=True, dry_run=True).old_versions
     assert (would.count, would.size) == (told.count, told.size)
     assert versions(versioned) == before
-    (purged,) = tidy(versioned, s3_purge_versions=True).old_versions
+    (purged,) = clean_up(versioned, s3_purge_versions=True).old_versions
     assert (purged.count, purged.size, purged.purged) == (told.count, told.size, True)
     # Nothing but what is seen is left, and what is none of ours.
     left = [key for key in versions(versioned) if key != 'elsewhere']
     assert sorted(left) == sorted(f'{versioned.prefix}/{path}' for path in files)
     assert versions(versioned).count('elsewhere') == 2
     assert versioned.files() == files
-    assert content_of(storage) == content
-    assert tidy(versioned).old_versions == ()
+    assert content_of(storage) == content_at(0)
+    assert clean_up(versioned).old_versions == ()
 
 
 def test_a_bucket_without_versions_has_none(place: S3Place, tmp_path: Path) -> None:
     storage = place.storage()
-    store(storage, tmp_path)
-    storage.discard(backup())
-    assert tidy(place, s3_purge_versions=True) == Tidied()
+    store(storage, tmp_path).discard()
+    assert clean_up(place, s3_purge_versions=True) == CleanUpReport()
 
 
 def test_retention_and_tidying_look_once(
@@ -351,16 +342,16 @@ def test_retention_and_tidying_look_once(
     assert alone != FOLDER
     place.write(f'{alone}/data', b'12345')
     asked = []
-    real = Bucket.list
+    real = storage._bucket.list
 
-    def ask(bucket: Bucket, prefix: str) -> Iterator[Listed]:
+    def ask(prefix: str) -> Iterator[ListedObject]:
         asked.append(prefix.removeprefix(f'{place.prefix}/'))
-        return real(bucket, prefix)
+        return real(prefix)
 
-    monkeypatch.setattr(Bucket, 'list', ask)
+    monkeypatch.setattr(storage._bucket, 'list', ask)
     with storage.housekeeping():
-        (chain,) = storage.remove_older_than(EngineName('tar'), ZERO, 'host_name')
-        (left,) = storage.tidy().leftovers
+        (chain,) = retention.remove_older_than(storage, 'tar', 'host_name', ZERO)
+        (left,) = storage.clean_up().leftovers
     assert [each.timestamp for each in chain] == [ZERO]
     assert left.what.endswith(alone)
     assert place.files() == {}
@@ -369,6 +360,6 @@ def test_retention_and_tidying_look_once(
     assert sorted(whole) == ['check/', 'data/', 'metadata/']
     # Outside it, what is there now counts.
     place.write(f'{alone}/data', b'12345')
-    assert len(storage.tidy().leftovers) == 1
+    assert len(storage.clean_up().leftovers) == 1
     assert list(storage.list_tree(f'{place.bucket}/{place.prefix}')) == []
     storage.close()

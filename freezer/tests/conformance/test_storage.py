@@ -7,15 +7,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage.base import Backup, EngineName, NoSuchBackup, Storage
-from freezer.storage.levels import BrokenChain, LevelPolicy
-from freezer.storage.manifested import Manifested
+from freezer.storage._s3.transport.objects import Objects
+from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
+from freezer.storage.levels import BrokenChain, LevelPolicy, NoSuchBackup
+from freezer.storage.local.storage import LocalStorage
+from freezer.storage.repository import Repository
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 from freezer.tests.conformance.backups import (
@@ -26,6 +27,7 @@ from freezer.tests.conformance.backups import (
     STATE,
     TAR,
     ZERO,
+    Commit,
     Store,
     backup,
     chunks,
@@ -37,8 +39,8 @@ from freezer.tests.conformance.backups import (
 from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place, S3Place
 from freezer.tests.conformance.variants import Way, combinations
 from freezer.tests.conftest import on_servers
+from freezer.tests.plugins.freezer_sqlite.storage import SqliteStorage
 from freezer.utils.rate import Rate
-from freezer.utils.streaming import RichQueue
 
 # (driver, server): a storage without a server has None.
 EVERY_S3 = {f's3-{server}': ('s3', server) for server in servers.KINDS}
@@ -66,28 +68,30 @@ def then_fail(messages: Iterable[bytes], error: Exception) -> Iterator[bytes]:
     raise error
 
 
-def restore(storage: Storage, date: int | None = None, identity: str = HOST) -> bytes:
+def restore(
+    repository: Repository, date: int | None = None, identity: str = HOST
+) -> bytes:
     """The streams of the newest state, one after the other."""
-    chain = storage.get_latest_level_zero_increments(TAR, identity, date)
+    chain = repository.find_state(TAR, identity, date)
     assert list(chain) == list(range(len(chain)))
     return b''.join(stream(level) for level in chain.values())
 
 
-def stream(backup: Backup) -> bytes:
-    assert backup.storage is not None
-    return b''.join(backup.storage.backup_blocks(backup))
+def stream(level: StoredLevel) -> bytes:
+    return b''.join(level.blocks())
 
 
-def collect(backup: Backup, got: bytearray) -> None:
+def collect(level: StoredLevel, got: bytearray) -> None:
     """Read, and keep what came if it fails."""
-    assert backup.storage is not None
-    for block in backup.storage.backup_blocks(backup):
+    for block in level.blocks():
         got += block
 
 
-def listed(storage: Storage, identity: str = HOST) -> dict[int, list[tuple[int, int]]]:
+def listed(
+    repository: Repository, identity: str = HOST
+) -> dict[int, list[tuple[int, int]]]:
     """Level-0 timestamp -> (level, timestamp) of each backup."""
-    chains = storage.get_chains(TAR, identity)
+    chains = repository.chains(TAR, identity)
     return {
         zero: [(found.level, found.timestamp) for found in chain]
         for zero, chain in chains.items()
@@ -108,139 +112,113 @@ SIZES = {
 
 @on(*EVERY_STORAGE)
 class TestEveryStorage:
-    def test_a_new_container_is_empty(self, storage: Storage) -> None:
-        storage.prepare()
-        assert listed(storage) == {}
-        found = storage.report()
+    def test_a_new_container_is_empty(self, repository: Repository) -> None:
+        repository.prepare()
+        assert listed(repository) == {}
+        found = repository.report()
         assert (found.size, found.objects, found.chains) == (0, 0, ())
         with pytest.raises(NoSuchBackup, match=HOST):
-            storage.get_latest_level_zero_increments(TAR, HOST)
+            repository.find_state(TAR, HOST)
 
     @pytest.mark.parametrize('size', SIZES.values(), ids=SIZES)
     def test_what_is_written_is_read(
-        self, place: Place, storage: Storage, store: Store, size: int
+        self, place: Place, repository: Repository, store: Store, size: int
     ) -> None:
         store(backup(), NOISE[:size])
-        assert restore(storage) == NOISE[:size]
+        assert restore(repository) == NOISE[:size]
         assert place.uploads() == []
 
-    def test_tiny_messages(
-        self, storage: Storage, commit: Callable[[Storage, Backup], None]
-    ) -> None:
-        storage.claim(backup())
-        write(storage, backup(), (NOISE[n : n + 1] for n in range(3000)))
-        commit(storage, backup())
-        assert restore(storage) == NOISE[:3000]
+    def test_tiny_messages(self, repository: Repository, commit: Commit) -> None:
+        bytes_alone = (NOISE[n : n + 1] for n in range(3000))
+        commit(write(repository.begin(backup()), bytes_alone))
+        assert restore(repository) == NOISE[:3000]
 
     def test_a_backup_is_listed_when_it_is_committed(
-        self,
-        place: Place,
-        storage: Storage,
-        commit: Callable[[Storage, Backup], None],
+        self, place: Place, repository: Repository, commit: Commit
     ) -> None:
-        storage.claim(backup())
-        write(storage, backup(), chunks(NOISE[: PART + 1]))
-        other = place.storage()
-        for agent in (storage, other):
+        written = write(repository.begin(backup()), chunks(NOISE[: PART + 1]))
+        other = place.repository()
+        for agent in (repository, other):
             assert listed(agent) == {}
             assert agent.report().chains == ()
             with pytest.raises(NoSuchBackup):
                 restore(agent)
             assert agent.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, 0)
-        commit(storage, backup())
-        for agent in (storage, other):
+        commit(written)
+        for agent in (repository, other):
             assert listed(agent) == {ZERO: [(0, ZERO)]}
             assert restore(agent) == NOISE[: PART + 1]
 
-    def test_metadata(self, place: Place, storage: Storage, store: Store) -> None:
+    def test_metadata(self, place: Place, repository: Repository, store: Store) -> None:
         store(backup())
-        chain = place.storage().get_latest_level_zero_increments(TAR, HOST)
+        chain = place.repository().find_state(TAR, HOST)
         assert chain[0].engine_metadata() == STATE
-        metadata = chain[0].metadata()
+        metadata = chain[0].marker
         assert metadata | MARKER == metadata
         for member in place.members:
             # Freezer 19 reads the first line as JSON.
             first_line = member.read(marker(backup())).splitlines()[0]
             assert json.loads(first_line)['compression'] == 'gzip'
 
-    def test_identity(self, place: Place, storage: Storage, store: Store) -> None:
-        storage.claim(backup())
-        storage.put_identity(b'a key', backup())
+    def test_identity(self, place: Place, repository: Repository, store: Store) -> None:
+        pending = repository.begin(backup())
+        pending.put_identity(b'a key')
         # It belongs to a backup, and makes none.
-        assert listed(storage) == {}
-        storage.discard(backup())
+        assert listed(repository) == {}
+        pending.discard()
         assert place.files() == {}
-        store(backup())
-        storage.put_identity(b'another', backup())
-        chain = place.storage().get_latest_level_zero_increments(TAR, HOST)
-        assert chain[0].identity() == b'another'
+        store(backup()).put_identity(b'another')
+        chain = place.repository().find_state(TAR, HOST)
+        assert chain[0].identity == b'another'
         for member in place.members:
             assert member.read(f'{folder(backup())}/identity.age') == b'another'
-        storage.remove_older_than(TAR, ZERO, HOST)
+        repository.remove_older_than(TAR, HOST, ZERO)
         assert place.files() == {}
-
-    def test_engine_metadata_to_a_file(
-        self, storage: Storage, store: Store, tmp_path: Path
-    ) -> None:
-        store(backup())
-        base, _earliest = storage.plan(TAR, HOST, LevelPolicy(True), ZERO + 1)
-        assert base is not None
-        assert base.storage is not None
-        target = tmp_path / 'copy'
-        base.storage.get_file(base.engine_metadata_path, str(target))
-        assert target.read_bytes() == STATE
 
     # Failing
 
     def test_a_failed_stream_leaves_nothing(
-        self, place: Place, storage: Storage
+        self, place: Place, repository: Repository
     ) -> None:
         for size in (0, 1000, PART + 1, 4 * PART + 1):
             error = OSError('the disk is on fire')
-            storage.claim(backup())
+            pending = repository.begin(backup())
             with pytest.raises(OSError, match='on fire') as caught:
-                write(storage, backup(), then_fail(chunks(NOISE[:size]), error))
+                write(pending, then_fail(chunks(NOISE[:size]), error))
             assert caught.value is error
-            assert listed(storage) == {}
+            assert listed(repository) == {}
             assert place.uploads() == []
-            storage.discard(backup())
+            pending.discard()
             assert place.files() == {}, size
 
     def test_discard_takes_back_a_commit(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup())
-        store(backup(level=1))
-        storage.discard(backup(level=1))
-        assert listed(storage) == {ZERO: [(0, ZERO)]}
+        store(backup(level=1)).discard()
+        assert listed(repository) == {ZERO: [(0, ZERO)]}
         assert [path for path in place.files() if f'1_{ZERO + 1}' in path] == []
-        assert restore(storage) == b'content'
-
-    def test_discard_of_nothing(self, storage: Storage) -> None:
-        storage.discard(backup())
+        assert restore(repository) == b'content'
 
     def test_a_taken_place_is_refused(
-        self,
-        place: Place,
-        storage: Storage,
-        commit: Callable[[Storage, Backup], None],
+        self, place: Place, repository: Repository, commit: Commit
     ) -> None:
-        other = place.storage()
-        storage.claim(backup())
+        other = place.repository()
+        pending = repository.begin(backup())
         with pytest.raises(e.Conflict):
-            other.claim(backup())
-        write(storage, backup(), [b'first'])
+            other.begin(backup())
+        written = write(pending, [b'first'])
         with pytest.raises(e.Conflict):
-            other.claim(backup())
-        commit(storage, backup())
+            other.begin(backup())
+        commit(written)
         with pytest.raises(e.Conflict):
-            other.claim(backup())
-        assert restore(storage) == b'first'
-        other.claim(backup(timestamp=ZERO + 1))
+            other.begin(backup())
+        assert restore(repository) == b'first'
+        other.begin(backup(timestamp=ZERO + 1))
 
     # Names
 
-    def test_any_name(self, place: Place, storage: Storage, store: Store) -> None:
+    def test_any_name(self, place: Place, repository: Repository, store: Store) -> None:
         for identity in (
             'host_a b',
             'host_Grüße €😀',
@@ -252,48 +230,50 @@ class TestEveryStorage:
             *(['host_\\n\\'] if place.keeps_backslash else []),
         ):
             store(backup(identity), identity.encode())
-            assert listed(storage, identity) == {ZERO: [(0, ZERO)]}
-            assert restore(storage, identity=identity) == identity.encode()
-            assert {c.identity for c in storage.report().chains} == {identity}
-            storage.remove_older_than(TAR, ZERO, identity)
+            assert listed(repository, identity) == {ZERO: [(0, ZERO)]}
+            assert restore(repository, identity=identity) == identity.encode()
+            assert {c.identity for c in repository.report().chains} == {identity}
+            repository.remove_older_than(TAR, identity, ZERO)
             assert place.files() == {}, identity
 
     def test_names_that_begin_alike_do_not_mix(
-        self, storage: Storage, store: Store
+        self, repository: Repository, store: Store
     ) -> None:
         names = ['h_a', 'h_ab', 'h_a b', 'h_a/b', 'h_a/b/c', 'h', 'h_a_']
         for number, identity in enumerate(names):
             store(backup(identity, ZERO + number), identity.encode())
         for number, identity in enumerate(names):
-            assert listed(storage, identity) == {ZERO + number: [(0, ZERO + number)]}
-            assert restore(storage, identity=identity) == identity.encode()
-        assert storage.remove_older_than(TAR, ZERO + DAY, 'h_a')
-        assert listed(storage, 'h_a') == {}
+            assert listed(repository, identity) == {ZERO + number: [(0, ZERO + number)]}
+            assert restore(repository, identity=identity) == identity.encode()
+        assert repository.remove_older_than(TAR, 'h_a', ZERO + DAY)
+        assert listed(repository, 'h_a') == {}
         for identity in names[1:]:
-            assert restore(storage, identity=identity) == identity.encode()
+            assert restore(repository, identity=identity) == identity.encode()
 
     def test_times_that_begin_alike_do_not_mix(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         short, long, level = backup(zero=17), backup(zero=170), backup(zero=17, level=1)
         longer = backup(zero=17, timestamp=180, level=1)
-        for each in (short, long, level, longer):
-            store(each, repr(each).encode())
-        storage.discard(level)
-        assert listed(storage) == {17: [(0, 17), (1, 180)], 170: [(0, 170)]}
-        assert restore(storage, 169) == repr(short).encode()
-        storage.discard(longer)
-        storage.remove_older_than(TAR, 17, HOST)
-        assert listed(storage) == {170: [(0, 170)]}
-        assert restore(storage) == repr(long).encode()
+        pending = {
+            each: store(each, repr(each).encode())
+            for each in (short, long, level, longer)
+        }
+        pending[level].discard()
+        assert listed(repository) == {17: [(0, 17), (1, 180)], 170: [(0, 170)]}
+        assert restore(repository, 169) == repr(short).encode()
+        pending[longer].discard()
+        repository.remove_older_than(TAR, HOST, 17)
+        assert listed(repository) == {170: [(0, 170)]}
+        assert restore(repository) == repr(long).encode()
 
-    def test_engines_do_not_mix(self, storage: Storage, store: Store) -> None:
+    def test_engines_do_not_mix(self, repository: Repository, store: Store) -> None:
         store(backup())
-        assert storage.get_chains(EngineName('ta'), HOST) == {}
-        assert storage.get_chains(EngineName('tarx'), HOST) == {}
+        assert repository.chains('ta', HOST) == {}
+        assert repository.chains('tarx', HOST) == {}
 
     def test_what_is_not_ours_is_ignored(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup())
         foreign = [
@@ -308,63 +288,56 @@ class TestEveryStorage:
             f'metadata/tar/{HOST}/-5/0_5/metadata',
             f'data/tar/{HOST}/{ZERO + 9}/0_{ZERO + 9}/data',
         ]
-        before = storage.report()
+        before = repository.report()
         for path in foreign:
             place.write(path, b'not ours')
-        assert listed(storage) == {ZERO: [(0, ZERO)]}
-        assert restore(storage) == b'content'
-        after = storage.report()
+        assert listed(repository) == {ZERO: [(0, ZERO)]}
+        assert restore(repository) == b'content'
+        after = repository.report()
         assert after.objects == before.objects + len(foreign) * len(place.members)
         assert [c.identity for c in after.chains] == [c.identity for c in before.chains]
 
     # Finding
 
-    def test_the_state_of_a_date(self, storage: Storage, store: Store) -> None:
+    def test_the_state_of_a_date(self, repository: Repository, store: Store) -> None:
         store(backup(zero=100), b'a0')
         store(backup(zero=100, timestamp=110, level=1), b'a1')
         store(backup(zero=100, timestamp=120, level=2), b'a2')
         store(backup(zero=200), b'b0')
-        states = {
-            None: b'b0',
-            999: b'b0',
-            200: b'b0',
-            199: b'a0a1a2',
-            120: b'a0a1a2',
-            119: b'a0a1',
-            110: b'a0a1',
-            109: b'a0',
-            100: b'a0',
-        }
+        states = dict.fromkeys((None, 999, 200), b'b0')
+        states |= dict.fromkeys((199, 120), b'a0a1a2')
+        states |= {119: b'a0a1', 110: b'a0a1', 109: b'a0', 100: b'a0'}
         for date, state in states.items():
-            assert restore(storage, date) == state, date
+            assert restore(repository, date) == state, date
         with pytest.raises(NoSuchBackup):
-            restore(storage, 99)
-        zeros = storage.get_level_zero(TAR, HOST)
-        assert [zero.timestamp for zero in zeros] == [100, 200]
+            restore(repository, 99)
+        assert list(repository.chains(TAR, HOST)) == [100, 200]
 
     def test_of_one_level_the_newest_counts(
-        self, storage: Storage, store: Store
+        self, repository: Repository, store: Store
     ) -> None:
         store(backup(zero=100), b'0')
         for timestamp in (110, 130, 120):
             store(backup(zero=100, timestamp=timestamp, level=1), b'%d' % timestamp)
-        assert restore(storage) == b'0130'
-        assert restore(storage, 125) == b'0120'
+        assert restore(repository) == b'0130'
+        assert restore(repository, 125) == b'0120'
 
-    def test_a_gap_is_refused(self, storage: Storage, store: Store) -> None:
+    def test_a_gap_is_refused(self, repository: Repository, store: Store) -> None:
         store(backup())
         store(backup(level=2))
         with pytest.raises(BrokenChain, match='level 1 '):
-            restore(storage)
-        assert storage.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, ZERO + 3)
+            restore(repository)
+        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, ZERO + 3)
 
-    def test_what_the_next_builds_on(self, storage: Storage, store: Store) -> None:
+    def test_what_the_next_builds_on(
+        self, repository: Repository, store: Store
+    ) -> None:
         store(backup())
         store(backup(level=1))
         now = ZERO + DAY
 
         def base(policy: LevelPolicy) -> int | None:
-            found, earliest = storage.plan(TAR, HOST, policy, now)
+            found, earliest = repository.plan(TAR, HOST, policy, now)
             assert earliest == ZERO + 2
             return None if found is None else found.level
 
@@ -373,30 +346,26 @@ class TestEveryStorage:
         assert base(LevelPolicy(True, max_level=1)) is None
         assert base(LevelPolicy(True, always_level=1)) == 0
         assert base(LevelPolicy(True, restart_always_level=0.5)) is None
-        previous = storage.previous_backup(TAR, HOST, False, 0, 0, 0)
-        assert previous is not None
-        assert previous.level == 1
-        assert storage.previous_backup(TAR, HOST, True, 0, 0, 0) is None
 
-    def test_details(self, place: Place, storage: Storage, store: Store) -> None:
-        store(backup(), NOISE)
-        made, *_ = storage.backups()
-        assert made.storage is not None
-        found = storage.details(made)
+    def test_details(self, repository: Repository, store: Store) -> None:
+        pending = store(backup(), NOISE)
+        made, *_ = repository.committed()
+        found = repository.details(made)
         assert (found.size, found.digests) == (len(NOISE), True)
         in_volumes = isinstance(made.storage, S3Storage)
         assert (found.volumes > 1) == in_volumes
         assert found.marker['engine_name'] == 'tar'
         assert (found.stat.locked_until, found.stat.legal_hold) == (None, False)
-        made.storage.discard(made)
+        pending.discard()
+        again = StoredLevel(made.storage, made.backup)
         with pytest.raises(e.NotFound):
-            storage.details(made)
+            repository.details(again)
 
-    def test_report(self, place: Place, storage: Storage, store: Store) -> None:
+    def test_report(self, place: Place, repository: Repository, store: Store) -> None:
         store(backup(), NOISE[: PART + 1])
         store(backup(level=1), NOISE[:10])
         store(backup('host_other'), b'')
-        found = storage.report()
+        found = repository.report()
         files = place.files()
         assert found.objects == len(files)
         assert found.size == sum(files.values())
@@ -413,56 +382,50 @@ class TestEveryStorage:
         for chain in found.chains:
             assert sum(level.size for level in chain.levels) == chain.size
         assert sum(chain.size for chain in found.chains) == found.size
-        if isinstance(storage, Manifested):
-            (info,) = storage.info()
-            assert info == {
-                'container_name': storage.storage_path,
-                'size': found.size,
-                'objects_count': found.objects,
-            }
 
     # Removing
 
     def test_old_chains_are_removed_whole(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         for zero in (100, 200, 300):
             store(backup(zero=zero))
             store(backup(zero=zero, timestamp=zero + 50, level=1))
-        other = store(backup('host_other', 100))
+        store(backup('host_other', 100))
         before = place.files()
 
         def removed(older: int, **how: Any) -> set[int]:
-            chains = storage.remove_older_than(TAR, older, HOST, **how)
+            chains = repository.remove_older_than(TAR, HOST, older, **how)
             assert all([b.level for b in chain] == [0, 1] for chain in chains)
             return {chain[0].level_zero_timestamp for chain in chains}
 
         assert removed(249) == {100}
-        assert set(listed(storage)) == {200, 300}
+        assert set(listed(repository)) == {200, 300}
         assert removed(249) == set()
         assert removed(999, keep=300, dry_run=True) == {200}
-        assert set(listed(storage)) == {200, 300}
+        assert set(listed(repository)) == {200, 300}
         assert removed(999, keep=300) == {200}
-        assert set(listed(storage)) == {300}
-        assert restore(storage) == b'contentcontent'
+        assert set(listed(repository)) == {300}
+        assert restore(repository) == b'contentcontent'
         gone = [path for path in before if '/100/' in path or '/200/' in path]
         kept = set(before) - {path for path in gone if 'host_other' not in path}
         assert set(place.files()) == kept
-        assert restore(storage, identity=other.hostname_backup_name) == b'content'
+        assert restore(repository, identity='host_other') == b'content'
 
-    def test_a_chain_being_built_on_stays(self, storage: Storage, store: Store) -> None:
+    def test_a_chain_being_built_on_stays(
+        self, repository: Repository, store: Store
+    ) -> None:
         store(backup())
         increment = backup(timestamp=ZERO + DAY, level=1)
-        storage.claim(increment)
-        write(storage, increment, [b'under way'])
-        assert storage.remove_older_than(TAR, ZERO + 1, HOST) == []
-        assert restore(storage) == b'content'
+        write(repository.begin(increment), [b'under way'])
+        assert repository.remove_older_than(TAR, HOST, ZERO + 1) == []
+        assert restore(repository) == b'content'
 
     @pytest.mark.parametrize('calls', [1, 2, 3])
     def test_a_removal_that_stops_halfway_leaves_what_restores(
         self,
         place: Place,
-        storage: Storage,
+        repository: Repository,
         store: Store,
         monkeypatch: pytest.MonkeyPatch,
         calls: int,
@@ -470,21 +433,21 @@ class TestEveryStorage:
         for level in range(3):
             store(backup(level=level), b'%d' % level)
         store(backup(zero=ZERO + DAY), b'new')
-        _stop_after(monkeypatch, calls)
+        _stop_after(monkeypatch, repository, calls)
         with contextlib.suppress(Stopped):
-            storage.remove_older_than(TAR, ZERO + 99, HOST)
+            repository.remove_older_than(TAR, HOST, ZERO + 99)
         monkeypatch.undo()
-        agent = place.storage()
+        agent = place.repository()
         assert restore(agent) == b'new'
         for zero in listed(agent):
             assert restore(agent, zero + 99)
-        storage.remove_older_than(TAR, ZERO + 99, HOST)
+        repository.remove_older_than(TAR, HOST, ZERO + 99)
         assert restore(agent) == b'new'
 
     def test_markers_go_before_data(
         self,
         place: Place,
-        storage: Storage,
+        repository: Repository,
         store: Store,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -501,140 +464,150 @@ class TestEveryStorage:
                     seen.append(whole)
                     assert whole or marker(each) not in files
 
-        _after_each_verb(monkeypatch, look)
-        storage.remove_older_than(TAR, ZERO + 99, HOST)
+        _after_each_verb(monkeypatch, repository, look)
+        repository.remove_older_than(TAR, HOST, ZERO + 99)
         assert set(seen) == {True, False}
         monkeypatch.undo()
-        store(backup())
-        _after_each_verb(monkeypatch, look)
-        storage.discard(backup())
-        assert listed(storage) == {}
+        pending = store(backup())
+        _after_each_verb(monkeypatch, repository, look)
+        pending.discard()
+        assert listed(repository) == {}
 
     # Damage
 
     CONTENT = NOISE[: 2 * PART + 17]
 
-    def assert_damage_is_told(self, storage: Storage, named: str) -> None:
+    def assert_damage_is_told(self, repository: Repository, named: str) -> None:
         """Reading fails, says where, and gave no wrong byte before."""
         got = bytearray()
-        chain = storage.get_latest_level_zero_increments(TAR, HOST)
+        chain = repository.find_state(TAR, HOST)
         with pytest.raises(e.IntegrityError) as caught:
             collect(chain[0], got)
         assert named in caught.value.message
         assert self.CONTENT.startswith(got)
         assert len(got) < len(self.CONTENT)
 
-    def test_a_changed_byte(self, place: Place, storage: Storage, store: Store) -> None:
+    def test_a_changed_byte(
+        self, place: Place, repository: Repository, store: Store
+    ) -> None:
         store(backup(), self.CONTENT)
         data = f'{folder(backup())}/data'
         for position in (0, PART + 3, -1):
             flip(place, data, position)
-            self.assert_damage_is_told(storage, data)
+            self.assert_damage_is_told(repository, data)
             flip(place, data, position)
-        assert restore(storage) == self.CONTENT
+        assert restore(repository) == self.CONTENT
 
-    def test_truncated_data(self, place: Place, storage: Storage, store: Store) -> None:
+    def test_truncated_data(
+        self, place: Place, repository: Repository, store: Store
+    ) -> None:
         store(backup(), self.CONTENT)
         for size in (2 * PART + 16, PART + 3, PART, 0):
             place.write(f'{folder(backup())}/data', self.CONTENT[:size])
-            self.assert_damage_is_told(storage, f'{folder(backup())}/data')
+            self.assert_damage_is_told(repository, f'{folder(backup())}/data')
 
     def test_a_missing_object(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), self.CONTENT)
         # What is looked at last first, as nothing is put back.
         for name in ('data', 'digests/00000000', 'manifest'):
             place.delete(f'{folder(backup())}/{name}')
-            self.assert_damage_is_told(storage, f'{folder(backup())}/{name}')
+            self.assert_damage_is_told(repository, f'{folder(backup())}/{name}')
 
     def test_damaged_digests(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), self.CONTENT)
         for name in ('digests/00000000', 'manifest'):
             for content in (b'', b'nonsense', b'{}', b'\xff' * 99, b'0' * 99999):
                 place.write(f'{folder(backup())}/{name}', content)
-                self.assert_damage_is_told(storage, name.partition('/')[0])
+                self.assert_damage_is_told(repository, name.partition('/')[0])
 
     def test_the_manifest_of_another_backup(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), self.CONTENT)
-        other = store(backup('host_other'), b'other')
+        other = store(backup('host_other'), b'other').backup
         for member in place.members:
             for name in ('manifest', 'digests/00000000', 'data'):
-                member.write(
-                    f'{folder(backup())}/{name}', member.read(f'{folder(other)}/{name}')
-                )
-        self.assert_damage_is_told(storage, f'{folder(backup())}/manifest')
+                content = member.read(f'{folder(other)}/{name}')
+                member.write(f'{folder(backup())}/{name}', content)
+        self.assert_damage_is_told(repository, f'{folder(backup())}/manifest')
 
     def test_a_damaged_marker(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), self.CONTENT)
         for content in (b'', b'{', b'[]', b'\xff\n{}'):
             place.write(marker(backup()), content)
-            self.assert_damage_is_told(storage, marker(backup()))
+            self.assert_damage_is_told(repository, marker(backup()))
 
     def test_a_copied_container_restores(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         """Copies have other ETags: what counts is the digests."""
         store(backup(), self.CONTENT)
         for member in place.members:
             for path in member.files():
                 member.write(path, member.read(path))
-        assert restore(place.storage()) == self.CONTENT
+        assert restore(place.repository()) == self.CONTENT
 
-    def test_a_backup_of_freezer_19(self, place: Place, storage: Storage) -> None:
+    def test_a_backup_of_freezer_19(self, place: Place, repository: Repository) -> None:
         """It has no manifest, and nothing but the three objects."""
         place.write(f'{folder(backup())}/engine_metadata', STATE)
         place.write(marker(backup()), json.dumps(MARKER).encode())
         for size in (0, 1000, PART + 1):
             place.write(f'{folder(backup())}/data', NOISE[:size])
-            assert listed(storage) == {ZERO: [(0, ZERO)]}
-            assert restore(storage) == NOISE[:size]
-        chain = storage.get_latest_level_zero_increments(TAR, HOST)
-        assert chain[0].metadata() == MARKER
+            assert listed(repository) == {ZERO: [(0, ZERO)]}
+            assert restore(repository) == NOISE[:size]
+        chain = repository.find_state(TAR, HOST)
+        assert chain[0].marker == MARKER
         assert chain[0].engine_metadata() == STATE
-        storage.remove_older_than(TAR, ZERO, HOST)
+        repository.remove_older_than(TAR, HOST, ZERO)
         assert place.files() == {}
 
     def test_a_backup_of_freezer_19_without_data(
-        self, place: Place, storage: Storage
+        self, place: Place, repository: Repository
     ) -> None:
         """Freezer 19 lists backups whose upload had failed."""
         place.write(marker(backup()), json.dumps(MARKER).encode())
-        self.assert_damage_is_told(storage, f'{folder(backup())}/data')
+        self.assert_damage_is_told(repository, f'{folder(backup())}/data')
 
-    def test_close_may_be_repeated(self, storage: Storage, store: Store) -> None:
+    def test_close_may_be_repeated(self, repository: Repository, store: Store) -> None:
         store(backup())
-        storage.close()
-        storage.close()
+        repository.close()
+        repository.close()
 
 
 class Stopped(Exception):
     """In place of SIGKILL."""
 
 
-def _after_each_verb(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+def _after_each_verb(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, then: Callable[[], None]
+) -> None:
     """Do something after each call of the verbs that delete, on every driver."""
-    drivers = Manifested.__subclasses__()
-    for driver in drivers:
-        for verb in ('delete_files', 'rmtree'):
-            original = getattr(driver, verb)
+    # A bucket has its verbs since it was opened.
+    repository.close()
+    verbs = {LocalStorage: ('delete_files', 'remove_tree'), Objects: ('delete',)}
+    verbs[SqliteStorage] = verbs[LocalStorage]
+    for driver, names in verbs.items():
+        for name in names:
+            original = getattr(driver, name)
 
             def call(
-                self: Any, path: Any, original: Callable[..., None] = original
+                self: Any, what: Any, original: Callable[..., None] = original
             ) -> None:
-                original(self, path)
+                original(self, what)
                 then()
 
-            monkeypatch.setattr(driver, verb, call)
+            monkeypatch.setattr(driver, name, call)
 
 
-def _stop_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+def _stop_after(
+    monkeypatch: pytest.MonkeyPatch, repository: Repository, calls: int
+) -> None:
     done = 0
 
     def count() -> None:
@@ -643,7 +616,7 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
         if done == calls:
             raise Stopped
 
-    _after_each_verb(monkeypatch, count)
+    _after_each_verb(monkeypatch, repository, count)
 
 
 @on(*EVERY_S3)
@@ -654,46 +627,39 @@ class TestS3:
         return place
 
     def test_a_restore_has_nothing_to_complain_of(
-        self,
-        storage: Storage,
-        store: Store,
-        caplog: pytest.LogCaptureFixture,
+        self, repository: Repository, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         store(backup(), NOISE)
         caplog.clear()
-        assert restore(storage) == NOISE
+        assert restore(repository) == NOISE
         levels = [r.levelname for r in caplog.records if r.levelno >= logging.WARNING]
         assert levels == [], caplog.text
 
     def test_a_missing_bucket_is_not_no_backups(self, s3: S3Place) -> None:
-        calls: Sequence[Callable[[Storage], object]] = (
-            lambda storage: storage.get_chains(TAR, HOST),
-            lambda storage: storage.get_latest_level_zero_increments(TAR, HOST),
-            lambda storage: storage.plan(TAR, HOST, LevelPolicy(True), ZERO),
-            lambda storage: storage.remove_older_than(TAR, ZERO, HOST),
-            lambda storage: storage.report(),
-            lambda storage: storage.claim(backup()),
+        calls: Sequence[Callable[[Repository], object]] = (
+            lambda repository: repository.chains(TAR, HOST),
+            lambda repository: repository.find_state(TAR, HOST),
+            lambda repository: repository.plan(TAR, HOST, LevelPolicy(True), ZERO),
+            lambda repository: repository.remove_older_than(TAR, HOST, ZERO),
+            lambda repository: repository.report(),
+            lambda repository: repository.begin(backup()),
         )
-        storage = s3.storage()
+        repository = s3.repository()
         for call in calls:
             with pytest.raises(e.NotFound, match=s3.bucket):
-                call(storage)
+                call(repository)
 
     def test_objects_of_one_volume(
-        self, s3: S3Place, storage: Storage, store: Store
+        self, s3: S3Place, repository: Repository, store: Store
     ) -> None:
         """As Freezer 19 lays them out, and no claim remains."""
         store(backup(), NOISE[: 2 * PART + 1])
-        assert {p.removeprefix(f'{folder(backup())}/') for p in s3.files()} == {
-            'data',
-            'digests/00000000',
-            'engine_metadata',
-            'manifest',
-            marker(backup()),
-        }
+        names = {path.removeprefix(f'{folder(backup())}/') for path in s3.files()}
+        data = {'data', 'digests/00000000', 'engine_metadata', 'manifest'}
+        assert names == {*data, marker(backup())}
 
     def test_volumes_are_uniform(
-        self, s3: S3Place, storage: Storage, store: Store
+        self, s3: S3Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), NOISE)
         volume = PARTS_PER_VOLUME * PART
@@ -703,23 +669,20 @@ class TestS3:
             for name in ('data', 'segments/00000001', 'segments/00000002')
         ] == [volume, volume, len(NOISE) - 2 * volume]
 
-    def test_the_smallest_volumes(
-        self, s3: S3Place, commit: Callable[[Storage, Backup], None]
-    ) -> None:
-        storage = s3.storage(s3_max_parts=2)
-        storage.prepare()
-        write(storage, backup(), chunks(NOISE[: 4 * PART + 1]))
-        commit(storage, backup())
-        assert restore(s3.storage()) == NOISE[: 4 * PART + 1]
+    def test_the_smallest_volumes(self, s3: S3Place, commit: Commit) -> None:
+        repository = s3.repository(s3_max_parts=2)
+        repository.prepare()
+        commit(write(repository.begin(backup()), chunks(NOISE[: 4 * PART + 1])))
+        assert restore(s3.repository()) == NOISE[: 4 * PART + 1]
 
     def test_damage_in_a_later_volume(
-        self, s3: S3Place, storage: Storage, store: Store
+        self, s3: S3Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), NOISE)
         path = f'{folder(backup())}/segments/00000001'
         flip(s3, path, 2 * PART)
         got = bytearray()
-        chain = s3.storage().get_latest_level_zero_increments(TAR, HOST)
+        chain = s3.repository().find_state(TAR, HOST)
         with pytest.raises(e.IntegrityError, match=path):
             collect(chain[0], got)
         assert bytes(got) == NOISE[: (PARTS_PER_VOLUME + 2) * PART]
@@ -741,12 +704,11 @@ class TestS3:
         assert set(s3.files()) == {'da', 'd2/x'}
 
     def test_a_stream_may_be_given_up(
-        self, s3: S3Place, storage: Storage, store: Store
+        self, s3: S3Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), NOISE)
-        chain = storage.get_latest_level_zero_increments(TAR, HOST)
-        assert chain[0].storage is not None
-        blocks = iter(chain[0].storage.backup_blocks(chain[0]))
+        chain = repository.find_state(TAR, HOST)
+        blocks = chain[0].blocks()
         assert NOISE.startswith(next(blocks))
         threads = threading.active_count()
         assert threads > 1
@@ -759,14 +721,16 @@ class TestPages:
     def place(self, s3: S3Place) -> Place:
         return s3
 
-    def test_more_objects_than_a_page(self, s3: S3Place, storage: Storage) -> None:
+    def test_more_objects_than_a_page(
+        self, s3: S3Place, repository: Repository
+    ) -> None:
         count = s3.server.properties.page + 100
         many = [backup(level=level) for level in range(count)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda b: s3.write(marker(b), b'{}'), many))
-        assert listed(storage) == {ZERO: [(b.level, b.timestamp) for b in many]}
-        assert storage.report().objects == count
-        storage.remove_older_than(TAR, ZERO + count, HOST)
+        assert listed(repository) == {ZERO: [(b.level, b.timestamp) for b in many]}
+        assert repository.report().objects == count
+        repository.remove_older_than(TAR, HOST, ZERO + count)
         assert s3.files() == {}
 
 
@@ -780,15 +744,15 @@ class TestKeys:
         'wrong', [{'secret_key': 'sk/wrong'}, {'access_key': 'AKWRONG'}], ids=str
     )
     def test_wrong_keys(self, owned: S3Place, wrong: dict[str, str]) -> None:
-        calls: Sequence[Callable[[Storage], object]] = (
-            lambda storage: storage.get_chains(TAR, HOST),
-            lambda storage: storage.report(),
-            lambda storage: storage.claim(backup()),
+        calls: Sequence[Callable[[Repository], object]] = (
+            lambda repository: repository.chains(TAR, HOST),
+            lambda repository: repository.report(),
+            lambda repository: repository.begin(backup()),
         )
-        storage = owned.storage(**wrong)
+        repository = owned.repository(**wrong)
         for call in calls:
             with pytest.raises(e.BadCredentials) as caught:
-                call(storage)
+                call(repository)
             assert 'sk/' not in caught.value.message
             assert owned.bucket in caught.value.message
         assert owned.files() == {}
@@ -796,14 +760,13 @@ class TestKeys:
     @on_servers(lambda kind: kind.readonly_access_key)
     def test_keys_that_only_read(self, owned: S3Place) -> None:
         server = owned.server
-        storage = owned.storage(
-            access_key=server.readonly_access_key,
-            secret_key=server.readonly_secret_key,
+        repository = owned.repository(
+            access_key=server.readonly_access_key, secret_key=server.readonly_secret_key
         )
-        storage.prepare()
-        assert listed(storage) == {}
+        repository.prepare()
+        assert listed(repository) == {}
         with pytest.raises(e.AccessDenied):
-            storage.claim(backup())
+            repository.begin(backup())
         assert owned.files() == {}
 
 
@@ -829,42 +792,37 @@ class Taken(Rate):
 
 @on(*EVERY_STORAGE)
 class TestRates:
-    def test_all_data_is_taken_of_them(
-        self, place: Place, commit: Callable[[Storage, Backup], None]
-    ) -> None:
+    def test_all_data_is_taken_of_them(self, place: Place, commit: Commit) -> None:
         sending, receiving = Taken(), Taken()
-        storage = place.storage(sending=sending, receiving=receiving)
-        storage.prepare()
-        storage.claim(backup())
-        write(storage, backup(), chunks(NOISE))
-        commit(storage, backup())
+        repository = place.repository(sending=sending, receiving=receiving)
+        repository.prepare()
+        commit(write(repository.begin(backup()), chunks(NOISE)))
         # Not much more: manifest, digests and so on.
         expected = len(NOISE) * len(place.members)
         assert 0 <= sum(sending.sizes) - expected <= 10_000
         assert sum(receiving.sizes) <= 10_000
-        assert restore(storage) == NOISE
+        assert restore(repository) == NOISE
         assert 0 <= sum(receiving.sizes) - len(NOISE) <= 20_000
         assert max(sending.sizes + receiving.sizes) <= sending.step
 
     def test_cancelled(self, place: Place) -> None:
         rate = Taken()
-        storage = place.storage(sending=rate)
-        storage.prepare()
-        storage.claim(backup())
+        repository = place.repository(sending=rate)
+        repository.prepare()
+        pending = repository.begin(backup())
         rate.closed = True
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(write, storage, backup(), chunks(NOISE))
+            future = pool.submit(write, pending, chunks(NOISE))
             assert rate.asked.wait(60)
-            storage.cancel()
+            pending.cancel()
             with pytest.raises(e.Cancelled):
                 future.result(60)
         rate.closed = False
-        storage.discard(backup())
+        pending.discard()
         assert place.files() == {}
         assert place.uploads() == []
-        # It holds for what was under way.
-        storage.claim(backup())
-        write(storage, backup(), chunks(NOISE))
+        # It ends only the backup that was under way.
+        write(repository.begin(backup()), chunks(NOISE))
 
 
 class TestVariants:
@@ -879,13 +837,13 @@ class TestVariants:
         [each for each in combinations() if each[1] != 'plain'],
         indirect=True,
     )
-    def test_a_chain(self, s3: S3Place, storage: Storage, store: Store) -> None:
+    def test_a_chain(self, s3: S3Place, repository: Repository, store: Store) -> None:
         contents = [NOISE, b'', NOISE[: PART + 1]]
         for level, content in enumerate(contents):
             store(backup('host_Grüße / 1', level=level), content)
-        assert restore(storage, identity='host_Grüße / 1') == b''.join(contents)
-        assert storage.report().size == sum(s3.files().values())
-        storage.remove_older_than(TAR, ZERO + 9, 'host_Grüße / 1')
+        assert restore(repository, identity='host_Grüße / 1') == b''.join(contents)
+        assert repository.report().size == sum(s3.files().values())
+        repository.remove_older_than(TAR, 'host_Grüße / 1', ZERO + 9)
         assert s3.files() == {}
         assert s3.uploads() == []
 
@@ -893,6 +851,23 @@ class TestVariants:
 @pytest.mark.parametrize('variant', ['list-v1'], indirect=True)
 class TestVariantsOfPages(TestPages):
     """Pages are what the two versions of listings differ in."""
+
+
+def begin_with(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, **methods: Any
+) -> PendingBackup:
+    """Begin a backup on several storages; some methods of the first are replaced."""
+    here = repository.storages['here']
+    begin = here.begin
+
+    def replaced(backup: Backup) -> PendingBackup:
+        pending = begin(backup)
+        for name, method in methods.items():
+            monkeypatch.setattr(pending, name, method)
+        return pending
+
+    monkeypatch.setattr(here, 'begin', replaced)
+    return repository.begin(backup())
 
 
 @on('multiple-local', 'multiple-mixed')
@@ -903,28 +878,23 @@ class TestMultiple:
         return place.members[1]
 
     def test_a_claim_is_for_all_or_none(
-        self, place: Place, storage: Storage, there: Place
+        self, place: Place, repository: Repository, there: Place
     ) -> None:
-        there.storage().claim(backup())
+        there.storage().begin(backup())
         with pytest.raises(e.Conflict, match=r'\[storage:there\]'):
-            storage.claim(backup())
-        place.members[0].storage().claim(backup())
+            repository.begin(backup())
+        place.members[0].storage().begin(backup())
 
     def test_a_member_that_fails_fails_the_backup(
-        self, place: Place, storage: Storage, monkeypatch: pytest.MonkeyPatch
+        self, place: Place, repository: Repository, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from freezer.storage.local import LocalStorage
-
-        def fails(*_args: object, **_kwargs: object) -> None:
+        def fails(_blocks: Iterable[bytes]) -> WrittenBackup:
             raise e.ServerError('no more space')
 
-        first = place.members[0].storage()
-        assert isinstance(first, LocalStorage)
-        monkeypatch.setattr(storage.storages['here'], 'write_backup', fails)  # type: ignore[attr-defined]
-        storage.claim(backup())
+        pending = begin_with(repository, monkeypatch, write=fails)
         with pytest.raises(e.ServerError, match=r'\[storage:here\].*no more space'):
-            write(storage, backup(), chunks(NOISE))
-        storage.discard(backup())
+            write(pending, chunks(NOISE))
+        pending.discard()
         assert place.files() == {}
         assert place.uploads() == []
 
@@ -933,73 +903,76 @@ class TestMultiple:
     ) -> None:
         """However slow they are: they have all they need."""
         rate = Taken()
-        storage = place.storage(sending=rate)
-        storage.prepare()
+        repository = place.repository(sending=rate)
+        repository.prepare()
 
-        def fails(*_args: object, **_kwargs: object) -> None:
+        def fails(_blocks: Iterable[bytes]) -> WrittenBackup:
             assert rate.asked.wait(60)
             raise e.ServerError('no more space')
 
-        monkeypatch.setattr(storage.storages['here'], 'write_backup', fails)  # type: ignore[attr-defined]
-        storage.claim(backup())
+        pending = begin_with(repository, monkeypatch, write=fails)
         rate.closed = True
         with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(write, storage, backup(), [NOISE])
+            future = pool.submit(write, pending, [NOISE])
             try:
                 with pytest.raises(e.ServerError, match=r'storage:here.*no more space'):
                     future.result(60)
             finally:
-                storage.cancel()  # or the pool would wait for it
+                pending.cancel()  # or the pool would wait for it
         rate.closed = False
-        storage.discard(backup())
+        pending.discard()
         assert place.files() == {}
 
     def test_a_signal_while_members_finish(
-        self, storage: Storage, monkeypatch: pytest.MonkeyPatch
+        self, repository: Repository, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """They have, or have given up, when the signal is passed on."""
 
         class Signal(BaseException):
             pass
 
+        cancelled, ended, handled = (threading.Event() for _ in range(3))
+
         def handle(*_args: object) -> None:
-            raise Signal
+            if not handled.is_set():
+                handled.set()
+                raise Signal
 
-        cancelled, ended = threading.Event(), threading.Event()
-
-        def lingers(rich_queue: RichQueue, backup: Backup) -> None:
-            for _message in rich_queue.get_messages():
+        def lingers(blocks: Iterable[bytes]) -> WrittenBackup:
+            for _block in blocks:
                 pass
-            # Another thread may be sent it as well, and the main one not be woken.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-            assert cancelled.wait(60)
+            # A signal that comes just before a thread waits does not wake it.
+            for _attempt in range(60):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                if cancelled.wait(1):
+                    break
+            assert cancelled.is_set()
             ended.set()
+            raise e.Cancelled('cancelled')
 
-        here = storage.storages['here']  # type: ignore[attr-defined]
-        monkeypatch.setattr(here, 'write_backup', lingers)
-        monkeypatch.setattr(here, 'cancel', cancelled.set)
-        storage.claim(backup())
+        methods = {'write': lingers, 'cancel': cancelled.set}
+        pending = begin_with(repository, monkeypatch, **methods)
         before = signal.signal(signal.SIGUSR1, handle)
         try:
             with pytest.raises(Signal):
-                write(storage, backup(), [b'content'])
+                write(pending, [b'content'])
             assert ended.is_set()
         finally:
             signal.signal(signal.SIGUSR1, before)
-        storage.discard(backup())
+        pending.discard()
 
     def test_a_member_that_cannot_be_read_is_passed_over(
-        self, place: Place, storage: Storage, store: Store
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup())
         place.members[0].delete(marker(backup()))
-        assert restore(place.storage()) == b'content'
+        assert restore(place.repository()) == b'content'
 
     def test_increments_only_on_a_base_that_all_have(
-        self, place: Place, storage: Storage, store: Store, there: Place
+        self, place: Place, repository: Repository, store: Store, there: Place
     ) -> None:
         store(backup())
         store(backup(level=1))
-        assert storage.plan(TAR, HOST, LevelPolicy(True), ZERO)[0] is not None
+        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO)[0] is not None
         there.delete(marker(backup(level=1)))
-        assert storage.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, ZERO + 2)
+        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, ZERO + 2)

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from freezer.storage import claims
 from freezer.storage import exceptions as e
-from freezer.storage._s3 import claim
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Upload
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage.objects import Upload
 from freezer.tests.conformance.checks import asks_conditional_writes
 from freezer.tests.conformance.places import PART, S3Place
 from freezer.tests.conftest import on_servers
@@ -24,13 +24,13 @@ def test_a_bucket_that_is_there(bucket: Bucket) -> None:
 def test_a_claim(s3: S3Place, bucket: Bucket) -> None:
     """One object where only one agent can write it, and else one of each agent."""
     folder = f'{s3.prefix}/folder'
-    taken = claim.take(bucket, folder)
+    taken = claims.take(bucket, folder)
     asked = asks_conditional_writes(s3.server.client())
     honoured = asked and s3.server.properties.conditional_put
     assert (taken.key == f'{folder}/claim') is honoured
-    assert taken.stands(bucket)
+    assert taken.is_held(bucket)
     with pytest.raises(e.Conflict):
-        claim.take(bucket, folder)
+        claims.take(bucket, folder)
 
 
 def test_a_replaced_object_is_not_read_on(s3: S3Place, bucket: Bucket) -> None:

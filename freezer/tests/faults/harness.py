@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from freezer.tests import trees
 from freezer.tests.agent import Agent, Result, S3Store, missed
 from freezer.tests.proxy import (
     Act,
-    Answer,
+    Answered,
+    Changed,
     Ending,
     Proxy,
     Reply,
@@ -68,31 +69,14 @@ class Flipped(Act):
         return bytes(flipped)
 
 
-@dataclasses.dataclass(frozen=True)
-class Refused(Act):
+def refused(
+    status: int, code: str = '', body: bytes | None = None, **headers: str
+) -> Answered:
     """It is answered in the server's place."""
-
-    status: int
-    code: str = ''
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | None = None
-
-    def request(self, _request: Request) -> Answer:
-        if self.body is not None:
-            return Answer(self.status, self.body, headers=dict(self.headers))
-        return dataclasses.replace(
-            error(self.status, self.code), headers=dict(self.headers)
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Meanwhile(Act):
-    """Something is done before the server gets it."""
-
-    act: Callable[[Request], object]
-
-    def request(self, request: Request) -> None:
-        self.act(request)
+    answer = error(status, code, **headers)
+    return Answered(
+        dataclasses.replace(answer, body=answer.body if body is None else body)
+    )
 
 
 # To the answer, when the server has done what it was asked:
@@ -133,16 +117,6 @@ class Cut(Act):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Changed(Act):
-    """It says something else."""
-
-    change: Callable[[Reply], Reply]
-
-    def reply(self, reply: Reply) -> Reply:
-        return self.change(reply)
-
-
 def without(*headers: str) -> Changed:
     """It lacks headers."""
 
@@ -169,6 +143,7 @@ class Fault:
     :param first: the first that it happens to, counted from 1
     :param times: to so many in a row; :data:`EVER`: to all from there
     :param key: how the keys end that it is about
+    :param header: one that the requests have
     """
 
     operation: str
@@ -176,6 +151,7 @@ class Fault:
     first: int = 1
     times: int = 1
     key: str = ''
+    header: str = ''
 
 
 class _Counted:
@@ -190,6 +166,8 @@ class _Counted:
     def __call__(self, request: Request) -> bool:
         fault = self.fault
         if request.operation != fault.operation or not request.key.endswith(fault.key):
+            return False
+        if fault.header and fault.header not in request.headers:
             return False
         with self._lock:
             self.seen += 1
@@ -207,16 +185,20 @@ class _Counted:
         )
 
 
+def declare(proxy: Proxy, fault: Fault) -> _Counted:
+    """From now on it happens."""
+    counted = _Counted(fault)
+    if isinstance(fault.happens, Broken):
+        proxy.interrupt(counted, fault.happens)
+    else:
+        proxy.act(counted, fault.happens)
+    return counted
+
+
 @contextlib.contextmanager
 def faults(proxy: Proxy, *declared: Fault) -> Iterator[None]:
     """A block in which they happen; and they have to. Afterwards there are none."""
-    counted = [_Counted(fault) for fault in declared]
-    for each in counted:
-        happens = each.fault.happens
-        if isinstance(happens, Broken):
-            proxy.interrupt(each, happens)
-        else:
-            proxy.act(each, happens)
+    counted = [declare(proxy, fault) for fault in declared]
     yield
     for each in counted:
         each.check()

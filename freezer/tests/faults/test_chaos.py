@@ -26,11 +26,12 @@ from freezer.tests.faults.harness import (
     Flipped,
     Late,
     Lost,
-    Refused,
+    declare,
+    refused,
     says,
     without,
 )
-from freezer.tests.proxy import Act, Ending, Proxy, Request
+from freezer.tests.proxy import Act, Ending, Proxy
 
 OPERATIONS = (
     *('CreateMultipartUpload', 'UploadPart', 'CompleteMultipartUpload'),
@@ -52,11 +53,11 @@ def happens(chance: random.Random, operation: str) -> Act | Broken:
         endings.remove(Ending.STALL)
     menu: list[Act | Broken] = [
         Broken(chance.choice(endings), at),
-        Refused(*chance.choice([(500, 'InternalError'), (503, 'SlowDown')])),
-        Refused(*chance.choice([(403, 'AccessDenied'), (404, 'NoSuchUpload')])),
-        Refused(400, chance.choice(['RequestTimeout', 'BadDigest'])),
-        Refused(200, body=b'<html>Welcome</html>'),
-        Refused(200, body=b''),
+        refused(*chance.choice([(500, 'InternalError'), (503, 'SlowDown')])),
+        refused(*chance.choice([(403, 'AccessDenied'), (404, 'NoSuchUpload')])),
+        refused(400, chance.choice(['RequestTimeout', 'BadDigest'])),
+        refused(200, body=b'<html>Welcome</html>'),
+        refused(200, body=b''),
         Lost(),
         Late(0.3),
         Cut(at, chance.choice(endings), chance.random() < 0.7),
@@ -70,34 +71,11 @@ def happens(chance: random.Random, operation: str) -> Act | Broken:
 
 def fault(chance: random.Random) -> Fault:
     operation = chance.choice(OPERATIONS)
-    return Fault(
-        operation,
-        happens(chance, operation),
-        first=chance.choice([1, 1, 2, 3]),
-        times=chance.choice([1, 1, 2, 3]),
-    )
-
-
-class _Sometimes:
-    """A fault that need not happen."""
-
-    def __init__(self, declared: Fault) -> None:
-        self.declared = declared
-        self.seen = 0
-
-    def __call__(self, request: Request) -> bool:
-        if request.operation != self.declared.operation:
-            return False
-        if (
-            isinstance(self.declared.happens, Flipped)
-            and 'range' not in request.headers
-        ):
-            # Of a bit that is flipped in a marker nobody can know.
-            return False
-        self.seen += 1
-        past = self.seen - self.declared.first
-        times = self.declared.times
-        return past >= 0 and (times == EVER or past < times)
+    act = happens(chance, operation)
+    first, times = chance.choice([1, 1, 2, 3]), chance.choice([1, 1, 2, 3])
+    # A flipped bit of a marker cannot be noticed: only what is read in ranges.
+    header = 'range' if isinstance(act, Flipped) else ''
+    return Fault(operation, act, first, times, header=header)
 
 
 def hurt(proxy: Proxy, chance: random.Random) -> list[Fault]:
@@ -107,11 +85,7 @@ def hurt(proxy: Proxy, chance: random.Random) -> list[Fault]:
     if declared and chance.random() < 0.15:
         declared[0] = dataclasses.replace(declared[0], times=EVER)
     for each in declared:
-        counted = _Sometimes(each)
-        if isinstance(each.happens, Broken):
-            proxy.interrupt(counted, each.happens)
-        else:
-            proxy.act(counted, each.happens)
+        declare(proxy, each)
     return declared
 
 

@@ -98,4 +98,4 @@ def test_restore_while_admin_deletes(
         held.release()
         result = process.wait()
     assert 'is missing' in result.error
-    assert f'{target} is not what was backed up' in result.err
+    assert f'{target} is incomplete, do not use it' in result.err

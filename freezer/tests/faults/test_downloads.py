@@ -10,17 +10,15 @@ from freezer.tests.agent import PART, Agent, S3Store, in_parts, missed
 from freezer.tests.faults.harness import (
     EVER,
     Broken,
-    Changed,
     Cut,
     Fault,
     Flipped,
-    Meanwhile,
     faults,
     impatient,
     restores,
     unprotected,
 )
-from freezer.tests.proxy import Ending, Proxy, Reply, Request
+from freezer.tests.proxy import Changed, Ending, Meanwhile, Proxy, Reply, Request
 
 GET = 'GetObject'
 DAMAGED = 'are not the bytes that were written'
@@ -83,14 +81,14 @@ def test_44_closed_before_any_answer(
         restores(agent, trees.describe(big), target)
 
 
-def test_44_for_ever(agent: Agent, proxy: Proxy, target: Path) -> None:
+def test_44_always_ends_early(agent: Agent, proxy: Proxy, target: Path) -> None:
     """At the same place, again and again."""
     with faults(proxy, Fault(GET, Cut(1000), first=3, times=EVER, key='/data')):
         refuses(impatient(agent), target, '/data', proxy.endpoint, 'gave up after')
 
 
 @pytest.mark.parametrize('after', [0, 1000])
-def test_45_no_told_length(
+def test_45_download_without_content_length(
     agent: Agent, proxy: Proxy, big: Path, target: Path, after: int
 ) -> None:
     early = Cut(after, told=False)
@@ -98,7 +96,7 @@ def test_45_no_told_length(
         restores(agent, trees.describe(big), target)
 
 
-def test_45_no_told_length_of_a_small_object(
+def test_45_small_object_without_content_length(
     agent: Agent, proxy: Proxy, target: Path
 ) -> None:
     for key in ('/metadata', '/manifest', 'digests/00000000'):
@@ -120,7 +118,7 @@ def _another_range(reply: Reply) -> Reply:
 
 
 @pytest.mark.parametrize('change', [_whole, _another_range])
-def test_46_not_the_range(
+def test_46_another_range_is_asked_again(
     agent: Agent,
     proxy: Proxy,
     big: Path,
@@ -132,7 +130,7 @@ def test_46_not_the_range(
         restores(agent, trees.describe(big), target)
 
 
-def test_46_never_the_range(agent: Agent, proxy: Proxy, target: Path) -> None:
+def test_46_store_without_ranges(agent: Agent, proxy: Proxy, target: Path) -> None:
     odd = Fault(GET, Changed(_whole), first=2, times=EVER, key='/data')
     with faults(proxy, odd):
         refuses(impatient(agent), target, '/data')
@@ -152,7 +150,7 @@ def test_47_replaced_between_ranges(
         refuses(agent, target, '/data', DAMAGED)
 
 
-def test_47_replaced_by_the_same(
+def test_47_replaced_by_the_same_content(
     agent: Agent, proxy: Proxy, proxied: S3Store, big: Path, target: Path
 ) -> None:
     """As when a bucket is copied: the bytes are right, and that is what counts."""
@@ -186,7 +184,7 @@ def test_48_flipped_on_the_way(
         restores(agent, trees.describe(big), target)
 
 
-def test_48_believed(agent: Agent, proxied: S3Store, big: Path, target: Path) -> None:
+def test_48_no_digests(agent: Agent, proxied: S3Store, big: Path, target: Path) -> None:
     """The same without the protection: exit 0, and wrong bytes."""
     path = path_of(proxied, '/data')
     content = bytearray(proxied.files()[path])
@@ -214,7 +212,7 @@ def test_48_flipped_record(
     is_found(agent)
 
 
-def test_48_flipped_file_of_the_engine(
+def test_48_flipped_engine_metadata(
     agent: Agent, proxied: S3Store, big: Path, target: Path
 ) -> None:
     """The data restores; an increment must not be built on it, as it says what has

@@ -7,23 +7,15 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import Agent, S3Store, missed
+from freezer.tests.agent import Agent, S3Store, missed, private
 
 FORMATS = ['openssl', 'age']
 NAME = 'the name of a file'
 
 
 @pytest.fixture
-def store(seaweedfs: servers.SeaweedFS) -> S3Store:
-    return S3Store(seaweedfs)
-
-
-@pytest.fixture
 def passphrase(tmp_path: Path) -> Path:
-    path = tmp_path / 'pass'
-    path.write_text('correct horse battery staple\n')
-    path.chmod(0o600)
-    return path
+    return private(tmp_path / 'pass', 'correct horse battery staple\n')
 
 
 @pytest.fixture
@@ -45,10 +37,12 @@ def refused(agent: Agent, store: S3Store, target: Path) -> str:
     return error
 
 
-def change(store: S3Store, path: str, position: int) -> None:
+def change(store: S3Store, path: str, position: int) -> str:
+    """Change a bit; return the path."""
     content = bytearray(store.files()[path])
     content[position] ^= 0x01
     store.put(path, bytes(content))
+    return path
 
 
 def names(store: S3Store, level: int) -> dict[str, str]:
@@ -68,9 +62,7 @@ def test_51_wrong_passphrase(
     agent = told.told('--encrypt-pass-file', passphrase)
     agent.increment(source).check()
     state = trees.describe(source)
-    wrong = tmp_path / 'wrong'
-    wrong.write_text('correct horse battery stable\n')
-    wrong.chmod(0o600)
+    wrong = private(tmp_path / 'wrong', 'correct horse battery stable\n')
     files = store.files()
     for other in (told.told('--encrypt-pass-file', wrong), Agent(store)):
         error = refused(other, store, tmp_path / 'target')
@@ -87,28 +79,16 @@ def test_51_wrong_passphrase(
     assert missed(state, tmp_path / 'target') == []
 
 
-def in_the_data(store: S3Store) -> str:
-    path = names(store, 1)['data']
-    change(store, path, -1)
-    return path
+Change = Callable[[S3Store], str]
 
 
-def in_the_engine_metadata(store: S3Store) -> str:
-    path = names(store, 0)['engine_metadata']
-    change(store, path, -1)
-    return path
-
-
-def in_the_identity(store: S3Store) -> str:
-    path = names(store, 0)['identity.age']
-    change(store, path, 100)
-    return path
+def in_file(name: str, level: int, position: int) -> Change:
+    return lambda store: change(store, names(store, level)[name], position)
 
 
 def in_the_marker(store: S3Store) -> str:
     path = names(store, 1)['metadata']
-    change(store, path, store.files()[path].index(b'"seal"') + 200)
-    return path
+    return change(store, path, store.files()[path].index(b'"seal"') + 200)
 
 
 def no_identity(store: S3Store) -> str:
@@ -151,9 +131,8 @@ def chain(
     folder = tmp_path_factory.mktemp('chain')
     source = folder / 'source'
     source.mkdir()
-    (folder / 'pass').write_text('correct horse battery staple\n')
-    (folder / 'pass').chmod(0o600)
-    options = ('--encryption', 'age', '--encrypt-pass-file', folder / 'pass')
+    words = private(folder / 'pass', 'correct horse battery staple\n')
+    options = ('--encryption', 'age', '--encrypt-pass-file', words)
     agent = Agent(S3Store(seaweedfs)).told(*options)
     for name in (NAME, 'more'):
         # More than a chunk.
@@ -167,13 +146,13 @@ def chain(
 @pytest.mark.parametrize(
     'act',
     [
-        *(in_the_data, in_the_engine_metadata, in_the_identity, in_the_marker),
-        *(no_identity, no_end, exchanged),
+        in_file('data', 1, -1),
+        in_file('engine_metadata', 0, -1),
+        in_file('identity.age', 0, 100),
+        *(in_the_marker, no_identity, no_end, exchanged),
     ],
 )
-def test_51_changed_by_somebody(
-    chain: Agent, tmp_path: Path, act: Callable[[S3Store], str]
-) -> None:
+def test_51_changed_by_somebody(chain: Agent, tmp_path: Path, act: Change) -> None:
     store = chain.store
     assert isinstance(store, S3Store)
     before = store.files()

@@ -13,18 +13,17 @@ from freezer.tests import trees
 from freezer.tests.agent import Agent, Result, S3Store, in_parts
 from freezer.tests.faults.harness import (
     EVER,
-    Changed,
     Cut,
     Fault,
     Lost,
-    Refused,
     faults,
     impatient,
     listed,
+    refused,
     restores,
     says,
 )
-from freezer.tests.proxy import Act, Answer, Proxy, Reply, Request
+from freezer.tests.proxy import Act, Answer, Changed, Proxy, Reply, Request
 
 LIST, DELETE, UPLOADS = 'ListObjectsV2', 'DeleteObjects', 'ListMultipartUploads'
 DAY = 86400
@@ -159,7 +158,7 @@ def test_41_missing_marker(
     (marker,) = proxied.markers()
     proxied.delete(marker)
     assert listed(agent) == []
-    assert 'No matching backup' in agent.restore(tmp_path / 'target').error
+    assert 'No backup ' in agent.restore(tmp_path / 'target').error
 
 
 HTML = b'<!DOCTYPE html><html><body>Welcome to the portal</body></html>'
@@ -177,15 +176,16 @@ def _no_token(reply: Reply) -> Reply:
 @pytest.mark.parametrize(
     'happens',
     [
-        Refused(500, 'InternalError'),
-        Refused(200, body=HTML, headers=(('X-Portal', 'yes'),)),
+        refused(500, 'InternalError'),
+        refused(403, 'AccessDenied'),
+        refused(200, body=HTML, X_Portal='yes'),
         Cut(150),
         Cut(150, told=False),
         Changed(_no_token),
         says(200, b''),
         Lost(),
     ],
-    ids=['500', 'html', 'cut', 'cut, no length', 'no token', 'empty', 'lost'],
+    ids=['500', '403', 'html', 'cut', 'cut, no length', 'no token', 'empty', 'lost'],
 )
 def test_42_listing_is_odd(
     aged: Agent, proxy: Proxy, source: Path, tmp_path: Path, happens: Act
@@ -203,14 +203,14 @@ def test_42_listing_is_odd(
     for action, act in acts.items():
         with faults(proxy, Fault(LIST, happens, times=EVER)):
             result = act()
-        assert 'No matching backup' not in result.error, action
+        assert 'No backup ' not in result.error, action
         assert proxy.endpoint in result.error, action
         assert aged.store.files() == before, action
     assert not target.exists()
 
 
-def test_42_for_a_moment(aged: Agent, proxy: Proxy) -> None:
-    broken = Refused(500, 'InternalError')
+def test_42_listing_that_recovers(aged: Agent, proxy: Proxy) -> None:
+    broken = refused(500, 'InternalError')
     with faults(proxy, Fault(LIST, broken), Fault(LIST, Cut(150), first=2)):
         found = {each['backup_name'] for each in listed(aged)}
     assert found == {'bk', 'other'}

@@ -70,32 +70,19 @@ def test_33_signal_during_an_upload(
         held.release()
         result = process.wait()
     assert result.code == -number, result
-    assert result.err == f'Critical Error: interrupted by {number.name}\n'
+    assert result.err == f'Error: interrupted by {number.name}\n'
     assert proxied.is_untouched()
 
 
 @pytest.mark.parametrize(
     'number, stalled, undone',
     [
-        pytest.param(
-            signal.SIGTERM, lambda request: request.part == 3, True, id='a part'
-        ),
-        pytest.param(
-            signal.SIGINT, lambda request: bool(request.part), True, id='every part'
-        ),
-        pytest.param(
-            signal.SIGHUP,
-            lambda request: request.part == 3 or request.method == 'DELETE',
-            False,
-            id='a part and the abort',
-        ),
-        pytest.param(
-            signal.SIGTERM,
-            lambda request: request.path.endswith('/claim'),
-            True,
-            id='before it begins',
-        ),
+        (signal.SIGTERM, lambda r: r.part == 3, True),
+        (signal.SIGINT, lambda r: r.part, True),
+        (signal.SIGHUP, lambda r: r.part == 3 or r.method == 'DELETE', False),
+        (signal.SIGTERM, lambda r: r.path.endswith('/claim'), True),
     ],
+    ids=['a part', 'every part', 'a part and the abort', 'before it begins'],
 )
 def test_33_signal_while_the_store_does_not_answer(
     proxied: S3Store,
@@ -119,12 +106,12 @@ def test_33_signal_while_the_store_does_not_answer(
     # Not the read timeout, which is 60 s.
     assert time.monotonic() - sent < 20
     assert result.code == -number, result
-    said = f'Critical Error: interrupted by {number.name}'
+    said = f'Error: interrupted by {number.name}'
     if undone:
         assert result.err == f'{said}\n'
         assert proxied.is_untouched()
     else:
-        assert result.err.startswith(f'{said}; not all that was begun')
+        assert result.err.startswith(f'{said}; cleaning up took longer')
         assert len(result.err.splitlines()) == 1
     assert list(scratch.iterdir()) == []
     proxy.clear()
@@ -146,10 +133,7 @@ def test_33_signal_while_an_upload_is_held_back(
     local = LocalStore(tmp_path / 'local')
     options = store.options
     if several:
-        cloud: dict[str, object] = {k.lower(): v for k, v in store.env.items()}
-        cloud |= {'storage': 's3', 'container': store.container}
-        disk: dict[str, object] = {'storage': 'local', 'container': local.directory}
-        sections = {'storage:disk': disk, 'storage:cloud': cloud}
+        sections = {'storage:disk': local.section, 'storage:cloud': store.section}
         options = ('--config', str(job_file(tmp_path / 'job', sections)))
     with Process(
         *(*options, '--path-to-backup', big, '--upload-limit', CRAWL),
@@ -189,7 +173,7 @@ def test_34_sigkill_during_an_upload(
     held.release()
     assert proxied.markers() == []
     assert proxied.open_uploads() != []
-    assert 'No matching backup' in agent.restore(tmp_path / 'target').error
+    assert 'No backup ' in agent.restore(tmp_path / 'target').error
     # Nobody is left to clean up but the next run.
     proxy.clear()
     made = agent.increment(big).check()

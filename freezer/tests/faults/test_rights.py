@@ -53,9 +53,7 @@ def test_24_wrong_keys(
 
 
 @REAL
-def test_24_keys_that_are_exchanged(
-    s3_server: servers.Server, source: Path, trap: Trap
-) -> None:
+def test_24_exchanged_keys(s3_server: servers.Server, source: Path, trap: Trap) -> None:
     """A store cannot tell why in its answer to a HEAD, and so is asked further."""
     store = S3Store(s3_server)
     keys = {'ACCESS_KEY': s3_server.secret_key, 'SECRET_KEY': s3_server.access_key}
@@ -98,7 +96,7 @@ def test_25_bucket_is_deleted_midway(s3_server: servers.Server, tmp_path: Path) 
         held = proxy.hold(lambda request: bool(request.part))
         with agent.start('backup', '--path-to-backup', source) as process:
             held.wait()
-            _remove(s3_server, store.bucket)
+            s3_server.remove_bucket(store.bucket)
             held.release()
             error = process.wait().error
         assert 'NoSuch' in error
@@ -107,15 +105,6 @@ def test_25_bucket_is_deleted_midway(s3_server: servers.Server, tmp_path: Path) 
         made = [r for r in proxy.requests if r.operation == 'CreateBucket']
         assert made == []
         assert 'NoSuchBucket' in agent.run('info').error
-
-
-def _remove(server: servers.Server, bucket: str) -> None:
-    client = server.client()
-    for key in server.keys(bucket):
-        server.delete(bucket, key)
-    for key, upload in server.uploads(bucket):
-        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
-    client.delete_bucket(Bucket=bucket)
 
 
 @REAL

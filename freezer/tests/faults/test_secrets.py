@@ -22,6 +22,7 @@ from freezer.tests.agent import (
     S3Store,
     job_file,
     missed,
+    private,
     wrap_tar,
 )
 from freezer.tests.conformance.variants import certified
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.usefixtures('cold')
 PASSPHRASE = 'Pass phrase/7+'
 SSE_KEY = bytes(range(200, 232))
 WRONG = 'sk/quite+wrong'
+PROXY = 'Proxy/word+'
 # What botocore would log itself, in case somebody asks for more than --debug does.
 LOUD = ','.join(
     f'{name}=DEBUG'
@@ -84,20 +86,11 @@ class Watch:
                         self.environments.add(environment)
 
 
-def private(path: Path, content: bytes) -> Path:
-    path.touch(mode=0o600)
-    path.write_bytes(content)
-    return path
-
-
 @pytest.fixture
 def front(
-    seaweedfs: servers.SeaweedFS, tmp_path: Path
+    seaweedfs: servers.SeaweedFS, authority: trustme.CA, bundle: Path
 ) -> Iterator[tuple[Proxy, tuple[object, ...]]]:
     """A way to the store by https, and what the agent has to be told for it."""
-    authority = trustme.CA()
-    bundle = tmp_path / 'ca.pem'
-    authority.cert_pem.write_to_path(bundle)
     with Proxy(seaweedfs.endpoint, certified(authority, '127.0.0.1')) as proxy:
         yield proxy, ('--s3-ca-bundle', bundle)
 
@@ -111,8 +104,11 @@ exec $TAR "$@"
 """
 
 
-@pytest.mark.parametrize('given, debug', [('environment', True), ('job file', False)])
-def test_60_secrets_are_nowhere(
+@pytest.mark.parametrize(
+    'given, debug',
+    [('environment', True), ('job file', False), ('command line', True)],
+)
+def test_60_no_secret_in_output_log_files_or_children(
     front: tuple[Proxy, tuple[object, ...]],
     seaweedfs: servers.SeaweedFS,
     source: Path,
@@ -140,6 +136,10 @@ def test_60_secrets_are_nowhere(
         keys = {'access_key': seaweedfs.access_key, 'secret_key': seaweedfs.secret_key}
         job = job_file(tmp_path / 'job', {'job': keys})
         agent = agent.told('--config', job, ACCESS_KEY=None, SECRET_KEY=None)
+    if given == 'command line':
+        typed = ['--access-key', seaweedfs.access_key]
+        typed += ['--secret-key', seaweedfs.secret_key]
+        agent = agent.told(*typed, ACCESS_KEY=None, SECRET_KEY=None)
     with Watch() as watch:
         results = list(_runs(agent, proxy, source, tmp_path, out))
     assert missed(trees.describe(source), tmp_path / 'target') == []
@@ -160,15 +160,18 @@ def test_60_secrets_are_nowhere(
         'result': out.read_bytes(),
         'home': kept,
         'tar, and temporary files': children,
-        'command lines': b'\n'.join(watch.command_lines),
+        'command lines of children': b'\n'.join(
+            line for line in watch.command_lines if b'--action' not in line
+        ),
         'environment of children': b'\n'.join(watch.environments),
     }
-    assert b'--action' in places['command lines']
+    assert any(b'--action' in line for line in watch.command_lines)
     secrets = {
         'secret key': seaweedfs.secret_key.encode(),
         'wrong secret key': WRONG.encode(),
         'SSE-C key': SSE_KEY,
         'passphrase': PASSPHRASE.encode(),
+        'password of the proxy': PROXY.encode(),
     }
     signatures = {
         match[1].encode()
@@ -203,10 +206,17 @@ def _runs(
     yield agent.run('admin', '--remove-older-than', '30').check()
     keys = {'access_key': servers.Server.access_key, 'secret_key': WRONG}
     wrong = agent.told('--config', job_file(folder / 'wrong', {'job': keys}))
+    if '--secret-key' in agent.options:
+        # It beats the job file.
+        wrong = wrong.told('--secret-key', WRONG)
     failed = [wrong.backup(source), wrong.run('info')]
     proxy.answer(lambda request: request.method == 'PUT', BROKEN)
     failed.append(agent.backup(source))
-    assert [result.code for result in failed] == [1, 1, 1], failed
+    failed.append(agent.run('info', '--proxy', f'ftp://user:{PROXY}@host'))
+    failed.append(agent.run('info', '--proxy', f'http://u:{quote(PROXY)}@127.0.0.1:9'))
+    assert [result.code for result in failed] == [1] * 5, failed
+    failed.append(agent.run('info', '--no-such-option', PASSPHRASE))
+    assert failed[-1].code == 2
     yield from failed
 
 
@@ -260,7 +270,7 @@ def _warned(agent: Agent, source: Path, path: Path, mode: int, log: Path) -> Non
         *((kind, 0o600) for kind in ('job', 'oslo')),
     ],
 )
-def test_60_files_that_others_can_read(
+def test_60_secret_files_that_others_can_read_cause_a_warning(
     front: tuple[Proxy, tuple[object, ...]],
     seaweedfs: servers.SeaweedFS,
     source: Path,
@@ -292,7 +302,7 @@ def test_60_files_that_others_can_read(
     _warned(agent, source, path, mode, tmp_path / 'log')
 
 
-def test_60_files_without_secrets_may_be_read(
+def test_60_readable_files_without_secrets_cause_no_warning(
     seaweedfs: servers.SeaweedFS, source: Path, tmp_path: Path
 ) -> None:
     job = job_file(tmp_path / 'job', {'job': {'compression': 'none'}})

@@ -60,7 +60,7 @@ def listener() -> Iterator[Listener]:
     ],
     ids=['untrusted', 'another host', 'expired'],
 )
-def test_27_a_certificate_that_does_not_hold(
+def test_27_invalid_certificate_is_refused(
     seaweedfs: servers.SeaweedFS,
     authority: trustme.CA,
     bundle: Path,
@@ -97,7 +97,7 @@ def test_27_a_certificate_that_does_not_hold(
         agent.told('--insecure').backup(source).check()
 
 
-def test_27_an_authority_that_is_given(
+def test_27_certificate_of_a_given_authority_is_accepted(
     seaweedfs: servers.SeaweedFS,
     authority: trustme.CA,
     bundle: Path,
@@ -114,7 +114,7 @@ def test_27_an_authority_that_is_given(
     assert missed(trees.describe(source), target) == []
 
 
-def test_27_https_is_never_http(
+def test_27_https_never_falls_back_to_http(
     seaweedfs: servers.SeaweedFS, source: Path, listener: Listener
 ) -> None:
     endpoint = f'https://127.0.0.1:{listener.port}'
@@ -123,7 +123,7 @@ def test_27_https_is_never_http(
     assert set(listener.beginnings) == {HANDSHAKE}
 
 
-def test_27_https_does_not_lead_to_http(
+def test_27_redirect_from_https_to_http_is_refused(
     seaweedfs: servers.SeaweedFS,
     authority: trustme.CA,
     bundle: Path,

@@ -10,12 +10,13 @@ import pytest
 from freezer.tests import servers, trees
 from freezer.tests.agent import Agent, S3Store, Trap
 from freezer.tests.faults.harness import (
-    Refused,
     impatient,
+    refused,
     restores,
     unprotected,
 )
-from freezer.tests.proxy import Proxy
+from freezer.tests.proxy import Answered, Proxy
+from freezer.tests.scripted import full
 
 REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 
@@ -24,20 +25,6 @@ REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True
 def silent() -> Iterator[str]:
     """The endpoint of one that takes connections, and never says a word."""
     with socket.create_server(('127.0.0.1', 0)) as listener:
-        yield f'http://127.0.0.1:{listener.getsockname()[1]}'
-
-
-@contextlib.contextmanager
-def full() -> Iterator[str]:
-    """The endpoint of one that takes no connection, and refuses none."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(
-            socket.create_server(('127.0.0.1', 0), backlog=0)
-        )
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
         yield f'http://127.0.0.1:{listener.getsockname()[1]}'
 
 
@@ -56,7 +43,7 @@ def unknown() -> Iterator[str]:
 
 @pytest.mark.parametrize('nobody', [silent, full, closed, unknown])
 @pytest.mark.parametrize('action', ['backup', 'restore', 'info'])
-def test_28_nobody_there(
+def test_28_unreachable(
     store: S3Store,
     source: Path,
     tmp_path: Path,
@@ -64,11 +51,10 @@ def test_28_nobody_there(
     action: str,
     trap: Trap,
 ) -> None:
-    env = trap.env
     assert callable(nobody)
     hasty = ('--s3-connect-timeout', '0.5', '--s3-read-timeout', '0.5')
     with nobody() as endpoint:
-        agent = impatient(Agent(store).told(*hasty, **env, ENDPOINT=endpoint))
+        agent = impatient(Agent(store).told(*hasty, **trap.env, ENDPOINT=endpoint))
         line = agent.run(
             action,
             *(('--path-to-backup', source) if action == 'backup' else ()),
@@ -76,7 +62,7 @@ def test_28_nobody_there(
         ).error
     assert endpoint in line
     assert 'gave up after' in line
-    assert 'No matching backup' not in line
+    assert 'No backup ' not in line
     assert not trap.sprung
     assert not (tmp_path / 'to').exists()
 
@@ -94,18 +80,26 @@ def test_28_nobody_there(
         (['--container', '/prefix'], 'not a bucket name'),
         (['--container', 'bucket/../x'], 'container'),
         (['--max-segment-size', '6G'], 'max-segment-size'),
+        # Other options, too, are checked before any work.
+        (['--path-to-backup', '/nonexistent/source'], '/nonexistent/source'),
+        (['--compression', 'zip'], 'zip'),
+        (['--max-level', '2'], '--incremental'),
+        (['--encrypt-pass-file', '/nonexistent/pass'], '/nonexistent/pass'),
+        (['--engine', 'rsync'], 'rsync'),
+        (['--mode', 'mysql'], 'mysql'),
+        (['--storage', 'swift'], 'swift'),
+        (['--config', '/nonexistent/job'], '/nonexistent/job'),
+        (['--cinder-vol-id', 'x'], 'cinder-vol-id'),
     ],
 )
-def test_29_malformed(
+def test_29_malformed_options_are_refused_before_any_work(
     store: S3Store,
     source: Path,
     options: list[str],
     said: str,
     trap: Trap,
 ) -> None:
-    env = trap.env
-    if '--endpoint' in options:
-        env = env | {'ENDPOINT': None}
+    env = trap.env | ({'ENDPOINT': None} if '--endpoint' in options else {})
     agent = Agent(store).told('--path-to-backup', source, *options, **env)
     assert said in agent.run('backup').only_error
     assert not trap.sprung
@@ -122,9 +116,9 @@ MOVED = MALFORMED.replace(b'AuthorizationHeaderMalformed', b'PermanentRedirect')
 @pytest.mark.parametrize(
     'happens',
     [
-        Refused(301, body=MOVED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
-        Refused(307, body=MOVED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
-        Refused(400, body=MALFORMED, headers=(('x-amz-bucket-region', 'eu-north-1'),)),
+        refused(301, body=MOVED, x_amz_bucket_region='eu-north-1'),
+        refused(307, body=MOVED, x_amz_bucket_region='eu-north-1'),
+        refused(400, body=MALFORMED, x_amz_bucket_region='eu-north-1'),
     ],
     ids=['301', '307', '400'],
 )
@@ -132,11 +126,10 @@ def test_30_another_region(
     proxied: S3Store,
     proxy: Proxy,
     source: Path,
-    happens: Refused,
+    happens: Answered,
     trap: Trap,
 ) -> None:
-    env = trap.env
-    agent = Agent(proxied, env=env)
+    agent = Agent(proxied, env=trap.env)
     proxy.act(lambda _request: True, happens)
     line = agent.backup(source).error
     assert '--s3-region' in line
@@ -179,12 +172,12 @@ def test_31_clock_is_off(
 
 
 @REAL
-def test_31_not_corrected(s3_server: servers.Server, source: Path) -> None:
+def test_31_without_correction(s3_server: servers.Server, source: Path) -> None:
     """The same without the protection."""
     store = S3Store(s3_server)
     patch = clock_off_by(1200) + (
-        'from freezer.storage._s3.clock import StoreClock\n'
-        'StoreClock._corrected = lambda *_: False'
+        'from freezer.storage._s3.transport.clock import StoreClock\n'
+        'StoreClock.correct = lambda *_: False'
     )
     result = unprotected(Agent(store), patch).backup(source)
     assert result.code == 1

@@ -1,7 +1,6 @@
 """Stores and sources that several modules use."""
 
 import os
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import trustme
 
 from freezer.tests import servers
 from freezer.tests.agent import PART, Agent, LocalStore, S3Store, Trap
+from freezer.tests.conformance.variants import certified
 from freezer.tests.front import Front
 from freezer.tests.once import made_once
 from freezer.tests.proxy import Proxy
@@ -20,6 +20,13 @@ from freezer.tests.servers.control_plane import ControlPlane
 @pytest.fixture
 def store(seaweedfs: servers.SeaweedFS) -> S3Store:
     return S3Store(seaweedfs)
+
+
+@pytest.fixture
+def mortal() -> Iterator[servers.SeaweedFS]:
+    """A server that no other test needs."""
+    with servers.SeaweedFS() as server:
+        yield server
 
 
 @pytest.fixture
@@ -89,9 +96,7 @@ def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
 @pytest.fixture
 def secure(moto: servers.Moto, authority: trustme.CA) -> Iterator[Front]:
     """By https, with a certificate of an authority nobody knows."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert('127.0.0.1').configure_cert(context)
-    with Proxy(moto.endpoint, context) as proxy:
+    with Proxy(moto.endpoint, certified(authority, '127.0.0.1')) as proxy:
         front = Front(moto, proxy)
         yield front
         front.close()

@@ -18,10 +18,12 @@ from freezer.tests.agent import (
     LocalStore,
     S3Store,
     Store,
+    assert_restores,
     iso,
     job_file,
     missed,
     run,
+    wrap_tar,
 )
 from freezer.tests.trees import describe, make_tree, mutate_tree
 
@@ -47,11 +49,6 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def assert_restores(agent: Agent, expected: Path, target: Path, *options: str) -> None:
-    agent.restore(target, *options).check()
-    assert missed(describe(expected), target) == []
-
-
 # The whole way
 
 
@@ -72,11 +69,9 @@ def test_every_state_of_a_chain_restores(agent: Agent, tmp_path: Path) -> None:
         dates.append(made['time_stamp'])
     for level, date in enumerate(dates):
         target = tmp_path / f'state {level}'
-        agent.restore(target, '--restore-from-date', iso(date)).check()
-        assert missed(states[level], target) == [], level
+        assert_restores(agent, states[level], target, '--restore-from-date', iso(date))
     newest = tmp_path / 'newest'
-    agent.restore(newest).check()
-    assert missed(states[2], newest) == []
+    assert_restores(agent, states[2], newest)
 
 
 @pytest.mark.package
@@ -128,15 +123,11 @@ def test_single_file(agent: Agent, tmp_path: Path, name: str) -> None:
 
 
 @REAL
-def test_job_file_as_the_scheduler_writes_it(store: S3Store, tmp_path: Path) -> None:
+def test_job_file_written_by_freezer_scheduler(store: S3Store, tmp_path: Path) -> None:
     source = tmp_path / 'source'
     make_tree(source, seed=3)
     common = {
-        'storage': 's3',
-        'container': store.container,
-        'endpoint': store.endpoint,
-        'access_key': store.server.access_key,
-        'secret_key': store.server.secret_key,
+        **store.section,
         'hostname': HOST,
         'backup_name': '100% job',
         'mode': 'fs',
@@ -173,11 +164,7 @@ def test_keys_from_environment_or_command_line(
     store: S3Store, source: Path, tmp_path: Path
 ) -> None:
     Agent(store).backup(source).check()
-    without: dict[str, str | None] = {
-        'ACCESS_KEY': None,
-        'SECRET_KEY': None,
-        'ENDPOINT': None,
-    }
+    without = dict.fromkeys(('ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT'))
     keys = (
         *('--access-key', store.server.access_key),
         *('--secret-key', store.server.secret_key),
@@ -232,28 +219,17 @@ def test_encrypted_backup_is_read_by_openssl_and_tar(
     (stream,) = (c for p, c in store.files().items() if p.endswith('/data'))
     target = tmp_path / 'target'
     target.mkdir()
-    plain = subprocess.run(
-        [
-            *('openssl', 'enc', '-d', '-aes-256-cfb', '-md', 'sha256'),
-            *('-pass', f'file:{passphrase}'),
-        ],
-        input=stream,
-        stdout=subprocess.PIPE,
-        check=True,
-    ).stdout
-    subprocess.run(
-        [
-            *('tar', '--extract', '--gzip', '--file=-', '--preserve-permissions'),
-            *('--xattrs', '--xattrs-include=*', '--acls', f'--directory={target}'),
-        ],
-        input=plain,
-        check=True,
-    )
+    argv = ['openssl', 'enc', '-d', '-aes-256-cfb', '-md', 'sha256']
+    argv += ['-pass', f'file:{passphrase}']
+    plain = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
+    argv = ['tar', '--extract', '--gzip', '--file=-', '--preserve-permissions']
+    argv += ['--xattrs', '--xattrs-include=*', '--acls', f'--directory={target}']
+    subprocess.run(argv, input=plain.stdout, check=True)
     assert missed(describe(source), target) == []
 
 
 @ONE
-def test_limits_change_nothing_else(agent: Agent, source: Path, tmp_path: Path) -> None:
+def test_limited_backup_restores(agent: Agent, source: Path, tmp_path: Path) -> None:
     (source / 'random').write_bytes(os.urandom(300_000))
     agent.backup(source, '--upload-limit', '1M').check()
     assert_restores(agent, source, tmp_path / 'target', '--download-limit', '1M')
@@ -263,11 +239,8 @@ def test_limits_change_nothing_else(agent: Agent, source: Path, tmp_path: Path) 
 def test_consistency_checksum(
     agent: Agent, store: S3Store, source: Path, tmp_path: Path
 ) -> None:
-    checksum = (
-        agent.backup(source, '--consistency-check')
-        .check()
-        .document['consistency_checksum']
-    )
+    made = agent.backup(source, '--consistency-check').check()
+    checksum = made.document['consistency_checksum']
     assert checksum
     wanted = ('--consistency-checksum', checksum)
     assert_restores(agent, source, tmp_path / 'same', *wanted)
@@ -275,7 +248,7 @@ def test_consistency_checksum(
     agent.backup(source).check()
     error = agent.restore(tmp_path / 'other', *wanted).error
     assert checksum in error
-    assert 'is another state, or something has changed the files' in error
+    assert 'this is another state, or the files were changed' in error
 
 
 # What else there is to an S3 store
@@ -297,10 +270,8 @@ def test_info(agent: Agent, store: S3Store, source: Path) -> None:
     ours, other = sorted(found['backups'], key=lambda backup: backup['backup_name'])
     assert (ours['hostname'], ours['backup_name']) == (HOST, 'bk')
     assert ours['level_zero'] == iso(first)
-    assert [(x['level'], x['time_stamp']) for x in ours['levels']] == [
-        (0, first),
-        (1, second),
-    ]
+    levels = [(x['level'], x['time_stamp']) for x in ours['levels']]
+    assert levels == [(0, first), (1, second)]
     assert ours['size'] == sum(n for p, n in sizes.items() if f'/{HOST}_bk/' in p)
     assert other['size'] == sum(n for p, n in sizes.items() if f'/{HOST}_other/' in p)
 
@@ -345,7 +316,7 @@ def test_dry_run_changes_nothing(
     assert backup.document['curr_backup_level'] == 1
     assert 'Would back up' in backup.err
     restore = agent.restore(target, '--dry-run', '--overwrite').check()
-    assert 'would remove' in restore.err
+    assert 'Would remove' in restore.err
     assert 'mine' in restore.err
     new = tmp_path / 'new'
     agent.restore(new, '--dry-run').check()
@@ -401,8 +372,7 @@ def test_levels(
         made.append(document['curr_backup_level'])
         state = describe(source)
         assert level == document['curr_backup_level'], made
-    agent.restore(tmp_path / 'target').check()
-    assert missed(state, tmp_path / 'target') == []
+    assert_restores(agent, state, tmp_path / 'target')
 
 
 @ONE
@@ -418,7 +388,7 @@ def test_restart_always_level(agent: Agent, store: S3Store, source: Path) -> Non
 
 
 @ONE
-def test_overwrite_says_first_what_it_removes(
+def test_overwrite_lists_what_it_removes(
     agent: Agent, source: Path, tmp_path: Path
 ) -> None:
     agent.backup(source).check()
@@ -432,22 +402,11 @@ def test_overwrite_says_first_what_it_removes(
     assert '--overwrite' in error
 
     # With a tar that fails, what had been said is all that had been done.
-    broken = tmp_path / 'bin'
-    broken.mkdir()
-    tar = broken / 'tar'
-    tar.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo "tar (GNU tar) 1.34" && exit\n'
-        'cat >/dev/null\nexit 2\n'
-    )
-    tar.chmod(0o755)
-    path = {'PATH': f'{broken}:{os.environ["PATH"]}'}
+    path = wrap_tar(tmp_path / 'bin', 'cat >/dev/null; exit 2')
     said = Agent(agent.store, env=path).restore(target, '--overwrite')
     assert said.error
     lines = [line.strip() for line in said.err.splitlines()]
-    assert (
-        f'This removes what the backup does not hold from {target}: 2 in all'
-        in said.err
-    )
+    assert f'Removing 2 paths not in the backup from {target}:' in said.err
     assert {'mine', 'folder'} <= set(lines)
     assert 'two' not in lines
     assert (target / 'mine').read_text() == 'mine alone'
@@ -459,32 +418,19 @@ def test_overwrite_says_first_what_it_removes(
 # Several storages
 
 
-def sections(
-    *stores: S3Store | LocalStore, read_only: bool = False
-) -> dict[str, dict[str, object]]:
+def sections(*stores: Store, read_only: bool = False) -> dict[str, dict[str, object]]:
     """``[storage:NAME]`` of each: l0 or s0, l1 or s1, …, for local or S3.
 
     :param read_only: with the S3 keys of the user who may not write
     """
     made: dict[str, dict[str, object]] = {'action': {'max_segment_size': 5 << 20}}
     for number, store in enumerate(stores):
-        if isinstance(store, LocalStore):
-            name = f'storage:l{number}'
-            made[name] = {'storage': 'local', 'container': store.directory}
-            continue
-        server = store.server
-        made[f'storage:s{number}'] = {
-            'storage': 's3',
-            'container': store.container,
-            'endpoint': store.endpoint,
-            's3_retry_budget': 2,
-            'access_key': server.readonly_access_key
-            if read_only
-            else server.access_key,
-            'secret_key': server.readonly_secret_key
-            if read_only
-            else server.secret_key,
-        }
+        section = made[f'storage:{store.options[1][0]}{number}'] = {**store.section}
+        if isinstance(store, S3Store):
+            section['s3_retry_budget'] = 2
+            if read_only:
+                section['access_key'] = store.server.readonly_access_key
+                section['secret_key'] = store.server.readonly_secret_key
     return made
 
 
@@ -512,7 +458,7 @@ class Several(Store):
 
 
 @REAL
-def test_several_storages_all_get_it(store: S3Store, tmp_path: Path) -> None:
+def test_backup_to_several_storages(store: S3Store, tmp_path: Path) -> None:
     source = tmp_path / 'source'
     make_tree(source, seed=7)
     (source / 'big').write_bytes(os.urandom(11 << 20))
@@ -529,8 +475,7 @@ def test_several_storages_all_get_it(store: S3Store, tmp_path: Path) -> None:
     assert len(store.markers()) == 3
     for number, member in enumerate((local, store, both.store)):
         target = tmp_path / f'target {number}'
-        Agent(member).restore(target).check()
-        assert missed(state, target) == [], member
+        assert_restores(Agent(member), state, target)
 
 
 @REAL
@@ -561,7 +506,7 @@ def test_restore_when_a_member_is_gone(
     local.directory.rename(tmp_path / 'away')
     assert_restores(both, source, tmp_path / 'without local')
     (tmp_path / 'away').rename(local.directory)
-    store.endpoint = 'http://127.0.0.1:9'
+    store.section['endpoint'] = 'http://127.0.0.1:9'
     unreachable = Several(tmp_path / 'unreachable', store, local)
     assert_restores(Agent(unreachable), source, tmp_path / 'without s3')
 
@@ -580,14 +525,16 @@ def test_verify_names_the_member(store: S3Store, source: Path, tmp_path: Path) -
     store.delete(path)
     found = both.run('verify')
     assert '1 of 4 backups' in found.error
-    (problem,) = (line for line in found.err.splitlines() if 'Problem' in line)
+    (problem,) = (
+        line for line in found.err.splitlines() if line.startswith('Problem: ')
+    )
     assert problem.startswith(f'Problem: [storage:s1] {both.identity}, level 1 of ')
     assert f'{path} is missing' in problem
     # A member that has nothing is not whole either, nor is one that is gone.
     for path in local.files():
         local.delete(path)
     local.directory.mkdir()
-    assert '[storage:l0]: No matching backup name' in both.run('verify').only_error
+    assert '[storage:l0]: No backup ' in both.run('verify').only_error
     local.directory.rmdir()
     assert '[storage:l0]: ' in both.run('verify').only_error
 
@@ -595,7 +542,7 @@ def test_verify_names_the_member(store: S3Store, source: Path, tmp_path: Path) -
 # exec
 
 
-def test_exec_passes_the_status_on() -> None:
+def test_exec_returns_the_status_of_the_command() -> None:
     python = shlex.quote(sys.executable)
     assert run('--action', 'exec', '--command', 'true').code == 0
     assert run('--action', 'exec', '--command', f'{python} -c "exit(7)"').code == 7

@@ -11,7 +11,7 @@ from freezer.tests.agent import PART, Agent, LocalStore, Result, S3Store, job_fi
 from freezer.tests.proxy import Proxy, Request, error
 
 CAN = 'Backups can be made here'
-CANNOT = 'Critical Error: Backups cannot be made here: '
+CANNOT = 'Error: Backups cannot be made here: '
 
 
 def check(store: S3Store | LocalStore, *options: object) -> Result:
@@ -31,12 +31,12 @@ def table(result: Result) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
-def test_table(s3_server: servers.Server) -> None:
+def test_result_is_a_table(s3_server: servers.Server) -> None:
     store = S3Store(s3_server)
     result = check(store).check()
     assert result.err.splitlines() == [CAN]
     rows = table(result)
-    assert rows['Check'] == ['Result', 'Seen']
+    assert rows['Check'] == ['Result', 'Details']
     assert rows['two-part upload'][0] == 'ok'
     assert rows['clean-up'] == ['ok', 'nothing remains']
     assert max(map(len, result.out.splitlines())) <= 80
@@ -44,7 +44,7 @@ def test_table(s3_server: servers.Server) -> None:
     assert store.is_untouched()
 
 
-def test_document(store: S3Store) -> None:
+def test_result_as_json(store: S3Store) -> None:
     result = check(store, '--metadata-out', '-', '--quiet').check()
     assert result.err == ''
     document = result.document
@@ -54,21 +54,21 @@ def test_document(store: S3Store) -> None:
     assert rows['read'] == {
         'name': 'read',
         'result': 'ok',
-        'seen': 'the same bytes came back',
+        'message': 'the same bytes came back',
         'value': True,
-        'mend': '',
+        'hint': '',
     }
     assert 0 < rows['round trip']['value'] < 5
     assert rows['upload speed']['value'] > 1000
     assert store.is_untouched()
 
 
-def test_a_problem(proxied: S3Store, proxy: Proxy) -> None:
+def test_a_problem_fails_the_check(proxied: S3Store, proxy: Proxy) -> None:
     proxy.answer(lambda request: request.part > 1000, error(400, 'InvalidArgument'))
     result = check(proxied)
     said = (
         CANNOT + 'part numbers: an upload cannot have 10000: InvalidArgument, HTTP 400'
-        '; what helps: --s3-max-parts 1000'
+        '; hint: --s3-max-parts 1000'
     )
     assert result.error == said
     assert result.err.splitlines() == [said]
@@ -76,21 +76,21 @@ def test_a_problem(proxied: S3Store, proxy: Proxy) -> None:
     result = check(proxied, '--metadata-out', '-')
     assert result.code == 1
     assert result.document['usable'] is False
-    assert result.document['summary'] == said.removeprefix('Critical Error: ')
+    assert result.document['summary'] == said.removeprefix('Error: ')
     assert check(proxied, '--s3-max-parts', 1000).check().err.splitlines() == [CAN]
     assert proxied.is_untouched()
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
 class TestRefused:
-    def test_wrong_keys(self, s3_server: servers.Server) -> None:
+    def test_wrong_keys_are_reported(self, s3_server: servers.Server) -> None:
         store = S3Store(s3_server)
         wrong = agent(store).told(SECRET_KEY='wrong')
         error = wrong.run('check').only_error
         assert 'SignatureDoesNotMatch' in error
         assert 'check the access key' in error
 
-    def test_keys_that_may_only_read(self, s3_server: servers.Server) -> None:
+    def test_read_only_keys_are_reported(self, s3_server: servers.Server) -> None:
         store = S3Store(s3_server)
         reader = agent(store).told(
             ACCESS_KEY=s3_server.readonly_access_key,
@@ -101,13 +101,13 @@ class TestRefused:
         assert store.bucket in error
         assert store.is_untouched()
 
-    def test_a_bucket_that_is_not_to_be_made(self, s3_server: servers.Server) -> None:
+    def test_missing_bucket_is_reported(self, s3_server: servers.Server) -> None:
         store = S3Store(s3_server)
         there_is_none = ('--container', 'there-is-none/x', '--s3-nocreate-bucket')
         assert 's3-create-bucket' in check(store, *there_is_none).only_error
 
 
-def test_unreachable(store: S3Store) -> None:
+def test_unreachable_store_is_reported(store: S3Store) -> None:
     port = servers.free_ports(1)[0]
     lost = agent(store).told(ENDPOINT=f'http://127.0.0.1:{port}')
     error = lost.run('check', '--s3-retry-budget', 1).only_error
@@ -134,11 +134,11 @@ def test_a_signal(proxied: S3Store, proxy: Proxy, number: signal.Signals) -> Non
         held.release()
         result = process.wait()
     assert result.code == -number
-    assert result.err.splitlines() == [f'Critical Error: interrupted by {number.name}']
+    assert result.err.splitlines() == [f'Error: interrupted by {number.name}']
     assert proxied.is_untouched()
 
 
-def test_a_signal_while_it_cleans_up(proxied: S3Store, proxy: Proxy) -> None:
+def test_a_signal_during_clean_up(proxied: S3Store, proxy: Proxy) -> None:
     def cleans_up(request: Request) -> bool:
         return deletes(request) and len(proxied.sizes()) > 10
 
@@ -153,7 +153,7 @@ def test_a_signal_while_it_cleans_up(proxied: S3Store, proxy: Proxy) -> None:
     assert proxied.is_untouched()
 
 
-def test_dry_run(store: S3Store, tmp_path: Path) -> None:
+def test_dry_run_writes_nothing(store: S3Store, tmp_path: Path) -> None:
     result = check(store, '--dry-run').check()
     assert 'Would write' in result.err
     local = LocalStore(tmp_path / 'nowhere')
@@ -161,7 +161,7 @@ def test_dry_run(store: S3Store, tmp_path: Path) -> None:
     assert not local.directory.exists()
 
 
-def test_a_directory(tmp_path: Path) -> None:
+def test_local_storage(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / 'backups')
     result = check(store).check()
     assert result.err.splitlines() == [CAN]
@@ -169,21 +169,13 @@ def test_a_directory(tmp_path: Path) -> None:
     assert not store.directory.exists()
 
 
-def test_a_directory_in_which_nothing_can_be_made() -> None:
+def test_local_storage_without_permission_to_write() -> None:
     assert '/proc/backups' in check(LocalStore(Path('/proc/backups'))).only_error
 
 
 def test_several_storages(store: S3Store, tmp_path: Path) -> None:
-    sections: dict[str, dict[str, object]] = {
-        'storage:disk': {'storage': 'local', 'container': tmp_path / 'backups'},
-        'storage:cloud': {
-            'storage': 's3',
-            'container': store.container,
-            'access_key': store.server.access_key,
-            'secret_key': store.server.secret_key,
-            'endpoint': store.server.endpoint,
-        },
-    }
+    local = LocalStore(tmp_path / 'backups')
+    sections = {'storage:disk': local.section, 'storage:cloud': store.section}
     path = job_file(tmp_path / 'job', sections)
     options = ('--action', 'check', '--config', path, '--max-segment-size', PART)
     result = run(*options, '--metadata-out', '-').check()

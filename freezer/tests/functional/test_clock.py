@@ -10,6 +10,7 @@ import pytest
 
 from freezer.storage._s3.options import S3Options
 from freezer.storage.exceptions import ClockSkew, NotFound
+from freezer.storage.objects import ObjectKind
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
 
@@ -50,11 +51,11 @@ def storage(s3_server: servers.Server) -> S3Storage:
 def test_requests_are_dated_by_the_store(
     storage: S3Storage, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = storage._bucket._clock
+    clock = storage._bucket.requests._clock
     shift(monkeypatch, seconds)
     monkeypatch.setattr(clock, '_now', lambda: time.time() + seconds)
     path = f'{storage.container}/some/object'
-    storage.put_bytes(path, b'content')
+    storage._bucket.put('some/object', b'content', ObjectKind.RECORD)
     assert clock.offset == pytest.approx(-seconds, abs=5)
     assert storage.read_file(path) == b'content'
     assert storage.listdir(storage.container) == ['some']
@@ -64,19 +65,21 @@ def test_requests_are_dated_by_the_store(
 
 
 @REAL
-def test_a_head_first(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_head(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused without a reason, as its answer has no body."""
-    storage.put_bytes(f'{storage.container}/object', b'content')
+    storage._bucket.put('object', b'content', ObjectKind.RECORD)
     shift(monkeypatch, 1200)
-    monkeypatch.setattr(storage._bucket._clock, '_now', lambda: time.time() + 1200)
+    monkeypatch.setattr(
+        storage._bucket.requests._clock, '_now', lambda: time.time() + 1200
+    )
     assert storage._bucket.head('object').size == 7
 
 
 @REAL
-def test_what_the_store_says(
+def test_uncorrected_clock_is_refused(
     storage: S3Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a time that no Date corrects: that the tests above see what they should."""
     shift(monkeypatch, 1200)
     with pytest.raises(ClockSkew, match='RequestTimeTooSkewed'):
-        storage.put_bytes(f'{storage.container}/object', b'content')
+        storage._bucket.put('object', b'content', ObjectKind.RECORD)

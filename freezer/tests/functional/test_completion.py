@@ -7,7 +7,6 @@ import select
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from freezer.tests.agent import ROOT
+from freezer.tests.commands import run_command
 
 _SECONDS = 60
 COMMANDS = ('freezer-agent', 'freezer-scheduler')
@@ -24,18 +24,12 @@ def offered(*words: str) -> tuple[set[str], set[str]]:
     """What bash offers for the last word; and what else it is told to look for."""
     script = ROOT / 'etc/bash-completion' / words[0]
     function = f'_{words[0].replace("-", "_")}'
-    ended = subprocess.run(
-        [
-            *('bash', '--norc', '-c'),
-            # bash has it while it completes only.
-            'compopt() { echo "compopt $*"; }; source "$0"; COMP_WORDS=("$@"); '
-            f'COMP_CWORD=$(($# - 1)); {function}; printf "%s\\n" "${{COMPREPLY[@]}}"',
-            *(str(script), *words),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+    # bash has compopt while it completes only.
+    command = (
+        'compopt() { echo "compopt $*"; }; source "$0"; COMP_WORDS=("$@"); '
+        f'COMP_CWORD=$(($# - 1)); {function}; printf "%s\\n" "${{COMPREPLY[@]}}"'
     )
+    ended = run_command('bash', '--norc', '-c', command, script, *words, check=True)
     assert ended.stderr == ''
     lines = set(ended.stdout.split('\n')) - {''}
     looked = {line for line in lines if line.startswith('compopt ')}
@@ -60,7 +54,7 @@ def offered(*words: str) -> tuple[set[str], set[str]]:
         (('freezer-scheduler', 'status', '--js'), {'--json'}),
     ],
 )
-def test_words_of_bash(words: tuple[str, ...], expected: set[str]) -> None:
+def test_bash_completes_words(words: tuple[str, ...], expected: set[str]) -> None:
     assert offered(*words) == (expected, set())
 
 
@@ -75,7 +69,7 @@ def test_words_of_bash(words: tuple[str, ...], expected: set[str]) -> None:
         (('freezer-scheduler', 'run', '/et'), 'default'),
     ],
 )
-def test_files_of_bash(words: tuple[str, ...], expected: str) -> None:
+def test_bash_completes_files(words: tuple[str, ...], expected: str) -> None:
     assert offered(*words) == (set(), {f'-o {expected}'})
 
 
@@ -157,7 +151,7 @@ TYPED = {
 }
 
 
-def test_what_a_shell_completes(shell: Shell) -> None:
+def test_completion_on_a_terminal(shell: Shell) -> None:
     found = {}
     for typed in TYPED:
         shell.tell(f'{typed}\n')

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import trees
-from freezer.tests.agent import NO_LANDLOCK, Agent, missed
+from freezer.tests.agent import NO_LANDLOCK, Agent, assert_restores, missed
 from freezer.utils import landlock
 
 pytestmark = pytest.mark.usefixtures('cold')
@@ -40,7 +40,7 @@ def change(source: Path) -> None:
     (source / 'two' / 'again').rename(source / 'again')
 
 
-def test_everything_without_landlock(local: Agent, tmp_path: Path) -> None:
+def test_backup_and_restore_without_landlock(local: Agent, tmp_path: Path) -> None:
     """As it does with it, in all other tests."""
     source = tmp_path / 'tree'
     trees.make_tree(source, seed=3)
@@ -66,10 +66,9 @@ def test_chain_of_somebody_with_and_without_rights(
     if trees.is_root() and not rights:
         local = local.run_by(*NO_RIGHTS)
     target, log = tmp_path / 'target', tmp_path / 'log'
-    local.restore(target, '--log-file', log).check()
-    assert missed(trees.describe(linked), target) == []
+    assert_restores(local, linked, target, '--log-file', log)
     # One who has no rights needs Landlock no less.
-    held = landlock.why_not(str(target)) is None
+    held = landlock.unavailable_reason(str(target)) is None
     assert ('keeps tar from writing outside' in log.read_text()) == held
 
 

@@ -17,10 +17,12 @@ from freezer.tests.agent import (
     Agent,
     LocalStore,
     S3Store,
+    assert_restores,
     in_parts,
     iso,
     job_file,
     missed,
+    private,
     run,
 )
 
@@ -31,10 +33,7 @@ LEVELS = 3
 
 @pytest.fixture
 def passphrase(tmp_path: Path) -> Path:
-    path = tmp_path / 'pass'
-    path.write_text(f'{WORDS}\nanother line\n')
-    path.chmod(0o600)
-    return path
+    return private(tmp_path / 'pass', f'{WORDS}\nanother line\n')
 
 
 @pytest.fixture
@@ -72,15 +71,13 @@ def test_a_chain(store: S3Store, options: tuple[object, ...], tmp_path: Path) ->
     assert WORDS.encode() not in everything
     timestamp, state = states[0]
     target = tmp_path / 'target'
-    agent.restore(target, '--restore-from-date', iso(timestamp)).check()
-    assert missed(state, target) == []
+    assert_restores(agent, state, target, '--restore-from-date', iso(timestamp))
     # The newest, over an older one; nothing has to be said of the format.
     only = Agent(store).told('--encrypt-pass-file', tmp_path / 'pass')
-    only.restore(target, '--overwrite').check()
-    assert missed(states[-1][1], target) == []
+    assert_restores(only, states[-1][1], target, '--overwrite')
 
 
-def test_what_needs_no_passphrase(
+def test_info_verify_and_admin_need_no_passphrase(
     store: S3Store, options: tuple[object, ...], source: Path
 ) -> None:
     agent = Agent(store).told(*options)
@@ -103,31 +100,21 @@ def test_what_needs_no_passphrase(
     assert store.is_untouched()
 
 
-def test_a_stream_of_many_volumes(
+def test_encrypted_backup_of_many_volumes_restores(
     store: S3Store, options: tuple[object, ...], big: Path, tmp_path: Path
 ) -> None:
     agent = in_parts(Agent(store)).told(*options, '--s3-max-parts', 2)
     agent.backup(big).check()
     assert [path for path in store.sizes() if '/segments/' in path]
-    agent.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(big), tmp_path / 'target') == []
+    assert_restores(agent, big, tmp_path / 'target')
 
 
 @pytest.mark.package
-def test_several_storages(
+def test_encrypted_backup_to_several_storages(
     store: S3Store, options: tuple[object, ...], source: Path, tmp_path: Path
 ) -> None:
     local = LocalStore(tmp_path / 'disk')
-    sections: dict[str, dict[str, object]] = {
-        'storage:disk': {'storage': 'local', 'container': local.directory},
-        'storage:cloud': {
-            'storage': 's3',
-            'container': store.container,
-            'endpoint': store.endpoint,
-            'access_key': store.server.access_key,
-            'secret_key': store.server.secret_key,
-        },
-    }
+    sections = {'storage:disk': local.section, 'storage:cloud': store.section}
     job = job_file(tmp_path / 'job', sections)
     named = ('--hostname', HOST, '--backup-name', 'bk')
     common = ('--config', job, *named, *options)
@@ -142,15 +129,15 @@ def test_several_storages(
         assert 'file' in os.listdir(target)
 
 
-def test_the_option_alone_is_refused(local: Agent, source: Path) -> None:
+def test_encryption_without_a_passphrase_is_refused(local: Agent, source: Path) -> None:
     error = local.backup(source, '--encryption', 'age').only_error
     assert 'encrypt-pass-file' in error
     assert local.store.is_untouched()
 
 
-def test_help_says_what_is_not_authenticated(local: Agent) -> None:
+def test_help_names_the_format_without_authentication(local: Agent) -> None:
     said = ' '.join(run('--help').check().out.split())
-    assert 'it is not authenticated' in said
+    assert 'is not authenticated' in said
 
 
 # Without the agent
@@ -195,7 +182,7 @@ def type_in(script: str, answer: str, folder: Path) -> str:
 
 @pytest.mark.skipif(not shutil.which('age'), reason='no age (Debian: age)')
 @pytest.mark.parametrize('compression', ['gzip', 'zstd'])
-def test_opened_by_hand(
+def test_backup_is_opened_with_age_and_tar_alone(
     local: Agent, options: tuple[object, ...], tmp_path: Path, compression: str
 ) -> None:
     """As the documentation has it; what is not tried is aws-cli."""
@@ -240,7 +227,7 @@ def test_opened_by_hand(
 
 
 @pytest.mark.skipif(not shutil.which('age'), reason='no age (Debian: age)')
-def test_another_passphrase_by_hand(
+def test_passphrase_is_changed_with_age_alone(
     local: Agent, options: tuple[object, ...], source: Path, tmp_path: Path
 ) -> None:
     agent = local.told(*options)
@@ -251,10 +238,8 @@ def test_another_passphrase_by_hand(
     type_in(f'age -d -o key "{path}"', WORDS, tmp_path)
     path.unlink()
     type_in(f'age -p -o "{path}" key', 'new words', tmp_path)
-    (tmp_path / 'new').write_text('new words\n')
-    (tmp_path / 'new').chmod(0o600)
-    renewed = local.told('--encryption', 'age', '--encrypt-pass-file', tmp_path / 'new')
+    new = private(tmp_path / 'new', 'new words\n')
+    renewed = local.told('--encryption', 'age', '--encrypt-pass-file', new)
     renewed.increment(source).check()
-    renewed.restore(tmp_path / 'target').check()
-    assert missed(trees.describe(source), tmp_path / 'target') == []
+    assert_restores(renewed, source, tmp_path / 'target')
     assert 'identity.age' in agent.restore(tmp_path / 'other').error

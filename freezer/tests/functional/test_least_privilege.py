@@ -26,13 +26,23 @@ from freezer.tests.agent import (
     Agent,
     Result,
     S3Store,
+    assert_restores,
     in_parts,
     missed,
 )
 from freezer.tests.front import ZERO, Front, make_backup
-from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Reply, Request, error
+from freezer.tests.proxy import (
+    BROKEN,
+    DENIED,
+    Answer,
+    Change,
+    Proxy,
+    Reply,
+    Request,
+    error,
+)
 
-MAY_NOT_READ = 'the keys may not read it (s3:GetObject)'
+MAY_NOT_READ = 'not read back (s3:GetObject denied)'
 MAY_NOT_LIST = 'the keys may not list (s3:ListBucket)'
 
 
@@ -53,11 +63,6 @@ def deletes(request: Request) -> bool:
 def may_only_write(proxy: Proxy) -> None:
     for refused in (reads, lists, deletes):
         proxy.answer(refused, DENIED)
-
-
-def restored(agent: Agent, source: Path, target: Path) -> None:
-    agent.restore(target).check()
-    assert missed(trees.describe(source), target) == []
 
 
 @pytest.fixture
@@ -82,16 +87,16 @@ def test_full_backup(writer: Agent, proxy: Proxy, big: Path, tmp_path: Path) -> 
     refused = [r for r in proxy.requests if r.operation == 'DeleteObject']
     assert refused == []
     proxy.clear()
-    restored(writer, big, tmp_path / 'target')
+    assert_restores(writer, big, tmp_path / 'target')
     writer.run('verify', '--verify-data').check()
     # Its claim is in nobody's way, and goes with the first clean-up.
     writer.run('admin', '--s3-stale-after', '0').check()
     assert not [path for path in writer.store.files() if '/claim' in path]
-    restored(writer, big, tmp_path / 'once more')
+    assert_restores(writer, big, tmp_path / 'once more')
 
 
 @pytest.mark.parametrize('options', [['--incremental'], ['--remove-older-than', '30']])
-def test_what_needs_a_listing_fails_before_any_work(
+def test_write_only_keys_are_refused_increments_and_retention(
     writer: Agent, proxy: Proxy, big: Path, options: list[str]
 ) -> None:
     error = writer.backup(big, *options).only_error
@@ -102,7 +107,7 @@ def test_what_needs_a_listing_fails_before_any_work(
 
 
 @pytest.mark.parametrize('action', ['info', 'restore', 'verify', 'admin'])
-def test_what_it_cannot_do_says_which_right_is_missing(
+def test_write_only_keys_are_told_the_missing_right(
     writer: Agent, tmp_path: Path, action: str
 ) -> None:
     options = {
@@ -114,30 +119,24 @@ def test_what_it_cannot_do_says_which_right_is_missing(
     assert not (tmp_path / 'target').exists()
 
 
-def no_reply(_reply: Any) -> None:
+def no_reply(_reply: Reply) -> None:
     """The store has done it, and nobody hears of it."""
 
 
-def test_an_upload_whose_end_is_not_known_is_a_failure(
-    writer: Agent, proxy: Proxy, big: Path
+def empty_reply(reply: Reply) -> Reply:
+    return reply.but(body=b'', content_length='0')
+
+
+@pytest.mark.parametrize('change', [no_reply, empty_reply])
+def test_unknown_result_of_complete_is_a_failure(
+    writer: Agent, proxy: Proxy, big: Path, change: Change
 ) -> None:
-    proxy.change(lambda request: request.completes, no_reply)
+    proxy.change(lambda request: request.completes, change)
     assert 'whether' in writer.backup(big).error
     assert writer.store.markers() == []
 
 
-def test_an_answer_without_content_confirms_nothing(
-    writer: Agent, proxy: Proxy, big: Path
-) -> None:
-    def cut_off(reply: Reply) -> Reply:
-        return reply.but(body=b'', content_length='0')
-
-    proxy.change(lambda request: request.completes, cut_off)
-    assert 'whether' in writer.backup(big).error
-    assert writer.store.markers() == []
-
-
-def test_an_answer_that_is_lost_once(
+def test_answer_to_complete_that_is_lost_once(
     writer: Agent, proxy: Proxy, big: Path, tmp_path: Path
 ) -> None:
     """Asked again, the store confirms the upload, or it is a failure."""
@@ -153,7 +152,7 @@ def test_an_answer_that_is_lost_once(
     assert len(lost) > 1
     proxy.clear()
     if result.code == 0:
-        restored(writer, big, tmp_path / 'target')
+        assert_restores(writer, big, tmp_path / 'target')
     else:
         assert 'whether' in result.error
         assert writer.store.markers() == []
@@ -162,7 +161,7 @@ def test_an_answer_that_is_lost_once(
 @pytest.mark.parametrize(
     'answer', [BROKEN, error(404, 'NoSuchKey')], ids=['500', '404']
 )
-def test_only_403_says_that_it_may_not_look(
+def test_other_errors_than_403_fail_the_backup(
     proxied: S3Store, proxy: Proxy, source: Path, answer: Answer
 ) -> None:
     proxy.answer(reads, answer)
@@ -172,7 +171,7 @@ def test_only_403_says_that_it_may_not_look(
 
 
 @pytest.mark.parametrize('what', ['manifest', 'data'])
-def test_one_that_is_refused_beside_one_that_is_shown_is_missing(
+def test_403_beside_readable_objects_means_missing(
     proxied: S3Store, proxy: Proxy, source: Path, what: str
 ) -> None:
     """As for keys that may read and not list, of an object that is not there."""
@@ -183,7 +182,7 @@ def test_one_that_is_refused_beside_one_that_is_shown_is_missing(
     assert proxied.markers() == []
 
 
-def test_only_a_part_of_the_rights(
+def test_only_reading_or_only_listing_is_refused(
     proxied: S3Store, proxy: Proxy, source: Path, tmp_path: Path
 ) -> None:
     agent = Agent(proxied)
@@ -196,13 +195,13 @@ def test_only_a_part_of_the_rights(
         assert says in said
         assert silent not in said
         proxy.clear()
-        restored(named, source, tmp_path / f'target {number}')
+        assert_restores(named, source, tmp_path / f'target {number}')
         # Without a listing it is what keeps others from the same second.
         claims = [p for p in proxied.files() if f'_bk{number}/' in p and '/claim' in p]
         assert bool(claims) is (refused is lists)
 
 
-def test_what_a_dead_one_had_begun_is_aborted(
+def test_upload_of_a_killed_agent_is_aborted(
     writer: Agent, proxy: Proxy, big: Path, source: Path
 ) -> None:
     held = proxy.hold(lambda request: request.part == 2)
@@ -227,13 +226,13 @@ def driver(front: Front, kept_logging: None) -> S3Storage:
     return driver
 
 
-def test_the_second_of_one_second_is_refused(front: Front, driver: S3Storage) -> None:
+def test_second_backup_in_one_second_fails(front: Front, driver: S3Storage) -> None:
     made = make_backup(driver)
     with pytest.raises(e.Conflict, match='run it again'):
-        front.driver().claim(made)
+        front.driver().begin(made.backup)
 
 
-def test_taken_for_dead(front: Front, driver: S3Storage) -> None:
+def test_lost_claim_fails_the_backup(front: Front, driver: S3Storage) -> None:
     """The claim cannot be read, and so is written again: nobody else's, it is gone."""
 
     def swept(request: Request) -> bool:
@@ -245,13 +244,13 @@ def test_taken_for_dead(front: Front, driver: S3Storage) -> None:
                 front.server.delete(front.bucket, key)
 
     front.proxy.before(swept, sweep)
-    with pytest.raises(e.Conflict, match='took this backup for dead'):
+    with pytest.raises(e.Conflict, match='treated this backup as dead'):
         make_backup(driver)
     keys = front.server.keys(front.bucket)
     assert not [key for key in keys if f'/{layout.METADATA}/' in f'/{key}']
 
 
-def test_a_store_that_ignores_the_condition_is_told_of(
+def test_store_that_ignores_conditions_causes_a_warning(
     rclone: servers.RcloneS3, kept_logging: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Proxy(rclone.endpoint) as proxy, contextlib.ExitStack() as stack:
@@ -263,7 +262,7 @@ def test_a_store_that_ignores_the_condition_is_told_of(
         logging.getLogger().addHandler(caplog.handler)
         make_backup(driver, ZERO)
         (said,) = [r for r in caplog.records if r.name == 'freezer.notices']
-        assert 'nor kept from the same second' in said.getMessage()
+        assert 'may start in the same second' in said.getMessage()
 
 
 # Policies, on Ceph
@@ -332,7 +331,7 @@ def owner(limited: Agent, ceph: servers.CephRGW) -> Agent:
     return limited.told(**keys)
 
 
-def test_the_page_has_policies() -> None:
+def test_page_has_four_policies() -> None:
     assert list(policies()) == [
         'Backup only',
         'Backup with increments',
@@ -342,7 +341,7 @@ def test_the_page_has_policies() -> None:
 
 
 @pytest.mark.parametrize('acl', [None, 'bucket-owner-full-control'])
-def test_who_reads_what_a_write_only_key_wrote(
+def test_acl_decides_who_reads_the_objects_of_another_account(
     ceph: servers.CephRGW,
     place: S3Store,
     limited: Agent,
@@ -360,15 +359,15 @@ def test_who_reads_what_a_write_only_key_wrote(
         assert 's3:ListBucket' in limited.run(action).only_error
     # Objects are the writer's, and the bucket its owner's.
     if acl:
-        restored(owner, big, tmp_path / 'target')
+        assert_restores(owner, big, tmp_path / 'target')
     else:
         error = owner.restore(tmp_path / 'target').error
         assert 's3:GetObject' in error
     allow(ceph, place, policies()['Restore only'])
-    restored(limited, big, tmp_path / 'another target')
+    assert_restores(limited, big, tmp_path / 'another target')
 
 
-def test_keys_that_may_read_and_not_list(
+def test_keys_that_may_read_but_not_list(
     ceph: servers.CephRGW, limited: Agent, big: Path, tmp_path: Path
 ) -> None:
     """They are told 403 of what is not there."""
@@ -392,7 +391,7 @@ def test_keys_that_may_read_and_not_list(
         assert 'either this one is missing' in error
     assert not [path for path in store.markers() if '_lost/' in path]
     allow(ceph, store, policies()['Restore only'])
-    restored(limited, big, tmp_path / 'target')
+    assert_restores(limited, big, tmp_path / 'target')
 
 
 Job = Callable[[Agent, Path, Path], Result]
@@ -431,7 +430,7 @@ CASES = [
 
 
 @pytest.mark.parametrize('title, but', CASES)
-def test_policy(
+def test_policy_allows_its_job_and_nothing_more(
     ceph: servers.CephRGW,
     place: S3Store,
     limited: Agent,
@@ -522,4 +521,4 @@ def _check_done(
     assert limited.run('admin', '--remove-before-date', '2100-01-01T00:00:00').code == 1
     assert place.sizes() == before
     allow(ceph, place, policies()['Restore only'])
-    restored(limited, source, folder / 'target')
+    assert_restores(limited, source, folder / 'target')

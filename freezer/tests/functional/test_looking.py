@@ -1,6 +1,6 @@
 """What is there, and what is in it, without a restore.
 
-The screens are in ``looking.rst``.
+The screens are in ``listing.rst``.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers
-from freezer.tests.agent import HOST, Agent, LocalStore, S3Store, iso
+from freezer.tests.agent import HOST, Agent, LocalStore, S3Store, iso, private
 from freezer.tests.proxy import Proxy
 
 
@@ -34,9 +34,7 @@ def test_info_is_limited_to_what_is_named(local: Agent, source: Path) -> None:
 def test_info_says_how_each_level_was_made(
     seaweedfs: servers.SeaweedFS, source: Path, tmp_path: Path
 ) -> None:
-    secret = tmp_path / 'pass'
-    secret.write_text('Passphrase-7\n')
-    secret.chmod(0o600)
+    secret = private(tmp_path / 'pass', 'Passphrase-7\n')
     with Proxy(seaweedfs.endpoint) as proxy:
         store = S3Store(seaweedfs, proxy.endpoint)
         agent = Agent(store)
@@ -68,7 +66,7 @@ def test_info_says_how_each_level_was_made(
         assert level['locked_until'] is None
 
 
-def test_info_where_lines_cannot_be_drawn(local: Agent, source: Path) -> None:
+def test_info_in_ascii(local: Agent, source: Path) -> None:
     local.backup(source).check()
     plain = local.told(PYTHONIOENCODING='ascii').run('info').check().out
     assert '`- level 0' in plain
@@ -98,7 +96,7 @@ def test_info_says_what_is_damaged(local: Agent, source: Path, lost: str) -> Non
     local.store.delete(path)
     local.run('info').check()
     result = local.nameless.run('info', '--long')
-    assert '1 of 2 backups are not whole' in result.error
+    assert '1 of 2 backups are damaged' in result.error
     assert path in result.err
     assert 'damaged\n' in result.out
     assert 'gzip, not encrypted' in result.out

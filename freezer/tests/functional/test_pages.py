@@ -23,7 +23,7 @@ def runs() -> list[Any]:
     for page in pages.pages():
         name = str(page.relative_to(ROOT))
         short = name.removeprefix('doc/source/').removesuffix('.rst')
-        run = [block.server for block in pages.blocks(page.read_text()) if block.is_run]
+        run = [block.server for block in pages.blocks(page) if block.is_run]
         for server in dict.fromkeys(run):
             found.append(pytest.param(page, server, id=f'{short}-{server}'))
     return found
@@ -92,24 +92,6 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def empty(server: servers.Server) -> None:
-    """Take away the bucket of the page before."""
-    client = server.client()
-    try:
-        versions = client.get_paginator('list_object_versions')
-        for page in versions.paginate(Bucket=BUCKET):
-            for one in page.get('Versions', []) + page.get('DeleteMarkers', []):
-                where = {'Key': one['Key'], 'VersionId': one['VersionId']}
-                client.delete_object(Bucket=BUCKET, **where)
-        for key in server.keys(BUCKET):
-            server.delete(BUCKET, key)
-        for key, upload in server.uploads(BUCKET):
-            client.abort_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload)
-        client.delete_bucket(Bucket=BUCKET)
-    except client.exceptions.NoSuchBucket:
-        pass
-
-
 # Some type many commands.
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('page, s3_server', runs(), indirect=['s3_server'])
@@ -122,7 +104,7 @@ def test_page(
 ) -> None:
     todo = [
         block
-        for block in pages.blocks(page.read_text())
+        for block in pages.blocks(page)
         if block.is_run and block.server == s3_server.name
     ]
     path = [programs]
@@ -133,13 +115,13 @@ def test_page(
         'ACCESS_KEY': s3_server.access_key,
         'SECRET_KEY': s3_server.secret_key,
     }
-    empty(s3_server)
+    s3_server.remove_bucket(BUCKET)
     try:
         with Reader(machine, store, path) as reader:
             for block in todo:
                 reader.follow(block)
     finally:
-        empty(s3_server)
+        s3_server.remove_bucket(BUCKET)
 
 
 def needs_aws(block: Block) -> bool:

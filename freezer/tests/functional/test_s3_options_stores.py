@@ -1,7 +1,6 @@
 """Options of storage s3 on stores that do what they are asked, or say why not."""
 
 import datetime
-import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +10,10 @@ import trustme
 
 from freezer.storage import exceptions as e
 from freezer.storage import layout
+from freezer.storage.levels import committed
+from freezer.storage.reports import details
 from freezer.tests import servers
+from freezer.tests.conformance.variants import certified
 from freezer.tests.front import (
     CONTENT,
     CUSTOMER_KEY,
@@ -50,14 +52,11 @@ def real(s3_server: servers.Server) -> Iterator[Front]:
         ['--s3-tags', 'team=data base,plus=4+2', '--s3-acl', 'private'],
         ['--s3-requester-pays', '--s3-expected-bucket-owner', '123456789012'],
         ['--s3-region', 'eu-west-3'],
-        *(
-            ['--s3-checksum', name]
-            for name in ('crc32', 'crc32c', 'crc64nvme', 'sha256')
-        ),
+        *(['--s3-checksum', n] for n in ('crc32', 'crc32c', 'crc64nvme', 'sha256')),
     ],
     ids=' '.join,
 )
-def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
+def test_stores_accept_the_option(real: Front, options: Sequence[str]) -> None:
     driver = real.driver(*options)
     if 'crc64nvme' in options and OLD_BOTOCORE:
         with pytest.raises(e.StorageConfigError):
@@ -68,7 +67,7 @@ def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
     assert restored(driver, backup) == CONTENT
     if '--s3-tags' in options:
         found = real.server.client().get_object_tagging(
-            Bucket=real.bucket, Key=backup.data_path.partition('/')[2]
+            Bucket=real.bucket, Key=backup.paths.data.partition('/')[2]
         )
         tags = {tag['Key']: tag['Value'] for tag in found['TagSet']}
         assert tags == {'team': 'data base', 'plus': '4+2'}
@@ -77,13 +76,13 @@ def test_stores_take_it(real: Front, options: Sequence[str]) -> None:
 
 
 @REAL
-def test_what_is_locked_stays(real: Front) -> None:
+def test_locked_objects_cannot_be_deleted(real: Front) -> None:
     lock = ('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '1')
     driver = real.driver(*lock, '--s3-legal-hold')
     driver.prepare()
     backup = make_backup(driver)
     assert restored(driver, backup) == CONTENT
-    kept = driver.details(backup).stat
+    kept = details(backup).stat
     assert (kept.lock_mode, kept.legal_hold) == ('GOVERNANCE', True)
     client = real.server.client()
     keys = real.server.keys(real.bucket)
@@ -101,8 +100,8 @@ def test_what_is_locked_stays(real: Front) -> None:
                 Bucket=real.bucket, Key=key, VersionId=head['VersionId']
             )
     # A deletion hides an object, and so the backup; nothing else can be done.
-    driver.delete_files([backup.metadata_path])
-    assert driver.get_chains(backup.engine, backup.hostname_backup_name) == {}
+    driver.delete_files([backup.paths.marker])
+    assert committed(driver) == []
     assert client.get_object(Bucket=real.bucket, Key=key, VersionId=head['VersionId'])
     # Another backup, into the bucket that there is now.
     real.driver(*lock).prepare()
@@ -114,13 +113,9 @@ def test_lock_longer_than_that_of_the_bucket(real: Front) -> None:
         *('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '3')
     )
     driver.prepare()
-    client = real.server.client()
-    rule = {'DefaultRetention': {'Mode': 'GOVERNANCE', 'Days': 1}}
-    client.put_object_lock_configuration(
-        Bucket=real.bucket,
-        ObjectLockConfiguration={'ObjectLockEnabled': 'Enabled', 'Rule': rule},
-    )
+    lock_by_default(real)
     make_backup(driver)
+    client = real.server.client()
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
     keys = [key for key in real.server.keys(real.bucket) if '/claim' not in key]
     assert len(keys) == 7
@@ -129,10 +124,14 @@ def test_lock_longer_than_that_of_the_bucket(real: Front) -> None:
         assert head['ObjectLockRetainUntilDate'] > soon, key
 
 
-def lock_by_default(front: Front) -> None:
-    """Make the bucket, and let it lock what is put into it."""
+def make_bucket_with_locks(front: Front) -> None:
     client = front.server.client()
     client.create_bucket(Bucket=front.bucket, ObjectLockEnabledForBucket=True)
+
+
+def lock_by_default(front: Front) -> None:
+    """Let the bucket lock what is put into it."""
+    client = front.server.client()
     rule = {'DefaultRetention': {'Mode': 'GOVERNANCE', 'Days': 1}}
     client.put_object_lock_configuration(
         Bucket=front.bucket,
@@ -142,16 +141,15 @@ def lock_by_default(front: Front) -> None:
 
 def test_bucket_that_locks_by_itself_wants_digests(front: Front) -> None:
     """So does moto, but for parts; Amazon for all bodies."""
+    make_bucket_with_locks(front)
     lock_by_default(front)
-    wanted = error(
-        400,
-        'InvalidRequest',
+    said = (
         'Content-MD5 OR x-amz-checksum- HTTP header is required for Put Part requests '
-        'with Object Lock parameters',
+        'with Object Lock parameters'
     )
     front.proxy.answer(
         lambda request: bool(request.part) and 'content-md5' not in request.headers,
-        wanted,
+        error(400, 'InvalidRequest', said),
     )
     driver = front.driver()
     driver.prepare()
@@ -166,6 +164,7 @@ def test_bucket_that_locks_by_itself_wants_digests(front: Front) -> None:
 
 @REAL
 def test_bucket_that_locks_by_itself(real: Front) -> None:
+    make_bucket_with_locks(real)
     lock_by_default(real)
     driver = real.driver()
     driver.prepare()
@@ -184,15 +183,12 @@ def test_bucket_that_cannot_lock(real: Front, option: Sequence[str]) -> None:
     real.proxy.clear()
     with pytest.raises(e.StorageConfigError, match='has no object lock'):
         real.driver(*option).prepare()
-    assert [r.operation for r in real.requests] == [
-        'HeadBucket',
-        'GetObjectLockConfiguration',
-    ]
+    asked = [request.operation for request in real.requests]
+    assert asked == ['HeadBucket', 'GetObjectLockConfiguration']
 
 
 def test_keys_that_may_not_ask_whether_a_bucket_locks(front: Front) -> None:
-    client = front.server.client()
-    client.create_bucket(Bucket=front.bucket, ObjectLockEnabledForBucket=True)
+    make_bucket_with_locks(front)
     asked = 'GetObjectLockConfiguration'
     front.proxy.answer(lambda r: r.operation == asked, error(403, 'AccessDenied'))
     owner = ('--s3-expected-bucket-owner', '123456789012')
@@ -202,15 +198,13 @@ def test_keys_that_may_not_ask_whether_a_bucket_locks(front: Front) -> None:
 
 
 @pytest.mark.parametrize('s3_server', ['seaweedfs'], indirect=True)
-def test_only_who_has_the_key_reads(
+def test_reading_needs_the_customer_key(
     s3_server: servers.Server, authority: trustme.CA, bundle: Path, tmp_path: Path
 ) -> None:
     key, other = tmp_path / 'key', tmp_path / 'other'
     key.write_bytes(CUSTOMER_KEY)
     other.write_bytes(bytes(32))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert('127.0.0.1').configure_cert(context)
-    with Proxy(s3_server.endpoint, context) as proxy:
+    with Proxy(s3_server.endpoint, certified(authority, '127.0.0.1')) as proxy:
         front = Front(s3_server, proxy, '--s3-ca-bundle', str(bundle))
         driver = front.driver('--s3-sse-customer-key-file', key)
         driver.prepare()
@@ -225,7 +219,7 @@ def test_only_who_has_the_key_reads(
 # What the user is told
 
 
-def test_archived(front: Front, source: Path, tmp_path: Path) -> None:
+def test_archived_objects(front: Front, source: Path, tmp_path: Path) -> None:
     agent = front.agent('--s3-storage-class', 'GLACIER')
     agent.backup(source).check()
     told = agent.restore(tmp_path / 'target').error

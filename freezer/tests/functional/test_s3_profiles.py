@@ -93,7 +93,7 @@ def ambient(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @shows('profile')
 @pytest.mark.parametrize('where', ['home', 'variables'])
-def test_profile(
+def test_keys_and_region_of_a_profile(
     front: Front,
     ambient: Path,
     tmp_path: Path,
@@ -120,13 +120,13 @@ def test_profile(
     assert carriers(requests, 'x-amz-checksum-crc32') <= DELETING
 
 
-def test_region_beside_a_profile(front: Front, ambient: Path) -> None:
+def test_option_region_overrides_the_profile(front: Front, ambient: Path) -> None:
     front.keys = ()
     front.driver('--s3-profile', 'backups', '--s3-region', 'eu-west-3').prepare()
     assert signed(front.requests) == {('AKOFTHEPROFILE', 'eu-west-3')}
 
 
-def test_without_a_profile_nothing_else_counts(front: Front, ambient: Path) -> None:
+def test_ambient_settings_are_ignored(front: Front, ambient: Path) -> None:
     requests = front.life(front.driver())
     assert {what(request) for request in requests} == EVERY
     assert signed(requests) == {(ACCESS_KEY, 'us-east-1')}
@@ -184,7 +184,7 @@ def test_keys_of_a_profile_are_renewed(front: Front, ambient: Path) -> None:
         ),
     ],
 )
-def test_profiles_that_do_not_do(
+def test_unusable_profiles_are_refused(
     front: Front, ambient: Path, config_text: str, program: str, says: str
 ) -> None:
     of_program(ambient, program)
@@ -198,7 +198,7 @@ def test_profiles_that_do_not_do(
     assert front.requests == []
 
 
-def test_profile_without_keys_gets_none_of_the_machine(
+def test_profile_without_keys_does_not_use_those_of_the_machine(
     front: Front, ambient: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = {
@@ -228,7 +228,7 @@ def test_profile_without_keys_gets_none_of_the_machine(
 # Secrets
 
 
-def test_secrets_are_nowhere(
+def test_no_secret_in_output_log_or_children(
     secure: Front, bundle: Path, source: Path, tmp_path: Path
 ) -> None:
     key, log, seen = tmp_path / 'key', tmp_path / 'log', tmp_path / 'seen'
@@ -286,7 +286,7 @@ def test_secrets_are_nowhere(
 
 
 @pytest.mark.skipif(OLD_BOTOCORE, reason='botocore cannot be told where STS is')
-def test_role_of_a_profile(
+def test_keys_of_a_role_are_not_logged(
     front: Front, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its keys come in an answer, which botocore would log."""
@@ -307,7 +307,7 @@ def test_role_of_a_profile(
     ((key, _region),) = signed(front.requests)
     (token,) = values(front.requests, 'x-amz-security-token')
     assert key != 'AKOFTHEDEFAULT'
-    keys = driver._bucket._secrets()
+    keys = driver._bucket.requests._secrets()
     assert {key, token} < set(keys)
     assert logging.getLogger('freezer').isEnabledFor(logging.DEBUG)
     assert 'created bucket' in log.read_text()

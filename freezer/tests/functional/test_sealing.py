@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import Source
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.tar import TarEngine
@@ -24,12 +23,13 @@ from freezer.exceptions import (
     RestoreError,
     TamperedError,
 )
-from freezer.storage.base import Backup
+from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import StorageException
 from freezer.storage.levels import LevelPolicy
-from freezer.storage.local import LocalStorage
+from freezer.storage.local.storage import LocalStorage
 from freezer.stream import age
 from freezer.tests import trees
+from freezer.tests.engines import EngineAgent
 
 NAME = 'host_name'
 POLICY = LevelPolicy(incremental=True)
@@ -57,24 +57,26 @@ class World:
         (self.folder / 'pass').write_text('correct horse\n')
         (self.folder / 'other').write_text('battery staple\n')
         self.storage = LocalStorage(str(self.folder / 'storage'), 2**20)
-        self.made: list[Backup] = []
+        self.made: list[StoredLevel] = []
 
     def engine(
         self, encryption: str | None = 'age', passphrase: str | None = 'pass'
-    ) -> TarEngine:
+    ) -> EngineAgent:
         file = str(self.folder / passphrase) if passphrase else None
-        return TarEngine(self.storage, EngineSettings('gzip', file, encryption))
+        return EngineAgent(self.storage, EngineSettings('gzip', file, encryption))
 
-    def back_up(self, engine: TarEngine | None = None, name: str = NAME) -> Backup:
+    def back_up(
+        self, engine: EngineAgent | None = None, name: str = NAME
+    ) -> StoredLevel:
         engine = engine or self.engine()
         now = NOW + len(self.made)
         plan = engine.plan(name, POLICY, now)
         # The snapshot files have the time of day.
-        made = engine.backup(Source(str(self.source), '.'), plan, 2 * NOW).backup
-        self.made.append(made.copy(self.storage))
+        made = engine.backup(self.source, plan, 2 * NOW)
+        self.made.append(StoredLevel(self.storage, made))
         return self.made[-1]
 
-    def levels(self, count: int = LEVELS, name: str = NAME) -> list[Backup]:
+    def levels(self, count: int = LEVELS, name: str = NAME) -> list[StoredLevel]:
         made = []
         for level in range(count):
             (self.source / f'new at {level}').write_text(f'level {level} of {name}')
@@ -82,13 +84,12 @@ class World:
             assert made[-1].level == level
         return made
 
-    def restore(self, engine: TarEngine | None = None, name: str = NAME) -> Path:
+    def restore(self, engine: EngineAgent | None = None, name: str = NAME) -> Path:
         engine = engine or self.engine(None)
         target = self.folder / 'target'
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
-        chain = self.storage.get_latest_level_zero_increments(engine, name)
-        engine.restore(str(target), chain)
+        engine.restore(target, engine.state(name))
         assert (
             trees.differences(trees.describe(self.source), trees.describe(target)) == []
         )
@@ -107,10 +108,10 @@ class World:
             assert list((self.folder / 'target').iterdir()) == []
         return str(caught.value)
 
-    def files(self, backup: Backup) -> dict[str, Path]:
-        folder = Path(backup.data_prefix_path)
+    def files(self, backup: StoredLevel) -> dict[str, Path]:
+        folder = Path(backup.paths.folder)
         return {p.name: p for p in folder.rglob('*') if p.is_file()} | {
-            'marker': Path(backup.metadata_path)
+            'marker': Path(backup.paths.marker)
         }
 
 
@@ -128,14 +129,14 @@ def exchange(one: Path, other: Path) -> None:
 # A chain
 
 
-def test_levels_and_restore(world: World) -> None:
+def test_chain_restores_with_and_without_the_option(world: World) -> None:
     made = world.levels()
     assert {backup.level_zero_timestamp for backup in made} == {made[0].timestamp}
     world.restore()
     world.restore(world.engine('age'))
 
 
-def test_what_is_on_the_storage(world: World) -> None:
+def test_stored_files_are_encrypted(world: World) -> None:
     made = world.levels()
     known = b''
     for backup in made:
@@ -161,10 +162,10 @@ def test_every_chain_has_a_key_of_its_own(world: World) -> None:
     (first,) = world.levels(1)
     (second,) = world.levels(1, 'host_other')
     exchange(world.files(first)['identity.age'], world.files(second)['identity.age'])
-    assert 'not what was encrypted' in world.refuse(TamperedError)
+    assert 'was modified, cut off' in world.refuse(TamperedError)
 
 
-def test_a_key_that_was_locked_anew(world: World) -> None:
+def test_passphrase_of_a_chain_can_be_changed(world: World) -> None:
     """As with ``age -d`` and ``age -p``: another passphrase, the same key."""
     for backup in world.levels():
         path = world.files(backup)['identity.age']
@@ -179,13 +180,13 @@ def test_a_key_that_was_locked_anew(world: World) -> None:
 # The passphrase
 
 
-def test_a_wrong_passphrase(world: World) -> None:
+def test_wrong_passphrase_is_refused(world: World) -> None:
     made = world.levels(2)
     before = trees.describe(world.folder / 'storage')
     other = world.engine('age', 'other')
     with pytest.raises(PassphraseError) as caught:
         world.back_up(other)
-    assert made[1].identity_path in str(caught.value)
+    assert made[1].paths.identity in str(caught.value)
     assert 'encrypt-pass-file' in str(caught.value)
     with pytest.raises(PassphraseError):
         world.restore(other)
@@ -193,32 +194,33 @@ def test_a_wrong_passphrase(world: World) -> None:
     target = world.folder / 'target'
     (target / 'in the way').touch()
     with pytest.raises(PassphraseError):
-        other.removals(str(target), made[1])
+        other.open(other.state(NAME)).removals(str(target))
     assert trees.describe(world.folder / 'storage') == before
 
 
-def test_no_passphrase(world: World) -> None:
-    (made,) = world.levels(1)
+def test_missing_passphrase_is_refused(world: World) -> None:
+    world.levels(1)
     none = world.engine(None, None)
     with pytest.raises(RestoreError, match='--encrypt-pass-file'):
         world.restore(none)
     target = world.folder / 'target'
     (target / 'in the way').touch()
     with pytest.raises(RestoreError, match='--encrypt-pass-file'):
-        none.removals(str(target), made)
+        none.open(none.state(NAME)).removals(str(target))
 
 
 def test_overwrite_knows_what_to_remove(world: World) -> None:
-    *_, newest = world.levels()
+    world.levels()
     target = world.restore()
     (target / 'in the way').touch()
-    assert world.engine(None).removals(str(target), newest) == ['in the way']
+    agent = world.engine(None)
+    assert agent.open(agent.state(NAME)).removals(str(target)) == ['in the way']
 
 
 # What somebody has changed
 
 
-def test_every_file_of_every_level_counts(world: World) -> None:
+def test_every_changed_or_missing_file_is_detected(world: World) -> None:
     for backup in world.levels():
         for name, path in world.files(backup).items():
             content = path.read_bytes()
@@ -244,7 +246,9 @@ def test_every_file_of_every_level_counts(world: World) -> None:
 
 @pytest.mark.parametrize('name', ['data', 'engine_metadata', 'marker'])
 @pytest.mark.parametrize('one, other', [(0, 1), (1, 2)])
-def test_two_levels_exchanged(world: World, name: str, one: int, other: int) -> None:
+def test_exchanged_levels_are_seen(
+    world: World, name: str, one: int, other: int
+) -> None:
     """Each opens, for it is of the same key."""
     made = world.levels()
     for backup in made:
@@ -254,10 +258,10 @@ def test_two_levels_exchanged(world: World, name: str, one: int, other: int) -> 
     exchange(world.files(made[one])[name], world.files(made[other])[name])
     # The data is only seen when it is read.
     error = world.refuse(TamperedError, early=name != 'data' or one == 0)
-    assert 'somebody has' in error
+    assert 'was replaced' in error
 
 
-def forget_manifest(world: World, backup: Backup) -> None:
+def forget_manifest(world: World, backup: StoredLevel) -> None:
     path = world.files(backup)['marker']
     marker = json.loads(path.read_bytes())
     del marker['manifest']
@@ -265,7 +269,7 @@ def forget_manifest(world: World, backup: Backup) -> None:
 
 
 @pytest.mark.parametrize('name', ['data', 'engine_metadata', 'identity.age'])
-def test_another_file_in_the_place_of_the_seal(world: World, name: str) -> None:
+def test_wrong_seal_is_detected(world: World, name: str) -> None:
     (made,) = world.levels(1)
     files = world.files(made)
     marker = json.loads(files['marker'].read_bytes())
@@ -285,59 +289,59 @@ def test_another_file_in_the_place_of_the_seal(world: World, name: str) -> None:
     ],
     ids=str,
 )
-def test_another_marker_with_the_same_seal(
-    world: World, change: dict[str, object]
-) -> None:
+def test_changed_marker_is_detected(world: World, change: dict[str, object]) -> None:
     made = world.levels()
     path = world.files(made[1])['marker']
     marker = json.loads(path.read_bytes())
     path.write_text(json.dumps({**marker, **change}))
-    assert f'{path}: somebody has changed it' in world.refuse(TamperedError)
+    assert f'{path}: was modified or damaged' in world.refuse(TamperedError)
     seal = marker['seal']
     path.write_text(json.dumps({**marker, 'seal': f'{seal[:9]}\n{seal[9:]}'}))
-    assert 'its seal: somebody has changed it' in world.refuse(TamperedError)
+    assert 'its seal: was modified or damaged' in world.refuse(TamperedError)
 
 
-def test_a_level_in_the_place_of_another(world: World) -> None:
+def test_replaced_level_is_detected(world: World) -> None:
     """All of it, so that it is whole in itself."""
     made = world.levels()
     ours, theirs = world.files(made[1]), world.files(made[2])
     for name, path in theirs.items():
         path.write_bytes(ours[name].read_bytes())
     error = world.refuse(TamperedError)
-    assert f'is the marker of tar/{NAME}/{NOW}/1_{NOW + 1}' in error
+    assert f'was replaced by the marker of tar/{NAME}/{NOW}/1_{NOW + 1}' in error
 
 
-def test_a_chain_in_the_place_of_another(world: World) -> None:
+def test_replaced_chain_is_detected(world: World) -> None:
     made = world.levels(2)
     others = world.levels(2, 'host_other')
     for ours, theirs in zip(made, others, strict=True):
         for name, path in world.files(ours).items():
             path.write_bytes(world.files(theirs)[name].read_bytes())
-    assert 'is the marker of tar/host_other/' in world.refuse(TamperedError)
+    assert 'was replaced by the marker of tar/host_other/' in world.refuse(
+        TamperedError
+    )
 
 
-def test_a_level_of_several_that_is_gone(world: World) -> None:
+def test_missing_base_level_is_detected(world: World) -> None:
     """A level 2 on the second of two levels 1 is none on the first."""
     policy = LevelPolicy(incremental=True, always_level=1)
     for number in range(3):
         (world.source / f'file {number}').touch()
         engine = world.engine()
         plan = engine.plan(NAME, policy, NOW + number)
-        engine.backup(Source(str(world.source), '.'), plan, 2 * NOW)
+        engine.backup(world.source, plan, 2 * NOW)
     plan = engine.plan(NAME, POLICY, NOW + 3)
-    newest = engine.backup(Source(str(world.source), '.'), plan, 2 * NOW).backup
+    newest = engine.backup(world.source, plan, 2 * NOW)
     assert newest.level == 2
     world.restore()
-    second = world.engine().storage.get_chains(engine, NAME)[NOW][2]
+    second = engine.repository.chains('tar', NAME)[NOW][2]
     assert (second.level, second.timestamp) == (1, NOW + 2)
-    world.storage.discard(second)
-    assert f'was made on tar/{NAME}/{NOW}/1_{NOW + 2}' in world.refuse(TamperedError)
+    Path(second.paths.marker).unlink()
+    assert f'builds on tar/{NAME}/{NOW}/1_{NOW + 2}' in world.refuse(TamperedError)
 
 
 @pytest.mark.parametrize('level', range(LEVELS))
 @pytest.mark.parametrize('encryption', ['openssl', None])
-def test_a_level_of_another_format(
+def test_level_of_another_format_in_a_chain_is_detected(
     world: World, level: int, encryption: str | None
 ) -> None:
     """What anybody can make cannot be put into a chain."""
@@ -345,19 +349,19 @@ def test_a_level_of_another_format(
     passphrase = 'pass' if encryption else None
     other = LocalStorage(str(world.folder / 'other storage'), 2**20)
     settings = EngineSettings('gzip', passphrase and str(world.folder / 'pass'))
-    forger = TarEngine(other, settings)
+    forger = EngineAgent(other, settings)
     plan = forger.plan(NAME, LevelPolicy(), NOW)
-    forged = forger.backup(Source(str(world.source), '.'), plan, 2 * NOW).backup
-    theirs = world.files(forged.copy(other))
+    forged = forger.backup(world.source, plan, 2 * NOW)
+    theirs = world.files(StoredLevel(other, forged))
     for name, path in world.files(made[level]).items():
         if name in theirs:
             path.write_bytes(theirs[name].read_bytes())
         else:
             path.unlink()
-    assert 'somebody has exchanged it' in world.refuse(TamperedError)
+    assert 'it was replaced' in world.refuse(TamperedError)
 
 
-def test_a_chain_that_is_not_encrypted(world: World) -> None:
+def test_unencrypted_chain_is_restored(world: World) -> None:
     """It is restored, as a chain of days when nothing was: unless one asks."""
     world.back_up(world.engine(None, None))
     world.restore(world.engine(None))
@@ -369,7 +373,7 @@ def test_a_chain_that_is_not_encrypted(world: World) -> None:
         world.restore(world.engine('age'), 'host_other')
 
 
-def test_a_format_of_tomorrow(world: World) -> None:
+def test_unknown_format_is_refused(world: World) -> None:
     (made,) = world.levels(1)
     path = world.files(made)['marker']
     path.write_bytes(path.read_bytes().replace(b'"age"', b'"agf"'))
@@ -380,7 +384,7 @@ def test_a_format_of_tomorrow(world: World) -> None:
 
 
 @pytest.mark.parametrize('name', ['identity.age', 'engine_metadata'])
-def test_an_increment_on_what_is_lost(
+def test_missing_file_begins_a_new_chain(
     world: World, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A new chain is a good backup."""
@@ -394,7 +398,7 @@ def test_an_increment_on_what_is_lost(
 
 
 @pytest.mark.parametrize('name', ['identity.age', 'engine_metadata', 'marker'])
-def test_an_increment_on_what_was_changed(world: World, name: str) -> None:
+def test_changed_file_fails_the_increment(world: World, name: str) -> None:
     *_, newest = world.levels(2)
     path = world.files(newest)[name]
     content = bytearray(path.read_bytes())
@@ -416,7 +420,7 @@ def test_an_increment_on_what_was_changed(world: World, name: str) -> None:
         (('age', 'pass'), (None, None)),
     ],
 )
-def test_another_format_begins_a_chain(
+def test_another_format_begins_a_new_chain(
     world: World,
     before: tuple[str | None, str | None],
     after: tuple[str | None, str | None],
@@ -436,7 +440,7 @@ def test_another_format_begins_a_chain(
 # The end of the stream
 
 
-def test_what_tar_does_not_read_counts(
+def test_change_behind_the_end_of_the_archive_is_detected(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is done at the end of the archive, and the stream may have an end of its
@@ -454,5 +458,5 @@ def test_what_tar_does_not_read_counts(
 
     monkeypatch.setattr(TarEngine, 'extractor', lambda *_arguments: Hasty())
     path.write_bytes(content)
-    assert 'not what was encrypted' in world.refuse(TamperedError)
+    assert 'was modified, cut off' in world.refuse(TamperedError)
     assert extracted == [True]

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import botocore.exceptions
 import pytest
 
 from freezer.tests import servers
-from freezer.tests.conftest import HEAVY, on_servers
+from freezer.tests.conftest import on_servers
 
 CHECKS_KEYS = on_servers(lambda kind: kind.properties.checks_keys)
 KNOWS_PERMISSIONS = on_servers(lambda kind: kind.readonly_access_key)
@@ -34,7 +35,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def test_objects(s3_server: servers.Server) -> None:
+def test_objects_and_uploads(s3_server: servers.Server) -> None:
     bucket = s3_server.make_bucket()
     assert s3_server.keys(bucket) == {}
     s3_server.put(bucket, 'a/b', b'content')
@@ -43,18 +44,6 @@ def test_objects(s3_server: servers.Server) -> None:
     assert s3_server.keys(bucket) == {'a/b': 7, 'c': 0}
     assert s3_server.keys(bucket, 'a/') == {'a/b': 7}
     s3_server.delete(bucket, 'a/b')
-    assert s3_server.keys(bucket) == {'c': 0}
-
-
-def test_keys_of_all_pages(seaweedfs: servers.SeaweedFS) -> None:
-    bucket = seaweedfs.make_bucket()
-    for number in range(1003):
-        seaweedfs.put(bucket, f'{number}', b'')
-    assert len(seaweedfs.keys(bucket)) == 1003
-
-
-def test_multipart(s3_server: servers.Server) -> None:
-    bucket = s3_server.make_bucket()
     client = s3_server.client()
     content = os.urandom(5 << 20), b'the end'
     what = {'Bucket': bucket, 'Key': 'big'}
@@ -64,7 +53,7 @@ def test_multipart(s3_server: servers.Server) -> None:
     for number, body in enumerate(content, 1):
         answer = client.upload_part(**upload, PartNumber=number, Body=body)
         parts.append({'PartNumber': number, 'ETag': answer['ETag']})
-    assert s3_server.keys(bucket) == {}
+    assert s3_server.keys(bucket) == {'c': 0}
     client.complete_multipart_upload(**upload, MultipartUpload={'Parts': parts})
     assert s3_server.uploads(bucket) == []
     assert s3_server.get(bucket, 'big') == b''.join(content)
@@ -112,77 +101,39 @@ def test_no_bucket_appears_or_vanishes_by_itself(s3_server: servers.Server) -> N
     assert error_code(excinfo) == 'BucketNotEmpty'
 
 
-@pytest.mark.parametrize('s3_server', ['seaweedfs', 'moto'], indirect=True)
-def test_kill_and_restart_keep_data(s3_server: servers.Server) -> None:
-    endpoint = s3_server.endpoint
-    bucket = s3_server.make_bucket()
-    s3_server.put(bucket, 'before', b'content')
-    upload = s3_server.client().create_multipart_upload(Bucket=bucket, Key='open')
-    s3_server.kill()
-    with pytest.raises(botocore.exceptions.EndpointConnectionError):
-        s3_server.client().list_buckets()
-    s3_server.restart()
-    assert s3_server.endpoint == endpoint
-    s3_server.put(bucket, 'after', b'more')
-    assert s3_server.keys(bucket) == {'before': 7, 'after': 4}
-    assert s3_server.get(bucket, 'before') == b'content'
-    assert s3_server.uploads(bucket) == [('open', upload['UploadId'])]
-
-
-def test_two_side_by_side_and_nothing_left(seaweedfs: servers.SeaweedFS) -> None:
-    bucket = seaweedfs.make_bucket()
-    with servers.SeaweedFS() as other:
-        assert other.endpoint != seaweedfs.endpoint
-        assert other.client().list_buckets()['Buckets'] == []
-        other.put(other.make_bucket(), 'key', b'content')
-        pids, directory = other.pids, other.directory
-        assert len(pids) == 3
-    assert not any(map(is_alive, pids))
-    assert not directory.exists()
-    assert seaweedfs.keys(bucket) == {}
-    # It can be started again: afresh, since stop() took the data.
-    with other:
-        assert other.client().list_buckets()['Buckets'] == []
+PROCESSES = {'moto': 0, 'seaweedfs': 3, 'ceph': 3, 'rclone': 1, 'swift': 5}
 
 
 @pytest.mark.parametrize(
-    's3_server, processes',
-    [('ceph', 3), ('rclone', 1), ('swift', 5)],
-    indirect=['s3_server'],
+    'name, processes',
+    [
+        pytest.param(*each, marks=[getattr(pytest.mark, each[0])])
+        for each in PROCESSES.items()
+    ],
 )
-def test_restart_and_nothing_left(
-    s3_server: servers.Server, processes: int, tmp_path: Path
+def test_restart_keeps_data_and_the_end_leaves_nothing(
+    name: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = type(s3_server)
-    assert issubclass(kind, servers.ProcessServer)
-    with kind(tmp_path) as other:
-        assert other.endpoint != s3_server.endpoint
-        bucket = other.make_bucket()
-        other.put(bucket, 'key', b'content')
-        pids = other.pids
-        assert len(pids) == processes
-        assert other.directory.parent == tmp_path
-        other.restart()
-        assert not any(map(is_alive, pids))
-        assert other.get(bucket, 'key') == b'content'
-        pids = other.pids
+    kind = servers.KINDS[name]
+    if not kind.available():
+        pytest.skip(f'no {kind.title}')
+    assert re.fullmatch(r'\d+(\.\d+)+', kind.version())
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    with kind() as server:
+        endpoint = server.endpoint
+        bucket = server.make_bucket()
+        server.put(bucket, 'key', b'content')
+        old = getattr(server, 'pids', [])
+        assert len(old) == processes
+        server.kill()
+        with pytest.raises(botocore.exceptions.EndpointConnectionError):
+            server.client().list_buckets()
+        server.restart()
+        assert server.endpoint == endpoint
+        assert server.get(bucket, 'key') == b'content'
+        pids = old + getattr(server, 'pids', [])
     assert not any(map(is_alive, pids))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize('name', HEAVY)
-def test_tests_on_a_heavy_server_share_a_worker(
-    request: pytest.FixtureRequest, name: str
-) -> None:
-    ids = [
-        item.nodeid for item in request.session.items if item.get_closest_marker(name)
-    ]
-    if getattr(request.config.option, 'loadgroup', False):
-        assert all(each.endswith(f'@{name}') for each in ids)
-
-
-def test_version(s3_server: servers.Server) -> None:
-    assert re.fullmatch(r'\d+(\.\d+)+', s3_server.version())
 
 
 class Dying(servers.ProcessServer):
@@ -206,23 +157,13 @@ def test_failed_start_shows_logs_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def run_until_killed(program: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, '-c', textwrap.dedent(program), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 START_AND_DIE = """
     import os, signal, sys, threading
     from pathlib import Path
     from freezer.tests.servers import ProcessServer
 
     class Sleeping(ProcessServer):
-        name = 'sleeping'
+        name = 'dying'
         def _prepare(self): pass
         def _launch(self): self._spawn('sleep', ['sleep', '600'])
         def _answers(self): return True
@@ -233,46 +174,20 @@ START_AND_DIE = """
     starter.join()
     server._tend()  # outlives the thread that started it
     print(*server.pids, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_sigkill_of_the_tests_takes_the_servers_along(tmp_path: Path) -> None:
-    program = START_AND_DIE + '    os.kill(os.getpid(), signal.SIGKILL)\n'
-    ended = run_until_killed(program, tmp_path)
+    program = [sys.executable, '-c', textwrap.dedent(START_AND_DIE), str(tmp_path)]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     deadline = time.monotonic() + 10
     while any(is_alive(int(pid)) for pid in ended.stdout.split()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    # Its directory could not be removed. The next one to use the place does that,
-    # but not with directories in use.
+    # The next server to use the place removes its directory.
     (left,) = tmp_path.iterdir()
-    first, second = Sleeping(tmp_path), Sleeping(tmp_path)
-    with first, second:
-        assert {*tmp_path.iterdir()} == {first.directory, second.directory}
-        assert left not in tmp_path.iterdir()
-
-
-class Sleeping(Dying):
-    """Comes up."""
-
-    name = 'sleeping'
-
-    def _launch(self) -> None:
-        self._spawn('sleep', ['sleep', '600'])
-
-    def _answers(self) -> bool:
-        return True
-
-
-def test_exit_without_stop_leaves_nothing(tmp_path: Path) -> None:
-    ended = run_until_killed(START_AND_DIE, tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert not any(is_alive(int(pid)) for pid in ended.stdout.split())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_free_ports() -> None:
-    ports = servers.free_ports(20)
-    assert len(set(ports)) == 20
-    assert all(1024 < port < 32768 - 10000 for port in ports)
+    with pytest.raises(servers.StartError):
+        Dying(tmp_path).start()
+    assert not left.exists()

@@ -23,8 +23,6 @@ from freezer.tests.agent import (
     PART,
     ROOT,
     Agent,
-    LocalStore,
-    Process,
     S3Store,
     command,
     environment,
@@ -32,8 +30,9 @@ from freezer.tests.agent import (
     job_file,
     missed,
 )
+from freezer.tests.commands import seen_on_terminal
 from freezer.tests.functional.waiting import until
-from freezer.tests.proxy import Proxy, Request, error
+from freezer.tests.proxy import Proxy, error
 
 MIB = 1 << 20
 SIZE = r'\d+(\.\d)? (B|KiB|MiB)'
@@ -58,13 +57,7 @@ class Screen:
     @property
     def lines(self) -> list[str]:
         """What is to be seen at the end; the cursor is in the last one."""
-        lines = []
-        for line in self.written.replace('\r\n', '\n').split('\n'):
-            seen = ''
-            for text in line.split('\r'):
-                seen = text + seen[len(text) :]
-            lines.append(seen.rstrip())
-        return lines
+        return seen_on_terminal(self.written.replace('\r\n', '\n'))
 
     @property
     def live(self) -> list[str]:
@@ -188,7 +181,7 @@ def run_in_shell(lines: list[str], folder: Path, agent: Agent) -> Path:
     return folder / 'restored'
 
 
-def test_a_restore_on_a_terminal(backed_up: Agent, tmp_path: Path) -> None:
+def test_progress_of_a_restore_on_a_terminal(backed_up: Agent, tmp_path: Path) -> None:
     screen = on_terminal(
         *(backed_up, 'restore', '--restore-abs-path', tmp_path / 'target'),
         *('--download-limit', 2 * MIB),
@@ -211,7 +204,7 @@ def test_a_restore_on_a_terminal(backed_up: Agent, tmp_path: Path) -> None:
     assert screen.out == ''
 
 
-def test_a_narrow_terminal(backed_up: Agent, tmp_path: Path) -> None:
+def test_progress_fits_a_narrow_terminal(backed_up: Agent, tmp_path: Path) -> None:
     screen = on_terminal(
         *(backed_up, 'restore', '--restore-abs-path', tmp_path / 'target'),
         *('--download-limit', 2 * MIB),
@@ -228,11 +221,11 @@ def test_a_signal_ends_the_line(local: Agent, noise: Path) -> None:
         act=lambda pid: os.kill(pid, signal.SIGTERM),
     )
     assert screen.code == -signal.SIGTERM
-    assert screen.lines == ['Critical Error: interrupted by SIGTERM', '']
+    assert screen.lines == ['Error: interrupted by SIGTERM', '']
     assert local.store.is_untouched()
 
 
-def test_quiet_is_quiet(local: Agent, noise: Path) -> None:
+def test_quiet_shows_no_progress(local: Agent, noise: Path) -> None:
     screen = on_terminal(
         *(local, 'backup', '--path-to-backup', noise, '--upload-limit', 3 * MIB),
         *('--quiet', '--metadata-out', '-'),
@@ -244,7 +237,7 @@ def test_quiet_is_quiet(local: Agent, noise: Path) -> None:
 # In a log
 
 
-def test_lines_where_there_is_no_terminal(
+def test_progress_without_a_terminal_is_lines(
     local: Agent, noise: Path, tmp_path: Path
 ) -> None:
     local.program = (sys.executable, '-c', OFTEN)
@@ -266,32 +259,25 @@ def test_lines_where_there_is_no_terminal(
 # On S3
 
 
-def test_parts_and_retries(
+def test_parts_and_retries_are_counted(
     proxied: S3Store, proxy: Proxy, big: Path, tmp_path: Path
 ) -> None:
     agent = in_parts(Agent(proxied))
     agent.program = (sys.executable, '-c', OFTEN)
-    refused: list[Request] = []
-
-    def once(request: Request) -> bool:
-        if request.part == 1 and not refused:
-            refused.append(request)
-            return True
-        return False
-
-    proxy.answer(once, error(503, 'SlowDown'))
+    once = iter([True])
+    proxy.answer(lambda r: r.part == 1 and next(once, False), error(503, 'SlowDown'))
     held = proxy.hold(lambda request: request.part == 2)
     arguments = ('--path-to-backup', big, '--metadata-out', '-')
     with agent.start('backup', *arguments) as process:
         held.wait()
-        wait_for_line(process, ' part')
+        until(lambda: ' part' in process.output()[1], process)
         held.release()
         made = process.wait().check()
     # How many are under way when that is said, is the machine's affair.
     assert re.search(r', [2-5] parts, ', made.err), made.err
     assert made.document['retries'] == 1
     assert made.document['bytes_stored'] > 4 * PART
-    assert '  Retries:   1 request made again' in made.err
+    assert '  Retries:   1 request repeated' in made.err
     # Whose keys are not shown.
     lines = made.err.splitlines()
     head = 'To restore it into ./restored, with the same access-key and secret-key:'
@@ -302,21 +288,11 @@ def test_parts_and_retries(
     assert missed(trees.describe(big), restored) == []
 
 
-def wait_for_line(process: Process, text: str) -> None:
-    """Read what the agent says, as far as that; it is not lost."""
-    stream = process._process.stderr
-    assert stream is not None
-    while text not in (line := stream.readline().decode()):
-        assert line, 'it has ended'
-
-
-def test_what_is_in_a_job_file_is_not_repeated(
+def test_restore_command_names_the_job_file(
     local: Agent, noise: Path, tmp_path: Path
 ) -> None:
-    options = dict(
-        zip(local.store.options[::2], local.store.options[1::2], strict=True)
-    )
-    job = {name.removeprefix('--'): value for name, value in options.items()}
+    names, values = local.store.options[::2], local.store.options[1::2]
+    job = {n.removeprefix('--'): v for n, v in zip(names, values, strict=True)}
     path = job_file(tmp_path / 'a job.ini', {'job': job})
     agent = Agent(local.store)
     agent.options = ('--config', path, '--hostname', 'h', '--backup-name', "it's")
@@ -336,11 +312,8 @@ def values(path: Path) -> dict[str, float]:
     found = {}
     for family in text_string_to_metric_families(path.read_text()):
         (sample,) = family.samples
-        assert sample.labels == {
-            'action': 'backup',
-            'backup_name': 'bk',
-            'hostname': 'hosta',
-        }
+        labels = {'action': 'backup', 'backup_name': 'bk', 'hostname': 'hosta'}
+        assert sample.labels == labels
         found[sample.name.removeprefix('freezer_last_')] = sample.value
     return found
 
@@ -371,9 +344,8 @@ def test_metrics_of_runs_that_succeed_and_fail(
     failed = values(path)
     assert failed['run_success'] == 0
     assert failed | {n: good[n] for n in good if n.startswith('run')} == good
+    store = tmp_path / 'local store'
     with agent.start('backup', *arguments) as process:
-        assert isinstance(local.store, LocalStore)
-        store = local.store.directory
         until(lambda: list(store.rglob('*.partial')), process)
         process.send(signal.SIGTERM)
         assert process.wait().code == -signal.SIGTERM

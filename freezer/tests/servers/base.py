@@ -37,13 +37,8 @@ DOMAIN = 's3.test'
 # from the environment for one more administrator, Ceph takes options from CEPH_ARGS.
 _PASSED_ON = ('PATH', 'LANG', 'LC_ALL', 'LD_LIBRARY_PATH', 'TZ')
 
-# Runs a program that dies with the process given by its id, however that one ends.
-_DIE_WITH = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execvp(sys.argv[2], sys.argv[2:])
-"""
+# A program that is run by this dies with the process that started it.
+_DIE_WITH_US = ('setpriv', '--pdeathsig', 'KILL')
 
 # The kernel sends that signal when the *thread* that started the child ends, and a test
 # may well restart a server from a thread of its own. So one thread starts them all.
@@ -187,6 +182,20 @@ class Server(abc.ABC):
         self._client.create_bucket(Bucket=bucket)
         return bucket
 
+    def remove_bucket(self, bucket: str) -> None:
+        """Delete a bucket with its versions and uploads, if it is there."""
+        client = self._client
+        with contextlib.suppress(client.exceptions.NoSuchBucket):
+            for page in self._pages('list_object_versions', Bucket=bucket):
+                for one in page.get('Versions', []) + page.get('DeleteMarkers', []):
+                    version = {'Key': one['Key'], 'VersionId': one['VersionId']}
+                    client.delete_object(Bucket=bucket, **version)
+            for key in self.keys(bucket):
+                self.delete(bucket, key)
+            for key, upload in self.uploads(bucket):
+                client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+            client.delete_bucket(Bucket=bucket)
+
     def keys(self, bucket: str, prefix: str = '') -> dict[str, int]:
         """Return the size of every object, by key."""
         return {
@@ -243,6 +252,8 @@ class ProcessServer(Server):
         self._directory: Path | None = None
         self._lock: IO[bytes] | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        # The one that may end.
+        self._once = ''
 
     @classmethod
     def available(cls) -> bool:
@@ -283,7 +294,7 @@ class ProcessServer(Server):
     def _tend(self) -> None:
         """Raise StartError if a process has died. Run again and again in waits."""
         for name, process in self._processes.items():
-            if process.poll() is not None:
+            if process.poll() is not None and name != self._once:
                 raise StartError(f'{name} exited with {process.returncode}')
 
     def start(self) -> None:
@@ -358,12 +369,11 @@ class ProcessServer(Server):
         """Start a program, its output going to ``log/<name>.out``."""
         environment = {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
         environment |= {'HOME': str(self.directory), 'TMPDIR': str(self.directory)}
-        wrapper = [sys.executable, '-I', '-S', '-c', _DIE_WITH, str(os.getpid())]
         argv = [which(argv[0]) or argv[0], *argv[1:]]
         with (self.directory / 'log' / f'{name}.out').open('ab') as log:
             process = _spawner.submit(
                 subprocess.Popen[bytes],
-                wrapper + argv,
+                [*_DIE_WITH_US, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -377,26 +387,18 @@ class ProcessServer(Server):
     def _run(self, argv: list[str]) -> None:
         """Run a program to its end while the others are tended."""
         name = os.path.basename(argv[0])
+        self._once = name
         process = self._spawn(name, argv)
-        # Not one of those that have to stay alive, but stop() has to find it.
-        self._wait(lambda: process.poll() is not None, f'end of {name}', name)
+        self._wait(lambda: process.poll() is not None, f'end of {name}')
         del self._processes[name]
         if process.returncode:
             raise StartError(f'{argv} exited with {process.returncode}')
 
-    def _wait(self, done: Callable[[], bool], what: str, but: str = '') -> None:
-        """Wait until ``done()``, or raise StartError.
-
-        :param but: the process that may end meanwhile
-        """
+    def _wait(self, done: Callable[[], bool], what: str) -> None:
+        """Wait until ``done()``, or raise StartError."""
         deadline = time.monotonic() + self.start_timeout
         while not done():
-            ends = self._processes.pop(but, None)
-            try:
-                self._tend()
-            finally:
-                if ends is not None:
-                    self._processes[but] = ends
+            self._tend()
             if time.monotonic() > deadline:
                 raise StartError(f'no {what} within {self.start_timeout:.0f} s')
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Keystone and freezer-api, the real ones, on SQLite: what freezer-scheduler talks to.
+"""The real Keystone and freezer-api, on SQLite, for freezer-scheduler.
 
 They are in a virtual environment of their own, with the client ``freezer``.
 """
@@ -24,7 +24,7 @@ PASSWORD = 'pw/keystone+secret'
 DOMAIN_NAME = 'Default'
 REGION = 'RegionOne'
 
-# gunicorn's own arguments would be read by oslo.config.
+# Otherwise oslo.config would read gunicorn's arguments.
 _KEYSTONE = """
 import sys
 sys.argv = ['keystone']
@@ -34,11 +34,11 @@ application = initialize_public_application()
 
 
 class Unavailable(Exception):
-    """It cannot be had."""
+    """The packages cannot be installed."""
 
 
 def build(folder: Path) -> None:
-    """Make the virtual environment. Takes a minute.
+    """Create the virtual environment; takes a minute.
 
     :raises Unavailable: the packages cannot be installed
     """
@@ -46,7 +46,7 @@ def build(folder: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, '-m', 'pip', f'--python={folder}/bin/python'),
-            # What is imported is compiled then.
+            # Modules are compiled when they are imported.
             *('install', '--quiet', '--no-compile', '--disable-pip-version-check'),
             *PACKAGES,
         ],
@@ -58,9 +58,9 @@ def build(folder: Path) -> None:
 
 
 class ControlPlane(ProcessServer):
-    """Ready in about half a minute, most of it Keystone's tables.
+    """Starts in about half a minute, most of it for Keystone's tables.
 
-    :param folder: what :func:`build` has made
+    :param folder: the virtual environment that :func:`build` created
     """
 
     name = 'control-plane'
@@ -75,24 +75,24 @@ class ControlPlane(ProcessServer):
         super().__init__(parent)
         self._bin = folder / 'bin'
 
-    # -- Its parts --------------------------------------------------------------------
+    # -- Processes --------------------------------------------------------------------
 
     def kill_one(self, name: str) -> None:
-        """Of ``keystone`` and ``api``, as by SIGKILL."""
+        """:param name: ``keystone`` or ``api``"""
         process = self._processes.pop(name)
         os.killpg(process.pid, 9)
         process.wait()
 
     def start_one(self, name: str) -> None:
-        """One that was killed; returns when it answers."""
+        """Start one that was killed; return when it answers."""
         self._launch_one(name)
         ready = self._keystone_answers if name == 'keystone' else self._answers
         self._wait(ready, f'answer of {name}')
 
-    # -- What is in it ----------------------------------------------------------------
+    # -- Contents ----------------------------------------------------------------
 
     def environ(self, user: str = 'admin', project: str = 'admin') -> dict[str, str]:
-        """How a client or the scheduler is told of it."""
+        """Environment variables for a client or the scheduler."""
         return {
             'OS_AUTH_URL': self.auth_url,
             'OS_USERNAME': user,
@@ -125,14 +125,14 @@ class ControlPlane(ProcessServer):
 
     @functools.cached_property
     def project_id(self) -> str:
-        """Of the project ``admin``."""
+        """The id of the project ``admin``."""
         found: str = self.admin.get_project_id()
         return found
 
     def call(
         self, method: str, path: str, body: Any = None, session: Any = None
     ) -> Any:
-        """freezer-api in the name of somebody; the JSON of the answer."""
+        """Call freezer-api; returns the JSON of the response."""
         session = session or self.admin
         url = f'{self.endpoint}/v2/{session.get_project_id()}/{path}'
         answer = session.request(url, method, json=body, raise_exc=False)
@@ -140,7 +140,7 @@ class ControlPlane(ProcessServer):
         return answer.json() if answer.content else None
 
     def freezer(self, *arguments: str, env: Mapping[str, str] = {}) -> str:
-        """The client of that name; what it prints."""
+        """Run the client ``freezer``; returns its output."""
         done = subprocess.run(
             [self._bin / 'freezer', *arguments],
             env={'PATH': os.environ['PATH'], **self.environ(), **env},
@@ -153,7 +153,7 @@ class ControlPlane(ProcessServer):
         return done.stdout
 
     def add_user(self, name: str) -> None:
-        """A user, and a project of the same name that it is a member of."""
+        """Add a user, as a member of a new project with the same name."""
         project = self._identity('projects', 'project', {'name': name})
         user = self._identity('users', 'user', {'name': name, 'password': PASSWORD})
         roles = self.admin.get(f'{self.auth_url}/roles?name=member').json()['roles']
@@ -198,7 +198,7 @@ class ControlPlane(ProcessServer):
         config = ('--config-file', 'freezer-api.conf')
         self._program('freezer-manage', *config, 'db', 'sync')
         for name in ('keystone', 'freezer'):
-            # Who reads keeps nobody from writing.
+            # Readers do not block writers then.
             with contextlib.closing(
                 sqlite3.connect(self.directory / f'{name}.db')
             ) as database:
@@ -222,7 +222,7 @@ class ControlPlane(ProcessServer):
             self._spawn(name, [program, '--config-file', 'freezer-api.conf'])
 
     def _register(self) -> None:
-        """freezer-api in Keystone's catalogue, once."""
+        """Add freezer-api to Keystone's catalog, once."""
         services = self.admin.get(f'{self.auth_url}/services?type=backup').json()
         if services['services']:
             return
@@ -230,17 +230,12 @@ class ControlPlane(ProcessServer):
             f'{self.auth_url}/services',
             json={'service': {'type': 'backup', 'name': 'freezer'}},
         ).json()
+        service_id = made['service']['id']
+        endpoint = {'service_id': service_id, 'region_id': REGION, 'url': self.endpoint}
         for interface in ('public', 'internal', 'admin'):
             self.admin.post(
                 f'{self.auth_url}/endpoints',
-                json={
-                    'endpoint': {
-                        'service_id': made['service']['id'],
-                        'interface': interface,
-                        'region_id': REGION,
-                        'url': self.endpoint,
-                    }
-                },
+                json={'endpoint': endpoint | {'interface': interface}},
             )
 
     def _keystone_answers(self) -> bool:

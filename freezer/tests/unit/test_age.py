@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from freezer.exceptions import EncryptionError, PassphraseError, TamperedError
 from freezer.stream import age
+from freezer.tests.archives import cut
 from freezer.utils.blocks import Block
 
 KEY = age.Key.generate()
@@ -32,10 +33,6 @@ SIZES = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK + 7, 17 * CHUNK
 age_program = pytest.mark.skipif(not shutil.which('age'), reason='no age (Debian: age)')
 
 
-def cut(content: bytes, size: int) -> Iterator[bytes]:
-    return (content[n : n + size] for n in range(0, len(content), size))
-
-
 def encrypted(content: bytes, size: int = 100_000) -> bytes:
     return b''.join(age.encrypt(KEY, cut(content, size)).blocks)
 
@@ -47,7 +44,7 @@ def decrypted(
 
 
 def refuse(file: bytes) -> None:
-    with pytest.raises(TamperedError, match='the place: is not what was encrypted'):
+    with pytest.raises(TamperedError, match='the place: was modified'):
         decrypted(file)
 
 
@@ -156,12 +153,18 @@ def test_a_key_of_age_keygen(tmp_path: Path) -> None:
 # What was changed
 
 
-def test_every_byte_counts() -> None:
-    file = encrypted(b'some content')
+def changes(file: bytes) -> Iterator[bytes]:
+    """The file with one bit changed, in each of its bytes."""
     for position, bit in itertools.product(range(len(file)), (0x01, 0x20, 0x80)):
         changed = bytearray(file)
         changed[position] ^= bit
-        refuse(bytes(changed))
+        yield bytes(changed)
+
+
+def test_every_byte_counts() -> None:
+    file = encrypted(b'some content')
+    for changed in changes(file):
+        refuse(changed)
 
 
 def test_every_end_but_the_right_one() -> None:
@@ -178,24 +181,24 @@ HEADER, *CHUNKS = (lambda file: (file[:HEAD], *cut(file[HEAD:], SEALED)))(
 A, B, C, LAST = CHUNKS
 
 
-@pytest.mark.parametrize(
-    'chunks',
-    [
-        pytest.param([], id='none'),
-        pytest.param([A, B, C], id='cut off at a border'),
-        pytest.param([A], id='all but one'),
-        pytest.param([B, C, LAST], id='without the first'),
-        pytest.param([A, C, LAST], id='without one'),
-        pytest.param([A, B, B, C, LAST], id='one twice'),
-        pytest.param([A, B, C, LAST, LAST], id='the last twice'),
-        pytest.param([B, A, C, LAST], id='exchanged'),
-        pytest.param([A, B, LAST, C], id='the last but one'),
-        pytest.param([A, B, C, LAST[:-1]], id='without the last byte'),
-        pytest.param([A, B, C[:-1], LAST], id='without a byte'),
-        pytest.param([A, b'\0', B, C, LAST], id='a byte more'),
-        pytest.param([A, B, C, LAST, b'\0'], id='a byte more at the end'),
-    ],
-)
+WRONG_CHUNKS = {
+    'none': [],
+    'cut off at a border': [A, B, C],
+    'all but one': [A],
+    'without the first': [B, C, LAST],
+    'without one': [A, C, LAST],
+    'one twice': [A, B, B, C, LAST],
+    'the last twice': [A, B, C, LAST, LAST],
+    'exchanged': [B, A, C, LAST],
+    'the last but one': [A, B, LAST, C],
+    'without the last byte': [A, B, C, LAST[:-1]],
+    'without a byte': [A, B, C[:-1], LAST],
+    'a byte more': [A, b'\0', B, C, LAST],
+    'a byte more at the end': [A, B, C, LAST, b'\0'],
+}
+
+
+@pytest.mark.parametrize('chunks', WRONG_CHUNKS.values(), ids=WRONG_CHUNKS)
 @pytest.mark.parametrize('size', [1000, SEALED, 1 << 20])
 def test_chunks(chunks: list[bytes], size: int) -> None:
     assert decrypted(HEADER + A + B + C + LAST) == NOISE[: 3 * CHUNK + 100]
@@ -238,7 +241,7 @@ def test_another_file_for_the_same_key() -> None:
     first, second = age.encrypt(KEY, [b'first']), age.encrypt(KEY, [b'second'])
     file = b''.join(second.blocks)
     assert decrypted(file, fingerprint=second.fingerprint) == b'second'
-    with pytest.raises(TamperedError, match='exchanged'):
+    with pytest.raises(TamperedError, match='replaced'):
         decrypted(file, fingerprint=first.fingerprint)
 
 
@@ -307,7 +310,7 @@ def test_a_passphrase(content: bytes) -> None:
     file = age.lock(PASSPHRASE, content)
     assert age.unlock(PASSPHRASE, file, WHERE) == content
     for wrong in (b'', b'wrong', PASSPHRASE + b' ', PASSPHRASE.upper()):
-        with pytest.raises(PassphraseError, match='the place: does not open') as caught:
+        with pytest.raises(PassphraseError, match=r'wrong pass.*the place') as caught:
             age.unlock(wrong, file, WHERE)
         assert PASSPHRASE.decode() not in str(caught.value)
 
@@ -315,23 +318,15 @@ def test_a_passphrase(content: bytes) -> None:
 @pytest.mark.usefixtures('quick')
 def test_every_byte_of_a_locked_file_counts() -> None:
     file = age.lock(PASSPHRASE, b'content')
-    for position, bit in itertools.product(range(len(file)), (0x01, 0x20, 0x80)):
-        changed = bytearray(file)
-        changed[position] ^= bit
+    for damaged in (*changes(file), *(file[:end] for end in range(len(file)))):
         with pytest.raises(EncryptionError, match='the place'):
-            age.unlock(PASSPHRASE, bytes(changed), WHERE)
-    for end in range(len(file)):
-        with pytest.raises(EncryptionError, match='the place'):
-            age.unlock(PASSPHRASE, file[:end], WHERE)
+            age.unlock(PASSPHRASE, damaged, WHERE)
 
 
 def test_the_work_is_what_it_is_said_to_be() -> None:
     """128 MiB: less than a transfer takes, and what is asked for of a passphrase."""
-    (line,) = (
-        line
-        for line in age.lock(PASSPHRASE, b'').split(b'\n')
-        if line.startswith(b'-> scrypt ')
-    )
+    lines = age.lock(PASSPHRASE, b'').split(b'\n')
+    (line,) = (line for line in lines if line.startswith(b'-> scrypt '))
     assert line.endswith(b' 17')
 
 

@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from freezer.storage import manifest
-from freezer.storage._s3 import upload
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.claim import Claim
-from freezer.storage._s3.journal import Entry
+from freezer.storage import claims, manifest
+from freezer.storage._s3 import volumes
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
-from freezer.storage._s3.retry import Retry
-from freezer.storage.base import Backup, EngineName
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.requests import Clients, Requests
+from freezer.storage.backup import Backup
+from freezer.storage.claims import Claim
+from freezer.storage.retry import Retry
 from freezer.storage.s3 import S3Storage
 from freezer.utils.blocks import Buffers
 from freezer.utils.streaming import RichQueue
@@ -111,26 +111,32 @@ def no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         # New objects, as in earnest.
         return [bytes(bytearray(digest)) for _ in range(pieces)]
 
-    monkeypatch.setattr(upload, 'cut', parts)
+    monkeypatch.setattr(volumes, 'cut', parts)
     monkeypatch.setattr(manifest, 'digest_part', digests)
 
 
-def write(client: CountingClient, size: int, part: int, **options: Any) -> Any:
+def write(
+    client: CountingClient,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    part: int,
+    **options: Any,
+) -> Any:
+    claim = Claim('claim', b'', (), exclusive=True)
+    monkeypatch.setattr(claims, 'take', lambda *_arguments: claim)
     storage = S3Storage(
         *('access', 'secret', ENDPOINT, 'bucket/prefix', part),
         skip_prepare=True,
         options=S3Options(**options),
     )
-    storage._opened = Bucket('bucket', ENDPOINT, client, lambda: client, Retry(0))
+    clients = Clients(client, lambda: client)
+    storage._opened = Bucket(Requests('bucket', ENDPOINT, clients, Retry(0)))
     storage._opened_by = os.getpid()
-    backup = Backup(EngineName('tar'), 'h', 1, 1, 0).copy(storage)
-    path = backup.data_prefix_path
-    storage._claims[path] = Claim('claim', b'', (), exclusive=True)
-    storage._entries[path] = Entry(None)
+    pending = storage.begin(Backup('tar', 'h', 1, 1, 0))
     queue = RichQueue(2)
     queue.put_messages(cast(Any, [Nothing(size)]))
-    storage.write_backup(queue, backup)
-    return storage._manifests[path]
+    written: Any = pending.write(queue.get_messages())
+    return written._written
 
 
 @pytest.mark.usefixtures('no_bytes')
@@ -141,10 +147,12 @@ def write(client: CountingClient, size: int, part: int, **options: Any) -> Any:
         pytest.param(20 * TIB, 5 * GIB, 1003, id='20 TiB by bytes'),
     ],
 )
-def test_a_stream_of_any_size(size: int, part: int, parts: int) -> None:
+def test_a_stream_of_any_size(
+    size: int, part: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = CountingClient()
     size += 12345
-    found = write(client, size, part)
+    found = write(client, monkeypatch, size, part)
     assert found.size == size
     assert client.part_sizes == {part}
     assert all(last <= part for last in client.last_parts)
@@ -173,9 +181,11 @@ def test_a_stream_of_any_size(size: int, part: int, parts: int) -> None:
         ({'max_parts': 100, 'max_object_size': 5 * 2**20 * 91}, [90, 90, 20]),
     ],
 )
-def test_an_object_ends_in_time(options: dict[str, int], counts: list[int]) -> None:
+def test_an_object_ends_in_time(
+    options: dict[str, int], counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = CountingClient()
     part = 5 * 2**20
-    found = write(client, sum(counts) * part, part, **options)
+    found = write(client, monkeypatch, sum(counts) * part, part, **options)
     made = [client.objects[f'prefix/data/tar/h/1/0_1/{v.name}'] for v in found.volumes]
     assert [count for count, _size in made] == counts

@@ -2,20 +2,24 @@
 
 import collections
 import io
+import threading
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Upload
-from freezer.storage._s3.multipart import Sent, UncertainComplete
-from freezer.storage._s3.objects import TOKEN_KEY
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.retry import Retry
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
+from freezer.storage._s3.transport.objects import TOKEN_KEY
+from freezer.storage._s3.transport.requests import Clients, Requests
+from freezer.storage._s3.upload import StreamUpload
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
+from freezer.storage.objects import ObjectKind, Upload
+from freezer.storage.retry import Retry
 from freezer.tests.unit.clock import FakeClock
 
 ENDPOINT = 'https://s3.example.com'
@@ -72,12 +76,13 @@ class Client:
         return [arguments for name, arguments in self.calls if name == operation]
 
 
-def make(**answers: list[Answer]) -> tuple[Bucket, Client]:
+def make(budget: float = 20, /, **answers: list[Answer]) -> tuple[Bucket, Client]:
     """A bucket with a retry budget of 20 calls, as each takes a second."""
     clock = FakeClock()
     client = Client(clock, **answers)
-    retry = Retry(20, clock, lambda: 0.0)
-    return Bucket('bucket', ENDPOINT, client, lambda: client, retry), client
+    retry = Retry(budget, clock, lambda: 0.0)
+    clients = Clients(client, lambda: client)
+    return Bucket(Requests('bucket', ENDPOINT, clients, retry)), client
 
 
 class Body(io.BytesIO):
@@ -101,13 +106,19 @@ OURS = {'ContentLength': 100, 'ETag': '"e"', 'Metadata': {TOKEN_KEY: TOKEN}}
 THEIRS = OURS | {'Metadata': {TOKEN_KEY: 'another'}}
 
 
-def first_byte(**_arguments: Any) -> Answer:
+def piece(first: int, content: bytes) -> Answer:
+    """The answer to a range of an object of 100 bytes."""
+    size = len(content)
     return {
-        'ContentRange': 'bytes 0-0/100',
-        'ContentLength': 1,
+        'ContentRange': f'bytes {first}-{first + size - 1}/100',
+        'ContentLength': size,
         'ETag': '"e"',
-        'Body': Body(b'x'),
+        'Body': Body(content),
     }
+
+
+def first_byte(**_arguments: Any) -> Answer:
+    return piece(0, b'x')
 
 
 def complete(bucket: Bucket) -> str | None:
@@ -331,6 +342,11 @@ def test_pages() -> None:
     assert tokens == [None, 't1', 't2']
 
 
+def _list_by_version_1(bucket: Bucket) -> list[Any]:
+    bucket.requests.list_version = 1
+    return list(bucket.list('p/'))
+
+
 # What each kind of listing asks, what names its keys, and what is after them.
 LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] = {
     'list_objects_v2': (
@@ -339,7 +355,7 @@ LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] =
         {'NextContinuationToken': 't'},
     ),
     'list_objects': (
-        lambda bucket: list(bucket.listing_with(1).list('p/')),
+        _list_by_version_1,
         'Contents',
         {'NextMarker': 'p/1'},
     ),
@@ -365,7 +381,7 @@ LISTINGS: dict[str, tuple[Callable[[Bucket], list[Any]], str, dict[str, Any]]] =
 @pytest.mark.parametrize(
     'answer, reason',
     [
-        ({'Bucket': 'b', 'IsTruncated': True}, 'cut off'),
+        ({'Bucket': 'b', 'IsTruncated': True}, 'truncated'),
         ({}, 'not a listing'),
         ({'ResponseMetadata': {'HTTPStatusCode': 200}}, 'not a listing'),
     ],
@@ -392,7 +408,7 @@ def test_keys_that_were_not_asked_for(operation: str, common: bool) -> None:
     item = {'Key': 'q/1', 'UploadId': 'u', 'VersionId': 'v', 'IsLatest': True}
     named = {'CommonPrefixes': [{'Prefix': 'q/'}]} if common else {member: [item]}
     bucket, client = make(**{operation: [{'Bucket': 'b', **named}]})
-    with pytest.raises(e.Rejected, match='not asked for'):
+    with pytest.raises(e.Rejected, match='without the prefix'):
         ask(bucket)
     assert len(client.calls) == 1
 
@@ -401,7 +417,7 @@ def test_keys_that_were_not_asked_for(operation: str, common: bool) -> None:
 def test_a_listing_that_turns_in_a_circle(operation: str) -> None:
     ask, _, after = LISTINGS[operation]
     bucket, _client = make(**{operation: [{'IsTruncated': True, **after}]})
-    with pytest.raises(e.Rejected, match='where it began'):
+    with pytest.raises(e.Rejected, match='same one again'):
         ask(bucket)
 
 
@@ -423,12 +439,9 @@ def test_a_page_that_fails_is_not_the_end(
 
 
 def test_a_page_is_asked_for_again() -> None:
+    first = page('p/1', IsTruncated=True, NextContinuationToken='t')
     bucket, _client = make(
-        list_objects_v2=[
-            page('p/1', IsTruncated=True, NextContinuationToken='t'),
-            refusal('SlowDown', 503),
-            page('p/2'),
-        ]
+        list_objects_v2=[first, refusal('SlowDown', 503), page('p/2')]
     )
     assert [item.key for item in bucket.list('p/')] == ['p/1', 'p/2']
 
@@ -523,12 +536,8 @@ def ranged(broken: int | None = None, error: Exception | None = None) -> Any:
 
     def answer(Range: str, **_arguments: Any) -> Answer:  # noqa: N803 - botocore's
         first, last = (int(n) for n in Range.removeprefix('bytes=').split('-'))
-        return {
-            'ContentRange': f'bytes {first}-{last}/{len(CONTENT)}',
-            'ContentLength': last + 1 - first,
-            'ETag': '"e"',
-            'Body': Body(CONTENT[first : last + 1][:broken], error),
-        }
+        content = CONTENT[first : last + 1]
+        return piece(first, content) | {'Body': Body(content[:broken], error)}
 
     return answer
 
@@ -538,11 +547,7 @@ def test_a_body_that_breaks_off_is_taken_up_there(error: Exception | None) -> No
     bucket, client = make(get_object=[ranged(10, error), ranged(5, error), ranged()])
     assert bucket.get_range(KEY, 20, 60, '"e"') == CONTENT[20:60]
     calls = client.arguments('get_object')
-    assert [call['Range'] for call in calls] == [
-        'bytes=20-59',
-        'bytes=30-59',
-        'bytes=35-59',
-    ]
+    assert [call['Range'] for call in calls] == [f'bytes={n}-59' for n in (20, 30, 35)]
     assert {call['IfMatch'] for call in calls} == {'"e"'}
 
 
@@ -558,12 +563,7 @@ def whole(**_arguments: Any) -> Answer:
 
 
 def elsewhere(**_arguments: Any) -> Answer:
-    return {
-        'ContentRange': 'bytes 0-39/100',
-        'ContentLength': 40,
-        'ETag': '"e"',
-        'Body': Body(CONTENT[:40]),
-    }
+    return piece(0, CONTENT[:40])
 
 
 @pytest.mark.parametrize('answer', [whole, elsewhere])
@@ -605,15 +605,7 @@ def test_an_object_that_was_replaced() -> None:
 
 
 def test_an_object_that_is_too_short_is_not_asked_again() -> None:
-    def short(**_arguments: Any) -> Answer:
-        return {
-            'ContentRange': 'bytes 90-99/100',
-            'ContentLength': 10,
-            'ETag': '"e"',
-            'Body': Body(CONTENT[90:]),
-        }
-
-    for answer in (short, refusal('InvalidRange', 416)):
+    for answer in (piece(90, CONTENT[90:]), refusal('InvalidRange', 416)):
         bucket, client = make(get_object=[answer])
         with pytest.raises(e.IntegrityError, match=KEY):
             bucket.get_range(KEY, 90, 110, '"e"')
@@ -624,10 +616,8 @@ def test_an_object_that_is_too_short_is_not_asked_again() -> None:
 
 
 def test_get_has_a_limit() -> None:
-    def answer(**_arguments: Any) -> Answer:
-        return {'ContentLength': 5, 'Body': Body(b'12345')}
-
-    bucket, _client = make(get_object=[answer])
+    whole = [{'ContentLength': 5, 'Body': Body(b'12345')} for _ in range(2)]
+    bucket, _client = make(get_object=whole)
     assert bucket.get(KEY, 5) == b'12345'
     with pytest.raises(e.IntegrityError, match=r'5 bytes where at most 4'):
         bucket.get(KEY, 4)
@@ -641,7 +631,7 @@ def test_get_that_breaks_off_begins_again() -> None:
 
 def test_put_without_etag_is_put_again() -> None:
     bucket, client = make(put_object=[{}, {'ETag': '"e"'}])
-    assert bucket.put(KEY, b'x', Kind.VOLUME, TOKEN) == '"e"'
+    assert bucket.put(KEY, b'x', ObjectKind.VOLUME, TOKEN) == '"e"'
     assert client.arguments('put_object')[0]['Metadata'] == {TOKEN_KEY: TOKEN}
 
 
@@ -651,7 +641,7 @@ def test_put_if_absent_after_a_lost_answer(found: bytes, ours: bool) -> None:
         put_object=[LOST, refusal('PreconditionFailed', 412)],
         get_object=[{'ContentLength': len(found), 'Body': Body(found)}],
     )
-    assert bucket.put_if_absent(KEY, b'ours', Kind.PASSING) is ours
+    assert bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY) is ours
     assert all(c['IfNoneMatch'] == '*' for c in client.arguments('put_object'))
 
 
@@ -660,7 +650,7 @@ def test_put_if_absent_after_a_lost_answer_by_keys_that_may_not_look() -> None:
         put_object=[LOST, refusal('PreconditionFailed', 412)], get_object=[DENIED]
     )
     with pytest.raises(e.Conflict):
-        bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+        bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY)
 
 
 def wants_digest(**arguments: Any) -> Answer:
@@ -673,13 +663,11 @@ def wants_digest(**arguments: Any) -> Answer:
 
 def test_a_digest_that_is_asked_for_is_sent_from_then_on() -> None:
     bucket, client = make(put_object=[wants_digest], upload_part=[wants_digest])
-    bucket.put(KEY, b'1', Kind.VOLUME)
-    bucket.put(KEY, b'2', Kind.VOLUME)
+    bucket.put(KEY, b'1', ObjectKind.VOLUME)
+    bucket.put(KEY, b'2', ObjectKind.VOLUME)
     assert bucket.upload_part(UPLOAD, 1, b'3') == Sent('"e"', {})
-    assert [name for name, _ in client.calls] == [
-        *('put_object', 'put_object', 'put_object'),
-        'upload_part',
-    ]
+    names = [name for name, _ in client.calls]
+    assert names == ['put_object'] * 3 + ['upload_part']
 
 
 def test_a_digest_is_not_asked_for_twice() -> None:
@@ -687,13 +675,13 @@ def test_a_digest_is_not_asked_for_twice() -> None:
     error.response['Error']['Message'] = 'Content-MD5 is what I do not like'
     bucket, client = make(put_object=[error])
     with pytest.raises(e.Rejected):
-        bucket.put(KEY, b'1', Kind.VOLUME)
+        bucket.put(KEY, b'1', ObjectKind.VOLUME)
     assert len(client.calls) == 2
 
 
 def test_put_if_absent_that_was_refused_at_once() -> None:
     bucket, client = make(put_object=[refusal('PreconditionFailed', 412)])
-    assert not bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+    assert not bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY)
     assert [name for name, _ in client.calls] == ['put_object']
 
 
@@ -702,7 +690,7 @@ def test_an_old_botocore_has_no_conditional_put() -> None:
     model = client.meta.service_model.operation_model('PutObject')
     model.input_shape.members.clear()
     with pytest.raises(e.Rejected):
-        bucket.put_if_absent(KEY, b'ours', Kind.PASSING)
+        bucket.put_if_absent(KEY, b'ours', ObjectKind.TEMPORARY)
     assert client.calls == []
 
 
@@ -723,13 +711,53 @@ def test_exists(answer: Answer, there: bool) -> None:
     assert bucket.exists() is there
 
 
-def test_create_after_a_lost_answer() -> None:
-    taken = refusal('BucketAlreadyExists', 409)
-    bucket, _client = make(create_bucket=[LOST, taken], head_bucket=[{}])
-    bucket.create()
-
-
+@pytest.mark.parametrize('lost', [[], [LOST]], ids=['others', 'lost answer'])
 @pytest.mark.parametrize('code', ['BucketAlreadyOwnedByYou', 'BucketAlreadyExists'])
-def test_a_bucket_somebody_has_just_made(code: str) -> None:
-    bucket, _client = make(create_bucket=[refusal(code, 409)], head_bucket=[{}])
+def test_a_bucket_that_was_made_already(code: str, lost: list[Answer]) -> None:
+    answers = [*lost, refusal(code, 409)]
+    bucket, _client = make(create_bucket=answers, head_bucket=[{}])
     bucket.create()
+
+
+# Budgets
+
+
+def test_clean_ups_that_overlap_leave_the_budget_as_it_was() -> None:
+    """The first to begin is the first to end."""
+    first_began, second_began, first_ended = (threading.Event() for _ in range(3))
+
+    def first_abort(**_arguments: Any) -> Answer:
+        first_began.set()
+        assert second_began.wait(10)
+        return {}
+
+    def second_abort(**_arguments: Any) -> Answer:
+        second_began.set()
+        assert first_ended.wait(10)
+        return {}
+
+    bucket, client = make(
+        900,
+        create_multipart_upload=[{'UploadId': 'id'}],
+        upload_part=[refusal('AccessDenied', 403)],
+        abort_multipart_upload=[first_abort, second_abort],
+        put_object=[refusal('InternalError', 500)],
+    )
+
+    def fail() -> None:
+        plan = UploadPlan(10, 10, 1)
+        writer = VolumeWriter(bucket, plan, TOKEN, lambda _: None)
+        with pytest.raises(e.AccessDenied):
+            StreamUpload(writer, 'f').write([bytes(15)])
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fail)
+        assert first_began.wait(10)
+        second = pool.submit(fail)
+        first.result()
+        first_ended.set()
+        second.result()
+    start = client.clock.now
+    with pytest.raises(e.ServerError):
+        bucket.put(KEY, b'x', ObjectKind.VOLUME)
+    assert client.clock.now - start > 800

@@ -10,8 +10,14 @@ from botocore.exceptions import ClientError
 
 from freezer.common import opts
 from freezer.storage import exceptions as e
-from freezer.storage import local_check
-from freezer.storage._s3 import errors, probes
+from freezer.storage._s3.check import (
+    connection,
+    listings,
+    objects,
+    speed,
+    uploads,
+)
+from freezer.storage._s3.transport import errors
 from freezer.storage.check import (
     CheckReport,
     CheckRow,
@@ -23,6 +29,7 @@ from freezer.storage.check import (
     problem,
     try_out,
 )
+from freezer.storage.local import check as local_check
 
 
 def raises(error: Exception) -> Callable[[object], Finding]:
@@ -63,7 +70,7 @@ def test_an_error_of_what_is_needed_is_a_problem(error: Exception) -> None:
     needed, other = Probe('a', raises(error)), Probe('b', raises(error), needed=False)
     assert tried(needed, other) == [('a', Result.PROBLEM), ('b', Result.NOTE)]
     (row, _) = try_out([needed, other], None)
-    assert 'why' in row.finding.seen
+    assert 'why' in row.finding.message
     assert row.finding.value is None
 
 
@@ -80,12 +87,15 @@ def test_what_is_no_fault_of_the_storage_is_raised() -> None:
 
 def test_only_problems_are_problems() -> None:
     findings = ok('a'), note('b'), problem('c'), problem('d')
-    rows = tuple(CheckRow(finding.seen, finding) for finding in findings)
+    rows = tuple(CheckRow(finding.message, finding) for finding in findings)
     assert [row.name for row in CheckReport('', rows).problems] == ['c', 'd']
     assert CheckReport('', rows[:2]).problems == []
 
 
-@pytest.mark.parametrize('module', [probes, local_check])
+MODULES = [connection, listings, objects, speed, uploads]
+
+
+@pytest.mark.parametrize('module', [*MODULES, local_check])
 def test_options_that_help_are_there(module: Any) -> None:
     there = {
         f'--{group}-{option.name}' if group else f'--{option.name}'

@@ -18,7 +18,7 @@ from zlib_ng import zlib_ng
 
 from freezer.exceptions import ConfigError, EngineError
 from freezer.stream import compression
-from freezer.tests.archives import with_window
+from freezer.tests.archives import cut, with_window
 
 MIB = 1024 * 1024
 REAL = [name for name in compression.NAMES if name != 'none']
@@ -42,10 +42,6 @@ def packed(name: str, *blocks: bytes) -> bytes:
 
 def unpacked(name: str, content: bytes, size: int = 1000) -> bytes:
     return b''.join(compression.decompress(name, cut(content, size)))
-
-
-def cut(content: bytes, size: int) -> Iterator[bytes]:
-    return (content[n : n + size] for n in range(0, len(content), size))
 
 
 @pytest.mark.parametrize('name', compression.NAMES)
@@ -153,12 +149,7 @@ def test_what_xz_makes_at_most_is_read() -> None:
     cut_off=st.integers(1, 100_000),
 )
 def test_gzip_with_and_without_zlib_ng(
-    writer: str,
-    reader: str,
-    blocks: list[bytes],
-    zeros: int,
-    size: int,
-    cut_off: int,
+    writer: str, reader: str, blocks: list[bytes], zeros: int, size: int, cut_off: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compression, '_zlib', lambda: GZIP[writer])

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,11 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from freezer import main
+from freezer import agent
 from freezer.common import config
 from freezer.exceptions import ConfigError
 from freezer.storage.exceptions import StorageConfigError
-from freezer.storage.local import LocalStorage
-from freezer.storage.multiple import MultipleStorage
+from freezer.storage.local.storage import LocalStorage
 from freezer.storage.s3 import S3Storage
 from freezer.utils.types import Date, Size
 
@@ -29,8 +29,12 @@ KEYS = ('--access-key', 'AK', '--secret-key', SECRET, '--endpoint', 'http://s3')
 pytestmark = pytest.mark.usefixtures('kept_logging')
 
 
+Job = Callable[[str], tuple[str, str]]
+Environ = Callable[..., None]
+
+
 @pytest.fixture
-def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def environ(monkeypatch: pytest.MonkeyPatch) -> Environ:
     """Set variables."""
 
     def set_all(**variables: str) -> None:
@@ -40,32 +44,25 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_all
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[[str], tuple[str, str]]:
-    """Write a job file; the arguments that name it."""
+def writer(option: str, path: Path) -> Job:
+    """Writes a file; the arguments that name it."""
 
     def write(text: str) -> tuple[str, str]:
-        path = tmp_path / 'job.ini'
         path.write_text(text)
-        return '--config', str(path)
+        return option, str(path)
 
     return write
 
 
-Job = Callable[[str], tuple[str, str]]
-Environ = Callable[..., None]
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return writer('--config', tmp_path / 'job.ini')
 
 
 @pytest.fixture
-def oslo(tmp_path: Path) -> Callable[[str], tuple[str, str]]:
-    """Write an oslo.config file; the arguments that name it."""
-
-    def write(text: str) -> tuple[str, str]:
-        path = tmp_path / 'freezer.conf'
-        path.write_text(text)
-        return '--config-file', str(path)
-
-    return write
+def oslo(tmp_path: Path) -> Job:
+    """A file of oslo.config."""
+    return writer('--config-file', tmp_path / 'freezer.conf')
 
 
 def load(*argv: str) -> config.AgentConfig:
@@ -79,54 +76,43 @@ def refused(*argv: str) -> str:
     return str(caught.value)
 
 
+def refused_by_driver(*argv: str) -> str:
+    """The error of the last storage, which is refused when it is made."""
+    driver, settings = load(*argv).storages[-1]
+    with pytest.raises(StorageConfigError) as caught:
+        driver.from_settings(settings)
+    return caught.value.message
+
+
 # Where a value comes from
 
 
-LEVELS: dict[str, tuple[str, str, list[str], list[Any]]] = {
-    # name: (option, OS_DEFAULT__ variable, values from strongest to default, as read)
-    'text': (
-        'backup_name',
-        'OS_DEFAULT__BACKUP_NAME',
+# option -> values of the command line, a job file, the environment and a file of
+# oslo.config; as read; the default
+LEVELS: dict[str, tuple[list[str], list[Any]]] = {
+    'backup_name': (
         ['cli', 'job', 'env', 'file'],
         ['cli', 'job', 'env', 'file', 'freezer_{mode}_{resource_id}'],
     ),
-    'number': (
-        'max_level',
-        'OS_DEFAULT__MAX_LEVEL',
-        ['4', '3', '2', '1'],
-        [4, 3, 2, 1, 0],
-    ),
-    'choice': (
-        'compression',
-        'OS_DEFAULT__COMPRESSION',
+    'max_level': (['4', '3', '2', '1'], [4, 3, 2, 1, 0]),
+    'compression': (
         ['xz', 'bzip2', 'none', 'zstd'],
         ['xz', 'bzip2', 'none', 'zstd', 'gzip'],
     ),
-    'size': (
-        'max_segment_size',
-        'OS_DEFAULT__MAX_SEGMENT_SIZE',
+    'max_segment_size': (
         ['9M', '7M', '6M', '5242880'],
         [9 << 20, 7 << 20, 6 << 20, 5 << 20, 8 << 20],
     ),
-    'engine': (
-        'engine_name',
-        'OS_DEFAULT__ENGINE_NAME',
-        ['a', 'b', 'c', 'd'],
-        ['a', 'b', 'c', 'd', 'tar'],
-    ),
+    'engine_name': (['a', 'b', 'c', 'd'], ['a', 'b', 'c', 'd', 'tar']),
 }
 
 
 @pytest.mark.parametrize('level', range(5), ids=['cli', 'job', 'env', 'file', 'none'])
-@pytest.mark.parametrize('case', LEVELS.values(), ids=LEVELS)
+@pytest.mark.parametrize('option', LEVELS)
 def test_the_strongest_source_wins(
-    case: tuple[str, str, list[str], list[Any]],
-    level: int,
-    job: Job,
-    oslo: Job,
-    environ: Environ,
+    option: str, level: int, job: Job, oslo: Job, environ: Environ
 ) -> None:
-    option, variable, values, read = case
+    values, read = LEVELS[option]
     flag = '--' + option.replace('_name', '' if 'engine' in option else '_name')
     argv: list[str] = [*LOCAL]
     if level <= 0:
@@ -134,7 +120,7 @@ def test_the_strongest_source_wins(
     if level <= 1:
         argv += job(f'[action]\n{option} = {values[1]}\n')
     if level <= 2:
-        environ(**{variable: values[2]})
+        environ(**{f'OS_DEFAULT__{option.upper()}': values[2]})
     if level <= 3:
         argv += oslo(f'[DEFAULT]\n{option} = {values[3]}\n')
     assert getattr(load(*argv), option) == read[level]
@@ -256,17 +242,19 @@ def test_dollar_signs(job: Job, oslo: Job, environ: Environ, value: str) -> None
     given = ('--path-to-backup', value, '--exclude', value)
     for argv in (given, job(f'[a]\npath_to_backup = {value}\nexclude = {value}\n')):
         assert load(*LOCAL, *argv).path_to_backup == value
-        assert load(*LOCAL, *argv).exclude == (value,)
+        assert load(*LOCAL, *argv).engine_options['exclude'] == [value]
     file = oslo('[DEFAULT]\npath_to_backup = file\nexclude = file\n')
     settings = load(*LOCAL, *given, *file)
-    assert (settings.path_to_backup, settings.exclude) == (value, (value,))
+    assert settings.path_to_backup == value
+    assert settings.engine_options['exclude'] == [value]
 
 
 def test_patterns_one_a_line(job: Job) -> None:
     argv = job('[a]\nexclude = *.o\n   *.pyc\n')
-    assert load(*LOCAL, *argv).exclude == ('*.o', '*.pyc')
+    assert load(*LOCAL, *argv).engine_options['exclude'] == ['*.o', '*.pyc']
     # The command line's replace them.
-    assert load(*LOCAL, *argv, '--exclude', 'a', '--exclude', 'b').exclude == ('a', 'b')
+    settings = load(*LOCAL, *argv, '--exclude', 'a', '--exclude', 'b')
+    assert settings.engine_options['exclude'] == ['a', 'b']
 
 
 def test_unknown_keys_are_named(job: Job) -> None:
@@ -310,13 +298,7 @@ def test_wrong_types_elsewhere(key: str, value: str, environ: Environ) -> None:
 
 
 @pytest.mark.parametrize(
-    'text',
-    [
-        'no section = 1\n',
-        '[a]\nno value\n',
-        '[a]\nx = 1\nx = 2\n',
-        '[a]\n[a]\n',
-    ],
+    'text', ['no section = 1\n', '[a]\nno value\n', '[a]\nx = 1\nx = 2\n', '[a]\n[a]\n']
 )
 def test_a_file_that_is_no_job_file(job: Job, text: str) -> None:
     _, path = argv = job(text)
@@ -336,7 +318,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     'key, value, default',
     [
         ('lvm_srcvol', '/dev/vg/lv', 'None'),
-        ('snapshot', 'True', 'False'),
         ('lvm_snapperm', 'rw', 'ro'),
         ('ssh_port', '2222', '22'),
         ('rsync_block_size', '8192', '4096'),
@@ -502,20 +483,22 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
 def test_limits_are_for_all_storages_together(job: Job) -> None:
     limits = ('--upload-limit', '1M', '--download-limit', '2000')
     settings = load(*job(MULTIPLE), *limits)
-    storage = main._storage(settings, main._progress(settings))
-    assert isinstance(storage, MultipleStorage)
-    one, two = storage.storages.values()
+    repository = agent.make_repository(settings, agent.make_progress(settings))
+    assert repository is not None
+    one, two = repository.storages.values()
     assert isinstance(one, LocalStorage)
     assert isinstance(two, S3Storage)
-    assert one._sending is two.options.sending
-    assert one._receiving is two.options.receiving
-    assert one._sending.per_second == 1 << 20
-    assert one._receiving.per_second == 2000
+    assert one.sending is two.options.sending
+    assert one.receiving is two.options.receiving
+    assert one.sending.per_second == 1 << 20
+    assert one.receiving.per_second == 2000
 
 
 def test_no_limits() -> None:
     settings = load(*S3, *KEYS)
-    storage = main._storage(settings, main._progress(settings))
+    repository = agent.make_repository(settings, agent.make_progress(settings))
+    assert repository is not None
+    (storage,) = repository.storages.values()
     assert isinstance(storage, S3Storage)
     assert storage.options.sending.per_second == 0
     assert storage.options.receiving.per_second == 0
@@ -545,22 +528,45 @@ def test_storage_sections_of_one_container(job: Job) -> None:
     load(*job(f'{MULTIPLE}\n{elsewhere}'))
 
 
+@pytest.mark.parametrize(
+    'section, same',
+    [
+        ('storage = local\ncontainer = /one/', True),
+        ('storage = local\ncontainer = /other/../one', True),
+        ('storage = local\ncontainer = /one/more', False),
+        ('storage = s3\ncontainer = bucket/prefix/\nendpoint = HTTP://S3:80/', True),
+        ('storage = s3\ncontainer = bucket/prefix\nendpoint = https://s3', False),
+        ('storage = s3\ncontainer = bucket\nendpoint = http://s3', False),
+    ],
+)
+def test_one_place_in_two_spellings(job: Job, section: str, same: bool) -> None:
+    argv = job(f'{MULTIPLE}\n[storage:three]\n{section}\n')
+    if same:
+        assert '[storage:three] are the same container' in refused(*argv)
+    else:
+        load(*argv)
+
+
+@pytest.mark.parametrize('name', ['True', 'lvm'])
+def test_snapshots_that_are_not_there(job: Job, name: str) -> None:
+    for argv in (('--snapshot', name), job(f'[a]\nsnapshot = {name}\n')):
+        message = refused(*LOCAL, *argv)
+        assert message == f"--snapshot '{name}' is not available; available: none"
+    assert load(*LOCAL, *job('[a]\nsnapshot = False\n')).snapshot is None
+
+
 def test_what_s3_needs_is_named_with_three_ways() -> None:
-    ((driver, settings),) = load('--storage', 's3').storages
-    with pytest.raises(StorageConfigError) as caught:
-        driver.from_settings(settings)
+    message = refused_by_driver('--storage', 's3')
     for name in ('access-key', 'secret-key', 'endpoint', 'container'):
-        assert f'--{name}' in caught.value.message
-        assert name.replace('-', '_') in caught.value.message
+        assert f'--{name}' in message
+        assert name.replace('-', '_') in message
     for variable in ('ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT', 'OS_DEFAULT__CONTAINER'):
-        assert variable in caught.value.message
+        assert variable in message
 
 
 def test_what_a_section_lacks_is_named_with_the_section(job: Job) -> None:
-    argv = job(MULTIPLE.replace('secret_key = 100%%', ''))
-    driver, settings = load(*argv).storages[1]
-    with pytest.raises(StorageConfigError, match=r'\[storage:two\].*secret-key'):
-        driver.from_settings(settings)
+    message = refused_by_driver(*job(MULTIPLE.replace('secret_key = 100%%', '')))
+    assert re.search(r'\[storage:two\].*secret-key', message)
 
 
 @pytest.mark.parametrize(
@@ -568,16 +574,12 @@ def test_what_a_section_lacks_is_named_with_the_section(job: Job) -> None:
     ['s3.example.com', 'ftp://s3', 'http://', 'http://s3/bucket', 'http://s3:port'],
 )
 def test_endpoints_that_are_none(endpoint: str) -> None:
-    ((driver, settings),) = load(*S3, *KEYS, '--endpoint', endpoint).storages
-    with pytest.raises(StorageConfigError, match='endpoint'):
-        driver.from_settings(settings)
+    assert 'endpoint' in refused_by_driver(*S3, *KEYS, '--endpoint', endpoint)
 
 
 @pytest.mark.parametrize('container', ['ab', '/bucket', 'bu cket', 'ü' * 5, '/'])
 def test_containers_that_are_none(container: str) -> None:
-    ((driver, settings),) = load(*S3, *KEYS, '--container', container).storages
-    with pytest.raises(StorageConfigError, match='container'):
-        driver.from_settings(settings)
+    assert 'container' in refused_by_driver(*S3, *KEYS, '--container', container)
 
 
 # Secrets
@@ -610,10 +612,7 @@ def test_no_secret_of_a_job_file_in_an_error(job: Job, text: str) -> None:
 
 def test_no_secret_of_an_endpoint_in_an_error() -> None:
     endpoint = f'http://user:{SECRET}@s3'
-    ((driver, settings),) = load(*S3, *KEYS, '--endpoint', endpoint).storages
-    with pytest.raises(StorageConfigError) as caught:
-        driver.from_settings(settings)
-    assert SECRET not in caught.value.message
+    assert SECRET not in refused_by_driver(*S3, *KEYS, '--endpoint', endpoint)
 
 
 def test_no_parser_ends_it_with_0(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,30 +13,20 @@ from pathlib import Path
 import pytest
 
 from freezer.engine.engine import Extractor, Warnings
-from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.guard import TargetGuard
-from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import EngineError, UnsafeArchiveError
-from freezer.storage.local import LocalStorage
-from freezer.tests import trees
-from freezer.tests.archives import (
-    END,
-    ESCAPES,
-    RECORDS,
-    directory,
-    hard_link,
-    member,
-    symlink,
-)
+from freezer.tests import archives, trees
+from freezer.tests.engines import tar_engine
 from freezer.utils import landlock
 from freezer.utils.blocks import Block
 
 HARM = {
+    name: levels
+    for name, levels in {**archives.ESCAPES, **archives.RECORDS}.items()
     # Whether an inode is used again is for the file system to say.
-    **{k: v for k, v in ESCAPES.items() if not k.startswith('what comes back')},
-    **RECORDS,
+    if not name.startswith('what comes back')
 }
-SAYS = 'every member is checked before tar sees it'
+SAYS = 'every member is checked before tar reads it'
 
 
 @pytest.fixture
@@ -71,16 +61,14 @@ def no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def extractor(target: Path) -> Extractor:
-    storage = LocalStorage(str(target.parent / 'storage'), 1 << 20)
-    engine = TarEngine(storage, EngineSettings())
-    return engine.extractor(str(target), None, Warnings())
+    return tar_engine().extractor(str(target), None, Warnings())
 
 
 def extract(target: Path, levels: Iterable[bytes]) -> None:
     """Extract a chain as a restore does."""
     extracts = extractor(target)
     for level in levels:
-        extracts.extract(iter([level + END]))
+        extracts.extract(iter([level + archives.END]))
 
 
 def described(outside: Path) -> object:
@@ -119,7 +107,8 @@ def test_guard_alone(
     with pytest.raises(UnsafeArchiveError):
         extract(target, HARM[name])
     assert described(outside) == before
-    assert f'{SAYS}; no Landlock here (Function not implemented)' in caplog.text
+    reason = 'Landlock is not available (Function not implemented)'
+    assert f'{SAYS}; {reason}' in caplog.text
 
 
 @pytest.mark.parametrize('name', HARM)
@@ -128,10 +117,10 @@ def test_landlock_alone(
     target: Path, outside: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    why_not = landlock.why_not(str(target))
+    why_not = landlock.unavailable_reason(str(target))
     if why_not is not None:
         extractor(target)
-        assert f'{SAYS}; no Landlock here ({why_not})' in caplog.text
+        assert f'{SAYS}; Landlock is not available ({why_not})' in caplog.text
         return
     before = contents(outside)
     with pytest.raises(EngineError, match='tar could not extract'):
@@ -147,17 +136,17 @@ def test_what_an_archive_may_have_gets_through(target: Path) -> None:
     extract(
         target,
         [
-            directory(b'.', b'Da', b'Db')
-            + directory(b'./a', b'Yone')
-            + directory(b'./b', b'Yup', b'Yone')
-            + member(b'./a/one', b'one')
-            + hard_link(b'./b/one', b'./a/one')
-            + symlink(b'./b/up', b'../..'),
-            directory(
+            archives.directory(b'.', b'Da', b'Db')
+            + archives.directory(b'./a', b'Yone')
+            + archives.directory(b'./b', b'Yup', b'Yone')
+            + archives.member(b'./a/one', b'one')
+            + archives.hard_link(b'./b/one', b'./a/one')
+            + archives.symlink(b'./b/up', b'../..'),
+            archives.directory(
                 *(b'.', b'X.', b'R./a', b'T', b'R./b', b'T./a', b'R', b'T./b'),
                 *(b'Da', b'Db'),
             )
-            + member(b'./b/two', b'two'),
+            + archives.member(b'./b/two', b'two'),
         ],
     )
     assert (target / 'a' / 'one').read_text() == 'one'

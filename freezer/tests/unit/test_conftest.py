@@ -1,11 +1,10 @@
-"""How tests are run: what is a failure, and what they see of their caller."""
+"""A skipped test fails where skips are not allowed; tests see nothing of the caller."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+pytest_plugins = ['pytester']
 
 SKIPPING = """
 import pytest
@@ -32,65 +31,52 @@ def test_skips_by_fixture(absent):
     pass
 """
 
-MODULE = "import pytest\npytest.skip('nothing here', allow_module_level=True)\n"
+
+OURS = ('-p', 'freezer.tests.conftest', '-rA')
 
 
-def run(directory: Path, *options: str, **environment: str) -> tuple[int, str]:
-    """Run pytest on a directory with our conftest; return exit code and output."""
-    command = [sys.executable, '-m', 'pytest', '-p', 'freezer.tests.conftest']
-    (directory / 'pytest.ini').touch()
-    ended = subprocess.run(
-        [*command, '-rA', '-p', 'no:cacheprovider', *options, str(directory)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)} | environment,
-        check=False,
-    )
-    return ended.returncode, ended.stdout
+@pytest.fixture(autouse=True)
+def _fail_on_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('PYTHONPATH', ':'.join(sys.path))
+    monkeypatch.setenv('FREEZER_TEST_DISALLOW_SKIP', '1')
 
 
 @pytest.mark.parametrize('options', [(), ('-n', '1')], ids=['serial', 'xdist'])
-def test_skips_fail_where_disallowed(tmp_path: Path, options: tuple[str, ...]) -> None:
-    (tmp_path / 'test_skipping.py').write_text(SKIPPING)
-    code, output = run(tmp_path, *options, FREEZER_TEST_DISALLOW_SKIP='1')
-    assert code == 1, output
+def test_skips_fail_where_disallowed(
+    pytester: pytest.Pytester, options: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(SKIPPING)
+    result = pytester.runpytest_subprocess(*OURS, *options)
     # Before the test function starts, pytest calls it an error.
-    assert '2 failed, 1 passed, 2 errors' in output
+    result.assert_outcomes(failed=2, passed=1, errors=2)
     for reason in ('no such thing', 'not today', 'xfail: known', 'absent'):
-        assert f'and this did not run: {reason}' in output.replace('Skipped: ', '')
+        output = result.stdout.str().replace('Skipped: ', '')
+        assert f'and this did not run: {reason}' in output
 
 
-def test_skips_are_skips_elsewhere(tmp_path: Path) -> None:
-    (tmp_path / 'test_skipping.py').write_text(SKIPPING)
-    code, output = run(tmp_path, FREEZER_TEST_DISALLOW_SKIP='')
-    assert code == 0, output
-    assert '1 passed, 3 skipped, 1 xfailed' in output
+def test_skips_are_allowed_by_default(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('FREEZER_TEST_DISALLOW_SKIP')
+    pytester.makepyfile(SKIPPING)
+    result = pytester.runpytest_subprocess(*OURS)
+    result.assert_outcomes(passed=1, skipped=3, xfailed=1)
 
 
-def test_skipped_module_fails_where_disallowed(tmp_path: Path) -> None:
-    (tmp_path / 'test_module.py').write_text(MODULE)
-    (tmp_path / 'test_other.py').write_text('def test_passes(): pass\n')
-    assert run(tmp_path, FREEZER_TEST_DISALLOW_SKIP='')[0] == 0
-    code, output = run(tmp_path, FREEZER_TEST_DISALLOW_SKIP='1')
-    assert code == 2, output
-    assert 'nothing here' in output
+def test_skipped_module_fails_where_disallowed(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("import pytest\npytest.skip('none', allow_module_level=True)")
+    pytester.runpytest_subprocess(*OURS).assert_outcomes(errors=1)
 
 
-def test_the_environment_is_not_the_callers(tmp_path: Path) -> None:
-    (tmp_path / 'test_environment.py').write_text(
-        'import os\n'
-        'def test_environment():\n'
-        "    seen = {'ACCESS_KEY', 'AWS_PROFILE', 'OS_CLOUD', 'http_proxy'}\n"
-        '    assert not seen & set(os.environ)\n'
-        "    assert os.environ['HOME'] != '/home/of-the-caller'\n"
-        "    assert os.listdir(os.environ['HOME']) == []\n"
-    )
-    code, output = run(
-        tmp_path,
-        ACCESS_KEY='a',
-        AWS_PROFILE='b',
-        OS_CLOUD='c',
-        http_proxy='http://127.0.0.1:9',
-        HOME='/home/of-the-caller',
-    )
-    assert code == 0, output
+def test_the_environment_is_not_the_callers(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ('ACCESS_KEY', 'AWS_PROFILE', 'OS_CLOUD', 'http_proxy', 'HOME'):
+        monkeypatch.setenv(name, 'of-the-caller')
+    pytester.makepyfile("""
+        import os
+        def test_environment():
+            assert 'of-the-caller' not in os.environ.values()
+            assert os.listdir(os.environ['HOME']) == []
+        """)
+    pytester.runpytest_subprocess(*OURS).assert_outcomes(passed=1)

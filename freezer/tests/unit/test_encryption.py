@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from freezer.exceptions import ConfigError, EngineError
 from freezer.stream import encryption
+from freezer.tests.archives import cut
 
 PASSPHRASE = 'correct hörse'.encode()
 HEAD = b'looks right'
@@ -32,10 +32,6 @@ def pass_file(tmp_path: Path) -> Path:
     path = tmp_path / 'pass'
     path.write_bytes(PASSPHRASE + b'\nsecond line\n')
     return path
-
-
-def cut(content: bytes, size: int) -> Iterator[bytes]:
-    return (content[n : n + size] for n in range(0, len(content), size))
 
 
 def decrypted(content: bytes, size: int = 100, passphrase: bytes = PASSPHRASE) -> bytes:
@@ -77,10 +73,10 @@ def test_every_stream_has_its_own_salt() -> None:
 
 def test_a_wrong_passphrase_is_seen_before_any_byte(pass_file: Path) -> None:
     sealed = openssl(pass_file, HEAD + bytes(10_000), '-md', 'sha256')
-    blocks = encryption.decrypt(b'wrong', cut(sealed, 100), looks_right)
+    blocks = encryption.decrypt(b'guessed', cut(sealed, 100), looks_right)
     with pytest.raises(EngineError, match='passphrase') as caught:
         next(blocks)
-    assert 'wrong' not in str(caught.value)
+    assert 'guessed' not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 As ``inside-freezer-19.rst`` shows it.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import grimp
 import pytest
 
 from freezer.tests.agent import ROOT
+from freezer.tests.commands import run_command
 
 INSTALLER = ROOT / 'tools' / 'install-into-freezer.sh'
 DRIVER = 'freezer.storage.s3'
@@ -32,20 +32,14 @@ def packages(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [INSTALLER, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
 def installed(*arguments: object) -> str:
-    done = run(*arguments)
+    done = run_command(INSTALLER, *arguments)
     assert (done.returncode, done.stderr) == (0, '')
     return done.stdout
 
 
 def refused(*arguments: object) -> str:
-    done = run(*arguments)
+    done = run_command(INSTALLER, *arguments)
     assert (done.returncode, done.stdout) == (1, '')
     assert len(done.stderr.splitlines()) == 1
     return done.stderr
@@ -106,30 +100,28 @@ def test_an_installation_that_breaks_off_can_be_undone(packages: Path) -> None:
     obstacle = packages / sorted(listed())[-1]
     obstacle.mkdir()
     before = files(packages)
-    assert run(packages).returncode == 1
+    assert run_command(INSTALLER, packages).returncode == 1
     changed = files(packages)
     assert all(changed[name] != before[name] for name in REPLACED)
     installed('--undo', packages)
     assert files(packages) == before
 
 
-@pytest.mark.parametrize(
-    'version, said', [('18.0.0', '18.0.0'), ('20.0.0.dev1', '20.0.0.dev1')]
-)
-def test_another_freezer_is_refused(packages: Path, version: str, said: str) -> None:
+@pytest.mark.parametrize('version', ['18.0.0', '20.0.0.dev1'])
+def test_another_freezer_is_refused(packages: Path, version: str) -> None:
     (info,) = packages.glob('*.dist-info')
     (info / 'METADATA').write_text(f'Name: freezer\nVersion: {version}\n')
     info.rename(packages / f'freezer-{version}.dist-info')
     before = files(packages)
-    assert f'has freezer {said}, and 19.0.0 is needed' in refused(packages)
+    assert f'found freezer {version}; 19.0.0 is required' in refused(packages)
     assert files(packages) == before
 
 
 def test_what_is_no_freezer_is_refused(tmp_path: Path) -> None:
-    assert 'is no directory' in refused(tmp_path / 'nothing')
-    assert 'there is no freezer/storage/physical.py' in refused(tmp_path)
+    assert 'not a directory' in refused(tmp_path / 'nothing')
+    assert 'no freezer/storage/physical.py' in refused(tmp_path)
     # This tree is not an installed one.
-    assert '19.0.0 is needed' in refused(ROOT)
+    assert '19.0.0 is required' in refused(ROOT)
     for arguments in ((), ('--what',), ('',), (tmp_path, tmp_path)):
         assert 'usage' in refused(*arguments)
 

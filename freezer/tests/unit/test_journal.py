@@ -1,48 +1,25 @@
 """The journal: what it names of dead processes is undone, and nothing else."""
 
 import fcntl
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.journal import Journal, Place
-from freezer.storage._s3.listings import Listed, Opened, Parts, Upload
-from freezer.storage._s3.retry import Retry
+from freezer.storage.journal import Journal, Place
+from freezer.storage.objects import Upload, UploadedParts
+from freezer.tests.unit.object_store import MemoryStore
 
 ENDPOINT = 'http://store.example:1'
 PLACE = Place(ENDPOINT, 'bucket', 'p/data/1_2', 'p/metadata/1_2/metadata')
 UPLOAD = Upload('p/data/1_2/data', 'id1')
 
 
-class FakeBucket(Bucket):
-    """Remembers what is undone."""
-
-    def __init__(self, keys: list[str], endpoint: str = ENDPOINT) -> None:
-        super().__init__('bucket', endpoint, None, lambda: None, Retry(0))
-        self.keys = keys
-        self.aborted: list[Upload] = []
-
-    def head(self, key: str) -> None:  # type: ignore[override]
-        if key not in self.keys:
-            raise e.NotFound(key)
-
-    def list(self, prefix: str) -> Iterator[Listed]:
-        return (Listed(key, 1, 0.0) for key in self.keys if key.startswith(prefix))
-
-    def delete(self, keys: Sequence[str]) -> None:
-        self.keys = [key for key in self.keys if key not in keys]
-
-    def list_uploads(self, prefix: str) -> Iterator[Opened]:
-        return iter(())
-
-    def parts(self, upload: Upload) -> Parts:
-        return Parts(3, 0.0)
-
-    def abort(self, upload: Upload) -> None:
-        self.aborted.append(upload)
+def store_with(*keys: str, endpoint: str = ENDPOINT) -> MemoryStore:
+    """One that does not list its open upload: only the journal knows of it."""
+    store = MemoryStore(*keys, endpoint=endpoint, lists_uploads=False)
+    store.uploads[UPLOAD] = UploadedParts(3, 0.0)
+    return store
 
 
 @pytest.fixture
@@ -63,29 +40,29 @@ def test_a_dead_process_is_cleaned_up_after(journal: Journal, tmp_path: Path) ->
     entry = journal.begin(PLACE)
     entry.add(UPLOAD)
     _die(entry)
-    bucket = FakeBucket(['p/data/1_2/claim', 'p/data/1_20/claim'])
-    journal.clean_up(bucket)
-    assert bucket.aborted == [UPLOAD]
-    assert bucket.keys == ['p/data/1_20/claim']
+    store = store_with('p/data/1_2/claim', 'p/data/1_20/claim')
+    journal.clean_up(store)
+    assert not store.uploads
+    assert list(store.objects) == ['p/data/1_20/claim']
     assert _files(tmp_path) == []
 
 
 def test_what_was_committed_stays(journal: Journal, tmp_path: Path) -> None:
     _die(journal.begin(PLACE))
     keys = ['p/data/1_2/data', PLACE.marker]
-    bucket = FakeBucket(list(keys))
-    journal.clean_up(bucket)
-    assert bucket.keys == keys
+    store = store_with(*keys)
+    journal.clean_up(store)
+    assert list(store.objects) == keys
     assert _files(tmp_path) == []
 
 
 def test_a_live_process_is_left_alone(journal: Journal, tmp_path: Path) -> None:
     entry = journal.begin(PLACE)
     entry.add(UPLOAD)
-    bucket = FakeBucket(['p/data/1_2/claim'])
-    journal.clean_up(bucket)
-    assert bucket.aborted == []
-    assert bucket.keys == ['p/data/1_2/claim']
+    store = store_with('p/data/1_2/claim')
+    journal.clean_up(store)
+    assert list(store.uploads) == [UPLOAD]
+    assert list(store.objects) == ['p/data/1_2/claim']
     assert len(_files(tmp_path)) == 1
     entry.close()
     assert _files(tmp_path) == []
@@ -93,9 +70,9 @@ def test_a_live_process_is_left_alone(journal: Journal, tmp_path: Path) -> None:
 
 def test_another_store_is_not_touched(journal: Journal, tmp_path: Path) -> None:
     _die(journal.begin(PLACE))
-    bucket = FakeBucket(['p/data/1_2/claim'], 'http://other.example:1')
-    journal.clean_up(bucket)
-    assert bucket.keys == ['p/data/1_2/claim']
+    store = store_with('p/data/1_2/claim', endpoint='http://other.example:1')
+    journal.clean_up(store)
+    assert list(store.objects) == ['p/data/1_2/claim']
     assert len(_files(tmp_path)) == 1
 
 
@@ -105,17 +82,17 @@ def test_what_cannot_be_undone_is_tried_again(
     entry = journal.begin(PLACE)
     entry.add(UPLOAD)
     _die(entry)
-    bucket = FakeBucket([])
+    store = store_with()
 
     def refuse(upload: Upload) -> None:
         raise e.Unreachable('no')
 
     with monkeypatch.context() as patch:
-        patch.setattr(bucket, 'abort', refuse)
-        journal.clean_up(bucket)
+        patch.setattr(store, 'abort', refuse)
+        journal.clean_up(store)
         assert len(_files(tmp_path)) == 1
-    journal.clean_up(bucket)
-    assert bucket.aborted == [UPLOAD]
+    journal.clean_up(store)
+    assert not store.uploads
     assert _files(tmp_path) == []
 
 
@@ -126,9 +103,9 @@ def test_an_entry_that_is_kept_outlives_its_process(
     entry.add(UPLOAD)
     entry.keep()
     entry.close()
-    bucket = FakeBucket([])
-    journal.clean_up(bucket)
-    assert bucket.aborted == [UPLOAD]
+    store = store_with()
+    journal.clean_up(store)
+    assert not store.uploads
 
 
 @pytest.mark.parametrize('content', ['', '{"endpoint":', 'null\n', '[1]\n', '{}\n'])
@@ -137,9 +114,9 @@ def test_a_torn_entry_names_nothing(
 ) -> None:
     _die(journal.begin(PLACE))
     _files(tmp_path)[0].write_text(content)
-    bucket = FakeBucket(['p/data/1_2/claim'])
-    journal.clean_up(bucket)
-    assert bucket.keys == ['p/data/1_2/claim']
+    store = store_with('p/data/1_2/claim')
+    journal.clean_up(store)
+    assert list(store.objects) == ['p/data/1_2/claim']
     assert _files(tmp_path) == []
 
 
@@ -151,9 +128,9 @@ def test_a_last_line_that_is_cut_off_is_not_believed(
     _die(entry)
     with _files(tmp_path)[0].open('a') as stream:
         stream.write('["p/data/1_2/segments/00000001", "id')
-    bucket = FakeBucket([])
-    journal.clean_up(bucket)
-    assert bucket.aborted == [UPLOAD]
+    store = store_with()
+    journal.clean_up(store)
+    assert not store.uploads
 
 
 def test_without_a_journal_the_backup_goes_on(tmp_path: Path) -> None:

@@ -12,23 +12,24 @@ from pathlib import Path
 import pytest
 
 from freezer.tests.agent import NO_LANDLOCK, ROOT
+from freezer.tests.commands import run_command
 from freezer.utils import landlock
+
+
+def make_place(path: Path) -> Path:
+    (path / 'folder').mkdir(parents=True)
+    (path / 'file').write_text('content')
+    return path
 
 
 @pytest.fixture
 def inside(tmp_path: Path) -> Path:
-    path = tmp_path / 'inside'
-    (path / 'folder').mkdir(parents=True)
-    (path / 'file').write_text('content')
-    return path
+    return make_place(tmp_path / 'inside')
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    path = tmp_path / 'outside'
-    (path / 'folder').mkdir(parents=True)
-    (path / 'file').write_text('content')
-    return path
+    return make_place(tmp_path / 'outside')
 
 
 def has_landlock() -> bool:
@@ -63,9 +64,9 @@ ACTS = sorted(acts(Path()))
 @pytest.mark.parametrize('name', ACTS)
 def test_inside(inside: Path, name: str) -> None:
     if has_landlock():
-        landlock.below(str(inside), acts(inside)[name])
+        landlock.run_confined(str(inside), acts(inside)[name])
     else:
-        assert landlock.why_not(str(inside))
+        assert landlock.unavailable_reason(str(inside))
 
 
 @pytest.mark.parametrize('name', ACTS)
@@ -73,11 +74,11 @@ def test_outside(inside: Path, outside: Path, name: str) -> None:
     act = acts(outside)[name]
     # Without Landlock it is not done either.
     with pytest.raises(OSError) as caught:
-        landlock.below(str(inside), act)
+        landlock.run_confined(str(inside), act)
     if has_landlock():
         assert caught.value.errno in (errno.EACCES, errno.EXDEV)
     else:
-        assert landlock.why_not(str(inside)) == caught.value.strerror
+        assert landlock.unavailable_reason(str(inside)) == caught.value.strerror
     assert sorted(os.listdir(outside)) == ['file', 'folder']
     assert (outside / 'file').read_text() == 'content'
     # This thread can.
@@ -91,10 +92,10 @@ def test_devices(inside: Path, outside: Path) -> None:
         return lambda: os.mknod(place / 'null', 0o020666, os.makedev(1, 3))
 
     with pytest.raises(OSError):
-        landlock.below(str(inside), node(outside))
+        landlock.run_confined(str(inside), node(outside))
     assert not (outside / 'null').exists()
     if has_landlock():
-        landlock.below(str(inside), node(inside))
+        landlock.run_confined(str(inside), node(inside))
 
 
 def test_in_and_out(inside: Path, outside: Path) -> None:
@@ -102,7 +103,7 @@ def test_in_and_out(inside: Path, outside: Path) -> None:
         for act in (os.rename, os.link):
             move = functools.partial(act, old / 'file', new / 'new')
             with pytest.raises(OSError):
-                landlock.below(str(inside), move)
+                landlock.run_confined(str(inside), move)
             assert (old / 'file').exists()
             assert not (new / 'new').exists()
 
@@ -116,16 +117,14 @@ def test_children_are_held(inside: Path, outside: Path) -> None:
     )
 
     def act() -> int:
-        return subprocess.run(
-            ['sh', '-c', script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ).returncode
+        return run_command('sh', '-c', script).returncode
 
     if has_landlock():
-        assert landlock.below(str(inside), act) == 3
+        assert landlock.run_confined(str(inside), act) == 3
         assert (inside / 'made').exists()
     else:
         with pytest.raises(OSError):
-            landlock.below(str(inside), act)
+            landlock.run_confined(str(inside), act)
     assert not (outside / 'made').exists()
 
 
@@ -135,7 +134,7 @@ def test_others_are_not_held(inside: Path, outside: Path) -> None:
         return [line for line in lines if line.startswith('NoNewPrivs')]
 
     before = held()
-    landlock.why_not(str(inside))
+    landlock.unavailable_reason(str(inside))
     assert not [t for t in threading.enumerate() if t.name.startswith('landlock')]
     assert held() == before
     (outside / 'new').touch()
@@ -153,10 +152,10 @@ def test_target_by_a_link_and_on_another_file_system(
     try:
         for place in places:
             with pytest.raises(OSError):
-                landlock.below(str(place), (outside / 'new').touch)
+                landlock.run_confined(str(place), (outside / 'new').touch)
             if has_landlock():
-                landlock.below(str(place), (place / 'new').touch)
-                landlock.below(str(place), (place / 'new').unlink)
+                landlock.run_confined(str(place), (place / 'new').touch)
+                landlock.run_confined(str(place), (place / 'new').unlink)
     finally:
         for place in places[1:]:
             place.rmdir()
@@ -168,7 +167,7 @@ def test_errors_of_the_act_are_its_own(inside: Path) -> None:
         raise KeyError('mine')
 
     with pytest.raises((KeyError, OSError)) as caught:
-        landlock.below(str(inside), act)
+        landlock.run_confined(str(inside), act)
     assert isinstance(caught.value, KeyError) == has_landlock()
 
 
@@ -180,9 +179,9 @@ def test_kernels_without(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(landlock, '_call', refuse)
-    assert landlock.why_not(str(inside)) == os.strerror(number)
+    assert landlock.unavailable_reason(str(inside)) == os.strerror(number)
     with pytest.raises(OSError):
-        landlock.below(str(inside), (inside / 'new').touch)
+        landlock.run_confined(str(inside), (inside / 'new').touch)
     assert not (inside / 'new').exists()
 
 
@@ -190,7 +189,7 @@ def test_first_version_is_not_used(
     inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(landlock, 'version', lambda: 1)
-    assert 'links across directories' in str(landlock.why_not(str(inside)))
+    assert 'links across directories' in str(landlock.unavailable_reason(str(inside)))
 
 
 @pytest.mark.parametrize('speaks', range(2, 9))
@@ -207,7 +206,7 @@ def test_a_version_is_asked_for_its_rights_only(
 
     monkeypatch.setattr(landlock, 'version', lambda: speaks)
     monkeypatch.setattr(landlock, '_call', answer)
-    landlock.below(str(inside), lambda: None)
+    landlock.run_confined(str(inside), lambda: None)
     last = {2: 13, 3: 14, 4: 14}.get(speaks, 15)
     # But executing and reading.
     assert asked == [(1 << last + 1) - 1 - 0b1101]
@@ -215,11 +214,7 @@ def test_a_version_is_asked_for_its_rights_only(
 
 def test_pretended_kernel_without() -> None:
     """What the tests of a restore without Landlock stand on."""
-    code = 'from freezer.utils import landlock as l; print(l.why_not("/"))'
-    said = subprocess.run(
-        [*NO_LANDLOCK, sys.executable, '-c', code],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    assert said.stdout.decode().strip() == os.strerror(errno.ENOSYS)
+    code = 'from freezer.utils import landlock as l; print(l.unavailable_reason("/"))'
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    said = run_command(*NO_LANDLOCK, sys.executable, '-c', code, env=env, check=True)
+    assert said.stdout.strip() == os.strerror(errno.ENOSYS)

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freezer.storage import layout
-from freezer.storage.base import Backup, EngineName
-from freezer.storage.local import LocalStorage
+from freezer.storage.backup import Backup, LevelPaths
 
 NUMBERS = st.integers(min_value=0, max_value=10**11 - 1)
 PARTS = st.text(min_size=1).filter(
@@ -106,18 +105,15 @@ def test_volume_names_are_distinct_and_sort(number: int) -> None:
 
 
 def test_the_paths_of_freezer_19() -> None:
-    storage = LocalStorage('st', 1, skip_prepare=True)
-    backup = Backup(EngineName('tar'), 'hosta_bk', 1795331791, 1795331800, 1, storage)
-    data = 'st/data/tar/hosta_bk/1795331791'
-    assert backup.increments_data_path == data
-    assert backup.data_prefix_path == f'{data}/1_1795331800'
-    assert backup.data_path == f'{data}/1_1795331800/data'
-    assert backup.engine_metadata_path == f'{data}/1_1795331800/engine_metadata'
-    assert backup.segments_path == f'{data}/1_1795331800/segments'
-    assert backup.identity_path == f'{data}/1_1795331800/identity.age'
-    metadata = 'st/metadata/tar/hosta_bk/1795331791'
-    assert backup.increments_metadata_path == metadata
-    assert backup.metadata_path == f'{metadata}/1_1795331800/metadata'
+    backup = Backup('tar', 'hosta_bk', 1795331791, 1795331800, 1)
+    paths = LevelPaths('st', backup)
+    level = 'tar/hosta_bk/1795331791/1_1795331800'
+    assert paths.folder == f'st/data/{level}'
+    assert paths.data == f'st/data/{level}/data'
+    assert paths.engine_metadata == f'st/data/{level}/engine_metadata'
+    assert paths.file('segments/00000001') == f'st/data/{level}/segments/00000001'
+    assert paths.identity == f'st/data/{level}/identity.age'
+    assert paths.marker == f'st/metadata/{level}/metadata'
 
 
 @pytest.mark.parametrize(

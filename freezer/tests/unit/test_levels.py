@@ -1,9 +1,8 @@
 """Which level comes next, and which levels make up a state."""
 
-from typing import NamedTuple
-
 import pytest
 
+from freezer.storage.backup import Backup
 from freezer.storage.levels import (
     SECONDS_PER_DAY,
     BrokenChain,
@@ -17,14 +16,12 @@ ZERO = 1_700_000_000
 NOW = ZERO + SECONDS_PER_DAY
 
 
-class Level(NamedTuple):
-    level: int
-    timestamp: int
-    level_zero_timestamp: int = ZERO
+def at(level: int, timestamp: int) -> Backup:
+    return Backup('tar', 'h_n', ZERO, timestamp, level)
 
 
-def chain(highest: int) -> dict[int, Level]:
-    return {level: Level(level, ZERO + level) for level in range(highest + 1)}
+def chain(highest: int) -> dict[int, Backup]:
+    return {level: at(level, ZERO + level) for level in range(highest + 1)}
 
 
 POLICIES = {
@@ -59,7 +56,7 @@ def test_base_for_next(
 
 def test_restart_counts_from_level_zero() -> None:
     """A daily job has a young newest level for ever."""
-    daily = {n: Level(n, ZERO + n * SECONDS_PER_DAY) for n in range(8)}
+    daily = {n: at(n, ZERO + n * SECONDS_PER_DAY) for n in range(8)}
     policy = LevelPolicy(True, restart_always_level=7.0)
     day_7 = ZERO + 7 * SECONDS_PER_DAY
     assert base_for_next(daily, policy, day_7) == daily[7]
@@ -92,7 +89,7 @@ RESOLVED = {
 
 @pytest.mark.parametrize('levels, timestamps', RESOLVED.values(), ids=RESOLVED)
 def test_resolve(levels: list[tuple[int, int]], timestamps: list[int]) -> None:
-    found = resolve(Level(*level) for level in levels)
+    found = resolve(at(*level) for level in levels)
     assert list(found) == list(range(len(timestamps)))
     assert [level.level for level in found.values()] == list(found)
     assert [level.timestamp for level in found.values()] == timestamps
@@ -103,19 +100,19 @@ def test_resolve(levels: list[tuple[int, int]], timestamps: list[int]) -> None:
 )
 def test_a_gap_is_named(levels: list[int], missing: int) -> None:
     with pytest.raises(BrokenChain, match=f'level {missing} of the chain is missing'):
-        resolve(Level(level, ZERO + level) for level in levels)
+        resolve(at(level, ZERO + level) for level in levels)
 
 
 @pytest.mark.parametrize('levels, timestamps', RESOLVED.values(), ids=RESOLVED)
 def test_what_a_backup_needs_is_what_it_is_restored_with(
     levels: list[tuple[int, int]], timestamps: list[int]
 ) -> None:
-    backups = [Level(*level) for level in levels]
+    backups = [at(*level) for level in levels]
     for backup in backups:
         state = resolve([*(b for b in backups if b.level < backup.level), backup])
         assert [backup, *needed(backup, backups)] == [*reversed(state.values())]
 
 
 def test_what_is_below_a_gap_is_needed_too() -> None:
-    backups = [Level(level, ZERO + level) for level in (0, 2, 3)]
+    backups = [at(level, ZERO + level) for level in (0, 2, 3)]
     assert needed(backups[2], backups) == [backups[1], backups[0]]

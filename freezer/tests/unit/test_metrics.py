@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import stat
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,13 +96,6 @@ def test_one_that_fails_keeps_what_the_last_good_one_said(path: Path) -> None:
     assert run['freezer_last_run_timestamp_seconds'] >= run[LAST]
 
 
-def test_one_that_never_succeeded_is_as_old_as_can_be(path: Path) -> None:
-    MetricsFile(str(path), named('etc')).write(Progress(), success=False)
-    found = samples(path)
-    assert found[LAST, 'backup', 'etc'] == 0
-    assert not [name for name, *_ in found if name.endswith('bytes')]
-
-
 def test_several_in_one_file(path: Path) -> None:
     for name in ('etc', 'home "of" all\\', 'naïve \udcff'):
         MetricsFile(str(path), named(name)).write(done(), success=True)
@@ -190,7 +182,9 @@ def test_it_is_replaced_in_one_step(path: Path) -> None:
 )
 def test_a_file_of_somebody_else_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match='did not write: give another name'):
+    with pytest.raises(
+        ConfigError, match='not a metrics file of this agent: use another name'
+    ):
         MetricsFile(str(path), named('etc'))
     assert path.read_bytes() == content
 
@@ -198,7 +192,7 @@ def test_a_file_of_somebody_else_is_refused(path: Path, content: bytes) -> None:
 def test_one_that_comes_meanwhile_stays(path: Path) -> None:
     file = MetricsFile(str(path), named('etc'))
     path.write_text('node_load1 0.5\n')
-    with pytest.raises(FreezerError, match='did not write'):
+    with pytest.raises(FreezerError, match='not a metrics file'):
         file.write(done(), success=True)
     assert path.read_text() == 'node_load1 0.5\n'
     assert os.listdir(path.parent) == [path.name]
@@ -211,16 +205,8 @@ def test_an_empty_one_is_nobodys(path: Path) -> None:
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='there is no directory'):
-        MetricsFile(str(tmp_path / 'not' / 'there.prom'), named('etc'))
     with pytest.raises(ConfigError, match='directory'):
         MetricsFile(str(tmp_path), named('etc'))
-
-
-def test_without_the_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, 'prometheus_client', None)
-    with pytest.raises(ConfigError, match=r'pip install freezer\[metrics\]'):
-        MetricsFile(str(path), named('etc'))
 
 
 def test_a_lock_that_is_held_for_too_long(path: Path) -> None:
@@ -228,7 +214,7 @@ def test_a_lock_that_is_held_for_too_long(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        with pytest.raises(FreezerError, match='somebody has locked'):
+        with pytest.raises(FreezerError, match='another process has locked'):
             file.write(done(), success=True, patience=0)
     finally:
         os.close(folder)

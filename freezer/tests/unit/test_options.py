@@ -3,26 +3,24 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_config import cfg
 
-from freezer.common import opts, plugins, upstream
-from freezer.engine.engine import BackupEngine
+from freezer.common import job_options, opts, plugins, upstream, usage
+from freezer.engine.engine import Engine
 from freezer.exceptions import ConfigError
 from freezer.mode.mode import Mode
 from freezer.storage.base import Storage
+from freezer.tests.commands import run_command
+from freezer.utils.plugin_options import PluginOptions
 
 SECRET_WORDS = ('key', 'password', 'secret', 'token')
 # They name files, or a key that is not told.
-NO_SECRETS = {
-    'ssh-key',
-    'ftp-keyfile',
-    'sse-customer-key-file',
-    'sse-kms-key-id',
-}
+NO_SECRETS = {'ssh-key', 'ftp-keyfile', 'sse-customer-key-file', 'sse-kms-key-id'}
 
 
 def declared() -> Iterator[Any]:
@@ -51,52 +49,111 @@ def test_secrets_are_marked(option: Any) -> None:
 
 
 def test_no_option_is_declared_twice() -> None:
-    names = [
-        (group, option.dest)
-        for group, options in opts.declared_options().items()
-        for option in options
-    ]
-    names += [(None, option.dest) for option in upstream.OPTIONS]
-    assert len(names) == len(set(names))
+    for options in opts.every_option().values():
+        names = [option.dest for option in options]
+        assert len(names) == len(set(names))
+
+
+@pytest.fixture
+def declare(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install plugins that declare the options of a group: (kind, name, options)."""
+
+    def install(*declared: tuple[str, str, dict[str | None, list[Any]]]) -> None:
+        def options(kind: str) -> dict[str, PluginOptions]:
+            return {n: PluginOptions(groups) for k, n, groups in declared if k == kind}
+
+        monkeypatch.setattr(plugins, 'options', options)
+        for function in (opts._by_owner, opts.absent_options):
+            function.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    for function in (opts._by_owner, opts.absent_options):
+        function.cache_clear()
+
+
+def test_two_plugins_declare_an_option_alike(declare: Callable[..., None]) -> None:
+    declare(
+        (plugins.STORAGES, 'ssh', {None: [cfg.StrOpt('host', help='Where.')]}),
+        (plugins.MODES, 'sql', {None: [cfg.StrOpt('host', help='Where.')]}),
+    )
+    conf = opts.parse_alone(['--host', 'h'])
+    assert conf.host == 'h'
+    assert usage.text(opts.help_usage()).count('--host ') == 1
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        cfg.StrOpt('host', help='Who.'),
+        cfg.StrOpt('name', short='o', help='Its short form is taken.'),
+        cfg.StrOpt('x', dest='host', help='So is its place in settings.'),
+    ],
+)
+def test_two_plugins_declare_an_option_differently(
+    declare: Callable[..., None], option: Any
+) -> None:
+    host = cfg.StrOpt('host', short='o', help='Where.')
+    declare(
+        (plugins.STORAGES, 'ssh', {None: [host]}),
+        (plugins.MODES, 'sql', {None: [option]}),
+    )
+    with pytest.raises(ConfigError, match='storage ssh and mode sql declare '):
+        opts.declare()
+
+
+def test_a_plugin_declares_an_option_of_the_agent(declare: Callable[..., None]) -> None:
+    declare((plugins.STORAGES, 'ssh', {None: [cfg.StrOpt('container', help='x')]}))
+    with pytest.raises(ConfigError, match='the agent and storage ssh declare'):
+        opts.declare()
+    declare((plugins.STORAGES, 'ssh', {None: [cfg.BoolOpt('debug', help='x')]}))
+    with pytest.raises(ConfigError, match='option debug of oslo'):
+        opts.declare()
+
+
+@pytest.mark.parametrize('group, name', [(None, 'ssh-host'), ('ssh', 'host')])
+def test_an_option_of_freezer_19_gives_way(
+    declare: Callable[..., None], group: str | None, name: str
+) -> None:
+    declare((plugins.STORAGES, 'ssh', {group: [cfg.StrOpt(name, help='Where.')]}))
+    conf = opts.parse_alone(['--ssh-host', 'h'])
+    assert (conf.ssh.host if group else conf.ssh_host) == 'h'
+    opts.refuse_unavailable(conf)
+    assert '--ssh-host' in usage.text(opts.help_usage())
+    assert job_options.keys_of(conf)['ssh_host'].group == group
 
 
 @pytest.mark.parametrize(
     'namespace, contract, names',
     [
         (plugins.STORAGES, Storage, {'local', 's3'}),
-        (plugins.ENGINES, BackupEngine, {'tar'}),
+        (plugins.ENGINES, Engine, {'tar'}),
         (plugins.MODES, Mode, {'fs'}),
     ],
 )
 def test_plugins_load(namespace: str, contract: type, names: set[str]) -> None:
-    found = plugins.load_all(namespace)
+    found = plugins.names(namespace)
     assert names <= set(found)
-    assert all(issubclass(plugin, contract) for plugin in found.values())
+    for name in found:
+        assert issubclass(plugins.load(namespace, 'x', name), contract)
 
 
 def test_a_plugin_there_is_not() -> None:
-    with pytest.raises(ConfigError, match=r"storage 'swift' .*there is .*local.*s3"):
+    with pytest.raises(ConfigError, match=r"storage 'swift' .*available: .*local.*s3"):
         plugins.load(plugins.STORAGES, 'storage', 'swift')
 
 
 def imported(code: str) -> tuple[set[str], str]:
     """What a new interpreter has imported after some code, and what it printed."""
     show = '; import sys as s; print(*s.modules, file=s.stderr)'
-    ended = subprocess.run(
-        [sys.executable, '-c', code + show],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = run_command(sys.executable, '-c', code + show, check=True)
     return set(ended.stderr.split()), ended.stdout
 
 
 HEAVY = {'botocore', 'urllib3', 'cryptography', 'backports', 'zlib_ng', 'prettytable'}
 
 
-@pytest.mark.parametrize(
-    'module', ['freezer.storage.s3', 'freezer.main', 'freezer.job']
-)
+@pytest.mark.parametrize('module', ['freezer.agent', 'freezer.main', 'freezer.job'])
 def test_what_is_imported_without_being_used(module: str) -> None:
     modules, _ = imported(f'import {module}')
     assert module in modules
@@ -116,12 +173,7 @@ def test_answers_import_no_wire(option: str) -> None:
 
 
 def agent(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, '-m', 'freezer.main', *argv],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(sys.executable, '-m', 'freezer.main', *argv)
 
 
 def test_help_names_every_option() -> None:

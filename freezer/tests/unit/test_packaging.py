@@ -1,11 +1,9 @@
 """What is around the code: versions, what a wheel holds, lists that must agree."""
 
 import importlib.util
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -17,6 +15,7 @@ import yaml
 
 from freezer.stream import encryption
 from freezer.tests.agent import ROOT
+from freezer.tests.commands import run_command
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 LAYERS = [
@@ -24,13 +23,8 @@ LAYERS = [
     for contract in PROJECT['tool']['importlinter']['contracts']
     if contract['type'] == 'layers'
 ]
-HOOKS = [
-    hook
-    for repository in yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())[
-        'repos'
-    ]
-    for hook in repository['hooks']
-]
+REPOSITORIES = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+HOOKS = [hook for repository in REPOSITORIES for hook in repository['hooks']]
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 def git(tree: Path, *arguments: str) -> None:
     who = ('-c', 'user.name=somebody', '-c', 'user.email=somebody@example.com')
-    subprocess.run(['git', *who, *arguments], cwd=tree, check=True, capture_output=True)
+    run_command('git', *who, *arguments, cwd=tree, check=True)
 
 
 def commit(tree: Path, *options: str) -> None:
@@ -56,14 +50,8 @@ def commit(tree: Path, *options: str) -> None:
 
 
 def version(tree: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, 'setup.py', '--quiet', '--version'],
-        cwd=tree,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.split()[-1]
+    argv = (sys.executable, 'setup.py', '--quiet', '--version')
+    return run_command(*argv, cwd=tree, check=True).stdout.split()[-1]
 
 
 # The version
@@ -129,13 +117,8 @@ def test_extras_that_are_installed_are_there(name: str) -> None:
 
 
 def test_bindep_has_what_the_tests_install() -> None:
-    done = subprocess.run(
-        ['bash', '-c', '. tools/lib.sh; echo "${PACKAGES[@]}"'],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    script = '. tools/lib.sh; echo "${PACKAGES[@]}"'
+    done = run_command('bash', '-c', script, cwd=ROOT, check=True)
     lines = (ROOT / 'bindep.txt').read_text().splitlines()
     named = {line.split()[0] for line in lines if line and line[0] != '#'}
     assert set(done.stdout.split()) <= named
@@ -155,9 +138,7 @@ def test_a_package_for_debian_has_all_of_a_command(command: str) -> None:
     for target, shell in (('bash-completion/completions', 'bash'), ('zsh', 'zsh')):
         (folder,) = (each for each in data if each.startswith(f'share/{target}'))
         (pattern,) = data[folder]
-        (file,) = (
-            path for path in ROOT.glob(pattern) if path.name[-9:] == command[-9:]
-        )
+        (file,) = (p for p in ROOT.glob(pattern) if p.name[-9:] == command[-9:])
         assert f'usr/{folder}/{file.name}' in installed, shell
     (page,) = (DEBIAN / f'{command}.manpages').read_text().split()
     assert (ROOT / f'doc/source/cli/{Path(page).stem}.rst').exists()
@@ -166,9 +147,7 @@ def test_a_package_for_debian_has_all_of_a_command(command: str) -> None:
 
 
 def test_debian_has_a_package_for_each_command() -> None:
-    named = re.findall(
-        r'^Package: (.*)', (DEBIAN / 'control').read_text(), re.MULTILINE
-    )
+    named = re.findall(r'(?m)^Package: (.*)', (DEBIAN / 'control').read_text())
     assert sorted(named) == sorted(PROJECT['project']['scripts'])
     installed = {path.stem for path in DEBIAN.glob('*.install')}
     assert installed == set(named)
@@ -208,14 +187,7 @@ def test_debian_starts_the_command_that_it_installs() -> None:
 def test_the_version_for_debian_and_back(of_pbr: str, of_debian: str) -> None:
     def sed(file: Path, found: str, text: str) -> str:
         (script,) = re.findall(found, file.read_text())
-        done = subprocess.run(
-            ['sed', '-E', script],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout
+        return run_command('sed', '-E', script, input=text, check=True).stdout
 
     script = ROOT / 'tools' / 'debian.sh'
     assert sed(script, r"VERSION\" \| sed -E '(.*)'\)", of_pbr) == of_debian
@@ -226,8 +198,7 @@ def test_the_version_for_debian_and_back(of_pbr: str, of_debian: str) -> None:
 
 
 def test_hooks_are_local_and_their_programs_are_those_of_the_tests() -> None:
-    config = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())
-    assert {repository['repo'] for repository in config['repos']} == {'local'}
+    assert {repository['repo'] for repository in REPOSITORIES} == {'local'}
     script = (ROOT / 'tools' / 'test.sh').read_text()
     for hook in HOOKS:
         program = shlex.split(hook['entry'])[0]
@@ -241,19 +212,12 @@ def test_a_hook_runs(hook: dict[str, Any]) -> None:
         # They take long, and are steps of tools/test.sh as they stand here.
         arguments = ['--help']
     else:
-        arguments = {'shell-syntax': ['tools/lib.sh'], 'release-notes': []}.get(
-            hook['id'], ['setup.py']
-        )
+        others = {'shell-syntax': ['tools/lib.sh'], 'release-notes': []}
+        arguments = others.get(hook['id'], ['setup.py'])
     program, *options = shlex.split(hook['entry'])
-    found = Path(program).name
-    beside = Path(sys.executable).parent / found
-    done = subprocess.run(
-        [str(beside) if beside.exists() else found, *options, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    beside = Path(sys.executable).with_name(Path(program).name)
+    found = beside if beside.exists() else beside.name
+    done = run_command(found, *options, *arguments, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -272,7 +236,7 @@ def test_pre_commit_stops_a_bad_file(
         (folder / name).write_text(content)
         git(folder, 'add', name)
         argv = [sys.executable, '-m', 'pre_commit', 'run', *only, '--files', name]
-        return subprocess.run(argv, cwd=folder, check=False).returncode
+        return run_command(*argv, cwd=folder).returncode
 
     assert hook('fine.py', "NAME = 'x'\n", 'ruff-check') == 0
     assert hook('unused.py', 'import os\n', 'ruff-check') == 1
@@ -281,24 +245,18 @@ def test_pre_commit_stops_a_bad_file(
 
 def test_the_containerfile_is_linted() -> None:
     program = Path(sys.executable).with_name('hadolint')
-    argv = [str(program), '--no-color', 'Containerfile']
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_command(program, '--no-color', 'Containerfile', cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
 def test_files_are_as_editorconfig_says() -> None:
-    files = subprocess.run(
-        ['git', 'ls-files', '-z', '*.py', '*.sh', '*.rst', '*.toml', '*.yaml', '*.cfg'],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    ).stdout.split(b'\0')
-    for name in files[:-1]:
-        path = os.path.join(os.fsencode(ROOT), name)
-        if not os.path.exists(path):  # removed, and not committed yet
+    kinds = ('*.py', '*.sh', '*.rst', '*.toml', '*.yaml', '*.cfg')
+    files = run_command('git', 'ls-files', '-z', *kinds, cwd=ROOT, check=True).stdout
+    for name in files.split('\0')[:-1]:
+        path = ROOT / name
+        if not path.exists():  # removed, and not committed yet
             continue
-        with open(path, 'rb') as file:
-            content = file.read()
+        content = path.read_bytes()
         content.decode('utf-8')
         assert b'\r' not in content, name
         assert not content or content.endswith(b'\n'), name
@@ -331,7 +289,7 @@ def test_the_picture_has_every_layer(
     drawn = picture.svg(found, arrows)
     order = [module for layer in found for module in layer]
     for module in order:
-        assert f'>{module.rpartition(".")[2]}</text>' in drawn
+        assert f'>{module.removeprefix(picture._common(found))}</text>' in drawn
     assert drawn.count('fill="none"') == len(arrows) > len(found)
     # Down, and never up.
     assert all(order.index(a) < order.index(b) for a, b in arrows)

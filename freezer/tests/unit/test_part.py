@@ -1,26 +1,19 @@
 """Which members of a chain make up a state, and what tar gets of a part of it."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
 
+from freezer import exceptions as e
 from freezer.engine.engine import Entry, Warnings
-from freezer.engine.settings import EngineSettings
 from freezer.engine.tar.patterns import Patterns
-from freezer.engine.tar.tar import TarEngine
-from freezer.exceptions import (
-    ConfigError,
-    EngineError,
-    RestoreError,
-    UnsafeArchiveError,
-)
-from freezer.storage.local import LocalStorage
 from freezer.tests import trees
 from freezer.tests.archives import (
     END,
@@ -35,6 +28,7 @@ from freezer.tests.archives import (
     pax,
     symlink,
 )
+from freezer.tests.engines import tar_engine
 from freezer.utils.blocks import Block
 
 
@@ -68,7 +62,7 @@ def test_patterns(pattern: str, paths: Sequence[str], others: Sequence[str]) -> 
 
 @pytest.mark.parametrize('pattern', ['', '.', '/', './/', '..', 'a/../b'])
 def test_patterns_that_choose_nothing_of_their_own(pattern: str) -> None:
-    with pytest.raises(ConfigError, match='include'):
+    with pytest.raises(e.ConfigError, match='include'):
         Patterns([pattern])
 
 
@@ -91,39 +85,32 @@ def test_nothing_below_is_known_without_a_look() -> None:
     assert not patterns.at([b'c', b'x', b'x'])
 
 
-def engine(target: Path, include: Iterable[str]) -> TarEngine:
-    storage = LocalStorage(str(target.parent / 'storage'), 1 << 20)
-    return TarEngine(storage, EngineSettings(include=tuple(include)))
-
-
 def extract(target: Path, levels: Sequence[bytes], *include: str) -> None:
     """A part of a chain, as a restore extracts it; in small blocks."""
     target.mkdir(exist_ok=True)
-    extracts = engine(target, include).part_extractor(str(target), Warnings())
-    for level in reversed(levels):
-        again = True
-        while again:
-            again = extracts.extract(iter(blocks(level)), iter)
-        if not extracts.wanted:
-            break
-    extracts.finish()
-    if extracts.unmatched:
-        raise RestoreError(f'nothing matches {extracts.unmatched}')
+    engine = tar_engine(include=include)
+    engine.extract_part(str(target), newest_first(levels), iter, Warnings())
 
 
-def blocks(archive: bytes) -> list[Block]:
-    return [archive[at : at + 700] for at in range(0, len(archive), 700)]
+@dataclasses.dataclass
+class Level:
+    level: int
+    archive: bytes
+
+    def data(self) -> Generator[Block, None, None]:
+        for at in range(0, len(self.archive), 700):
+            yield self.archive[at : at + 700]
+
+
+def newest_first(levels: Sequence[bytes]) -> list[Level]:
+    return [Level(*each) for each in enumerate(levels)][::-1]
 
 
 def listed(target: Path, levels: Sequence[bytes], *include: str) -> dict[bytes, Entry]:
-    lister = engine(target, include).lister()
     found = {}
-    for number in reversed(range(len(levels))):
-        for entry in lister.entries(iter(blocks(levels[number])), number):
-            assert entry.path not in found
-            found[entry.path] = entry
-        if not lister.wanted:
-            break
+    for entry in tar_engine(include=include).entries(newest_first(levels)):
+        assert entry.path not in found
+        found[entry.path] = entry
     return found
 
 
@@ -137,6 +124,9 @@ def whole(target: Path, levels: Sequence[bytes]) -> None:
             check=True,
         )
 
+
+# A directory with a file.
+D_X = directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0')
 
 # By hand: two levels, and the paths that are there in the end.
 CHAINS = {
@@ -155,44 +145,40 @@ CHAINS = {
         directory(b'.', b'Ya', b'Nb'),
         {b'a': 0},
     ),
-    'a directory that could not be read': (
-        directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0'),
-        directory(b'.', b'Nd'),
-        {b'd': 0, b'd/x': 0},
-    ),
-    'a directory without a list': (
-        directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0'),
+    'unreadable directory': (D_X, directory(b'.', b'Nd'), {b'd': 0, b'd/x': 0}),
+    'directory without a list': (
+        D_X,
         directory(b'.', b'Dd') + block(b'./d/', b'5', mode=0o700),
         {b'd': 1, b'd/x': 0},
     ),
-    'a file for a directory': (
-        directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0'),
+    'file for directory': (
+        D_X,
         directory(b'.', b'Yd') + member(b'./d', b'1'),
         {b'd': 1},
     ),
-    'a directory for a file': (
+    'directory for file': (
         directory(b'.', b'Yd') + member(b'./d', b'0'),
         directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'1'),
         {b'd': 1, b'd/x': 1},
     ),
-    'a link for a directory': (
-        directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0'),
+    'link for directory': (
+        D_X,
         directory(b'.', b'Yd') + symlink(b'./d', b'elsewhere'),
         {b'd': 1},
     ),
     'no lists at all': (member(b'a', b'0'), member(b'b', b'1'), {b'a': 0, b'b': 1}),
-    'a new directory of the same name': (
-        directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0'),
+    'new directory of the same name': (
+        D_X,
         directory(b'.', b'Dd') + directory(b'./d', b'Yy') + member(b'./d/y', b'1'),
         {b'd': 1, b'd/y': 1},
     ),
     'renamed': (
-        directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0'),
+        D_X,
         directory(b'.', b'De', b'R./d', b'T./e') + directory(b'./e', b'Nx'),
         {b'e': 1, b'e/x': 0},
     ),
     'renamed, and a new one in its place': (
-        directory(b'.', b'Dd') + directory(b'./d', b'Yx') + member(b'./d/x', b'0'),
+        D_X,
         directory(b'.', b'Dd', b'De', b'R./d', b'T./e')
         + directory(b'./d', b'Yz')
         + directory(b'./e', b'Nx')
@@ -212,7 +198,7 @@ CHAINS = {
         + directory(b'./q', b'Nx'),
         {b'p': 1, b'q': 1, b'p/y': 0, b'q/x': 0},
     ),
-    'moved out of one that is gone': (
+    'moved out of a deleted directory': (
         directory(b'.', b'Do')
         + directory(b'./o', b'Dd', b'Yf')
         + directory(b'./o/d', b'Yx')
@@ -221,7 +207,7 @@ CHAINS = {
         directory(b'.', b'Dd', b'R./o/d', b'T./d') + directory(b'./d', b'Nx'),
         {b'd': 1, b'd/x': 0},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('name', CHAINS)
@@ -314,7 +300,7 @@ def test_link_to_what_a_newer_level_has_otherwise(tmp_path: Path) -> None:
 
 def test_link_to_nothing(tmp_path: Path) -> None:
     level = directory(b'.', b'Yl') + hard_link(b'./l', b'./nowhere') + END
-    with pytest.raises(EngineError, match='nowhere'):
+    with pytest.raises(e.EngineError, match='nowhere'):
         extract(tmp_path / 'target', [level], 'l')
 
 
@@ -322,7 +308,7 @@ def test_older_levels_are_not_read_for_nothing(tmp_path: Path) -> None:
     high = directory(b'.', b'Ya', b'Nb') + member(b'./a', b'1') + END
     extract(tmp_path / 'target', [b'no archive', high], 'a')
     assert (tmp_path / 'target' / 'a').read_bytes() == b'1'
-    with pytest.raises(EngineError, match='stops'):
+    with pytest.raises(e.EngineError, match='stops'):
         extract(tmp_path / 'target', [b'no archive', high], 'b')
 
 
@@ -333,13 +319,13 @@ def test_renames_of_what_is_not_there(tmp_path: Path, name: bytes) -> None:
         directory(b'.', b'Na', b'R' + name, b'T./b') + END,
         directory(b'.', b'Na', b'R./b', b'T' + name) + END,
     ):
-        with pytest.raises(UnsafeArchiveError, match='Refused'):
+        with pytest.raises(e.UnsafeArchiveError, match='Refused'):
             listed(tmp_path / 'x', [low, high])
 
 
 def test_nothing_matches(tmp_path: Path) -> None:
     level = directory(b'.', b'Ya') + member(b'./a', b'0') + END
-    with pytest.raises(RestoreError, match="'x'"):
+    with pytest.raises(e.RestoreError, match="'x'"):
         extract(tmp_path / 'target', [level], 'a', 'x')
 
 
@@ -354,7 +340,7 @@ def test_nothing_reaches_outside(tmp_path: Path, name: str) -> None:
     before = trees.describe(outside)
     levels = [level + END for level in HARM[name]]
     for number, include in enumerate(['**', 'd', 'd/file', '**/file', 'q', 'x']):
-        with contextlib.suppress(EngineError, RestoreError):
+        with contextlib.suppress(e.EngineError, e.RestoreError):
             extract(tmp_path / f'target{number}', levels, include)
         assert trees.describe(outside) == before
 
@@ -375,7 +361,7 @@ def test_a_link_on_the_way_is_not_followed(tmp_path: Path, include: str) -> None
     target.mkdir()
     (target / 'd').symlink_to(outside)
     before = trees.describe(outside)
-    with pytest.raises(RestoreError, match='target/d is not a directory'):
+    with pytest.raises(e.RestoreError, match='target/d is not a directory'):
         extract(target, [level], include)
     assert trees.describe(outside) == before
     # Who chooses the link gets a directory in its place.
@@ -390,7 +376,7 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
     level += directory(b'./d', b'Yx') + member(b'./d/x', b'0') + END
     target = tmp_path / 'target'
     (target / 'a' / 'kept').mkdir(parents=True)
-    with pytest.raises(RestoreError, match='target/a is a directory'):
+    with pytest.raises(e.RestoreError, match='target/a is a directory'):
         extract(target, [level], 'a')
     assert (target / 'a' / 'kept').exists()
     (target / 'd' / 'x' / 'gone').mkdir(parents=True)
@@ -427,7 +413,7 @@ def test_what_cannot_be_replaced_is_an_error(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(os, 'unlink', refused)
-    with pytest.raises(RestoreError, match='a/one: Permission denied'):
+    with pytest.raises(e.RestoreError, match='a/one: Permission denied'):
         extract(target, [LINKED], 'a/one', 't')
 
 

@@ -1,13 +1,17 @@
 """Which process lives, told from a few words."""
 
-import subprocess
+import json
 import sys
 
 import pytest
 
+from freezer.tests.commands import run_command
 from freezer.utils import process
 
-ASK = 'from freezer.utils import process; import json; print(json.dumps(%s))'
+ASK = (
+    'from freezer.utils import process; import json; '
+    'print(json.dumps(process.identity()))'
+)
 
 
 def test_this_one_lives() -> None:
@@ -15,15 +19,7 @@ def test_this_one_lives() -> None:
 
 
 def test_one_that_ended_is_dead() -> None:
-    import json
-
-    told = subprocess.run(
-        [sys.executable, '-c', ASK % 'process.identity()'],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    other = json.loads(told.stdout)
+    other = json.loads(run_command(sys.executable, '-c', ASK, check=True).stdout)
     assert other['pid'] != process.identity()['pid']
     assert process.is_alive(other) is False
 

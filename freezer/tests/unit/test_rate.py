@@ -45,10 +45,7 @@ def test_a_minute_has_what_it_may(per_second: int, late: float) -> None:
     assert sent == pytest.approx(per_second * (waiting.clock.now - start), rel=0.01)
 
 
-@given(
-    RATES,
-    st.lists(st.tuples(st.floats(0, 10), st.integers(1, 10**6)), min_size=1),
-)
+@given(RATES, st.lists(st.tuples(st.floats(0, 10), st.integers(1, 10**6)), min_size=1))
 def test_never_ahead_and_no_bursts(
     per_second: int, takes: list[tuple[float, int]]
 ) -> None:

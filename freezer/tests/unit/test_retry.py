@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.retry import FIRST_ANSWER_SECONDS, NOTICE_SECONDS, Retry
+from freezer.storage.retry import FIRST_ANSWER_SECONDS, NOTICE_SECONDS, Retry
 from freezer.tests.unit.clock import FakeClock, FakeEvent
 from freezer.utils.text import NOTICES
 
@@ -114,8 +114,8 @@ def test_cleaning_up_has_less_time(clock: FakeClock) -> None:
     call = Script(clock, *(e.ServerError('x') for _ in range(999)))
     retry = answered(clock, 900)
     start = clock.now
-    with retry.at_most(20), pytest.raises(e.ServerError):
-        run(retry, call, clock)
+    with pytest.raises(e.ServerError):
+        run(retry.within(20), call, clock)
     assert clock.now - start <= 20
     start = clock.now
     with pytest.raises(e.ServerError):
@@ -192,8 +192,8 @@ def test_a_store_that_never_said_anything_else(clock: FakeClock) -> None:
 def test_cleaning_up_does_not_wait_as_long_as_the_store_says(clock: FakeClock) -> None:
     retry = answered(clock)
     start = clock.now
-    with retry.at_most(20), pytest.raises(e.Throttled):
-        run(retry, Script(clock, *[told_to_wait(300)] * 9), clock)
+    with pytest.raises(e.Throttled):
+        run(retry.within(20), Script(clock, *[told_to_wait(300)] * 9), clock)
     assert clock.now - start <= 20.5
 
 

@@ -1,4 +1,4 @@
-"""Every option of the agent can be named by a job, and arrives as it was written."""
+"""Every option of the agent works in a job, and reaches the agent unchanged."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,27 +10,27 @@ import pytest
 from hypothesis import strategies
 from oslo_config import cfg
 
-from freezer.common import config, jobfile, opts, upstream
+from freezer.common import job_options, jobfile, opts, upstream
 from freezer.common.jobfile import JobFile
-from freezer.scheduler import action
-from freezer.scheduler.action import Action
+from freezer.scheduler.documents import action
+from freezer.scheduler.documents.action import Action
 from freezer.utils.types import Size
 
 ODD = 'a %x%% $y ${z} #;= "q\' [s] ü'
 CANDIDATES = (ODD, '7', '1', '9M', '90s', '2026-01-31T23:59:59+02:00')
-# A job file does not name another.
-NOT_IN_JOBS = ('config',)
+# A job file cannot include another one; no snapshot is installed.
+NOT_IN_JOBS = ('config', 'snapshot')
 
 
-def read(given: dict[str, Any]) -> Action:
-    made, wrong = action.read(given)
-    assert not wrong
+def parse(given: dict[str, Any]) -> Action:
+    made, problems = action.parse(given)
+    assert not problems
     assert made is not None
     return made
 
 
 def job_file(made: Action, path: Path) -> JobFile:
-    """What the agent makes of it."""
+    """As the agent reads it."""
     path.write_bytes(made.ini().encode())
     return jobfile.read(str(path))
 
@@ -47,7 +47,7 @@ EVERY = list(_every())
 
 
 def sample(option: Any) -> Any:
-    """A value that is not the default, as JSON has it."""
+    """A JSON value that is not the default."""
     if isinstance(option, cfg.BoolOpt):
         return not option.default
     if isinstance(option, cfg.MultiStrOpt):
@@ -67,12 +67,12 @@ def sample(option: Any) -> Any:
 @pytest.fixture(scope='module')
 def by_job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the agent makes of a job that names every option."""
-    conf = config._without_files([])
-    made = read(
+    conf = opts.parse_alone([])
+    made = parse(
         {each.values[1].replace('-', '_'): sample(each.values[2]) for each in EVERY}
     )
     path = tmp_path_factory.mktemp('job') / 'job.ini'
-    config._apply_job_file(conf, job_file(made, path), set())
+    job_options.apply(conf, job_file(made, path), set())
     return conf
 
 
@@ -88,11 +88,11 @@ def by_command_line() -> Any:
         else:
             values = value if isinstance(value, list) else [value]
             argv += [f'--{name}={one}' for one in values]
-    return config._without_files(argv)
+    return opts.parse_alone(argv)
 
 
 @pytest.mark.parametrize('group, name, option', EVERY)
-def test_a_job_says_what_a_command_line_says(
+def test_job_and_command_line_agree(
     group: str | None, name: str, option: Any, by_job: Any, by_command_line: Any
 ) -> None:
     def of(conf: Any) -> Any:
@@ -103,15 +103,15 @@ def test_a_job_says_what_a_command_line_says(
 
 
 @pytest.mark.parametrize('group, name, option', EVERY)
-def test_secrets_are_known(group: str | None, name: str, option: Any) -> None:
+def test_secret_options_are_detected(group: str | None, name: str, option: Any) -> None:
     value = sample(option)
-    made = read({name.replace('-', '_'): value})
+    made = parse({name.replace('-', '_'): value})
     assert made.has_secrets == option.secret
     if option.secret:
         assert made.without_secrets(f'no {value}, or so') == 'no ***, or so'
 
 
-def test_storages_are_sections(tmp_path: Path) -> None:
+def test_storages_become_sections(tmp_path: Path) -> None:
     near = {'storage': 'local', 'container': '/srv/50%'}
     far = {
         'storage': 's3',
@@ -122,7 +122,7 @@ def test_storages_are_sections(tmp_path: Path) -> None:
         's3_concurrency': 3,
         's3_region': None,
     }
-    made = read({'action': 'backup', 'storage:near': near, 'storage:far': far})
+    made = parse({'action': 'backup', 'storage:near': near, 'storage:far': far})
     job = job_file(made, tmp_path / 'job.ini')
     assert [section.name for section in job.storages] == ['storage:near', 'storage:far']
     assert job.storages[0].values == near
@@ -130,34 +130,34 @@ def test_storages_are_sections(tmp_path: Path) -> None:
     assert job.storages[1].values['s3_concurrency'] == '3'
     assert 's3_region' not in job.storages[1].values
     assert made.storage_kinds == ('local', 's3')
-    assert made.without_secrets('it is sk%/x') == 'it is ***'
+    assert made.without_secrets('key: sk%/x') == 'key: ***'
 
 
-def test_what_is_not_set_is_not_written() -> None:
-    made = read({'action': 'info', 'max_level': None, 'exclude': None})
+def test_null_is_not_written() -> None:
+    made = parse({'action': 'info', 'max_level': None, 'exclude': None})
     assert made.ini() == '[action]\naction = info\n'
 
 
-def test_false_on_what_is_no_flag_is_a_default() -> None:
-    # As dashboards fill in forms.
-    made = read({'action': False, 'mode': '', 'engine_name': 'None'})
+def test_false_is_the_default_unless_a_flag() -> None:
+    # The dashboard fills in forms like this.
+    made = parse({'action': False, 'mode': '', 'engine_name': 'None'})
     assert (made.name, made.mode, made.engine) == ('backup', 'fs', 'tar')
 
 
-def test_spellings() -> None:
-    assert read({'Engine': 'tar'}).engine == 'tar'
-    assert read({'backup-name': 'x'}).options == {'backup_name': 'x'}
-    _made, wrong = action.read({'backup-name': 'x', 'backup_name': 'y'})
-    assert wrong == [(('backup_name',), 'is given twice')]
+def test_hyphens_and_capitals_in_keys() -> None:
+    assert parse({'Engine': 'tar'}).engine == 'tar'
+    assert parse({'backup-name': 'x'}).options == {'backup_name': 'x'}
+    _made, problems = action.parse({'backup-name': 'x', 'backup_name': 'y'})
+    assert problems == [(('backup_name',), 'duplicate key')]
 
 
 @pytest.mark.parametrize(
     'text', ['x\x0by', 'x\x85y', 'x\u2028y', 'x\n', 'x\r', '\x1cx']
 )
-def test_text_that_a_job_file_cannot_hold(text: str) -> None:
-    made, wrong = action.read({'command': text})
+def test_text_that_a_job_file_cannot_hold_is_rejected(text: str) -> None:
+    made, problems = action.parse({'command': text})
     assert made is None
-    assert wrong
+    assert problems
 
 
 @pytest.fixture(scope='module')
@@ -166,23 +166,21 @@ def ini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @hypothesis.given(text=strategies.text())
-def test_any_text_arrives_as_it_is_or_is_refused(text: str, ini: Path) -> None:
-    made, wrong = action.read({'command': text, 'backup_name': 'bk'})
-    hypothesis.assume(not wrong)
+def test_any_text_is_unchanged_or_rejected(text: str, ini: Path) -> None:
+    made, problems = action.parse({'command': text, 'backup_name': 'bk'})
+    hypothesis.assume(not problems)
     assert made is not None
     (section,) = job_file(made, ini).main
     assert section.values == {'command': text, 'backup_name': 'bk'}
 
 
 @hypothesis.given(patterns=strategies.lists(strategies.text(), min_size=1))
-def test_any_patterns_arrive_as_they_are_or_are_refused(
-    patterns: list[str], ini: Path
-) -> None:
-    made, wrong = action.read({'exclude': patterns, 'backup_name': 'bk'})
-    hypothesis.assume(not wrong)
+def test_any_patterns_are_unchanged_or_rejected(patterns: list[str], ini: Path) -> None:
+    made, problems = action.parse({'exclude': patterns, 'backup_name': 'bk'})
+    hypothesis.assume(not problems)
     assert made is not None
-    conf = config._without_files([])
+    conf = opts.parse_alone([])
     # It is not its values that make an option set.
     hypothesis.assume(made.options['exclude'] not in upstream.UNSET)
-    config._apply_job_file(conf, job_file(made, ini), set())
+    job_options.apply(conf, job_file(made, ini), set())
     assert conf.exclude == [pattern for pattern in patterns if pattern]

@@ -1,4 +1,4 @@
-"""The directory of job files, as it is looked at again and again."""
+"""Job files in a directory, read again and again."""
 
 import json
 import os
@@ -8,103 +8,110 @@ from typing import Any
 import pytest
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import directory
-from freezer.scheduler.directory import Directory
-from freezer.scheduler.document import DocumentError
-from freezer.scheduler.source import Listing
+from freezer.scheduler.documents.document import DocumentError
+from freezer.scheduler.sources import directory
+from freezer.scheduler.sources.directory import JobDirectory
+from freezer.scheduler.sources.source import JobListing
 
 EXEC = {'action': 'exec', 'command': 'true'}
 
 
 def write(path: Path, **top: Any) -> Path:
-    path.write_text(json.dumps({'job_actions': [{'freezer_action': EXEC}], **top}))
+    path.write_text(json.dumps({'job_actions': [{'freezer_action': EXEC}]} | top))
     return path
 
 
-def errors(listing: Listing) -> list[str]:
+def errors(listing: JobListing) -> list[str]:
     return [str(error) for error in listing.errors]
 
 
-def test_what_is_a_job_file(tmp_path: Path) -> None:
+@pytest.fixture
+def jobs(tmp_path: Path) -> JobDirectory:
+    return JobDirectory(tmp_path)
+
+
+def test_which_files_are_job_files(tmp_path: Path, jobs: JobDirectory) -> None:
     write(tmp_path / 'a.conf')
     for name in ('b.conf~', '.c.conf', 'd.json', 'conf'):
         (tmp_path / name).write_text('{')
-    listing = Directory(tmp_path).list()
+    listing = jobs.list()
     assert list(listing.documents) == ['a']
     assert listing.errors == []
 
 
-def test_one_file(tmp_path: Path) -> None:
+def test_single_job_file(tmp_path: Path) -> None:
     path = write(tmp_path / 'my job')
-    looked_at = Directory(path)
-    assert list(looked_at.list().documents) == ['my job']
+    jobs = JobDirectory(path)
+    assert list(jobs.list().documents) == ['my job']
     path.unlink()
     with pytest.raises(ConfigError, match='my job'):
-        looked_at.list()
+        jobs.list()
 
 
-def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
+def test_unchanged_files_are_not_read_again(tmp_path: Path, jobs: JobDirectory) -> None:
     path = write(tmp_path / 'a.conf')
-    looked_at = Directory(tmp_path)
-    first = looked_at.list().documents['a']
-    assert looked_at.list().documents['a'] is first
-    # Of the same size, and with a time that was set back.
+    first = jobs.list().documents['a']
+    assert jobs.list().documents['a'] is first
+    # Same size, and the old mtime.
     before = path.stat()
     path.write_text(path.read_text().replace('true', 'less'))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert looked_at.list().documents['a'].actions[0].options['command'] == 'less'
+    assert jobs.list().documents['a'].actions[0].options['command'] == 'less'
 
 
-def test_a_file_that_is_wrong_and_right_again(tmp_path: Path) -> None:
+def test_invalid_file_keeps_its_last_valid_version(
+    tmp_path: Path, jobs: JobDirectory
+) -> None:
     path = write(tmp_path / 'a.conf')
-    looked_at = Directory(tmp_path)
-    first = looked_at.list().documents['a']
+    first = jobs.list().documents['a']
     path.write_text('{')
     for _look in range(2):
-        listing = looked_at.list()
+        listing = jobs.list()
         assert listing.documents['a'] is first
         assert len(listing.errors) == 1
     write(path, description='new')
-    listing = looked_at.list()
+    listing = jobs.list()
     assert listing.documents['a'].description == 'new'
     assert listing.errors == []
     path.write_text('{')
-    looked_at.list()
+    jobs.list()
     path.unlink()
-    assert looked_at.list() == Listing()
+    assert jobs.list() == JobListing()
 
 
-def test_two_files_of_one_job(tmp_path: Path) -> None:
+def test_two_files_with_one_job_id(tmp_path: Path, jobs: JobDirectory) -> None:
     first = write(tmp_path / 'a.conf', job_id='x')
     write(tmp_path / 'b.conf', job_id='x')
     write(tmp_path / 'c.conf', job_id='y')
-    looked_at = Directory(tmp_path)
-    listing = looked_at.list()
+    listing = jobs.list()
     assert sorted(listing.documents) == ['x', 'y']
     assert listing.documents['x'].path == str(first)
-    (said,) = errors(listing)
-    assert said == f'{tmp_path}/b.conf: line 1: job_id: x is the id of {first}'
+    (message,) = errors(listing)
+    assert message == f'{tmp_path}/b.conf: line 1: job_id: x is the id of {first}'
     first.unlink()
-    assert errors(looked_at.list()) == []
+    assert errors(jobs.list()) == []
 
 
-def test_a_file_that_everybody_can_write_to(tmp_path: Path) -> None:
-    path = write(tmp_path / 'a.conf')
+def test_permissions_of_a_file(tmp_path: Path) -> None:
+    action = {'action': 'info', 'storage': 'local', 'secret_key': 'sk/secret'}
+    path = write(tmp_path / 'a.conf', job_actions=[{'freezer_action': action}])
+    path.chmod(0o644)
+    (remark,) = directory.read(path).remarks
+    assert str(remark) == 'line 1: contains a secret, and everyone can read it'
+    path.chmod(0o640)
+    assert directory.read(path).remarks == ()
     path.chmod(0o666)
-    with pytest.raises(DocumentError, match='everybody can write'):
+    with pytest.raises(DocumentError, match='writable by everyone'):
         directory.read(path)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path, jobs: JobDirectory) -> None:
     (tmp_path / 'large.conf').write_text(' ' * (2 << 20))
     (tmp_path / 'dir.conf').mkdir()
     (tmp_path / 'nowhere.conf').symlink_to('nothing')
     write(tmp_path / 'good.conf')
-    listing = Directory(tmp_path).list()
+    listing = jobs.list()
     assert list(listing.documents) == ['good']
     assert len(listing.errors) == 3
-
-
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='jobs-dir'):
-        Directory(tmp_path / 'none').list()
+        JobDirectory(tmp_path / 'none').list()

@@ -1,4 +1,4 @@
-"""freezer-api as a source of jobs, by one that is well, away, or odd."""
+"""freezer-api as a source of jobs, with a fake that can fail."""
 
 import copy
 import dataclasses
@@ -11,20 +11,45 @@ from typing import Any
 
 import pytest
 
-from freezer.scheduler import config, outbox, remote, saved
+from freezer.scheduler import config
+from freezer.scheduler.api import outbox
+from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Settings
-from freezer.scheduler.document import Document
-from freezer.scheduler.remote import Backoff, Remote
-from freezer.scheduler.source import News
-from freezer.scheduler.wire import Api, Away, Refused
+from freezer.scheduler.documents.document import Document
+from freezer.scheduler.sources.cache import connection_state
+from freezer.scheduler.sources.remote import (
+    LONGEST_DELAY_SECONDS,
+    ApiJobSource,
+    Backoff,
+)
+from freezer.scheduler.sources.source import JobUpdate
+from freezer.tests.scheduler import until
 
 CLIENT = 'c.example'
 INFO = {'action': 'info', 'storage': 'local', 'container': '/backups'}
+TRUST = {'trust_id': 't', 'trustor_user_id': 'u'}
 BACKUP = {'curr_backup_level': 0, 'time_stamp': 7, 'backup_name': 'bk'}
 
 
+def call(method: Any) -> Any:
+    """Record the call and its arguments; fail if told to."""
+    name = method.__name__
+
+    def called(api: 'FakeApi', *arguments: Any) -> Any:
+        api.calls.append((name, copy.deepcopy(arguments)))
+        for each in (name, '*'):
+            if each in api.fails:
+                raise api.fails[each]
+        api.successes += 1
+        result = copy.deepcopy(method(api, *arguments))
+        api.after.pop(name, lambda: None)()
+        return result
+
+    return called
+
+
 class FakeApi:
-    """What Api offers, in memory. ``fails`` is raised by the next calls of a name."""
+    """Api, in memory. ``fails``: method, or * -> the exception that it raises."""
 
     project_id = 'p'
 
@@ -35,15 +60,15 @@ class FakeApi:
         self.clients: list[dict[str, Any]] = []
         self.calls: list[tuple[str, Any]] = []
         self.fails: dict[str, Exception] = {}
-        #: what happens after a call of a name is done, and before it is answered
+        #: method -> called once, before the method returns
         self.after: dict[str, Callable[[], object]] = {}
         self.unlisted: set[str] = set()
-        self.odd: list[Any] = []
+        self.malformed: list[Any] = []
         self.trusts: dict[str, FakeApi] = {}
-        self.answers = 0
+        self.successes = 0
 
     def add(self, job_id: str, **changes: Any) -> dict[str, Any]:
-        job = {
+        self.documents[job_id] = {
             'job_id': job_id,
             'client_id': CLIENT,
             'project_id': 'p',
@@ -54,95 +79,114 @@ class FakeApi:
             'session_tag': 0,
             **changes,
         }
-        self.documents[job_id] = job
-        return job
+        return self.documents[job_id]
 
     def schedule(self, job_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self.documents[job_id]['job_schedule']
         return found
 
-    def _called(self, name: str, what: Any = None) -> None:
-        self.calls.append((name, copy.deepcopy(what)))
-        for each in (name, '*'):
-            if each in self.fails:
-                raise self.fails[each]
-        self.answers += 1
-
-    def _done(self, name: str) -> None:
-        if name in self.after:
-            self.after.pop(name)()
-
     def names(self) -> list[str]:
-        return [name for name, _what in self.calls]
+        return [name for name, _arguments in self.calls]
 
-    def trusted(self, trust_id: str) -> 'FakeApi':
+    def with_trust(self, trust_id: str) -> 'FakeApi':
         return self.trusts[trust_id] if trust_id else self
 
+    @call
     def register(self, client: dict[str, Any]) -> None:
-        self._called('register', client)
         self.clients.append(client)
 
-    def jobs(self, client_id: str, everybodys: bool) -> list[Any]:
-        self._called('jobs', (client_id, everybodys))
-        found = [
-            copy.deepcopy(each)
+    @call
+    def jobs(self, _client_id: str, _all_projects: bool) -> list[Any]:
+        return self.malformed + [
+            each
             for job_id, each in self.documents.items()
             if each['job_schedule'].get('status') != 'completed'
             and job_id not in self.unlisted
         ]
-        self._done('jobs')
-        return found + self.odd
 
+    @call
     def job(self, job_id: str) -> dict[str, Any] | None:
-        self._called('job', job_id)
-        found = copy.deepcopy(self.documents.get(job_id))
-        self._done('job')
-        return found
+        return self.documents.get(job_id)
 
+    @call
     def update_job(self, job_id: str, changes: dict[str, Any]) -> bool:
-        self._called('update_job', changes)
         if job_id not in self.documents:
             return False
         self.documents[job_id] |= copy.deepcopy(changes)
         return True
 
+    @call
     def has_backup(self, key: str, value: str) -> bool:
-        self._called('has_backup', value)
         return any(each.get(key) == value for each in self.backups)
 
+    @call
     def add_backup(self, backup: dict[str, Any]) -> None:
-        self._called('add_backup', backup)
         self.backups.append(backup)
-        self._done('add_backup')
 
+    @call
     def session(self, session_id: str) -> dict[str, Any]:
-        self._called('session', session_id)
         return {'session_tag': self.sessions[session_id]}
 
-    def act(self, session_id: str, action: dict[str, Any]) -> dict[str, Any]:
-        """As freezer-api outside of its hold-off."""
-        self._called('act', action)
-        if 'end' in action:
-            return {'result': 'success', 'session_tag': self.sessions[session_id]}
-        tag = action['start']['current_tag']
-        if tag > self.sessions[session_id]:
-            raise Refused('requested tag value too high', 400)
-        if tag < self.sessions[session_id]:
-            said = 'out-of-sync'
-        else:
-            said = 'success'
-            self.sessions[session_id] += 1
-        return {'result': said, 'session_tag': self.sessions[session_id]}
+    @call
+    def session_action(self, session_id: str, action: dict[str, Any]) -> dict[str, Any]:
+        """Like freezer-api after its hold-off time."""
+        result, known = 'success', self.sessions[session_id]
+        if 'start' in action:
+            tag = action['start']['current_tag']
+            if tag > known:
+                raise ApiRejected('requested tag value too high', 400)
+            if tag < known:
+                result = 'out-of-sync'
+            else:
+                self.sessions[session_id] += 1
+        return {'result': result, 'session_tag': self.sessions[session_id]}
+
+
+class Remote:
+    """A source of jobs on a fake API."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.api = FakeApi()
+        self.settings = settings
+        self.outbox = settings.state_dir / 'api/outbox'
+        self.source = self.new_source()
+
+    def new_source(self, **changes: Any) -> ApiJobSource:
+        """Another one with the same directories, as after a restart."""
+        settings = dataclasses.replace(self.settings, **changes)
+        assert settings.service is not None
+        return ApiJobSource(settings, settings.service, self.api)  # type: ignore[arg-type]
+
+    def add(self, job_id: str = 'a', **changes: Any) -> Document:
+        """Add a job to the API; returns its document in the cache."""
+        self.api.add(job_id, **changes)
+        self.poll()
+        return self.jobs()[job_id]
+
+    def poll(self) -> None:
+        self.source.sync.round(poll=True)
+
+    def send(self) -> None:
+        self.source.sync.round(poll=False)
+
+    def jobs(self, source: ApiJobSource | None = None) -> dict[str, Document]:
+        return (source or self.source).list().documents
+
+    def report(self, job_id: str = 'a', **changes: Any) -> None:
+        self.source.report(update(job_id, **changes), self.jobs()[job_id])
+
+
+def update(job_id: str, **changes: Any) -> JobUpdate:
+    return dataclasses.replace(JobUpdate(job_id, 'scheduled', '', -1, -1), **changes)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith('.')}
 
 
 @pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    made = config.load(
+def remote(tmp_path: Path) -> Remote:
+    settings = config.load(
         (
             *('start', '--client-id', CLIENT, '--jobs-dir', str(tmp_path / 'jobs')),
             *('--scheduler-state-dir', str(tmp_path / 'state')),
@@ -150,64 +194,36 @@ def settings(tmp_path: Path) -> Settings:
         {'OS_AUTH_URL': 'http://k/v3', 'OS_USERNAME': 'u', 'OS_PASSWORD': 'pw/secret'},
     )
     (tmp_path / 'state').mkdir()
-    return made
-
-
-def source(api: FakeApi, settings: Settings, **changes: Any) -> Remote:
-    assert settings.service is not None
-    settings = dataclasses.replace(settings, **changes)
-    service = settings.service
-    assert service is not None
-    return Remote(settings, service, api)  # type: ignore[arg-type]
+    return Remote(settings)
 
 
 @pytest.fixture
-def jobs(api: FakeApi, settings: Settings) -> Remote:
-    return source(api, settings)
-
-
-def listed(jobs: Remote) -> dict[str, Document]:
-    return jobs.list().documents
-
-
-def news(job_id: str, **changes: Any) -> News:
-    plain = News(job_id, 'scheduled', '', -1, -1)
-    return dataclasses.replace(plain, **changes)
-
-
-def told(jobs: Remote, job_id: str, **changes: Any) -> None:
-    jobs.tell(news(job_id, **changes), listed(jobs)[job_id])
-
-
-def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith('.')}
+def api(remote: Remote) -> FakeApi:
+    return remote.api
 
 
 # -- Registration ----------------------------------------------------------------------
 
 
-def test_it_registers_once(api: FakeApi, jobs: Remote) -> None:
-    jobs.round(look=True)
-    jobs.round(look=True)
+def test_registers_once(api: FakeApi, remote: Remote) -> None:
+    remote.poll()
+    remote.poll()
     (client,) = api.clients
     assert client['client_id'] == CLIENT
     assert client['supported_storages'] == ('local', 's3')
-    assert client['supported_engines'] == ('tar',)
-    assert client['supported_modes'] == ('fs',)
+    assert client['supported_engines'] + client['supported_modes'] == ('tar', 'fs')
     assert client['supported_actions'][-1] == 'exec'
     assert 'is_central' not in client
 
 
-def test_it_says_what_it_takes(api: FakeApi, settings: Settings) -> None:
-    supported = {**settings.supported, 'storages': frozenset({'s3', 'swift'})}
-    jobs = source(
-        *(api, settings),
+def test_registered_capabilities(api: FakeApi, remote: Remote) -> None:
+    source = remote.new_source(
         client_id=None,
         disable_exec=True,
         centralized=True,
-        supported=supported,
+        supported={**remote.settings.supported, 'storages': {'s3', 'swift'}},
     )
-    jobs.round(look=True)
+    source.sync.round(poll=True)
     (client,) = api.clients
     assert client['client_id'] == f'p_{client["hostname"]}'
     assert client['supported_storages'] == ('s3',)
@@ -219,125 +235,123 @@ def test_it_says_what_it_takes(api: FakeApi, settings: Settings) -> None:
 # -- Jobs ------------------------------------------------------------------------------
 
 
-def test_jobs_are_kept_and_read(api: FakeApi, jobs: Remote, settings: Settings) -> None:
+def test_jobs_are_cached(api: FakeApi, remote: Remote) -> None:
     api.add('a')
-    (settings.jobs_dir / 'mine.conf').write_text('{"job_actions": []}')
-    (settings.jobs_dir / 'job_old.conf').write_text(json.dumps(api.add('old')))
+    folder = remote.settings.jobs_dir
+    (folder / 'mine.conf').write_text('{"job_actions": []}')
+    (folder / 'job_old.conf').write_text(json.dumps(api.add('old')))
     del api.documents['old']
-    rung = []
-    jobs.begin(lambda: rung.append(1))
-    jobs.end()
-    jobs.round(look=True)
-    assert list(listed(jobs)) == ['a']
-    assert rung
-    path = settings.jobs_dir / 'job_a.conf'
+    changes = []
+    remote.source.start(lambda: changes.append(1))
+    remote.source.stop()
+    remote.poll()
+    assert list(remote.jobs()) == ['a']
+    assert changes
+    path = folder / 'job_a.conf'
     assert path.stat().st_mode & 0o777 == 0o600
-    # What others have put there stays.
-    assert files(settings.jobs_dir) == {'mine.conf', 'job_old.conf', 'job_a.conf'}
-    # What has not changed is not written again, and is the same object.
-    before, document = path.stat().st_ino, listed(jobs)['a']
-    jobs.round(look=True)
+    # Other files stay.
+    assert files(folder) == {'mine.conf', 'job_old.conf', 'job_a.conf'}
+    # An unchanged job is not written again, and is the same object.
+    before, document = path.stat().st_ino, remote.jobs()['a']
+    remote.poll()
     assert path.stat().st_ino == before
-    assert listed(jobs)['a'] is document
-    # The next one knows it before anybody answers.
-    assert list(listed(source(api, settings))) == ['a']
+    assert remote.jobs()['a'] is document
+    # The next scheduler knows it without freezer-api.
+    assert list(remote.jobs(remote.new_source())) == ['a']
 
 
-def test_what_is_known_is_of_one_client(
-    api: FakeApi, jobs: Remote, settings: Settings
-) -> None:
-    api.add('a')
-    jobs.round(look=True)
-    api.fails['*'] = Away('nobody')
-    other = source(api, settings, client_id='d.example')
-    with pytest.raises(Away):
-        other.round(look=True)
-    assert listed(other) == {}
-    # Not taken away before somebody answered: it may be a slip of the pen.
-    assert list(listed(source(api, settings))) == ['a']
+def test_cache_belongs_to_one_client(api: FakeApi, remote: Remote) -> None:
+    remote.add()
+    api.fails['*'] = ApiUnavailable('unreachable')
+    other = remote.new_source(client_id='d.example')
+    with pytest.raises(ApiUnavailable):
+        other.sync.round(poll=True)
+    assert remote.jobs(other) == {}
+    # The files are deleted only when freezer-api answers: it may be a typo.
+    assert list(remote.jobs(remote.new_source())) == ['a']
     api.fails.clear()
-    other.round(look=True)
-    assert files(settings.jobs_dir) == set()
+    other.sync.round(poll=True)
+    assert files(remote.settings.jobs_dir) == set()
 
 
-def test_jobs_that_go(api: FakeApi, jobs: Remote, settings: Settings) -> None:
+def test_deleted_and_completed_jobs(api: FakeApi, remote: Remote) -> None:
     for job_id in 'abc':
-        api.add(job_id)
-    jobs.round(look=True)
+        remote.add(job_id)
     del api.documents['a']
     api.schedule('b')['status'] = 'completed'
-    # Between two pages: it is there, and was not listed.
+    # It exists, but was missing from the list, which comes in pages.
     api.unlisted.add('c')
-    jobs.round(look=True)
-    assert list(listed(jobs)) == ['c']
-    assert files(settings.jobs_dir) == {'job_c.conf'}
+    remote.poll()
+    assert list(remote.jobs()) == ['c']
+    assert files(remote.settings.jobs_dir) == {'job_c.conf'}
 
 
-@pytest.mark.parametrize('fault', [Away('503'), Refused('403', 403)])
-def test_no_answer_is_no_job_less(api: FakeApi, jobs: Remote, fault: Exception) -> None:
-    api.add('a')
-    jobs.round(look=True)
-    for call in ('jobs', 'job'):
-        api.fails = {call: fault}
-        api.unlisted = {'a'} if call == 'job' else set()
-        if call == 'jobs' or isinstance(fault, Away):
-            with pytest.raises((Away, Refused)):
-                jobs.round(look=True)
-        else:
-            jobs.round(look=True)
-        assert list(listed(jobs)) == ['a']
-
-
-def test_documents_that_are_none(
-    api: FakeApi, jobs: Remote, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize('fault', [ApiUnavailable('503'), ApiRejected('403', 403)])
+@pytest.mark.parametrize('call', ['jobs', 'job'])
+def test_errors_remove_no_job(
+    api: FakeApi, remote: Remote, fault: Exception, call: str
 ) -> None:
-    api.odd = [None, 3, {}, {'job_id': None}, {'job_id': 'x' * 65}, {'job_id': ''}]
+    remote.add()
+    api.fails = {call: fault}
+    api.unlisted = {'a'} if call == 'job' else set()
+    try:
+        remote.poll()
+    except (ApiUnavailable, ApiRejected):
+        assert call == 'jobs' or isinstance(fault, ApiUnavailable)
+    else:
+        assert call == 'job'
+        assert isinstance(fault, ApiRejected)
+    assert list(remote.jobs()) == ['a']
+
+
+def test_malformed_documents(
+    api: FakeApi, remote: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.malformed = [
+        *(None, 3, {}, {'job_id': None}, {'job_id': 'x' * 65}, {'job_id': ''})
+    ]
     api.add('a')
     api.add('b', job_actions='none')
-    api.add('c', job_schedule=None, user_credentials=[])
-    api.documents['c']['job_schedule'] = {}
-    for _look in range(2):
-        jobs.round(look=True)
-    listing = jobs.list()
+    api.add('c', job_schedule={}, user_credentials=[])
+    for _poll in range(2):
+        remote.poll()
+    listing = remote.source.list()
     assert list(listing.documents) == ['a']
     assert len(listing.errors) == 2
-    assert 'job_actions: is not a list' in caplog.text
-    assert caplog.text.count('no document that can be kept') == 1
+    assert 'job_actions: must be a list' in caplog.text
+    assert caplog.text.count('no valid job_id') == 1
 
 
-def test_d34_keys_that_are_missing(api: FakeApi, jobs: Remote) -> None:
-    job = api.add('a')
+def test_d34_missing_keys(api: FakeApi, remote: Remote) -> None:
+    job = api.add('a', job_schedule={})
     for key in ('session_id', 'session_tag', 'project_id', 'user_id'):
         del job[key]
-    job['job_schedule'] = {}
     job['job_actions'][0]['freezer_action'] = {**INFO, 'priority': None, 'mode': None}
-    jobs.round(look=True)
-    assert listed(jobs)['a'].wanted == 'start'
+    remote.poll()
+    assert remote.jobs()['a'].wanted == 'start'
 
 
-def test_whose_jobs_they_are(api: FakeApi, jobs: Remote, settings: Settings) -> None:
+def test_jobs_of_other_projects_and_clients(api: FakeApi, remote: Remote) -> None:
     api.add('mine')
     api.add('anothers', project_id='q')
     api.add('clients', client_id='d')
-    trust = {'trust_id': 't', 'trustor_user_id': 'u'}
-    api.add('trusted', project_id='q', user_credentials=trust)
-    jobs.round(look=True)
-    assert set(listed(jobs)) == {'mine', 'trusted'}
-    central = source(api, settings, centralized=True)
-    central.round(look=True)
-    assert set(listed(central)) == {'trusted'}
+    api.add('trusted', project_id='q', user_credentials=TRUST)
+    remote.poll()
+    assert set(remote.jobs()) == {'mine', 'trusted'}
+    central = remote.new_source(centralized=True)
+    central.sync.round(poll=True)
+    assert set(remote.jobs(central)) == {'trusted'}
 
 
-# -- What is told ----------------------------------------------------------------------
+# -- Updates ---------------------------------------------------------------------------
 
 
-def test_what_is_told_of_a_job(api: FakeApi, jobs: Remote) -> None:
-    api.add('a', job_schedule={'schedule_interval': '1 hours', 'event': 'start'})
-    jobs.round(look=True)
-    told(jobs, 'a', status='running', started=5, seen_to='start')
-    # Somebody changes it meanwhile.
+def test_update_of_a_job(api: FakeApi, remote: Remote) -> None:
+    remote.add(job_schedule={'schedule_interval': '1 hours', 'event': 'start'})
+    remote.report(status='running', started=5, handled_event='start')
+    # A user changes the job meanwhile.
     api.schedule('a')['schedule_interval'] = '2 hours'
-    jobs.round(look=False)
+    remote.send()
     assert api.schedule('a') == {
         'schedule_interval': '2 hours',
         'event': '',
@@ -346,355 +360,307 @@ def test_what_is_told_of_a_job(api: FakeApi, jobs: Remote) -> None:
         'time_started': 5,
         'time_ended': -1,
     }
-    known = listed(jobs)['a']
-    assert known.cloud is not None
-    assert (known.cloud.status, known.cloud.event) == ('running', '')
+    known = remote.jobs()['a']
+    assert known.api is not None
+    assert (known.api.status, known.api.event) == ('running', '')
     assert str(known.schedule) == 'every 7200 s'
-    # Once.
-    told(jobs, 'a', status='running', started=5, seen_to='start')
+    # It is sent once.
+    remote.report(status='running', started=5, handled_event='start')
     count = len(api.calls)
-    jobs.round(look=False)
+    remote.send()
     assert len(api.calls) == count
-
-
-def test_an_event_that_came_meanwhile_is_not_lost(api: FakeApi, jobs: Remote) -> None:
-    api.add('a', job_schedule={'event': 'start'})
-    jobs.round(look=True)
-    told(jobs, 'a', status='running', seen_to='start')
+    # A new event is not overwritten.
+    remote.report(status='scheduled', handled_event='start')
     api.schedule('a')['event'] = 'abort'
-    jobs.round(look=False)
+    remote.send()
     assert api.schedule('a')['event'] == 'abort'
-    assert listed(jobs)['a'].wanted == 'abort'
+    assert remote.jobs()['a'].wanted == 'abort'
 
 
-def test_what_it_was_made_to_forget_is_told_again(api: FakeApi, jobs: Remote) -> None:
-    api.add('a')
-    jobs.round(look=True)
-    told(jobs, 'a', status='scheduled')
-    jobs.round(look=False)
-    # As freezer-api does when a start is asked for.
+def test_overwritten_update_is_sent_again(api: FakeApi, remote: Remote) -> None:
+    remote.add()
+    remote.report(status='scheduled')
+    remote.send()
+    # As freezer-api does for job-start.
     api.schedule('a').update(status='', event='start')
-    jobs.round(look=True)
-    told(jobs, 'a', status='scheduled', seen_to='start')
-    jobs.round(look=False)
-    assert api.schedule('a')['status'] == 'scheduled'
-    assert api.schedule('a')['event'] == ''
+    remote.poll()
+    remote.report(status='scheduled', handled_event='start')
+    remote.send()
+    assert api.schedule('a').items() >= {'status': 'scheduled', 'event': ''}.items()
 
 
-def test_the_newest_counts(api: FakeApi, jobs: Remote) -> None:
-    api.add('a')
-    jobs.round(look=True)
-    api.fails['*'] = Away('nobody')
+def test_newest_update_is_sent(api: FakeApi, remote: Remote) -> None:
+    remote.add()
+    api.fails['*'] = ApiUnavailable('unreachable')
     for status in ('running', 'scheduled', 'running', 'completed'):
-        told(jobs, 'a', status=status)
-        with pytest.raises(Away):
-            jobs.round(look=False)
+        remote.report(status=status)
+        with pytest.raises(ApiUnavailable):
+            remote.send()
     api.fails.clear()
-    jobs.round(look=False)
+    remote.send()
     assert api.schedule('a')['status'] == 'completed'
     assert api.names().count('update_job') == 1
 
 
-def test_a_job_that_is_gone_when_it_is_told_of(api: FakeApi, jobs: Remote) -> None:
-    for job_id in 'ab':
-        api.add(job_id)
-    jobs.round(look=True)
-    for job_id in 'ab':
-        told(jobs, job_id, status='running')
+def test_update_of_a_deleted_job(api: FakeApi, remote: Remote) -> None:
+    for document in (remote.add('a'), remote.add('b')):
+        remote.report(document.job_id, status='running')
     del api.documents['a']
     api.after['job'] = lambda: api.documents.pop('b', None)
-    jobs.round(look=False)
-    assert listed(jobs) == {}
+    remote.send()
+    assert remote.jobs() == {}
 
 
-def test_one_that_is_refused_does_not_stop_others(
-    api: FakeApi, jobs: Remote, settings: Settings
-) -> None:
+def test_rejection_does_not_stop_other_jobs(api: FakeApi, remote: Remote) -> None:
     api.trusts['t'] = bad = FakeApi()
-    bad.fails['*'] = Refused('Keystone: no such trust')
-    trust = {'trust_id': 't', 'trustor_user_id': 'u'}
-    api.add('a', user_credentials=trust)
-    api.add('b')
-    jobs.round(look=True)
-    documents = listed(jobs)
-    for job_id in 'ab':
-        jobs.made(documents[job_id], BACKUP)
-        told(jobs, job_id, status='running')
-    jobs.round(look=True)
+    bad.fails['*'] = ApiRejected('Keystone: no such trust')
+    for document in (remote.add('a', user_credentials=TRUST), remote.add('b')):
+        remote.source.on_backup(document, BACKUP)
+        remote.report(document.job_id, status='running')
+    remote.poll()
     assert [each['job_id'] for each in api.backups] == ['b']
     assert api.schedule('b')['status'] == 'running'
     count = len(bad.calls)
-    jobs.round(look=False)
-    # Not at once again.
+    remote.send()
+    # It is not retried at once.
     assert len(bad.calls) == count
-    assert len(files(settings.state_dir / 'api/outbox')) == 1
+    assert len(files(remote.outbox)) == 1
 
 
 # -- Backups ---------------------------------------------------------------------------
 
 
-def test_a_backup_is_told(api: FakeApi, jobs: Remote, settings: Settings) -> None:
-    api.add('a')
-    jobs.round(look=True)
-    document = listed(jobs)['a']
-    jobs.made(document, BACKUP)
-    # One that was not made.
-    jobs.made(document, {**BACKUP, 'dry_run': True})
-    folder = settings.state_dir / 'api/outbox'
-    (path,) = folder.iterdir()
+def test_backup_is_reported(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
+    remote.source.on_backup(document, BACKUP)
+    # A dry run makes no backup.
+    remote.source.on_backup(document, {**BACKUP, 'dry_run': True})
+    (path,) = remote.outbox.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
-    jobs.round(look=False)
+    remote.send()
     (backup,) = api.backups
     assert backup.pop('report_id')
     assert backup == {**BACKUP, 'job_id': 'a'}
-    assert files(folder) == set()
-    # Nothing was asked that need not be.
+    assert files(remote.outbox) == set()
     assert 'has_backup' not in api.names()
 
 
-def test_a_lost_answer_is_no_second_backup(
-    api: FakeApi, jobs: Remote, settings: Settings
-) -> None:
-    api.add('a')
-    jobs.round(look=True)
+def test_lost_response_makes_no_second_backup(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
 
-    def lose() -> None:
-        raise Away('the connection was closed')
+    def lose_response() -> None:
+        api.after['add_backup'] = fail
+        remote.source.on_backup(document, BACKUP)
+        with pytest.raises(ApiUnavailable):
+            remote.send()
+
+    def fail() -> None:
+        raise ApiUnavailable('the connection was closed')
 
     for _backup in range(2):
-        api.after['add_backup'] = lose
-        jobs.made(listed(jobs)['a'], BACKUP)
-        with pytest.raises(Away):
-            jobs.round(look=False)
-        jobs.round(look=False)
+        lose_response()
+        remote.send()
     assert len(api.backups) == 2
-    # Nor after a restart.
-    api.after['add_backup'] = lose
-    jobs.made(listed(jobs)['a'], BACKUP)
-    with pytest.raises(Away):
-        jobs.round(look=False)
-    after = source(api, settings)
-    after.begin(lambda: None)
-    after.end()
-    after.round(look=False)
+    # After a restart as well.
+    lose_response()
+    remote.new_source().sync.round(poll=False)
     assert len(api.backups) == 3
-    assert files(settings.state_dir / 'api/outbox') == set()
+    assert files(remote.outbox) == set()
 
 
-@pytest.mark.parametrize('status, tried_again', [(400, False), (403, True)])
-def test_a_backup_that_is_refused_stays(
-    api: FakeApi, jobs: Remote, settings: Settings, status: int, tried_again: bool
+@pytest.mark.parametrize('status, retried', [(400, False), (403, True)])
+def test_rejected_backup_is_kept(
+    api: FakeApi, remote: Remote, status: int, retried: bool
 ) -> None:
-    api.add('a')
-    jobs.round(look=True)
-    api.fails['add_backup'] = Refused('no', status)
-    jobs.made(listed(jobs)['a'], BACKUP)
-    jobs.round(look=False)
-    (name,) = files(settings.state_dir / 'api/outbox')
-    assert name.endswith('.json' if tried_again else '.refused')
+    document = remote.add()
+    api.fails['add_backup'] = ApiRejected('no', status)
+    remote.source.on_backup(document, BACKUP)
+    remote.send()
+    (name,) = files(remote.outbox)
+    assert name.endswith('.json' if retried else '.refused')
     api.fails.clear()
-    after = source(api, settings)
-    after.round(look=False)
-    assert len(api.backups) == tried_again
+    remote.new_source().sync.round(poll=False)
+    assert len(api.backups) == retried
 
 
-def test_a_file_that_is_no_report_stays(
-    api: FakeApi, jobs: Remote, settings: Settings
-) -> None:
-    folder = settings.state_dir / 'api/outbox'
-    (folder / 'backup-0.json').write_text('{')
-    (folder / 'backup-1.json').write_text('{"version": 9}')
-    jobs.round(look=True)
-    assert len(files(folder)) == 2
+def test_unreadable_report_is_kept(remote: Remote) -> None:
+    (remote.outbox / 'backup-0.json').write_text('{')
+    (remote.outbox / 'backup-1.json').write_text('{"version": 9}')
+    remote.poll()
+    assert len(files(remote.outbox)) == 2
 
 
 # -- Sessions --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('known, there, tag', [(0, 0, 1), (2, 5, 6), (9, 3, 4)])
-def test_the_tag_of_a_session(
-    api: FakeApi, jobs: Remote, known: int, there: int, tag: int
+def test_session_tag(
+    api: FakeApi, remote: Remote, known: int, there: int, tag: int
 ) -> None:
-    """In step; behind; and of a session that was made anew."""
+    """The tag is equal, too low, and too high (the session was created anew)."""
     api.sessions['s'] = there
-    api.add('a', session_id='s', session_tag=known)
-    jobs.round(look=True)
-    document = listed(jobs)['a']
-    jobs.began(document)
-    told(jobs, 'a', status='running', started=5)
-    jobs.round(look=False)
+    document = remote.add(session_id='s', session_tag=known)
+    remote.source.on_started(document)
+    remote.report(status='running', started=5)
+    remote.send()
     assert api.sessions['s'] == tag
     assert api.documents['a']['session_tag'] == tag
-    jobs.ended(document, 'fail')
-    jobs.round(look=False)
+    remote.source.on_finished(document, 'fail')
+    remote.send()
     end = {'job_id': 'a', 'current_tag': tag, 'result': 'fail'}
-    assert api.calls[-1] == ('act', {'end': end})
+    assert api.calls[-1] == ('session_action', ('s', {'end': end}))
 
 
-def test_two_that_begin_a_session_at_once(api: FakeApi, jobs: Remote) -> None:
-    """Within its hold-off the second is given the tag of the first."""
+def test_two_jobs_start_a_session_together(api: FakeApi, remote: Remote) -> None:
+    """Within the hold-off time, the second job gets the tag of the first."""
     api.sessions['s'] = 0
     for job_id in 'ab':
-        api.add(job_id, session_id='s')
-    jobs.round(look=True)
-    act = api.act
+        remote.add(job_id, session_id='s')
+    session_action = api.session_action
 
     def held_off(session_id: str, action: dict[str, Any]) -> dict[str, Any]:
         if api.sessions['s'] == 0:
-            return act(session_id, action)
+            found: dict[str, Any] = session_action(session_id, action)
+            return found
         tag = action['start']['current_tag']
         return {'result': 'success' if tag < 1 else 'hold-off', 'session_tag': 1}
 
-    api.act = held_off  # type: ignore[method-assign]
+    api.session_action = held_off
     for job_id in 'aba':
-        jobs.began(listed(jobs)[job_id])
-        told(jobs, job_id, status='running', started=len(api.calls))
-        jobs.round(look=False)
+        remote.source.on_started(remote.jobs()[job_id])
+        remote.report(job_id, status='running', started=len(api.calls))
+        remote.send()
     assert api.sessions['s'] == 1
     assert {each['session_tag'] for each in api.documents.values()} == {1}
 
 
-def test_a_session_that_was_missed(api: FakeApi, jobs: Remote) -> None:
-    """It is not begun when it is over; how it ended is told, the last one last."""
+def test_session_during_an_outage(api: FakeApi, remote: Remote) -> None:
+    """A finished run is not started any more; results are sent in order."""
     api.sessions['s'] = 0
-    api.add('a', session_id='s')
-    jobs.round(look=True)
-    document = listed(jobs)['a']
-    api.fails['*'] = Away('nobody')
-    jobs.began(document)
-    with pytest.raises(Away):
-        jobs.round(look=False)
-    jobs.ended(document, 'fail')
-    jobs.began(document)
-    jobs.ended(document, 'success')
+    document = remote.add(session_id='s')
+    api.fails['*'] = ApiUnavailable('unreachable')
+    remote.source.on_started(document)
+    with pytest.raises(ApiUnavailable):
+        remote.send()
+    remote.source.on_finished(document, 'fail')
+    remote.source.on_started(document)
+    remote.source.on_finished(document, 'success')
     api.fails.clear()
-    jobs.round(look=False)
-    acts = [what for name, what in api.calls if name == 'act']
-    assert ['start' in act for act in acts] == [True, False, False]
-    assert [act['end']['result'] for act in acts[1:]] == ['fail', 'success']
+    remote.send()
+    actions = [what[1] for name, what in api.calls if name == 'session_action']
+    assert ['start' in each for each in actions] == [True, False, False]
+    assert [each['end']['result'] for each in actions[1:]] == ['fail', 'success']
 
 
-def test_a_session_that_is_not_there(api: FakeApi, jobs: Remote) -> None:
-    api.add('a', session_id='s')
-    jobs.round(look=True)
-    api.fails['act'] = Refused('job_id not found in session', 400)
-    api.fails['session'] = Refused('404', 404)
-    jobs.began(listed(jobs)['a'])
-    jobs.ended(listed(jobs)['a'], 'success')
-    jobs.made(listed(jobs)['a'], BACKUP)
-    jobs.round(look=False)
+def test_deleted_session(api: FakeApi, remote: Remote) -> None:
+    document = remote.add(session_id='s')
+    api.fails['session_action'] = ApiRejected('job_id not found in session', 400)
+    api.fails['session'] = ApiRejected('404', 404)
+    remote.source.on_started(document)
+    remote.source.on_finished(document, 'success')
+    remote.source.on_backup(document, BACKUP)
+    remote.send()
     assert len(api.backups) == 1
-    assert api.names().count('act') == 1
+    assert api.names().count('session_action') == 1
 
 
 # -- The thread ------------------------------------------------------------------------
 
 
-def test_backing_off() -> None:
+def test_backoff() -> None:
     backoff = Backoff(1.0)
-    assert backoff.answered() is None
-    delays = [backoff.failed() for _try in range(30)]
+    assert backoff.on_success() is None
+    delays = [backoff.on_failure() for _try in range(30)]
     for number, delay in enumerate(delays):
-        longest = min(2.0**number, remote.LONGEST_DELAY_SECONDS)
+        longest = min(2.0**number, LONGEST_DELAY_SECONDS)
         assert longest / 2 <= delay <= longest
     assert len(set(delays)) > 20
-    assert backoff.answered() is not None
-    assert backoff.failed() <= 1.0
-    # Never sooner than it would be asked anyway.
-    assert Backoff(3600.0).failed() >= 1800.0
+    assert backoff.on_success() is not None
+    assert backoff.on_failure() <= 1.0
+    # Never sooner than the interval.
+    assert Backoff(3600.0).on_failure() >= 1800.0
 
 
-def test_one_that_is_away_is_not_hammered(
-    api: FakeApi, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jobs = source(api, settings)
-    api.add('a')
-    jobs.round(look=True)
-    document = listed(jobs)['a']
-    api.fails['*'] = Away('nobody')
+def test_outage_causes_few_calls(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
+    api.fails['*'] = ApiUnavailable('unreachable')
     before = len(api.calls)
-    jobs.begin(lambda: None)
+    remote.source.start(lambda: None)
     began = time.monotonic()
     while time.monotonic() - began < 1.0:
-        jobs.made(document, BACKUP)
-        jobs.tell(news('a', started=len(api.calls)), document)
+        remote.source.on_backup(document, BACKUP)
+        remote.source.report(update('a', started=len(api.calls)), document)
         time.sleep(0.02)
     assert len(api.calls) - before <= 2
-    contact = saved.contact(settings.state_dir)
-    assert contact['error'] == 'nobody'
-    # Unless it is wished for.
+    assert connection_state(remote.settings.state_dir)['error'] == 'unreachable'
+    # A refresh retries at once.
     api.fails.clear()
-    jobs.hurry()
-    deadline = time.monotonic() + 30
-    while files(settings.state_dir / 'api/outbox'):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    jobs.end()
+    remote.source.refresh()
+    until(lambda: not files(remote.outbox))
+    remote.source.stop()
     assert len(api.backups) > 10
-    # It may have been set up anew.
+    # It registers again: the database may be new.
     assert len(api.clients) == 2
-    assert saved.contact(settings.state_dir)['error'] == ''
+    assert connection_state(remote.settings.state_dir)['error'] == ''
 
 
-def test_one_that_answers_in_part_is_not_away(api: FakeApi, settings: Settings) -> None:
-    """As while it starts: each failure is the first."""
-    jobs = source(api, settings, interval=0.02)
-    api.fails['jobs'] = Away('500')
-    jobs.begin(lambda: None)
-    deadline = time.monotonic() + 30
-    # In twice the time for each, the last of them would come after minutes.
-    while api.names().count('jobs') < 15:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    jobs.end()
+def test_partial_outage_does_not_increase_the_delay(
+    api: FakeApi, remote: Remote
+) -> None:
+    """As while freezer-api starts: each failure counts as the first."""
+    source = remote.new_source(interval=0.02)
+    api.fails['jobs'] = ApiUnavailable('500')
+    source.start(lambda: None)
+    # With doubling delays this would take minutes.
+    until(lambda: api.names().count('jobs') >= 15)
+    source.stop()
 
 
-def test_a_defect_does_not_end_it(api: FakeApi, jobs: Remote) -> None:
+def test_bug_does_not_stop_the_thread(api: FakeApi, remote: Remote) -> None:
     api.add('a')
     api.fails['*'] = OSError('No space left on device')
-    looked = threading.Event()
-    jobs.begin(looked.set)
+    polled = threading.Event()
+    remote.source.start(polled.set)
     time.sleep(0.1)
     api.fails.clear()
-    jobs.hurry()
-    assert looked.wait(30)
-    jobs.end()
-    assert list(listed(jobs)) == ['a']
+    remote.source.refresh()
+    assert polled.wait(30)
+    remote.source.stop()
+    assert list(remote.jobs()) == ['a']
 
 
-def test_the_end_tells_what_there_is(api: FakeApi, jobs: Remote) -> None:
-    api.add('a')
-    jobs.round(look=True)
-    jobs.begin(lambda: None)
-    jobs.made(listed(jobs)['a'], BACKUP)
-    told(jobs, 'a', status='scheduled', result='aborted')
-    jobs.end()
+def test_stop_sends_pending_reports(api: FakeApi, remote: Remote) -> None:
+    document = remote.add()
+    remote.source.start(lambda: None)
+    remote.source.on_backup(document, BACKUP)
+    remote.report(status='scheduled', result='aborted')
+    remote.source.stop()
     assert len(api.backups) == 1
     assert api.schedule('a')['result'] == 'aborted'
 
 
-def test_the_end_waits_for_nobody(
-    api: FakeApi, jobs: Remote, monkeypatch: pytest.MonkeyPatch
+def test_stop_has_a_timeout(
+    api: FakeApi, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, 'END_SECONDS', 0.1)
+    monkeypatch.setattr('freezer.scheduler.sources.remote.STOP_SECONDS', 0.1)
     released = threading.Event()
     api.after['jobs'] = lambda: released.wait(30)
-    jobs.begin(lambda: None)
+    remote.source.start(lambda: None)
     began = time.monotonic()
-    jobs.end()
+    remote.source.stop()
     assert time.monotonic() - began < 10
     released.set()
 
 
-def test_items_are_told_in_turn(tmp_path: Path) -> None:
+def test_outbox_is_in_order(tmp_path: Path) -> None:
     box = outbox.Outbox(tmp_path)
     for number in range(3):
-        box.put(outbox.Item('backup', str(number), '', '', outbox.token(), {}))
+        box.add(outbox.OutboxItem('backup', str(number), '', '', {}))
     assert [item.job_id for item in box] == ['0', '1', '2']
     assert len(box) == 3
 
 
-def test_it_is_what_the_wire_offers() -> None:
+def test_fake_has_all_methods_of_api() -> None:
     for name in vars(Api):
         if not name.startswith('_'):
             assert hasattr(FakeApi, name), name

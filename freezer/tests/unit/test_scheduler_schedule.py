@@ -2,13 +2,15 @@
 
 import datetime
 import itertools
+import sys
+import zoneinfo
 from typing import Any
 
 import pytest
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import schedule
-from freezer.scheduler.schedule import Schedule
+from freezer.scheduler.documents import schedule
+from freezer.scheduler.documents.schedule import Schedule
 
 UTC = datetime.UTC
 NOW = datetime.datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -18,8 +20,7 @@ DAY = datetime.timedelta(days=1)
 
 @pytest.fixture
 def zone(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Be in a time zone."""
-    import zoneinfo
+    """Sets the time zone; Berlin at first."""
 
     def set_zone(name: str) -> None:
         monkeypatch.setattr(schedule, 'zone', lambda: zoneinfo.ZoneInfo(name))
@@ -31,9 +32,9 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Any:
 pytestmark = pytest.mark.usefixtures('zone')
 
 
-def read(**given: Any) -> Schedule:
-    made, wrong = schedule.read({f'schedule_{key}': given[key] for key in given})
-    assert not wrong
+def parse(**given: Any) -> Schedule:
+    made, problems = schedule.parse({f'schedule_{key}': given[key] for key in given})
+    assert not problems
     assert made is not None
     return made
 
@@ -41,13 +42,10 @@ def read(**given: Any) -> Schedule:
 def times(
     made: Schedule, count: int, moment: datetime.datetime = NOW
 ) -> list[datetime.datetime]:
-    found = schedule.times(made, made.anchor(moment))
-    after: datetime.datetime | None = moment
+    next_run = schedule.next_run(made, made.anchor(moment))
     moments: list[datetime.datetime] = []
-    while after is not None and len(moments) < count:
-        after = found.after(after)
-        if after is not None:
-            moments.append(after)
+    while len(moments) < count and (after := next_run((moments or [moment])[-1])):
+        moments.append(after)
     return moments
 
 
@@ -65,56 +63,56 @@ def times(
     ],
 )
 def test_intervals(text: str, every: datetime.timedelta) -> None:
-    first, second, third = times(read(interval=text), 3)
+    first, second, third = times(parse(interval=text), 3)
     assert first == NOW + 2 * SECOND
     assert second - first == third - second == every
 
 
-def test_a_start_that_is_to_come_and_one_that_is_past() -> None:
-    to_come = read(interval='1 day', start_date='2026-02-01T00:00:00')
+def test_start_date() -> None:
+    future = parse(interval='1 day', start_date='2026-02-01T00:00:00')
     # Berlin is an hour ahead.
-    assert times(to_come, 1) == [datetime.datetime(2026, 1, 31, 23, tzinfo=UTC)]
-    past = read(interval='1 day', start_date='2025-02-01T00:00:00Z')
+    assert times(future, 1) == [datetime.datetime(2026, 1, 31, 23, tzinfo=UTC)]
+    past = parse(interval='1 day', start_date='2025-02-01T00:00:00Z')
     assert times(past, 1) == [NOW + 2 * SECOND]
 
 
-def test_an_end() -> None:
-    made = read(interval='1 day', end_date='2026-02-02T12:00:02Z')
+def test_end_date() -> None:
+    made = parse(interval='1 day', end_date='2026-02-02T12:00:02Z')
     assert len(times(made, 9)) == 3
-    assert times(read(interval='1 day', end_date='2026-01-01T00:00:00Z'), 9) == []
-    hours = read(hour='*', end_date='2026-01-31T15:30:00+01:00')
+    assert times(parse(interval='1 day', end_date='2026-01-01T00:00:00Z'), 9) == []
+    hours = parse(hour='*', end_date='2026-01-31T15:30:00+01:00')
     assert len(times(hours, 9)) == 2
 
 
 def test_dates_and_their_zones() -> None:
-    assert times(read(date='2026-03-01T10:00:00'), 3) == [
+    assert times(parse(date='2026-03-01T10:00:00'), 3) == [
         datetime.datetime(2026, 3, 1, 9, tzinfo=UTC)
     ]
-    assert times(read(date='2026-03-01T10:00:00+05:00'), 3) == [
+    assert times(parse(date='2026-03-01T10:00:00+05:00'), 3) == [
         datetime.datetime(2026, 3, 1, 5, tzinfo=UTC)
     ]
-    assert times(read(date='2026-01-01T10:00:00'), 3) == []
+    assert times(parse(date='2026-01-01T10:00:00'), 3) == []
 
 
-def test_without_a_time_once_and_soon() -> None:
-    assert times(read(), 3) == [NOW + 2 * SECOND]
+def test_without_times_once_and_soon() -> None:
+    assert times(parse(), 3) == [NOW + 2 * SECOND]
 
 
 def clock(moments: list[datetime.datetime]) -> list[str]:
-    return [schedule.shown(moment)[5:] for moment in moments]
+    return [schedule.format_time(moment)[5:] for moment in moments]
 
 
 SPRING = datetime.datetime(2026, 3, 28, 12, tzinfo=UTC)
 AUTUMN = datetime.datetime(2026, 10, 24, 12, tzinfo=UTC)
 
 
-def test_a_given_hour_when_clocks_are_set() -> None:
-    nightly = read(hour='2', minute='30')
+def test_given_hour_when_the_clock_changes() -> None:
+    nightly = parse(hour='2', minute='30')
     assert clock(times(nightly, 2, SPRING)) == [
         '03-29 03:30:00+02:00',
         '03-30 02:30:00+02:00',
     ]
-    # An hour that comes twice is one hour.
+    # An hour that occurs twice counts once.
     assert clock(times(nightly, 2, AUTUMN)) == [
         '10-25 02:30:00+02:00',
         '10-26 02:30:00+01:00',
@@ -125,13 +123,12 @@ def test_a_given_hour_when_clocks_are_set() -> None:
 
 @pytest.mark.parametrize('moment', [SPRING, AUTUMN])
 @pytest.mark.parametrize(
-    'given, minutes',
-    [({'minute': '0'}, 60), ({'hour': '*', 'minute': '*/15'}, 15)],
+    'given, minutes', [({'minute': '0'}, 60), ({'hour': '*', 'minute': '*/15'}, 15)]
 )
-def test_any_hour_when_clocks_are_set(
+def test_any_hour_when_the_clock_changes(
     moment: datetime.datetime, given: dict[str, str], minutes: int
 ) -> None:
-    moments = times(read(**given), 24 * 60 // minutes, moment)
+    moments = times(parse(**given), 24 * 60 // minutes, moment)
     steps = {b - a for a, b in itertools.pairwise(moments)}
     assert steps == {datetime.timedelta(minutes=minutes)}
 
@@ -148,44 +145,38 @@ def test_any_hour_when_clocks_are_set(
         {'interval': '45 minutes'},
     ],
 )
-def test_every_time_is_after_the_one_before(
-    zone: Any, name: str, given: dict[str, str]
-) -> None:
+def test_times_increase(zone: Any, name: str, given: dict[str, str]) -> None:
     zone(name)
     for begin in (SPRING, AUTUMN, datetime.datetime(2026, 4, 4, tzinfo=UTC)):
-        moments = [begin, *times(read(**given), 200, begin)]
+        moments = [begin, *times(parse(**given), 200, begin)]
         assert all(a < b for a, b in itertools.pairwise(moments))
 
 
-def test_days_of_the_week_begin_with_monday() -> None:
-    by_name = times(read(day_of_week='sun', hour=6), 2)
-    assert by_name == times(read(day_of_week=6, hour='6'), 2)
+def test_weeks_begin_with_monday() -> None:
+    by_name = times(parse(day_of_week='sun', hour=6), 2)
+    assert by_name == times(parse(day_of_week=6, hour='6'), 2)
     assert [moment.weekday() for moment in by_name] == [6, 6]
-    # Fields above the given ones are any, and those below the least.
+    # Larger units match every value, smaller ones their minimum.
     assert {(moment.minute, moment.second) for moment in by_name} == {(0, 0)}
 
 
-def test_a_day_that_never_comes() -> None:
-    assert times(read(month=2, day=30), 1) == []
+def test_date_that_never_occurs() -> None:
+    assert times(parse(month=2, day=30), 1) == []
 
 
-def test_the_first_kind_counts() -> None:
-    made = read(date='2026-03-01T10:00:00', interval='1 day', hour=1)
+def test_date_before_interval_before_cron() -> None:
+    made = parse(date='2026-03-01T10:00:00', interval='1 day', hour=1)
     assert made.once is False
     assert len(times(made, 3)) == 1
-    assert read(interval='1 day', hour=1).every == DAY
+    assert parse(interval='1 day', hour=1).every == DAY
 
 
-def test_times_are_shown_with_their_offset() -> None:
-    assert schedule.shown(NOW) == '2026-01-31 13:00:00+01:00'
-    assert str(read(date=NOW.isoformat())) == 'once, at 2026-01-31 13:00:00+01:00'
+def test_times_are_formatted_with_their_offset() -> None:
+    assert schedule.format_time(NOW) == '2026-01-31 13:00:00+01:00'
+    assert str(parse(date=NOW.isoformat())) == 'once, at 2026-01-31 13:00:00+01:00'
 
 
-def test_without_apscheduler_it_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import sys
-
+def test_apscheduler_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'apscheduler.triggers.cron', None)
     with pytest.raises(ConfigError, match=r"pip install 'freezer\[scheduler\]'"):
-        schedule.read({'schedule_hour': 1})
+        schedule.parse({'schedule_hour': 1})

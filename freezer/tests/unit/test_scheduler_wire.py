@@ -1,4 +1,4 @@
-"""freezer-api's answers, by a server that answers what the test says."""
+"""Calls of freezer-api, with a fake server."""
 
 import dataclasses
 import http.server
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler import wire
+from freezer.scheduler.api import wire
+from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
 from freezer.scheduler.config import Service
-from freezer.scheduler.wire import Api, Away, Refused
 
 PASSWORD = 'pw/secret'
 PROJECT = 'p1'
@@ -28,8 +28,8 @@ class Call:
     token: str
 
 
-class Cloud:
-    """Keystone and freezer-api, at one address. ``answer`` is freezer-api's."""
+class FakeServer:
+    """Keystone and freezer-api at one address; ``answer`` is freezer-api's."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -37,7 +37,7 @@ class Cloud:
         self.login_status = 201
         self.answer: Callable[[Call], Answer] = lambda _call: (200, {})
         self.valid = ''
-        handler = type('Handler', (_Handler,), {'cloud': self})
+        handler = type('Handler', (_Handler,), {'fake': self})
         self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
         self.url = f'http://127.0.0.1:{self._server.server_port}'
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -49,16 +49,12 @@ class Cloud:
         self._thread.join()
 
     def service(self, **changes: str) -> Service:
-        fields = {field.name: '' for field in dataclasses.fields(Service)}
-        fields |= {
-            'auth_url': f'{self.url}/v3',
-            'username': 'u',
-            'password': PASSWORD,
-            'project_name': 'p',
-            'project_domain_id': 'default',
-            'user_domain_id': 'default',
-            'endpoint_type': 'public',
-        }
+        fields = dict.fromkeys(
+            (field.name for field in dataclasses.fields(Service)), ''
+        )
+        fields |= {'auth_url': f'{self.url}/v3', 'username': 'u', 'password': PASSWORD}
+        fields |= {'project_name': 'p', 'endpoint_type': 'public'}
+        fields |= dict.fromkeys(('project_domain_id', 'user_domain_id'), 'default')
         return Service(**fields | changes)
 
     def reply(self, call: Call) -> tuple[int, dict[str, str], Any]:
@@ -72,14 +68,13 @@ class Cloud:
                 return self.login_status, {}, {'error': {'message': 'no'}}
             self.valid = f'token{len(self.logins)}'
             endpoint = {'interface': 'public', 'url': self.url, 'region_id': 'R'}
+            service = {'type': 'backup', 'name': 'freezer', 'endpoints': [endpoint]}
             token = {
                 'methods': ['password'],
                 'expires_at': '2099-01-01T00:00:00.000000Z',
                 'project': {'id': PROJECT, 'name': 'p'},
                 'user': {'id': 'u', 'name': 'u'},
-                'catalog': [
-                    {'type': 'backup', 'name': 'freezer', 'endpoints': [endpoint]}
-                ],
+                'catalog': [service],
             }
             return 201, {'X-Subject-Token': self.valid}, {'token': token}
         self.calls.append(call)
@@ -90,7 +85,7 @@ class Cloud:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    cloud: Cloud
+    fake: FakeServer
     protocol_version = 'HTTP/1.1'
 
     def _do(self) -> None:
@@ -98,7 +93,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length) or b'null')
         token = self.headers.get('X-Auth-Token', '')
         call = Call(self.command, self.path, body, token)
-        status, headers, answer = self.cloud.reply(call)
+        status, headers, answer = self.fake.reply(call)
         text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         for name, value in headers.items():
@@ -115,100 +110,101 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def cloud() -> Iterator[Cloud]:
-    cloud = Cloud()
-    yield cloud
-    cloud.close()
+def server() -> Iterator[FakeServer]:
+    server = FakeServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture
-def api(cloud: Cloud) -> Api:
-    return Api(cloud.service(), insecure=False)
+def api(server: FakeServer) -> Api:
+    return Api(server.service(), insecure=False)
 
 
-def test_the_calls_are_those_of_freezer_19(cloud: Cloud, api: Api) -> None:
-    cloud.answer = lambda call: (200, {'jobs': [], 'backups': []})
-    api.jobs('p1_host', everybodys=False)
+def test_calls_are_those_of_freezer_19(server: FakeServer, api: Api) -> None:
+    server.answer = lambda call: (200, {'jobs': [], 'backups': []})
+    api.jobs('p1_host', all_projects=False)
     api.update_job('j', {'job_schedule': {}})
     api.add_backup({'job_id': 'j'})
-    api.act('s', {'start': {'job_id': 'j', 'current_tag': 1}})
-    assert [(call.method, call.path) for call in cloud.calls] == [
+    api.session_action('s', {'start': {'job_id': 'j', 'current_tag': 1}})
+    assert [(call.method, call.path) for call in server.calls] == [
         ('GET', '/v2/p1/jobs/?limit=10&offset=0&all_projects=False'),
         ('PATCH', '/v2/p1/jobs/j'),
         ('POST', '/v2/p1/backups/'),
         ('POST', '/v2/p1/sessions/s/action'),
     ]
-    assert cloud.calls[0].body == {
+    assert server.calls[0].body == {
         'match_not': [{'status': 'completed'}],
         'match': [{'client_id': 'p1_host'}],
     }
-    assert len(cloud.logins) == 1
+    assert len(server.logins) == 1
 
 
 @pytest.mark.parametrize('count', [0, 1, 9, 10, 11, 25])
-def test_all_pages(cloud: Cloud, api: Api, count: int) -> None:
+def test_all_pages_are_read(server: FakeServer, api: Api, count: int) -> None:
     everything = [{'job_id': str(number)} for number in range(count)]
 
     def page(call: Call) -> Answer:
         offset = int(call.path.partition('offset=')[2].partition('&')[0])
         return 200, {'jobs': everything[offset : offset + 10]}
 
-    cloud.answer = page
-    assert api.jobs('c', everybodys=True) == everything
-    assert 'all_projects=True' in cloud.calls[0].path
+    server.answer = page
+    assert api.jobs('c', all_projects=True) == everything
+    assert 'all_projects=True' in server.calls[0].path
 
 
-def test_a_token_that_is_not_valid_any_more(cloud: Cloud, api: Api) -> None:
-    cloud.answer = lambda call: (200, {'jobs': []})
-    api.jobs('c', everybodys=False)
-    # As after Keystone lost its keys: long before it would expire.
-    cloud.valid = 'another'
-    api.jobs('c', everybodys=False)
-    assert len(cloud.logins) == 2
+def test_expired_token_is_replaced(server: FakeServer, api: Api) -> None:
+    server.answer = lambda call: (200, {'jobs': []})
+    api.jobs('c', all_projects=False)
+    # As if Keystone had lost its keys.
+    server.valid = 'another'
+    api.jobs('c', all_projects=False)
+    assert len(server.logins) == 2
 
 
-@pytest.mark.parametrize('status', [408, 429, 500, 502, 503, 504])
-def test_it_may_be_otherwise_later(cloud: Cloud, api: Api, status: int) -> None:
-    cloud.answer = lambda call: (status, {'description': 'not now'})
-    with pytest.raises(Away, match=f'{status}: not now'):
-        api.jobs('c', everybodys=False)
-
-
-@pytest.mark.parametrize('status', [400, 403, 404, 409, 413, 422])
-def test_it_will_be_the_same_again(cloud: Cloud, api: Api, status: int) -> None:
-    cloud.answer = lambda call: (status, {'description': 'never\nthis'})
-    with pytest.raises(Refused, match=f'POST backups/: {status}: never this') as error:
+@pytest.mark.parametrize(
+    'kind, status',
+    [
+        *((ApiUnavailable, status) for status in (408, 429, 500, 502, 503, 504)),
+        *((ApiRejected, status) for status in (400, 403, 404, 409, 413, 422)),
+    ],
+)
+def test_errors(server: FakeServer, api: Api, kind: type, status: int) -> None:
+    server.answer = lambda call: (status, {'description': 'not\nthis'})
+    with pytest.raises(kind, match=f'POST backups/: {status}: not this') as error:
         api.add_backup({})
-    assert error.value.status == status
+    assert getattr(error.value, 'status', status) == status
 
 
-def test_what_is_no_failure(cloud: Cloud, api: Api) -> None:
-    cloud.answer = lambda call: (409, {})
+def test_missing_and_existing_objects_are_no_errors(
+    server: FakeServer, api: Api
+) -> None:
+    server.answer = lambda call: (409, {})
     api.register({'client_id': 'c'})
-    cloud.answer = lambda call: (404, {})
+    server.answer = lambda call: (404, {})
     assert api.job('j') is None
     assert api.update_job('j', {}) is False
     assert api.session('s') == {}
 
 
 @pytest.mark.parametrize('answer', [b'<html>', b'', [], {}, {'jobs': 3}, 'text'])
-def test_answers_that_are_none(cloud: Cloud, api: Api, answer: Any) -> None:
-    cloud.answer = lambda call: (200, answer)
-    with pytest.raises(Away, match='freezer-api answers'):
-        api.jobs('c', everybodys=False)
+def test_malformed_responses(server: FakeServer, api: Api, answer: Any) -> None:
+    server.answer = lambda call: (200, answer)
+    with pytest.raises(ApiUnavailable, match='response of freezer-api'):
+        api.jobs('c', all_projects=False)
 
 
-def test_only_its_own_backup_counts(cloud: Cloud, api: Api) -> None:
-    """A server that does not understand the search lists everything."""
+def test_has_backup_checks_the_search_result(server: FakeServer, api: Api) -> None:
+    """A server that ignores the search lists everything."""
     found: list[Any] = [{'backup_metadata': {'k': 'other'}}, {}, 'x']
-    cloud.answer = lambda call: (200, {'backups': found})
+    server.answer = lambda call: (200, {'backups': found})
     assert not api.has_backup('k', 'mine')
     found.append({'backup_metadata': {'k': 'mine'}})
     assert api.has_backup('k', 'mine')
 
 
-def test_one_that_accepts_and_says_nothing(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+def test_server_that_does_not_respond(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, 'TIMEOUT_SECONDS', 0.2)
     released = threading.Event()
@@ -217,85 +213,83 @@ def test_one_that_accepts_and_says_nothing(
         released.wait(60)
         return 200, {}
 
-    cloud.answer = hang
-    with pytest.raises(Away, match='cannot be reached: no answer in time'):
-        Api(cloud.service(), insecure=False).job('j')
-    # It has not answered yet.
+    server.answer = hang
+    with pytest.raises(ApiUnavailable, match='timed out'):
+        Api(server.service(), insecure=False).job('j')
     released.set()
 
 
-def test_nobody_is_there(cloud: Cloud) -> None:
+def test_connection_refused(server: FakeServer) -> None:
     nowhere = 'http://127.0.0.1:1'
-    for service in (cloud.service(auth_url=nowhere), cloud.service(backup_url=nowhere)):
-        with pytest.raises(Away) as error:
-            Api(service, insecure=False).job('j')
-        said = f'{nowhere} cannot be reached: Connection refused'
-        assert str(error.value) == said
+    for name in ('auth_url', 'backup_url'):
+        with pytest.raises(ApiUnavailable) as error:
+            Api(server.service(**{name: nowhere}), insecure=False).job('j')
+        assert str(error.value) == f'cannot connect to {nowhere}: Connection refused'
 
 
 @pytest.mark.parametrize('status', [401, 403, 500])
-def test_keystone_does_not_know_us(cloud: Cloud, api: Api, status: int) -> None:
-    """It may again: the jobs that are known go on meanwhile."""
-    cloud.login_status = status
-    with pytest.raises(Away) as error:
+def test_keystone_rejects_the_login(server: FakeServer, api: Api, status: int) -> None:
+    """Temporary, because known jobs keep running meanwhile."""
+    server.login_status = status
+    with pytest.raises(ApiUnavailable) as error:
         api.job('j')
     assert PASSWORD not in str(error.value)
-    # Of a trust it is that one's matter, unless Keystone itself is ill.
-    with pytest.raises(Away if status == 500 else Refused):
-        api.trusted('t').job('j')
+    # A rejected trust concerns its own job only, unless Keystone has failed.
+    with pytest.raises(ApiUnavailable if status == 500 else ApiRejected):
+        api.with_trust('t').job('j')
 
 
-def test_a_trust_is_all_that_is_asked_for(cloud: Cloud, api: Api) -> None:
-    trusted = api.trusted('t')
-    assert trusted.trusted('t') is trusted
-    assert api.trusted('t') is trusted
-    assert api.trusted('') is api
+def test_scope_of_a_trust(server: FakeServer, api: Api) -> None:
+    trusted = api.with_trust('t')
+    assert trusted.with_trust('t') is trusted
+    assert api.with_trust('t') is trusted
+    assert api.with_trust('') is api
     trusted.job('j')
-    assert cloud.logins[-1]['auth']['scope'] == {'OS-TRUST:trust': {'id': 't'}}
+    assert server.logins[-1]['auth']['scope'] == {'OS-TRUST:trust': {'id': 't'}}
     api.job('j')
-    assert cloud.logins[-1]['auth']['scope']['project']['name'] == 'p'
+    assert server.logins[-1]['auth']['scope']['project']['name'] == 'p'
 
 
 @pytest.mark.parametrize(
-    'end, path', [('', '/v2/p1/jobs/j'), ('/v2/x', '/v2/x/jobs/j')]
+    'end, job_id, path',
+    [
+        ('', 'j', '/v2/p1/jobs/j'),
+        ('/v2/x', 'j', '/v2/x/jobs/j'),
+        ('', '../clients/x', '/v2/p1/jobs/..%2Fclients%2Fx'),
+    ],
 )
-def test_an_address_of_ones_own(cloud: Cloud, end: str, path: str) -> None:
-    Api(cloud.service(backup_url=cloud.url + end), insecure=False).job('j')
-    assert cloud.calls[-1].path == path
+def test_urls(server: FakeServer, end: str, job_id: str, path: str) -> None:
+    Api(server.service(backup_url=server.url + end), insecure=False).job(job_id)
+    assert server.calls[-1].path == path
 
 
-def test_the_region_and_the_type_count(cloud: Cloud) -> None:
+def test_region_and_endpoint_type(server: FakeServer) -> None:
     for changes in ({'region_name': 'X'}, {'endpoint_type': 'internal'}):
-        with pytest.raises(Away, match='backup service'):
-            Api(cloud.service(**changes), insecure=False).job('j')
-    Api(cloud.service(region_name='R'), insecure=False).job('j')
+        with pytest.raises(ApiUnavailable, match='backup service'):
+            Api(server.service(**changes), insecure=False).job('j')
+    Api(server.service(region_name='R'), insecure=False).job('j')
 
 
-def test_a_token_of_ones_own(cloud: Cloud) -> None:
-    service = cloud.service(username='', password='', token='tok')
+def test_login_with_a_token(server: FakeServer) -> None:
+    service = server.service(username='', password='', token='tok')
     Api(service, insecure=False).job('j')
-    assert cloud.logins[-1]['auth']['identity']['token'] == {'id': 'tok'}
+    assert server.logins[-1]['auth']['identity']['token'] == {'id': 'tok'}
 
 
-def test_names_are_no_paths(cloud: Cloud, api: Api) -> None:
-    api.job('../clients/x')
-    assert cloud.calls[-1].path == '/v2/p1/jobs/..%2Fclients%2Fx'
-
-
-def test_nothing_of_it_is_shown(
-    cloud: Cloud, api: Api, caplog: pytest.LogCaptureFixture
+def test_no_secret_is_logged(
+    server: FakeServer, api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level('DEBUG')
-    cloud.answer = lambda call: (200, {'jobs': [{'secret_key': 'sk/secret'}]})
-    api.jobs('c', everybodys=False)
+    server.answer = lambda call: (200, {'jobs': [{'secret_key': 'sk/secret'}]})
+    api.jobs('c', all_projects=False)
     assert 'sk/secret' not in caplog.text
     assert PASSWORD not in caplog.text
     assert 'token1' not in caplog.text
-    assert PASSWORD not in repr(cloud.service(token='tok/secret'))
-    assert 'tok/secret' not in repr(cloud.service(token='tok/secret'))
+    assert PASSWORD not in repr(server.service(token='tok/secret'))
+    assert 'tok/secret' not in repr(server.service(token='tok/secret'))
 
 
-def test_it_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keystoneauth1_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     wire.check()
     monkeypatch.setitem(sys.modules, 'keystoneauth1.session', None)
     with pytest.raises(ConfigError, match=r'freezer\[scheduler-api\]'):

@@ -1,18 +1,19 @@
 """Signals: seen at once, undone in time, or the end."""
 
 import signal
-import subprocess
 import sys
 import textwrap
 
 import pytest
 
+from freezer.tests.commands import run_command
+
 BEGIN = """
 import os, signal, sys, threading, time
 from freezer.utils import signals
 
-def last_words(interruption):
-    print('last words of', interruption.name, flush=True)
+def on_timeout(interruption):
+    print('out of time:', interruption.name, flush=True)
 
 def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
@@ -26,13 +27,8 @@ def wait_for_ever():
 
 def run(code: str) -> tuple[int, list[str]]:
     """Status and lines of a process that must not hang."""
-    ended = subprocess.run(
-        [sys.executable, '-c', BEGIN + textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    script = BEGIN + textwrap.dedent(code)
+    ended = run_command(sys.executable, '-c', script, timeout=60)
     assert ended.stderr == ''
     return ended.returncode, ended.stdout.splitlines()
 
@@ -40,7 +36,7 @@ def run(code: str) -> tuple[int, list[str]]:
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT', 'SIGHUP'])
 def test_it_is_raised_and_passed_on(name: str) -> None:
     status, lines = run(f"""
-        with signals.raised(last_words):
+        with signals.as_exceptions(on_timeout):
             try:
                 send(signal.{name})
                 wait_for_ever()
@@ -57,7 +53,7 @@ def test_it_is_seen_though_the_main_thread_was_not_woken() -> None:
         def to_itself():
             signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
-        with signals.raised(last_words):
+        with signals.as_exceptions(on_timeout):
             try:
                 threading.Timer(0.3, to_itself).start()
                 wait_for_ever()
@@ -69,7 +65,7 @@ def test_it_is_seen_though_the_main_thread_was_not_woken() -> None:
 
 def test_a_second_one_does_not_interrupt_the_undoing() -> None:
     status, lines = run("""
-        with signals.raised(last_words):
+        with signals.as_exceptions(on_timeout):
             try:
                 send()
             except signals.Interrupted:
@@ -83,23 +79,20 @@ def test_a_second_one_does_not_interrupt_the_undoing() -> None:
 def test_undoing_that_takes_too_long_is_the_end() -> None:
     status, lines = run("""
         signals.GRACE_SECONDS = 0.3
-        with signals.raised(last_words):
-            with signals.even_then(lambda: print('not this', flush=True)):
+        with signals.as_exceptions(on_timeout):
+            with signals.on_forced_exit(lambda: print('not this', flush=True)):
                 pass
             def slowly():
                 time.sleep(0.3)
                 print('first this', flush=True)
 
-            with signals.even_then(slowly):
+            with signals.on_forced_exit(slowly):
                 try:
                     send()
                 except signals.Interrupted:
                     wait_for_ever()
     """)
-    assert (status, lines) == (
-        -signal.SIGTERM,
-        ['first this', 'last words of SIGTERM'],
-    )
+    assert (status, lines) == (-signal.SIGTERM, ['first this', 'out of time: SIGTERM'])
 
 
 def test_the_end_comes_whatever_fails_before_it() -> None:
@@ -109,19 +102,19 @@ def test_the_end_comes_whatever_fails_before_it() -> None:
         def fail():
             raise OSError('no such process')
 
-        with signals.raised(last_words), signals.even_then(fail):
+        with signals.as_exceptions(on_timeout), signals.on_forced_exit(fail):
             try:
                 send()
             except signals.Interrupted:
                 wait_for_ever()
     """)
-    assert (status, lines) == (-signal.SIGTERM, ['last words of SIGTERM'])
+    assert (status, lines) == (-signal.SIGTERM, ['out of time: SIGTERM'])
 
 
 def test_afterwards_everything_is_as_before() -> None:
     status, lines = run("""
         signals.GRACE_SECONDS = 0.3
-        with signals.raised(last_words):
+        with signals.as_exceptions(on_timeout):
             try:
                 send()
             except signals.Interrupted:

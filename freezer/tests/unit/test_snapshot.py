@@ -1,7 +1,6 @@
 """GNU tar's snapshot file, as tar itself makes and reads it."""
 
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 
 from freezer.engine.tar import snapshot
 from freezer.exceptions import EngineError
-
-OLD = 1_600_000_000
+from freezer.tests.commands import run_command
 
 
 @pytest.fixture
@@ -29,13 +27,9 @@ def dump(tree: Path, state: Path) -> set[str]:
     """Archive what is new since the state, which is changed; the files in it."""
     archive = state.with_name('archive')
     options = ('--no-check-device', f'--listed-incremental={state}')
-    subprocess.run(['tar', '-cf', archive, *options, '-C', tree, '.'], check=True)
-    names = subprocess.run(
-        ['tar', '-tf', archive, '--quoting-style=escape'],
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.splitlines()
+    run_command('tar', '-cf', archive, *options, '-C', tree, '.', check=True)
+    listing = run_command('tar', '-tf', archive, '--quoting-style=escape', check=True)
+    names = listing.stdout.splitlines()
     return {name.removeprefix('./') for name in names if not name.endswith('/')}
 
 

@@ -1,72 +1,75 @@
 """What GNU tar says, and what it means."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freezer.engine.tar.messages import Kind, parse, unescape
+from freezer.engine.tar.messages import Severity, parse, unescape
+from freezer.tests.commands import run_command
 
+ENV = {'PATH': os.environ['PATH'], 'LC_ALL': 'C'}
+
+HARMLESS = [
+    './socket: socket ignored',
+    './mnt/: file is on a different filesystem; not dumped',
+    './new: Directory is new',
+    "./b: Directory has been renamed from './a'",
+    "Removing leading `/' from member names",
+    'Exiting with failure status due to previous errors',
+]
+WARNINGS = {
+    './a: file changed as we read it': b'./a',
+    './a: File removed before we read it': b'./a',
+    './a: File shrank by 10 bytes; padding with zeros': b'./a',
+    './a: File shrank by 1 byte; padding with zeros': b'./a',
+    './a: Cannot open: Permission denied': b'./a',
+    './a: Cannot stat: No such file or directory': b'./a',
+    './a: Warning: Cannot open: Permission denied': b'./a',
+    './a: Cannot savedir: Permission denied': b'./a',
+    r'./a\nb: Cannot open: Permission denied': b'./a\nb',
+    r'./\303\274\\: Cannot open: x': b'./\xc3\xbc\\',
+    './a: Cannot open: b: Cannot open: Permission denied': b'./a: Cannot open: b',
+}
+FATAL = {
+    'tar: .: Cannot open: Permission denied': b'.',
+    'tar: ./: Cannot open: Permission denied': b'./',
+    'tar: -: Cannot write: Broken pipe': None,
+    'tar: state: Cannot close: No space left on device': None,
+    'tar: Error is not recoverable: exiting now': None,
+    'tar: memory exhausted': None,
+    'something else': None,
+    '': None,
+}
 LINES = [
-    ('tar: ./socket: socket ignored', Kind.HARMLESS, None),
-    ('tar: ./mnt/: file is on a different filesystem; not dumped', Kind.HARMLESS, None),
-    ('tar: ./new: Directory is new', Kind.HARMLESS, None),
-    ("tar: ./b: Directory has been renamed from './a'", Kind.HARMLESS, None),
-    ("tar: Removing leading `/' from member names", Kind.HARMLESS, None),
-    (
-        'tar: Exiting with failure status due to previous errors',
-        Kind.HARMLESS,
-        None,
-    ),
-    ('tar: ./a: file changed as we read it', Kind.WARNING, b'./a'),
-    ('tar: ./a: File removed before we read it', Kind.WARNING, b'./a'),
-    ('tar: ./a: File shrank by 10 bytes; padding with zeros', Kind.WARNING, b'./a'),
-    ('tar: ./a: File shrank by 1 byte; padding with zeros', Kind.WARNING, b'./a'),
-    ('tar: ./a: Cannot open: Permission denied', Kind.WARNING, b'./a'),
-    ('tar: ./a: Cannot stat: No such file or directory', Kind.WARNING, b'./a'),
-    ('tar: ./a: Warning: Cannot open: Permission denied', Kind.WARNING, b'./a'),
-    ('tar: ./a: Cannot savedir: Permission denied', Kind.WARNING, b'./a'),
-    (r'tar: ./a\nb: Cannot open: Permission denied', Kind.WARNING, b'./a\nb'),
-    (r'tar: ./\303\274\\: Cannot open: x', Kind.WARNING, b'./\xc3\xbc\\'),
-    (
-        'tar: ./a: Cannot open: b: Cannot open: Permission denied',
-        Kind.WARNING,
-        b'./a: Cannot open: b',
-    ),
-    ("tar: Missing links to './a'.", Kind.MISSING_LINKS, b'./a'),
-    ('tar: .: Cannot open: Permission denied', Kind.FATAL, b'.'),
-    ('tar: ./: Cannot open: Permission denied', Kind.FATAL, b'./'),
-    ('tar: -: Cannot write: Broken pipe', Kind.FATAL, None),
-    ('tar: state: Cannot close: No space left on device', Kind.FATAL, None),
-    ('tar: Error is not recoverable: exiting now', Kind.FATAL, None),
-    ('tar: memory exhausted', Kind.FATAL, None),
-    ('something else', Kind.FATAL, None),
-    ('', Kind.FATAL, None),
+    *((f'tar: {line}', Severity.HARMLESS, None) for line in HARMLESS),
+    *((f'tar: {line}', Severity.WARNING, path) for line, path in WARNINGS.items()),
+    ("tar: Missing links to './a'.", Severity.MISSING_LINKS, b'./a'),
+    *((line, Severity.FATAL, path) for line, path in FATAL.items()),
 ]
 
 
-@pytest.mark.parametrize('line, kind, path', LINES)
-def test_parse(line: str, kind: Kind, path: bytes | None) -> None:
+@pytest.mark.parametrize('line, severity, path', LINES)
+def test_parse(line: str, severity: Severity, path: bytes | None) -> None:
     message = parse(line, '.')
-    assert (message.kind, message.path, message.text) == (kind, path, line)
+    assert (message.severity, message.path, message.text) == (severity, path, line)
 
 
 def test_what_is_everything_depends_on_what_was_asked() -> None:
     line = 'tar: name: Cannot open: Permission denied'
-    assert parse(line, 'name').kind is Kind.FATAL
-    assert parse(line, '.').kind is Kind.WARNING
+    assert parse(line, 'name').severity is Severity.FATAL
+    assert parse(line, '.').severity is Severity.WARNING
 
 
 def test_a_root_that_changes_is_not_lost() -> None:
-    assert parse('tar: .: file changed as we read it', '.').kind is Kind.WARNING
+    assert parse('tar: .: file changed as we read it', '.').severity is Severity.WARNING
 
 
 @given(st.text())
 def test_any_line_has_a_meaning(line: str) -> None:
-    assert parse(line, '.').kind in Kind
+    assert parse(line, '.').severity in Severity
 
 
 NAMES = [b'plain', b'sp ace', b'new\nline', b'tab\t', b'back\\slash', b'qu\'ote"']
@@ -76,24 +79,14 @@ NAMES += ['grün€😀'.encode(), b'\xff\xfe', b'\x01\x7f\a\b\f\v\r', b'a: Cann
 @pytest.mark.parametrize('name', NAMES, ids=repr)
 def test_names_as_tar_escapes_them(tmp_path: Path, name: bytes) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b'/' + name)).touch()
-    listing = subprocess.run(
-        ['tar', '-cvf', '/dev/null', '--quoting-style=escape', '-C', tmp_path, '.'],
-        env={'PATH': os.environ['PATH'], 'LC_ALL': 'C'},
-        capture_output=True,
-        check=True,
-    ).stdout.decode('ascii')
-    assert {unescape(line) for line in listing.splitlines()} == {b'./', b'./' + name}
+    argv = ('tar', '-cvf', '/dev/null', '--quoting-style=escape', '-C', tmp_path, '.')
+    lines = run_command(*argv, env=ENV, check=True).stdout.splitlines()
+    assert {unescape(line) for line in lines} == {b'./', b'./' + name}
 
 
 def test_what_tar_says_of_a_file_that_is_not_there(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        ['tar', '-cf', '/dev/null', '-C', tmp_path, 'no such file'],
-        env={'PATH': os.environ['PATH'], 'LC_ALL': 'C'},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    first, last = ended.stderr.splitlines()
-    assert parse(first, 'no such file').kind is Kind.FATAL
-    assert parse(first, '.') == (Kind.WARNING, first, b'no such file')
-    assert parse(last, '.').kind is Kind.HARMLESS
+    argv = ('tar', '-cf', '/dev/null', '-C', tmp_path, 'no such file')
+    first, last = run_command(*argv, env=ENV).stderr.splitlines()
+    assert parse(first, 'no such file').severity is Severity.FATAL
+    assert parse(first, '.') == (Severity.WARNING, first, b'no such file')
+    assert parse(last, '.').severity is Severity.HARMLESS

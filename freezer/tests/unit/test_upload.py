@@ -1,6 +1,5 @@
 """Stream -> parts -> volumes, on a bucket in memory that counts."""
 
-import contextlib
 import itertools
 import threading
 import time
@@ -13,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezer.storage import manifest
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Upload
-from freezer.storage._s3.multipart import Sent, UncertainComplete
-from freezer.storage._s3.upload import Plan, StreamUpload
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
+from freezer.storage._s3.upload import StreamUpload
+from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
+from freezer.storage.objects import Upload
 from freezer.utils.progress import Progress
 
 FOLDER = 'prefix/data/tar/h/1/0_1'
@@ -58,7 +58,7 @@ class MemoryBucket:
         self.open[upload.upload_id] = {}
         return upload
 
-    def make_up_for(self, key: str) -> None:
+    def apply_lock_and_tags(self, key: str) -> None:
         """No answer was lost."""
 
     def upload_part(
@@ -91,8 +91,8 @@ class MemoryBucket:
         assert self.open[upload.upload_id] == {}
         self.told.append(upload.upload_id)
 
-    def cleaning_up(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+    def cleaning_up(self) -> 'MemoryBucket':
+        return self
 
     def abort(self, upload: Upload) -> None:
         assert self.running == 0
@@ -101,12 +101,12 @@ class MemoryBucket:
         del self.open[upload.upload_id]
 
 
-def upload(bucket: MemoryBucket, plan: Plan, chunks: Any) -> manifest.Manifest:
-    return stream_upload(bucket, plan).write(chunks)
+def upload(bucket: MemoryBucket, plan: UploadPlan, chunks: Any) -> manifest.Manifest:
+    return StreamUpload(volume_writer(bucket, plan), FOLDER).write(chunks)
 
 
-def stream_upload(bucket: MemoryBucket, plan: Plan) -> StreamUpload:
-    return StreamUpload(cast(Bucket, bucket), FOLDER, plan, TOKEN, bucket.was_opened)
+def volume_writer(bucket: MemoryBucket, plan: UploadPlan) -> VolumeWriter:
+    return VolumeWriter(cast(Bucket, bucket), plan, TOKEN, bucket.was_opened)
 
 
 def failing(verb: str, number: int, error: Exception) -> Callable[[str, int], None]:
@@ -132,7 +132,7 @@ def test_any_stream(
     chunks: list[bytes], part_size: int, parts: int, concurrency: int
 ) -> None:
     bucket = MemoryBucket()
-    found = upload(bucket, Plan(part_size, parts, concurrency), chunks)
+    found = upload(bucket, UploadPlan(part_size, parts, concurrency), chunks)
     content = b''.join(chunks)
     assert content_of(bucket, found) == content
     assert found.size == len(content)
@@ -157,7 +157,7 @@ def test_any_stream(
 
 def test_one_part_is_a_plain_put() -> None:
     bucket = MemoryBucket()
-    upload(bucket, Plan(100, 10, 2), [bytes(100)])
+    upload(bucket, UploadPlan(100, 10, 2), [bytes(100)])
     assert bucket.part_sizes == {}
     assert bucket.objects[f'{FOLDER}/data'] == bytes(100)
 
@@ -170,7 +170,7 @@ def test_parts_go_side_by_side_and_no_more_than_asked() -> None:
             together.wait(10)
 
     bucket = MemoryBucket(before)
-    upload(bucket, Plan(10, 100, 4), [bytes(400)])
+    upload(bucket, UploadPlan(10, 100, 4), [bytes(400)])
     assert bucket.most_running == 4
 
 
@@ -180,23 +180,20 @@ def test_a_large_stream() -> None:
     volumes, parts, size = 100, 9, 3
     total = volumes * parts * size + 1
     chunks = (bytes(1000) for _ in range(total // 1000))
-    found = upload(
-        bucket, Plan(size, parts, 4), itertools.chain(chunks, [bytes(total % 1000)])
-    )
+    stream = itertools.chain(chunks, [bytes(total % 1000)])
+    found = upload(bucket, UploadPlan(size, parts, 4), stream)
     assert found.size == total
     assert len(found.volumes) == volumes + 1
     assert found.volumes[-1].size == 1
-    assert [v.name for v in found.volumes[1:3]] == [
-        'segments/00000001',
-        'segments/00000002',
-    ]
+    names = [volume.name for volume in found.volumes[1:3]]
+    assert names == ['segments/00000001', 'segments/00000002']
     assert all(sizes == [size] * parts for sizes in bucket.part_sizes.values())
     assert len(bucket.part_sizes) == volumes
 
 
 def test_a_volume_of_many_parts() -> None:
     bucket = MemoryBucket()
-    found = upload(bucket, Plan(2, 9000, 4), [bytes(2 * 9001)])
+    found = upload(bucket, UploadPlan(2, 9000, 4), [bytes(2 * 9001)])
     assert [volume.size for volume in found.volumes] == [18000, 2]
     assert len(bucket.part_sizes[f'{FOLDER}/data']) == 9000
 
@@ -224,7 +221,7 @@ def test_memory_is_bounded() -> None:
 
     tracemalloc.start()
     try:
-        upload(Forgetful(slow), Plan(part, 25, 4), chunks())
+        upload(Forgetful(slow), UploadPlan(part, 25, 4), chunks())
         _now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -242,9 +239,11 @@ def test_a_part_that_fails_aborts_once(number: int) -> None:
         time.sleep(0.002)
 
     bucket = MemoryBucket(before)
+    writer = volume_writer(bucket, UploadPlan(10, 100, 3))
     with pytest.raises(ServerError) as caught:
-        upload(bucket, Plan(10, 100, 3), [bytes(100)])
+        StreamUpload(writer, FOLDER).write([bytes(100)])
     assert caught.value is error
+    assert not writer.left_behind
     assert bucket.aborted == ['id-0']
     assert bucket.open == {}
     assert bucket.objects == {}
@@ -266,7 +265,7 @@ def test_a_part_that_fails_stops_the_others() -> None:
 
     bucket = Waiting()
     with pytest.raises(ServerError):
-        upload(bucket, Plan(10, 100, 2), [bytes(100)])
+        upload(bucket, UploadPlan(10, 100, 2), [bytes(100)])
     assert seen == [True]
     assert bucket.aborted == ['id-0']
 
@@ -278,7 +277,7 @@ def test_a_source_that_fails_aborts() -> None:
 
     bucket = MemoryBucket()
     with pytest.raises(OSError, match='tar died'):
-        upload(bucket, Plan(10, 100, 3), chunks())
+        upload(bucket, UploadPlan(10, 100, 3), chunks())
     assert bucket.aborted == ['id-0']
     assert bucket.objects == {}
 
@@ -287,25 +286,17 @@ def test_a_complete_that_fails_aborts() -> None:
     error = UploadNotFound('gone')
     bucket = MemoryBucket(failing('complete', 10, error))
     with pytest.raises(UploadNotFound):
-        upload(bucket, Plan(10, 100, 3), [bytes(100)])
+        upload(bucket, UploadPlan(10, 100, 3), [bytes(100)])
     assert bucket.aborted == ['id-0']
 
 
 def test_an_uncertain_complete_is_not_aborted() -> None:
     bucket = MemoryBucket(failing('complete', 10, UncertainComplete('who knows')))
-    upload = stream_upload(bucket, Plan(10, 100, 3))
+    writer = volume_writer(bucket, UploadPlan(10, 100, 3))
     with pytest.raises(UncertainComplete):
-        upload.write([bytes(100)])
+        StreamUpload(writer, FOLDER).write([bytes(100)])
     assert bucket.aborted == []
-    assert upload.left_behind
-
-
-def test_an_upload_that_was_aborted_is_not_left_behind() -> None:
-    bucket = MemoryBucket(failing('part', 1, ServerError('no')))
-    upload = stream_upload(bucket, Plan(10, 100, 3))
-    with pytest.raises(ServerError):
-        upload.write([bytes(100)])
-    assert not upload.left_behind
+    assert writer.left_behind
 
 
 def test_an_abort_that_fails_does_not_hide_why(
@@ -319,7 +310,7 @@ def test_an_abort_that_fails_does_not_hide_why(
 
     bucket = MemoryBucket(before)
     with pytest.raises(ServerError, match='the reason'):
-        upload(bucket, Plan(10, 100, 3), [bytes(100)])
+        upload(bucket, UploadPlan(10, 100, 3), [bytes(100)])
     assert 'id-0' in caplog.text
     assert 'no answer' in caplog.text
 
@@ -331,7 +322,7 @@ def test_a_later_volume_that_fails_has_no_manifest() -> None:
 
     bucket = MemoryBucket(before)
     with pytest.raises(ServerError):
-        upload(bucket, Plan(10, 5, 2), [bytes(90)])
+        upload(bucket, UploadPlan(10, 5, 2), [bytes(90)])
     assert bucket.aborted == ['id-1']
     assert f'{FOLDER}/manifest' not in bucket.objects
 
@@ -348,18 +339,14 @@ def test_digests_go_beside_their_volume(size: int) -> None:
             both.wait(10)
 
     bucket = MemoryBucket(before)
-    found = upload(bucket, Plan(10, 10, 2), [bytes(size)])
+    found = upload(bucket, UploadPlan(10, 10, 2), [bytes(size)])
     assert content_of(bucket, found) == bytes(size)
 
 
 def test_digests_that_fail_beside_a_volume_fail_the_backup() -> None:
-    def before(verb: str, _number: int) -> None:
-        if verb == 'put':
-            raise ServerError('no')
-
-    bucket = MemoryBucket(before)
+    bucket = MemoryBucket(failing('put', 0, ServerError('no')))
     with pytest.raises(ServerError):
-        upload(bucket, Plan(10, 10, 2), [bytes(35)])
+        upload(bucket, UploadPlan(10, 10, 2), [bytes(35)])
     # It was completed: to abort it then is what ceph #60771 is about.
     assert not bucket.aborted
     assert f'{FOLDER}/manifest' not in bucket.objects
@@ -379,7 +366,7 @@ def test_digests_are_not_written_after_a_volume_has_failed() -> None:
 
     bucket = MemoryBucket(before)
     with pytest.raises(ServerError):
-        upload(bucket, Plan(10, 10, 2), [bytes(35)])
+        upload(bucket, UploadPlan(10, 10, 2), [bytes(35)])
     left = dict(bucket.objects)
     time.sleep(0.3)
     assert bucket.objects == left
@@ -397,9 +384,9 @@ def test_digests_that_a_signal_leaves_on_their_way_are_known_of() -> None:
             raise KeyboardInterrupt
 
     bucket = MemoryBucket(before)
-    one = stream_upload(bucket, Plan(10, 10, 2))
+    writer = volume_writer(bucket, UploadPlan(10, 10, 2))
     with pytest.raises(KeyboardInterrupt):
-        one.write([bytes(35)])
+        StreamUpload(writer, FOLDER).write([bytes(35)])
     answer.set()
     assert bucket.aborted
-    assert one.left_behind
+    assert writer.left_behind

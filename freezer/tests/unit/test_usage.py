@@ -2,7 +2,6 @@
 sample configurations."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,16 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from freezer.common import config as agent
 from freezer.common import opts, usage
 from freezer.common.usage import Entry
-from freezer.scheduler import config as scheduler
 from freezer.scheduler import options as scheduler_options
 from freezer.tests.agent import ROOT
+from freezer.tests.commands import run_command
 from freezer.utils.types import Date, Duration, Size
 
 USAGES = {
     'freezer-agent': opts.help_usage(),
-    'freezer-scheduler': scheduler.help_usage(),
+    'freezer-scheduler': scheduler_options.help_usage(),
 }
 BOTH = pytest.mark.parametrize('command', USAGES)
 DECLARED: dict[str, Any] = {
@@ -43,8 +41,11 @@ def names(command: str) -> list[str]:
 
 def parsed(command: str) -> set[str]:
     """Names that the parser takes, by oslo.config."""
-    module: Any = {'freezer-agent': agent, 'freezer-scheduler': scheduler}[command]
-    conf = module._declare()
+    declare: dict[str, Any] = {
+        'freezer-agent': opts.declare,
+        'freezer-scheduler': scheduler_options.declare,
+    }
+    conf = declare[command]()
     words = {'freezer-agent': ['--quiet'], 'freezer-scheduler': ['status']}[command]
     conf(words, default_config_files=[], default_config_dirs=[])
     return set(conf._oparser._option_string_actions)
@@ -104,92 +105,70 @@ def test_help_is_what_the_commands_say(
     monkeypatch.setenv('COLUMNS', '80')
     script = Path(sys.executable).parent / command
     # Behind others, too: who asks has most of it typed.
-    ended = subprocess.run(
-        [str(script), '--debug', argument],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_command(script, '--debug', argument)
     assert (ended.returncode, ended.stderr) == (0, '')
     assert ended.stdout == usage.text(USAGES[command])
 
 
 @pytest.mark.parametrize(
-    'option, group, expected',
+    'option, expected',
     [
         (
             cfg.StrOpt('a-name', short='N', help='Of it.'),
-            None,
             Entry(('-N', '--a-name'), 'NAME', 'Of it.'),
         ),
         (
-            cfg.StrOpt('mode', choices=['a', 'b:c'], default='a', help='How.'),
-            's3',
-            Entry(
-                ('--s3-mode',), 'MODE', 'How. One of: a, b:c. Default: a.', ('a', 'b:c')
-            ),
-        ),
-        (
             cfg.StrOpt('do', choices=[('a', 'this'), ('b', 'that')], help='What.'),
-            None,
             Entry(('--do',), 'DO', 'What.', ('a', 'b')),
         ),
         (
-            cfg.BoolOpt('make', default=True, help='Make.'),
-            's3',
-            Entry(
-                ('--s3-make',),
-                '',
-                'Make. On, unless --s3-nomake is given.',
-                inverse='--s3-nomake',
-            ),
-        ),
-        (
             cfg.BoolOpt('dry', default=False, help='Dry.'),
-            None,
             Entry(('--dry',), '', 'Dry.', inverse='--nodry'),
         ),
         (
             cfg.MultiStrOpt('exclude', default=[], metavar='PATTERN', help='No.'),
-            None,
             Entry(('--exclude',), 'PATTERN', 'No.', many=True),
         ),
         (
             cfg.Opt('part', type=Size(), default=8 << 20, help='Bytes.'),
-            None,
             Entry(('--part',), 'SIZE', 'Bytes. Default: 8M.'),
         ),
         (
             cfg.Opt('limit', type=Size(), default=-1, help='Bytes. -1: none.'),
-            None,
             Entry(('--limit',), 'SIZE', 'Bytes. -1: none.'),
         ),
         (
             cfg.FloatOpt('wait', default=10.0, help='Seconds.'),
-            None,
             Entry(('--wait',), 'N', 'Seconds. Default: 10.'),
         ),
         (
             cfg.IntOpt('parts', default=3, help='At most. Default: many.'),
-            None,
             Entry(('--parts',), 'N', 'At most. Default: many.'),
         ),
         (
             cfg.Opt('since', type=Date(), help='When.'),
-            None,
             Entry(('--since',), 'DATE', 'When.'),
         ),
         (
             cfg.Opt('age', type=Duration(), help='Of\n it.'),
-            None,
             Entry(('--age',), 'TIME', 'Of it.'),
         ),
     ],
 )
-def test_how_an_option_is_written(
-    option: Any, group: str | None, expected: Entry
-) -> None:
-    assert usage.entry(option, group) == expected
+def test_how_an_option_is_written(option: Any, expected: Entry) -> None:
+    assert usage.entry(option, None) == expected
+
+
+def test_how_an_option_of_a_group_is_written() -> None:
+    how = cfg.StrOpt('mode', choices=['a', 'b:c'], default='a', help='How.')
+    said = 'How. One of: a, b:c. Default: a.'
+    expected = Entry(('--s3-mode',), 'MODE', said, ('a', 'b:c'))
+    assert usage.entry(how, 's3') == expected
+    said = 'Make. On by default; --s3-nomake turns it off.'
+    expected = Entry(('--s3-make',), '', said, inverse='--s3-nomake')
+    assert (
+        usage.entry(cfg.BoolOpt('make', default=True, help='Make.'), 's3') == expected
+    )
 
 
 def test_signs_of_formats_stay_as_they_are() -> None:
@@ -211,13 +190,7 @@ def test_paths_are_known_as_paths(command: str) -> None:
 
 
 def test_what_is_generated_is_up_to_date() -> None:
-    ended = subprocess.run(
-        [sys.executable, 'tools/generate.py', '--check'],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
+    ended = run_command(sys.executable, 'tools/generate.py', '--check', cwd=ROOT)
     assert (ended.returncode, ended.stdout) == (0, ''), ended.stderr
 
 
@@ -226,10 +199,12 @@ def page(command: str) -> str:
 
 
 def test_the_manual_has_every_action_and_command() -> None:
-    of_agent = re.findall(r'^``(\w+)``$', page('freezer-agent'), re.MULTILINE)
-    of_scheduler = re.findall(r'^``(\w+)``$', page('freezer-scheduler'), re.MULTILINE)
-    assert [name for name in opts.ACTIONS if name not in of_agent] == []
-    assert [name for name in scheduler.COMMANDS if name not in of_scheduler] == []
+    for command, names in (
+        ('freezer-agent', opts.ACTIONS),
+        ('freezer-scheduler', scheduler_options.COMMANDS),
+    ):
+        described = re.findall(r'^``(\w+)``$', page(command), re.MULTILINE)
+        assert [name for name in names if name not in described] == []
 
 
 def test_the_reference_shows_the_options_of_both() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage import layout, manifest
-from freezer.storage.base import Backup, EngineName
-from freezer.storage.local import LocalStorage
-from freezer.storage.verify import LISTED, Verification
+from freezer.storage import manifest
+from freezer.storage.backup import Backup, LevelPaths, StoredLevel
+from freezer.storage.local.storage import LocalStorage
+from freezer.storage.verify import LISTED, Verification, examine
 
-BACKUP = Backup(EngineName('tar'), 'host_name', 17, 17, 0)
+BACKUP = Backup('tar', 'host_name', 17, 17, 0)
 PIECE = 4
 COUNT = 3 * LISTED
 CONTENT = bytes(range(PIECE * COUNT))
@@ -35,7 +35,7 @@ def storage(tmp_path: Path) -> Storage:
     """A backup in parts of four bytes."""
     storage = Storage(str(tmp_path), PIECE)
     storage.fail = {}
-    backup = BACKUP.copy(storage)
+    paths = LevelPaths(storage.storage_path, BACKUP)
     digests = [
         digest
         for start in range(0, len(CONTENT), PIECE)
@@ -44,24 +44,23 @@ def storage(tmp_path: Path) -> Storage:
     lines = manifest.dump_digests(digests)
     builder = manifest.ManifestBuilder('token')
     builder.add('data', len(CONTENT), PIECE, 'digests/00000000', lines)
-    folder = backup.data_prefix_path
-    storage.put_bytes(backup.data_path, CONTENT)
-    storage.put_bytes(layout.join(folder, 'digests/00000000'), lines)
-    storage.put_bytes(layout.join(folder, 'manifest'), builder.finish().dump())
-    storage.put_bytes(backup.engine_metadata_path, b'')
-    storage.put_bytes(backup.metadata_path, b'{"manifest": "token"}')
+    storage.write_file(paths.data, CONTENT)
+    storage.write_file(paths.file('digests/00000000'), lines)
+    storage.write_file(paths.manifest, builder.finish().dump())
+    storage.write_file(paths.engine_metadata, b'')
+    storage.write_file(paths.marker, b'{"manifest": "token"}')
     return storage
 
 
 def verify(storage: Storage) -> Verification:
-    found = storage.verify(BACKUP, True)
+    found = examine(StoredLevel(storage, BACKUP), True)
     assert found is not None
     return found
 
 
 def test_many_problems_are_counted_and_some_listed(storage: Storage) -> None:
     assert verify(storage).problems == ()
-    data = Path(BACKUP.copy(storage).data_path)
+    data = Path(LevelPaths(storage.storage_path, BACKUP).data)
     data.write_bytes(bytes(len(CONTENT)))
     found = verify(storage)
     assert found.count == COUNT
@@ -87,7 +86,7 @@ def test_three_that_used_up_their_time_do(storage: Storage) -> None:
     found = verify(storage)
     *failed, last = (problem.what for problem in found.problems)
     assert failed == ['not 2', 'not 4', 'not 5', 'not 6']
-    assert f'what follows byte {7 * PIECE - 1} was not read' in last
+    assert f'bytes after {7 * PIECE - 1} were not read' in last
 
 
 def test_errors_of_a_disk_go_with_their_place(
@@ -95,7 +94,7 @@ def test_errors_of_a_disk_go_with_their_place(
 ) -> None:
     """A sector that cannot be read is no reason not to read the others."""
     # A directory opens as /proc/self/mem does: for reading, and then it fails.
-    data = Path(BACKUP.copy(storage).data_path)
+    data = Path(LevelPaths(storage.storage_path, BACKUP).data)
     data.unlink()
     data.symlink_to('/proc/self/mem')
     pieces = [manifest.Piece(0, 4, None), manifest.Piece(4, 8, None)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from freezer import watch
+from freezer.tests.commands import seen_on_terminal
 from freezer.utils import human
 from freezer.utils.progress import Progress
 from freezer.utils.rate import Rate
@@ -100,12 +101,8 @@ def test_parts_of_many_threads() -> None:
 class Screen(io.StringIO):
     """What a terminal shows, line by line; a carriage return begins the line again."""
 
-    def __init__(self, terminal: bool = True) -> None:
-        super().__init__()
-        self._terminal = terminal
-
     def isatty(self) -> bool:
-        return self._terminal
+        return True
 
     @property
     def drawn(self) -> list[str]:
@@ -115,13 +112,7 @@ class Screen(io.StringIO):
     @property
     def shown(self) -> list[str]:
         """What is to be seen at the end."""
-        lines = []
-        for line in self.getvalue().split('\n'):
-            seen = ''
-            for text in line.split('\r'):
-                seen = text + seen[len(text) :]
-            lines.append(seen.rstrip())
-        return lines
+        return seen_on_terminal(self.getvalue())
 
 
 @pytest.fixture(autouse=True)
@@ -183,16 +174,6 @@ def test_before_there_is_anything_to_see_nothing_is_drawn() -> None:
     assert screen.getvalue() == ''
 
 
-def test_without_a_terminal_there_are_lines() -> None:
-    progress, screen = restoring(), Screen(terminal=False)
-    with Watch(progress, screen).watching():
-        until(lambda: screen.getvalue().count('\n') > 2)
-    assert '\r' not in screen.getvalue()
-    line = screen.getvalue().splitlines()[0]
-    assert line.startswith('Restoring: 40%, 4.0 MiB of 10.0 MiB, ')
-    assert ', 12 files, 3 parts, 0:0' in line
-
-
 @pytest.fixture
 def logs_on_screen() -> Iterator[Screen]:
     screen = Screen()
@@ -202,9 +183,7 @@ def logs_on_screen() -> Iterator[Screen]:
     logging.getLogger().removeHandler(handler)
 
 
-def test_where_the_log_is_written_there_is_no_live_line(
-    logs_on_screen: Screen,
-) -> None:
+def test_where_the_log_is_written_there_is_no_live_line(logs_on_screen: Screen) -> None:
     progress = restoring()
     with Watch(progress, logs_on_screen).watching():
         until(lambda: logs_on_screen.getvalue().count('\n') > 1)
@@ -273,30 +252,16 @@ def test_one_who_draws_and_is_stopped_holds_nobody_up(
     on.set()
 
 
-def test_a_backup_says_what_is_read_and_sent() -> None:
-    sending = Rate(0)
-    progress = Progress(sending, Rate(0))
-    progress.phase = 'Backing up'
-    progress.begin(stores=True)
-    progress.archive_bytes = 3 << 20
-    sending.take(1 << 20)
-    screen = Screen(terminal=False)
-    with Watch(progress, screen).watching():
-        until(lambda: '\n' in screen.getvalue())
-    said = 'Backing up: 3.0 MiB read, 1.0 MiB sent, '
-    assert screen.getvalue().startswith(said)
-
-
 def test_the_rate_is_that_of_the_last_seconds() -> None:
     now, number = 0.0, 0
-    rate = watch._RateOf(lambda: number, lambda: now)
+    rate = watch._RateMeter(lambda: number, lambda: now)
     for _ in range(10):
         now, number = now + 1, number + 100
-        assert rate.look() == pytest.approx(100)
+        assert rate.measure() == pytest.approx(100)
     # What is long past does not count: it has stopped.
     for _ in range(60):
         now += 1
-        last = rate.look()
+        last = rate.measure()
     assert last == 0
 
 

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.bucket import Bucket
-from freezer.storage._s3.listings import Upload
-from freezer.storage._s3.multipart import Sent
 from freezer.storage._s3.options import S3Options
-from freezer.storage._s3.parameters import Kind
-from freezer.storage._s3.retry import Retry
-from freezer.storage._s3.wire import Wire
+from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.transport.multipart import Sent
+from freezer.storage._s3.transport.wire import Wire
+from freezer.storage.objects import ObjectKind, Upload
+from freezer.storage.retry import Retry
 from freezer.storage.s3 import S3Storage
 from freezer.tests.scripted import Exchange, Scripted
 from freezer.tests.unit.clock import FakeClock, FakeEvent
@@ -151,8 +150,8 @@ def test_nobody_asks_before_a_body_is_sent() -> None:
 
     with Scripted(script) as server:
         bucket = bucket_at(server.endpoint)
-        bucket.put(KEY, CONTENT, Kind.VOLUME)
-        bucket.put(KEY, b'', Kind.VOLUME)
+        bucket.put(KEY, CONTENT, ObjectKind.VOLUME)
+        bucket.put(KEY, b'', ObjectKind.VOLUME)
         bucket.upload_part(UPLOAD, 1, bytearray(CONTENT))
         bucket.complete(UPLOAD, [Sent('"e"', {})], 1, 'token')
     # The last one looks at what was completed.
@@ -178,7 +177,7 @@ def test_a_body_that_is_sent_again_elsewhere() -> None:
         bucket = bucket_at(server.endpoint)
         assert bucket.upload_part(UPLOAD, 1, bytearray(CONTENT)).etag == '"e"'
         bucket = bucket_at(server.endpoint)
-        assert bucket.put(KEY, CONTENT, Kind.VOLUME) == '"e"'
+        assert bucket.put(KEY, CONTENT, ObjectKind.VOLUME) == '"e"'
     assert bodies == [CONTENT] * 4
 
 
@@ -333,7 +332,7 @@ def test_a_wrong_clock_is_corrected(
         assert bucket.upload_part(UPLOAD, 1, bytearray(CONTENT)).etag == '"e"'
         assert len(server.exchanges) == 2
         # Known from now on, and to the other client.
-        bucket.put(KEY, b'content', Kind.VOLUME)
+        bucket.put(KEY, b'content', ObjectKind.VOLUME)
         assert bucket.complete(UPLOAD, [Sent('"e"', {})], 1, 'token') == '"e"'
         assert len(server.exchanges) == 5
     (told,) = told_of_clocks(caplog)
@@ -389,7 +388,7 @@ def test_threads_that_are_refused_together(caplog: pytest.LogCaptureFixture) -> 
         bucket = bucket_at(server.endpoint)
         with ThreadPoolExecutor(4) as pool:
             etags = pool.map(
-                lambda n: bucket.put(f'{n}', b'content', Kind.VOLUME), range(4)
+                lambda n: bucket.put(f'{n}', b'content', ObjectKind.VOLUME), range(4)
             )
             assert list(etags) == ['"e"'] * 4
     assert len(told_of_clocks(caplog)) == 1
@@ -403,8 +402,8 @@ def test_a_store_that_refuses_its_own_time(caplog: pytest.LogCaptureFixture) -> 
 
     with Scripted(script) as server:
         bucket = bucket_at(server.endpoint, retry_budget=60.0)
-        with pytest.raises(e.ClockSkew, match='store itself tells is refused as well'):
-            bucket.put(KEY, b'content', Kind.VOLUME)
+        with pytest.raises(e.ClockSkew, match='store refused its own time as well'):
+            bucket.put(KEY, b'content', ObjectKind.VOLUME)
     assert len(server.exchanges) == 2
     assert len(told_of_clocks(caplog)) == 1
 
@@ -418,7 +417,7 @@ def test_no_time_to_correct_by(date: str | None) -> None:
     with Scripted(script) as server:
         bucket = bucket_at(server.endpoint, retry_budget=60.0)
         with pytest.raises(e.ClockSkew, match="set this machine's clock"):
-            bucket.put(KEY, b'content', Kind.VOLUME)
+            bucket.put(KEY, b'content', ObjectKind.VOLUME)
 
 
 # Retry-After
@@ -433,7 +432,7 @@ def test_how_long_a_store_wants_to_be_left_alone(status: int, code: str) -> None
     with Scripted(script) as server:
         bucket = bucket_at(server.endpoint)
         for call in (
-            lambda: bucket.put(KEY, b'content', Kind.VOLUME),
+            lambda: bucket.put(KEY, b'content', ObjectKind.VOLUME),
             lambda: bucket.head(KEY),
             lambda: bucket.upload_part(UPLOAD, 1, bytearray(b'content')),
         ):

@@ -1,0 +1,215 @@
+"""One run of the agent: wires configuration, storage and job, and reports errors."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from freezer import output
+from freezer.common import config
+from freezer.common.config import AgentConfig
+from freezer.exceptions import FreezerError
+from freezer.job import job_of
+from freezer.metrics import MetricsFile
+from freezer.storage.exceptions import StorageException
+from freezer.storage.repository import Repository
+from freezer.utils import signals, startup
+from freezer.utils.progress import Progress
+from freezer.utils.rate import Rate
+from freezer.utils.text import NOTICES, SayHandler
+from freezer.watch import Watch
+
+LOG = logging.getLogger(__name__)
+
+_HIGHEST_NICENESS = -19
+
+
+class Agent:
+    """One run. ``quiet`` is known once the options are read."""
+
+    def __init__(self) -> None:
+        self._quiet = False
+        self._watch: Watch | None = None
+
+    def run(self, argv: Sequence[str]) -> int:
+        """:returns: the exit code"""
+        # Until the log is set up, nothing else writes to standard error.
+        logging.getLogger().addHandler(logging.NullHandler())
+        with signals.as_exceptions(self._report_timeout):
+            try:
+                with startup.no_garbage_collection():
+                    settings = config.load(argv, os.environ)
+                self._quiet = settings.quiet
+                progress = make_progress(settings)
+                for listener in (progress.notice, self.say):
+                    NOTICES.addHandler(SayHandler(listener))
+                for line in settings.secret_warnings:
+                    NOTICES.warning('%s', line)
+                return self._with_metrics(
+                    settings, progress, lambda: self._act(settings, progress)
+                )
+            except (FreezerError, StorageException) as error:
+                LOG.exception('%s', error)
+                self._complain(str(error))
+                return 1
+            except signals.Interrupted as interruption:
+                LOG.error('interrupted by %s', interruption.name)
+                self._complain(f'interrupted by {interruption.name}')
+                interruption.pass_on()
+                return 1
+            except (OSError, MemoryError) as error:
+                # Of this machine: no memory, no file descriptors.
+                LOG.exception('system error')
+                self._complain(f'{_reason(error)}; the log has the traceback')
+                return 1
+            except Exception as error:
+                # A defect of this program; the log has the traceback.
+                LOG.exception('unexpected error')
+                self._complain(
+                    f'{type(error).__name__}: {error} (this is a defect; the log has '
+                    f'the traceback)'
+                )
+                return 1
+
+    def _report_timeout(self, interruption: signals.Interrupted) -> None:
+        text = (
+            f'interrupted by {interruption.name}; cleaning up took longer than '
+            f'{signals.GRACE_SECONDS:g} s: the next backup, or --action admin, on this '
+            f'machine removes the leftovers'
+        )
+        LOG.error(text)
+        self._complain(text)
+
+    def _with_metrics(
+        self, settings: AgentConfig, progress: Progress, act: Callable[[], int]
+    ) -> int:
+        """Act, and write ``--metrics-file``, whatever the result."""
+        if not settings.metrics_file:
+            return act()
+        metrics = MetricsFile(settings.metrics_file, settings)
+        if settings.dry_run:
+            return act()
+
+        def note_at_once() -> None:
+            with contextlib.suppress(FreezerError):
+                metrics.write(progress, success=False, patience=0)
+
+        def note_failure() -> None:
+            try:
+                metrics.write(progress, success=False)
+            except FreezerError as error:
+                # The failure itself is the one to report.
+                LOG.error('%s', error)
+                self.say(f'Warning: {error}')
+
+        try:
+            with signals.on_forced_exit(note_at_once):
+                code = act()
+        except BaseException:
+            note_failure()
+            raise
+        if code:
+            note_failure()
+            return code
+        try:
+            metrics.write(progress, success=True)
+        except FreezerError as error:
+            raise FreezerError(
+                f'{error}; the action succeeded, but its metrics were not written'
+            ) from error
+        return 0
+
+    def _act(self, settings: AgentConfig, progress: Progress) -> int:
+        with contextlib.ExitStack() as stack:
+            repository = make_repository(settings, progress)
+            if repository is not None:
+                stack.callback(repository.close)
+            job = job_of(settings.action)(settings, repository, self.say, progress)
+            job.validate()
+            if settings.max_priority:
+                _raise_priority()
+            if repository is not None and job.writes and not settings.dry_run:
+                repository.prepare()
+            with self._watching(progress):
+                outcome = job.execute()
+        try:
+            output.publish(outcome, settings.metadata_out)
+        except output.NoOutput as error:
+            raise FreezerError(
+                f'the action succeeded, but standard output {error} before the result '
+                f'was written'
+            ) from error
+        for line in outcome.lines:
+            self.say(line)
+        if outcome.failure is not None:
+            raise outcome.failure
+        return outcome.exit_code
+
+    def _watching(self, progress: Progress) -> contextlib.AbstractContextManager[None]:
+        """A block whose progress is shown."""
+        if self._quiet or sys.stderr is None:
+            return contextlib.nullcontext()
+        self._watch = Watch(progress, sys.stderr)
+        return self._watch.watching()
+
+    def say(self, text: str) -> None:
+        """Show a line on the terminal."""
+        if self._quiet:
+            return
+        with self._watch.interrupted() if self._watch else contextlib.nullcontext():
+            output.say(text)
+
+    def _complain(self, text: str) -> None:
+        """Show the error that ends the run."""
+        if self._watch:
+            self._watch.end()
+        self.say(f'Error: {" ".join(text.split())}')
+
+
+def make_progress(settings: AgentConfig) -> Progress:
+    """Shared by all storages, as are its limits for sending and receiving."""
+    return Progress(Rate(settings.upload_limit), Rate(settings.download_limit))
+
+
+def make_repository(settings: AgentConfig, progress: Progress) -> Repository | None:
+    """The storages, without contacting any; None for action exec."""
+    if not settings.storages:
+        return None
+    return Repository(
+        {
+            options.name: driver.from_settings(
+                dataclasses.replace(
+                    options,
+                    sending=progress.sending,
+                    receiving=progress.receiving,
+                    progress=progress,
+                )
+            )
+            for driver, options in settings.storages
+        }
+    )
+
+
+def _raise_priority() -> None:
+    """Give this process and its children the highest CPU and disk priority."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, _HIGHEST_NICENESS)
+        subprocess.run(
+            ['ionice', '-c', '1', '-n', '0', '-p', str(os.getpid())],  # noqa: S607
+            check=True,
+            capture_output=True,
+            # Other variables may contain secrets.
+            env={'PATH': os.environ.get('PATH', os.defpath)},
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        LOG.warning('the priority could not be raised: %s', error)
+
+
+def _reason(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return 'out of memory'
+    where = f'{error.filename}: ' if error.filename else ''
+    return f'{where}{error.strerror or error}'

@@ -1,0 +1,119 @@
+"""The options in a job file: which keys it may have, and what they override."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from oslo_config import cfg
+
+from freezer.common import jobfile, opts, parsing, storages, upstream
+from freezer.exceptions import ConfigError
+
+# These files are read before the job file.
+_FILES = {'config', 'config_file', 'config_dir'}
+
+
+class Key(NamedTuple):
+    """The option that a key of a job file sets.
+
+    :ivar many: whether each line is a value
+    """
+
+    dest: str
+    group: str | None
+    flag: bool = False
+    many: bool = False
+    secret: bool = False
+
+
+def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
+    """By the option's name and, where it differs, by its dest (engine, engine_name)."""
+    keys: dict[str, Key] = {}
+    for group, options in opts.every_option().items():
+        prefix = f'{group}_' if group else ''
+        for option in options:
+            key = Key(
+                option.dest,
+                group,
+                isinstance(option, cfg.BoolOpt),
+                isinstance(option, cfg.MultiStrOpt),
+                option.secret,
+            )
+            keys[prefix + option.name.replace('-', '_')] = key
+            keys[prefix + option.dest] = key
+    for name in _FILES:
+        keys.pop(name, None)
+    # oslo.log's own: it has no public list of them.
+    for dest in set(conf) - set(keys) - _FILES:
+        keys[dest] = Key(dest, None, isinstance(conf[dest], bool))
+    return keys
+
+
+def apply(
+    conf: cfg.ConfigOpts, job: jobfile.JobFile, pinned: set[tuple[str | None, str]]
+) -> None:
+    """Override everything that the command line did not set.
+
+    :param pinned: (group, dest) of what the command line did set
+    :raises ConfigError: a key is unknown, or its value malformed
+    """
+    known = keys_of(conf)
+    for section in job.main:
+        for name, value in section.values.items():
+            where = f'config {job.path}, [{section.name}]'
+            if name not in known:
+                raise ConfigError(f'{where}: {name} is not an option of this agent')
+            key = known[name]
+            if upstream.is_unset(key.flag, value) or (key.group, key.dest) in pinned:
+                continue
+            override(conf, key, value, f'{where}, {name}')
+
+
+def override(conf: cfg.ConfigOpts, key: Key, value: str, where: str) -> None:
+    """:raises ConfigError: the value is malformed; begins with ``where``"""
+    value = parsing.literal(value)
+    given: Any = [line for line in value.splitlines() if line] if key.many else value
+    try:
+        conf.set_override(key.dest, given, key.group)
+    except ValueError as error:
+        reason = 'malformed value' if key.secret else str(error)
+        raise ConfigError(f'{where}: {reason}') from error
+
+
+class JobKeys:
+    """The keys of a job file, for a program that writes one.
+
+    Checks each key by itself: the agent, when it runs, checks whether they fit
+    together.
+    """
+
+    def __init__(self) -> None:
+        self._conf = opts.parse_alone([])
+        self._keys = keys_of(self._conf)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def is_secret(self, key: str) -> bool:
+        return key in self._keys and self._keys[key].secret
+
+    def takes_lines(self, key: str) -> bool:
+        """Whether it may have several values, one per line."""
+        return key in self._keys and self._keys[key].many
+
+    def check(self, name: str, value: str) -> None:
+        """:raises ConfigError: the agent would refuse this, in its main part"""
+        if name not in self._keys:
+            raise ConfigError('not an option of the agent')
+        key = self._keys[name]
+        if upstream.is_unset(key.flag, value):
+            return
+        override(self._conf, key, value, 'agent')
+        try:
+            opts.refuse_unavailable(self._conf)
+        finally:
+            self._conf.clear_override(key.dest, key.group)
+
+    def check_storage(self, name: str, values: Mapping[str, str]) -> None:
+        """:raises ConfigError: the agent would refuse this ``[storage:NAME]``"""
+        section = jobfile.Section(jobfile.STORAGE_PREFIX + name, dict(values))
+        storages.of_section('job', section, max_segment_size=1)

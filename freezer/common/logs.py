@@ -1,0 +1,70 @@
+"""Where the log goes."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from oslo_config import cfg
+from oslo_log import log
+
+from freezer.common.parsing import literal
+from freezer.exceptions import ConfigError
+from freezer.utils.text import NOTICES
+
+_DESTINATIONS = (
+    *('log_file', 'log_dir', 'use_syslog', 'use_journal'),
+    'log_config_append',
+)
+
+
+def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
+    """Start logging.
+
+    :param default: where to log if the options do not say: the name of a file in
+        ``~/.freezer``; None is standard error
+    :returns: the path of the log file, or ''
+    :raises ConfigError: it cannot be written
+    """
+    if not any(conf[dest] for dest in _DESTINATIONS):
+        if default is None:
+            conf.set_override('use_stderr', True)
+        else:
+            folder = os.path.expanduser('~/.freezer')
+            try:
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+            except OSError as error:
+                reason = f'{error.strerror}; give another with --log-dir'
+                raise ConfigError(f'log directory {folder}: {reason}') from error
+            conf.set_override('log_file', literal(os.path.join(folder, default)))
+    try:
+        log.setup(conf, 'freezer')
+    except (OSError, log.LogConfigError) as error:
+        raise ConfigError(f'the log cannot be written: {error}') from error
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.StreamHandler) or not handler.stream:
+            continue
+        # File names may not be valid UTF-8.
+        handler.stream.reconfigure(errors='backslashreplace')
+        if isinstance(handler, logging.FileHandler):
+            handler.errors = 'backslashreplace'
+            handler.handleError = _warn_once()  # type: ignore[assignment,method-assign]
+    if conf.log_file and conf.log_dir:
+        return os.path.join(str(conf.log_dir), str(conf.log_file))
+    return str(conf.log_file or '')
+
+
+def _warn_once() -> Callable[[logging.LogRecord], None]:
+    """A handler's ``handleError``: one warning on the terminal, and the work goes on.
+
+    logging's own prints a traceback on standard error for each line.
+    """
+    warned = False
+
+    def failed(_record: logging.LogRecord) -> None:
+        nonlocal warned
+        if not warned:
+            warned = True
+            NOTICES.warning('the log cannot be written: %s', sys.exc_info()[1])
+
+    return failed

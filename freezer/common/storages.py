@@ -1,0 +1,107 @@
+"""The storages of a run: the one of the main options, or the sections of a job file."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from oslo_config import cfg
+
+from freezer.common import jobfile, parsing, plugins, upstream
+from freezer.exceptions import ConfigError
+from freezer.storage.base import StorageSettings
+
+#: driver class and its settings
+Chosen = tuple[Any, StorageSettings]
+
+
+def plugin_options(conf: cfg.ConfigOpts, kind: str, name: str) -> dict[str, Any]:
+    """The settings of a plugin: key -> value; empty for one that is not installed.
+
+    :raises ConfigError: a value is malformed
+    """
+    declared = plugins.options(kind).get(name, ())
+    return {
+        key: parsing.value(conf, option.dest, group) for key, group, option in declared
+    }
+
+
+def chosen(
+    conf: cfg.ConfigOpts, values: Mapping[str, Any], job: jobfile.JobFile | None
+) -> tuple[Chosen, ...]:
+    """Driver and settings of each storage; none for action exec.
+
+    :param values: fields of AgentConfig
+    :raises ConfigError: there is none, one is not available, or two are the same place
+    """
+    if values['action'] == 'exec':
+        return ()
+    shared = {name: values[name] for name in ('max_segment_size', 'insecure', 'proxy')}
+    if job is not None and job.storages:
+        named = [of_section(job.path, each, **shared) for each in job.storages]
+        _refuse_same_place(job.path, named)
+    elif not values['storage']:
+        raise ConfigError(
+            'no storage configured: pass --storage s3 or --storage local, or storage = '
+            '… in the job file (swift, the default of Freezer 19, is not available)'
+        )
+    else:
+        name = values['storage']
+        options = plugin_options(conf, plugins.STORAGES, name)
+        settings = StorageSettings(values['container'], options=options, **shared)
+        named = [(name, settings)]
+    return tuple(
+        (plugins.load(plugins.STORAGES, 'storage', name), settings)
+        for name, settings in named
+    )
+
+
+def of_section(
+    path: str, section: jobfile.Section, **shared: Any
+) -> tuple[str, StorageSettings]:
+    """Plugin and settings of one ``[storage:NAME]``.
+
+    Its values are literal, and what it leaves out has the option's default, whatever
+    the environment and configuration files say.
+
+    :param shared: fields of StorageSettings
+    """
+    where = f'config {path}, [{section.name}]'
+    given = dict(section.values)
+    name = given.pop('storage', '')
+    if not name:
+        raise ConfigError(f'{where}: storage = … is missing')
+    plugins.check(plugins.STORAGES, f'{where}: storage', name)
+    container = given.pop('container', '')
+    options: dict[str, Any] = {}
+    for key, _group, option in plugins.options(plugins.STORAGES)[name]:
+        text = given.pop(key, '')
+        try:
+            unset = upstream.is_unset(isinstance(option, cfg.BoolOpt), text)
+            options[key] = option.default if unset else option.type(text)
+        except ValueError as error:
+            reason = 'malformed value' if option.secret else str(error)
+            raise ConfigError(f'{where}, {key}: {reason}') from error
+    if given:
+        raise ConfigError(
+            f'{where}: {", ".join(sorted(given))}: not an option of storage {name}'
+        )
+    return name, StorageSettings(
+        container,
+        options=options,
+        **shared,
+        section=f'[{section.name}] of {path}',
+        name=section.name.removeprefix(jobfile.STORAGE_PREFIX),
+    )
+
+
+def _refuse_same_place(path: str, named: Iterable[tuple[str, StorageSettings]]) -> None:
+    """:raises ConfigError: two sections are one place, and so their copies are one"""
+    sections: dict[Any, str] = {}
+    for name, settings in named:
+        declared = plugins.options(plugins.STORAGES)[name]
+        place = name, declared.place(settings.container, settings.options)
+        first = sections.setdefault(place, settings.name)
+        if first != settings.name:
+            raise ConfigError(
+                f'config {path}: [storage:{first}] and [storage:{settings.name}] are '
+                f'the same container: give each its own'
+            )

@@ -1,0 +1,296 @@
+"""Makes one level: plans, claims, archives, stores and commits it."""
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freezer.engine.engine import Archiving, Engine, Source, SourceChanged, Warnings
+from freezer.engine.opened import LevelOpener, OpenedLevel
+from freezer.engine.settings import EngineSettings
+from freezer.exceptions import EngineError
+from freezer.storage import layout, levels
+from freezer.storage.backup import (
+    Backup,
+    PendingBackup,
+    StoredLevel,
+    WrittenBackup,
+)
+from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
+from freezer.storage.repository import Repository
+from freezer.stream import compression, encryption
+from freezer.utils import signals
+from freezer.utils.blocks import Block
+from freezer.utils.streaming import ConsumerGone, RichQueue
+
+if TYPE_CHECKING:
+    from freezer.engine.sealing import ChainKey, Sealer
+
+LOG = logging.getLogger(__name__)
+
+# Seconds: if the newest backup is further in the future, a clock is wrong.
+CLOCK_TOLERANCE = 2
+_QUEUE_BLOCKS = 4
+# Archives that are made before the source counts as changing too fast.
+_ATTEMPTS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class BackupPlan:
+    """The backup to make, and the level it builds on (None at level 0)."""
+
+    backup: Backup
+    base: StoredLevel | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletedBackup:
+    """A committed backup."""
+
+    backup: Backup
+    warnings: Warnings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Base:
+    """The base of an increment: the engine's file, and in format age the key."""
+
+    backup: Backup
+    state: Path
+    key: 'ChainKey | None'
+
+
+class BackupWriter:
+    """Makes backups with one engine.
+
+    :raises ConfigError: the encryption in the settings is not available
+    """
+
+    def __init__(
+        self, repository: Repository, engine: Engine, settings: EngineSettings
+    ) -> None:
+        self._repository = repository
+        self._engine = engine
+        self._settings = settings
+        self._progress = settings.progress
+        self._opener = LevelOpener(settings, engine.is_archive_start)
+        self._passphrase = self._opener.passphrase
+        self._writes_age = (
+            self._passphrase is not None and settings.encryption == layout.AGE
+        )
+        if self._writes_age:
+            encryption.check_available(layout.AGE)
+
+    def plan(self, identity: str, policy: levels.LevelPolicy, now: int) -> BackupPlan:
+        """Decide the level and timestamp of the next backup.
+
+        Timestamps only grow, whatever the clock does: a backup that looks older than
+        the one it follows could not be found by its date.
+
+        :param identity: ``<host name>_<backup name>``
+        :param now: epoch seconds
+        """
+        name = self._engine.name
+        base, earliest = self._repository.plan(name, identity, policy, now)
+        timestamp = max(now, earliest)
+        if timestamp - now > CLOCK_TOLERANCE:
+            LOG.warning(
+                'this clock is %d s behind the newest backup of %s: check the clock',
+                timestamp - now,
+                identity,
+            )
+        if base is None:
+            return BackupPlan(Backup(name, identity, timestamp, timestamp, 0), None)
+        level_zero = base.level_zero_timestamp
+        backup = Backup(name, identity, level_zero, timestamp, base.level + 1)
+        return BackupPlan(backup, base)
+
+    def write(self, source: Source, plan: BackupPlan, now: int) -> CompletedBackup:
+        """Make the backup. Atomic: it is listed when this returns, not if this raises.
+
+        If its base is unusable, it becomes a level 0.
+
+        :param now: epoch seconds
+        """
+        backup = plan.backup
+        base: _Base | None = None
+        with (
+            tempfile.TemporaryDirectory(prefix='freezer-') as name,
+            signals.on_forced_exit(lambda: shutil.rmtree(name, ignore_errors=True)),
+        ):
+            folder = Path(name)
+            for file in ('base', 'state', 'sealed'):
+                (folder / file).touch(mode=0o600)
+            if plan.base is not None:
+                base = self._fetch_base(plan.base, folder / 'base', source, now)
+                if base is None:
+                    time = backup.timestamp
+                    backup = dataclasses.replace(
+                        backup, level_zero_timestamp=time, level=0
+                    )
+            key = base.key if base else None
+            if key is None and self._writes_age:
+                key = self._opener.keyring.make()
+            archiving = Archiving(
+                source,
+                base.state if base else None,
+                folder / 'state',
+                Warnings(),
+                backup.level,
+                now,
+            )
+            for _ in range(_ATTEMPTS):
+                sealer = self._sealer(key, backup, base)
+                try:
+                    return self._make(archiving, backup, sealer, folder)
+                except SourceChanged as changed:
+                    LOG.info('archiving again: %d more names', len(changed.include))
+                    archiving = dataclasses.replace(
+                        archiving, include=changed.include, warnings=Warnings()
+                    )
+        raise EngineError(
+            f'{source.label} changes faster than it can be archived: --exclude files '
+            f'that always change, or back up a snapshot'
+        )
+
+    def _fetch_base(
+        self, stored: StoredLevel, state: Path, source: Source, now: int
+    ) -> _Base | None:
+        """The base; None, and a warning in the log, if it is unusable.
+
+        :raises EncryptionError: it cannot be decrypted
+        """
+        key = None
+        try:
+            if not self._writes_age:
+                state.write_bytes(stored.checked_engine_metadata())
+                fits = not encryption.is_age(state)
+            elif fits := stored.marker.get(layout.FORMAT_KEY) == layout.AGE:
+                opened = OpenedLevel(stored, self._opener)
+                assert opened.sealed is not None
+                key = opened.sealed.key
+                state.write_bytes(opened.engine_metadata())
+            reason = (
+                self._engine.base_problem(state, source, now)
+                if fits
+                else f'{stored!r} is not encrypted in the same way'
+            )
+        except (NotFound, IntegrityError) as error:
+            reason = error.message
+        if reason is None:
+            return _Base(stored.backup, state, key)
+        LOG.warning('%s: starting a new chain at level 0', reason)
+        return None
+
+    def _make(
+        self,
+        archiving: Archiving,
+        backup: Backup,
+        sealer: 'Sealer | None',
+        folder: Path,
+    ) -> CompletedBackup:
+        self._progress.begin(stores=True)
+        pending = self._repository.begin(backup)
+        try:
+            if sealer is not None:
+                pending.put_identity(sealer.file)
+            self._progress.phase = 'Backing up'
+            written = self._store(self._engine.archive(archiving), pending, sealer)
+            self._progress.phase = 'Committing'
+            marker, state = self._marker(), archiving.state
+            if sealer is not None:
+                state = folder / 'sealed'
+                state.write_bytes(sealer.engine_metadata(archiving.state.read_bytes()))
+                marker = sealer.sealed(marker)
+            written.commit(state, marker)
+            self._check_base(backup)
+        except BaseException:
+            try:
+                pending.discard()
+            except StorageException as error:
+                # The first error is the one to report.
+                LOG.error(
+                    'the leftovers of the failed backup %r could not be removed: %s',
+                    backup,
+                    error.message,
+                )
+            raise
+        return CompletedBackup(backup, archiving.warnings)
+
+    def _marker(self) -> dict[str, Any]:
+        """The commit marker's content."""
+        marker: dict[str, Any] = {
+            'engine_name': self._engine.name,
+            'compression': self._settings.compression,
+            'encryption': self._passphrase is not None,
+        }
+        if self._writes_age:
+            marker[layout.FORMAT_KEY] = layout.AGE
+        return marker
+
+    def _check_base(self, backup: Backup) -> None:
+        """Check that the levels below still exist.
+
+        After the commit: retention checks first whether a chain has a newer level, so
+        one of the two notices the other.
+
+        :raises EngineError: the backup would be listed, but could not be restored
+        """
+        if not backup.level:
+            return
+        chains = self._repository.chains(backup.engine, backup.hostname_backup_name)
+        chain = [b.backup for b in chains.get(backup.level_zero_timestamp, [])]
+        if len(levels.needed(backup, chain)) < backup.level:
+            raise EngineError(
+                f'the chain that {backup!r} builds on was removed while it was made: '
+                f'run the backup again'
+            )
+
+    def _store(
+        self,
+        archive: Generator[Block, None, None],
+        pending: PendingBackup,
+        sealer: 'Sealer | None',
+    ) -> WrittenBackup:
+        stream: Iterator[Block] = compression.compress(
+            self._settings.compression, self._progress.archived(archive)
+        )
+        if sealer is not None:
+            stream = sealer.data(stream)
+        elif self._passphrase is not None:
+            stream = encryption.encrypt(self._passphrase, stream)
+        stream = self._progress.stored(stream)
+        queue = RichQueue(_QUEUE_BLOCKS)
+
+        def produce() -> None:
+            # Closed at once: it has a child process.
+            with contextlib.suppress(ConsumerGone), contextlib.closing(archive):
+                queue.put_messages(stream)
+
+        producer = threading.Thread(target=produce, name='archive', daemon=True)
+        producer.start()
+        try:
+            written = pending.write(queue.get_messages())
+        finally:
+            queue.close()
+            producer.join()
+        if not queue.drained:
+            raise EngineError(
+                'the storage stopped reading before the end: run the backup again'
+            )
+        return written
+
+    def _sealer(
+        self, key: 'ChainKey | None', backup: Backup, base: _Base | None
+    ) -> 'Sealer | None':
+        if key is None:
+            return None
+        # Optional: it needs the extra encryption.
+        from freezer.engine.sealing import Sealer
+
+        return Sealer(key, backup, base.backup if base else None)

@@ -1,0 +1,174 @@
+"""Opens stored levels: checks the marker, decrypts, decompresses."""
+
+import functools
+import logging
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from freezer.engine.settings import EngineSettings
+from freezer.exceptions import ConfigError, RestoreError, TamperedError
+from freezer.storage import layout
+from freezer.storage.backup import StoredLevel
+from freezer.storage.exceptions import IntegrityError, NotFound
+from freezer.stream import compression, encryption
+from freezer.utils.blocks import Block
+
+if TYPE_CHECKING:
+    from freezer.engine.sealing import Keyring, SealedLevel
+
+LOG = logging.getLogger(__name__)
+
+
+class LevelOpener:
+    """Opens levels, however they are compressed and encrypted.
+
+    :param is_archive_start: whether bytes (512, or all there are) begin an archive
+    :ivar passphrase: None if none is given
+    :raises ConfigError: the passphrase cannot be read
+    """
+
+    def __init__(
+        self, settings: EngineSettings, is_archive_start: Callable[[bytes], bool]
+    ) -> None:
+        self.settings = settings
+        self.is_archive_start = is_archive_start
+        self.passphrase = (
+            encryption.read_passphrase(settings.encrypt_pass_file)
+            if settings.encrypt_pass_file
+            else None
+        )
+
+    @functools.cached_property
+    def keyring(self) -> 'Keyring':
+        """For format age; a passphrase is required."""
+        # Optional: it needs the extra encryption.
+        from freezer.engine.sealing import Keyring
+
+        assert self.passphrase is not None
+        return Keyring(self.passphrase)
+
+    def open(self, stored: StoredLevel) -> 'OpenedLevel':
+        """Check that a level can be opened, as far as its marker shows.
+
+        :raises RestoreError: it cannot
+        :raises StorageException: the marker cannot be read
+        """
+        opened = OpenedLevel(stored, self)
+        where = stored.paths.marker
+        try:
+            compression.check_available(opened.compression)
+            if opened.format in encryption.NAMES and self.passphrase is not None:
+                encryption.check_available(opened.format)
+        except ConfigError as error:
+            raise RestoreError(f'{where}: {error}') from error
+        if opened.format not in (None, *encryption.NAMES):
+            raise RestoreError(
+                f'{where}: encryption format {opened.format!r} is not known: it is '
+                f'damaged, or of a newer agent; restore with that'
+            )
+        if opened.format and self.passphrase is None:
+            raise RestoreError(
+                f'{stored!r} is encrypted: give its passphrase with --encrypt-pass-file'
+            )
+        wanted = self.settings.encryption
+        if wanted and opened.format != wanted:
+            how = f'encrypted in format {opened.format}, not in {wanted}'
+            raise RestoreError(
+                f'{stored!r} is {how if opened.format else "not encrypted"}; restore '
+                f'it without --encryption'
+            )
+        return opened
+
+
+class OpenedLevel:
+    """A level whose marker says that it can be opened.
+
+    :ivar compression: the marker decides; the option, if the marker does not say
+    :ivar format: of its encryption; None if it is not encrypted
+    """
+
+    def __init__(self, stored: StoredLevel, opener: LevelOpener) -> None:
+        self.stored = stored
+        self.level = stored.level
+        self._opener = opener
+        marker = stored.marker
+        self.compression = str(marker.get('compression') or opener.settings.compression)
+        # Freezer 19 decrypts when a passphrase is given and the marker does not say.
+        encrypted = marker.get('encryption', opener.passphrase is not None)
+        name = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
+        self.format: str | None = str(name) if name else None
+
+    @functools.cached_property
+    def sealed(self) -> 'SealedLevel | None':
+        """For levels in format age, else None.
+
+        :raises NotFound: the key is missing
+        :raises EncryptionError: it does not open
+        """
+        if self.format != layout.AGE:
+            return None
+        # Optional: it needs the extra encryption.
+        from freezer.engine.sealing import SealedLevel
+
+        return SealedLevel(self._opener.keyring.key_of(self.stored), self.stored)
+
+    def check_seal(self, base: StoredLevel | None) -> bytes:
+        """Check all but the data of a level whose chain is in format age.
+
+        :param base: the level it will be extracted on
+        :returns: the engine's file
+        :raises EncryptionError: the level was exchanged, changed, or is missing
+        """
+        try:
+            if self.sealed is None:
+                raise TamperedError(
+                    f'{self.stored!r} is not encrypted in format age, unlike others of '
+                    f'its chain: it was replaced'
+                )
+            self.sealed.check_base(base)
+            return self.sealed.engine_metadata()
+        except NotFound as error:
+            raise TamperedError(f'{error.message}: the backup is damaged') from error
+
+    def engine_metadata(self) -> bytes:
+        """The engine's file, decrypted. Fetched at each call.
+
+        :raises NotFound: it is missing
+        :raises IntegrityError: it is damaged
+        :raises EncryptionError: it does not open
+        """
+        if self.sealed is not None:
+            return self.sealed.engine_metadata()
+        return self.stored.checked_engine_metadata()
+
+    def state(self) -> bytes | None:
+        """The engine's file; None, and a warning in the log, if it is lost.
+
+        :raises EncryptionError: it does not open
+        """
+        try:
+            return self.engine_metadata()
+        except (NotFound, IntegrityError) as error:
+            LOG.warning('%r: %s', self.stored, error)
+            return None
+
+    def data(self) -> Generator[Block, None, None]:
+        """The archive: decrypted, decompressed, each byte checked before it is yielded.
+
+        :raises StorageException, EncryptionError, EngineError: some of it is damaged or
+            missing; at its end at the latest
+        """
+        stream: Any = self._opener.settings.progress.stored(self.stored.blocks())
+        passphrase = self._opener.passphrase
+        if self.sealed is not None:
+            stream = self.sealed.data(stream)
+        elif self.format and passphrase is not None:
+            stream = encryption.decrypt(passphrase, stream, self._looks_right)
+        return compression.decompress(self.compression, stream)
+
+    def _looks_right(self, head: bytes) -> bool:
+        """Whether decrypted bytes begin as they must, so the passphrase is right."""
+        magic = compression.MAGIC.get(self.compression)
+        if magic is None:
+            return self._opener.is_archive_start(head)
+        return head.startswith(magic)

@@ -1,0 +1,149 @@
+"""GNU tar as a child process: where it is, what it is told, how it is run and ended."""
+
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from freezer.engine.tar.source import PathSource
+from freezer.exceptions import ConfigError
+from freezer.utils import landlock, signals
+from freezer.utils.process import StderrReader
+
+LOG = logging.getLogger(__name__)
+
+_NAMES = ('gnutar', 'gtar', 'tar')
+# The largest pipe that any user may have: agent and tar take turns less often than
+# with the default of 64 KiB.
+_PIPE_SIZE = 1024 * 1024
+_WRITE_BUFFER = 256 * 1024
+# In the C locale messages are known texts; TAR_OPTIONS would change what tar does.
+_ENVIRONMENT = ('PATH', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH', 'LD_PRELOAD')
+
+METADATA = ('--xattrs', '--xattrs-include=*', '--acls')
+_DEREFERENCE = {
+    'none': (),
+    'soft': ('--dereference',),
+    'hard': ('--hard-dereference',),
+    'all': ('--dereference', '--hard-dereference'),
+}
+
+
+@functools.cache
+def find_tar() -> str:
+    """The path of GNU tar.
+
+    :raises ConfigError: it is not installed
+    """
+    for name in _NAMES:
+        path = shutil.which(name)
+        if path is None:
+            continue
+        version = subprocess.run(
+            [path, '--version'], capture_output=True, check=False, env=_environment()
+        )
+        if b'GNU tar' in version.stdout:
+            return path
+    raise ConfigError(
+        f'GNU tar is not installed, or not in PATH: the tar engine needs it, under the '
+        f'name {" or ".join(_NAMES)}'
+    )
+
+
+def create_arguments(
+    source: PathSource, options: Mapping[str, Any], *further: str
+) -> list[str]:
+    """The arguments that archive a source.
+
+    :param options: those of the engine
+    """
+    return [
+        '--create',
+        *further,
+        '--one-file-system',
+        *_DEREFERENCE[options['dereference_symlink']],
+        *(f'--exclude={pattern}' for pattern in options['exclude']),
+        f'--directory={source.folder}',
+        '--',
+        source.name,
+    ]
+
+
+def extract_arguments(target: str, untrusted: bool) -> list[str]:
+    """The arguments that extract an archive from standard input."""
+    return [
+        '--extract',
+        '--file=-',
+        '--listed-incremental=/dev/null',
+        '--preserve-permissions',
+        *METADATA,
+        # security.capability grants root privileges.
+        *(['--xattrs-exclude=security.capability'] if untrusted else []),
+        '--warning=no-timestamp',
+        f'--directory={target}',
+    ]
+
+
+@contextlib.contextmanager
+def running(
+    arguments: list[str],
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    cwd: str = '/',
+    confined: bool = False,
+) -> Iterator[tuple['subprocess.Popen[bytes]', StderrReader]]:
+    """Run GNU tar; when the block is left, the process has been ended and reaped.
+
+    It is started from a list of arguments, never through a shell.
+
+    :param cwd: not where the agent was started: that directory may be gone
+    :param confined: Landlock keeps it from changing anything but what is below ``cwd``
+    :raises ConfigError: GNU tar is not installed
+    """
+    path = find_tar()
+    LOG.debug('running %s %s', path, arguments)
+
+    def start() -> 'subprocess.Popen[bytes]':
+        return subprocess.Popen(
+            ['tar', *arguments],  # noqa: S607 - the name its messages begin with
+            # tar gets many small pieces.
+            bufsize=_WRITE_BUFFER if stdin == subprocess.PIPE else -1,
+            executable=path,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=_environment(),
+        )
+
+    process = landlock.run_confined(cwd, start) if confined else start()
+    assert process.stderr is not None
+    stderr = StderrReader(process.stderr)
+    for stream in (process.stdin, process.stdout):
+        # Popen's pipesize would raise: a user who has many pipes is refused more room.
+        with contextlib.suppress(OSError):
+            if stream is not None:
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    try:
+        with signals.on_forced_exit(process.kill):
+            yield process, stderr
+    finally:
+        if process.poll() is None:
+            process.kill()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        process.wait()
+        stderr.lines()
+
+
+def _environment() -> dict[str, str]:
+    """Variables for tar: none that could change what it does, and no secret."""
+    passed_on = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
+    return {**passed_on, 'LC_ALL': 'C'}

@@ -1,0 +1,198 @@
+"""One action of a job document, and the agent's job file made of it. Pure.
+
+The agent reads exactly the values of the document. A value that a job file cannot hold
+is rejected.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from freezer.common import upstream
+from freezer.common.job_options import JobKeys
+from freezer.common.jobfile import STORAGE_PREFIX
+from freezer.exceptions import ConfigError
+
+DEFAULT_RETRY_SECONDS = 60
+_STORAGE_NAME = re.compile(r'[A-Za-z0-9_.-]+\Z')
+# The scheduler writes the agent's job file; the agent would not read a second one.
+_FORBIDDEN_KEYS = ('config', 'config_file', 'config_dir')
+_HIDDEN = '***'
+
+
+@functools.cache
+def keys() -> JobKeys:
+    """The agent's keys. Cached, because it reads the options of every storage."""
+    return JobKeys()
+
+
+@dataclasses.dataclass(frozen=True)
+class Action:
+    """The agent's options, and what to do when the agent fails.
+
+    :param options: key -> text, for the main part of the agent's job file
+    :param storages: NAME -> options, for each ``[storage:NAME]``
+    :param mandatory: run it even if an earlier action failed
+    :param retries: further attempts after the first one
+    """
+
+    options: Mapping[str, str]
+    storages: Mapping[str, Mapping[str, str]]
+    mandatory: bool = False
+    retries: int = 0
+    retry_seconds: float = DEFAULT_RETRY_SECONDS
+
+    @property
+    def name(self) -> str:
+        return self._option('action', default='backup')
+
+    @property
+    def mode(self) -> str:
+        return self._option('mode', default='fs')
+
+    @property
+    def engine(self) -> str:
+        return self._option('engine_name', 'engine', default='tar')
+
+    @property
+    def storage_kinds(self) -> tuple[str, ...]:
+        """The storage drivers it uses: s3, local."""
+        if self.storages:
+            return tuple(values.get('storage', '') for values in self.storages.values())
+        kind = self._option('storage')
+        return (kind,) if kind else ()
+
+    def ini(self) -> str:
+        """The agent's job file. It contains secrets."""
+        sections = {'action': self.options} | {
+            STORAGE_PREFIX + name: values for name, values in self.storages.items()
+        }
+        return '\n'.join(
+            f'[{name}]\n' + ''.join(_line(key, values[key]) for key in values)
+            for name, values in sections.items()
+        )
+
+    def without_secrets(self, text: str) -> str:
+        """The text, with every secret of this action replaced by ``***``."""
+        for secret in sorted(self._secrets(), key=len, reverse=True):
+            text = text.replace(secret, _HIDDEN)
+        return text
+
+    @property
+    def has_secrets(self) -> bool:
+        return any(self._secrets())
+
+    def _secrets(self) -> Iterator[str]:
+        for values in (self.options, *self.storages.values()):
+            for key, value in values.items():
+                if value and keys().is_secret(key):
+                    yield value
+
+    def _option(self, *names: str, default: str = '') -> str:
+        for name in names:
+            # The agent reads these as the default.
+            if self.options.get(name, '') not in upstream.UNSET:
+                return self.options[name]
+        return default
+
+
+def _line(key: str, value: str) -> str:
+    # Continuation lines must be indented; the agent reads %% as %, as Freezer 19 did.
+    text = value.replace('%', '%%').replace('\n', '\n\t')
+    return f'{key} = {text}\n'
+
+
+class _Wrong(Exception):
+    """The value of a key is invalid; the text says why."""
+
+
+def parse(
+    given: Mapping[str, Any], **retrying: Any
+) -> tuple[Action | None, list[tuple[tuple[str, ...], str]]]:
+    """Parse the object ``freezer_action``.
+
+    :param retrying: mandatory, retries, retry_seconds
+    :returns: the action, or None if there is a problem; and (path in the object,
+        message) of each problem
+    """
+    problems: list[tuple[tuple[str, ...], str]] = []
+    storages: dict[str, dict[str, str]] = {}
+    options: dict[str, str] = {}
+    for name, value in given.items():
+        try:
+            if name.startswith(STORAGE_PREFIX):
+                section = _storage(name, value)
+                storages[name.removeprefix(STORAGE_PREFIX)] = section
+                continue
+            key, text = _key(name), _text(name, value)
+            if key in options:
+                raise _Wrong('duplicate key')
+            if text is not None:
+                if key in _FORBIDDEN_KEYS:
+                    raise _Wrong('not allowed: the scheduler writes the job file')
+                keys().check(key, text)
+                options[key] = text
+        except (_Wrong, ConfigError) as error:
+            problems.append(((name,), str(error).removeprefix('agent: ')))
+    if problems:
+        return None, problems
+    return Action(options, storages, **retrying), []
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace('-', '_')
+
+
+def _storage(name: str, value: Any) -> dict[str, str]:
+    short = name.removeprefix(STORAGE_PREFIX)
+    if not _STORAGE_NAME.match(short):
+        raise _Wrong('invalid storage name: use letters, digits, and _ . -')
+    if not isinstance(value, dict):
+        raise _Wrong('must be an object with the options of a storage')
+    texts = {_key(key): _text(_key(key), part) for key, part in value.items()}
+    section = {key: text for key, text in texts.items() if text is not None}
+    keys().check_storage(short, section)
+    return section
+
+
+def _text(name: str, value: Any) -> str | None:
+    """The value as it is written in a job file; None for null.
+
+    :raises _Wrong: the agent would not read the same value back
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if keys().takes_lines(_key(name)):
+        return _lines(value if isinstance(value, list) else str(value).split('\n'))
+    if not isinstance(value, str):
+        raise _Wrong('must be text, a number, true, false or null')
+    _check_text(value)
+    return value
+
+
+def _lines(items: list[Any]) -> str:
+    kept: list[str] = []
+    for item in items:
+        if not isinstance(item, str):
+            raise _Wrong('must be a list of texts')
+        _check_text(item)
+        if not item:
+            continue
+        if kept and item[0] in '#;':
+            # configparser would take it for a comment.
+            raise _Wrong(f'a line cannot begin with {item[0]}: write [{item[0]}]')
+        kept.append(item)
+    return '\n'.join(kept)
+
+
+def _check_text(text: str) -> None:
+    if len(text.splitlines()) > 1 or text[-1:] in ('\n', '\r') or '\0' in text:
+        raise _Wrong('contains a line break, which a job file cannot hold')
+    if text != text.strip():
+        raise _Wrong('begins or ends with a space, which a job file cannot hold')
+    if any('\ud800' <= character <= '\udfff' for character in text):
+        raise _Wrong('not valid text: contains half of a surrogate pair')

@@ -1,0 +1,58 @@
+"""Unsent updates that need no file, because they follow from the jobs' records."""
+
+import threading
+
+from freezer.scheduler.documents.document import Document
+from freezer.scheduler.sources.source import JobUpdate
+
+
+class PendingUpdates:
+    """The newest update of each job, and the sessions to start. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._updates: dict[str, tuple[JobUpdate, Document]] = {}
+        self._sent: dict[str, JobUpdate] = {}
+        self._sessions: dict[str, Document] = {}
+
+    def __len__(self) -> int:
+        return len(self._updates)
+
+    def add(self, update: JobUpdate, document: Document) -> bool:
+        """False if it is pending or sent already."""
+        with self._guard:
+            pending = self._updates.get(update.job_id, (None,))[0]
+            if update in (pending, self._sent.get(update.job_id)):
+                return False
+            self._updates[update.job_id] = (update, document)
+            return True
+
+    def updates(self) -> list[tuple[JobUpdate, Document]]:
+        with self._guard:
+            return list(self._updates.values())
+
+    def mark_sent(self, update: JobUpdate) -> None:
+        with self._guard:
+            self._sent[update.job_id] = update
+            if self._updates.get(update.job_id, (None,))[0] == update:
+                del self._updates[update.job_id]
+
+    def forget_sent(self, job_id: str) -> None:
+        """freezer-api may have overwritten the update: send the next one even if it is
+        the same."""
+        with self._guard:
+            self._sent.pop(job_id, None)
+
+    def add_session(self, document: Document) -> None:
+        with self._guard:
+            self._sessions[document.job_id] = document
+
+    def sessions(self) -> list[Document]:
+        with self._guard:
+            return list(self._sessions.values())
+
+    def drop_session(self, document: Document) -> None:
+        """It has been started, or its run is over. A newer one of the job stays."""
+        with self._guard:
+            if self._sessions.get(document.job_id) is document:
+                del self._sessions[document.job_id]

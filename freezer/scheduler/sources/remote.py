@@ -1,0 +1,201 @@
+"""freezer-api as a source of jobs, with a thread that synchronizes with it.
+
+The jobs are cached in files, which the scheduler reads, and reports are kept in files
+until they are sent. So no job depends on freezer-api being available: known jobs keep
+running, and the reports are sent later.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from freezer.scheduler.api.outbox import BACKUP, SESSION, OutboxItem
+from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
+from freezer.scheduler.config import Service, Settings
+from freezer.scheduler.documents.document import ApiState, Document
+from freezer.scheduler.sources.source import JobListing, JobSource, JobUpdate
+from freezer.scheduler.sources.sync import ApiSync
+from freezer.utils.human import number
+
+LOG = logging.getLogger(__name__)
+
+#: the longest delay between two attempts while freezer-api is unavailable
+LONGEST_DELAY_SECONDS = 300.0
+#: how long the scheduler waits for the last reports when it exits
+STOP_SECONDS = 5.0
+# Collects reports that are added together, to send them in one round.
+_PAUSE_SECONDS = 0.2
+
+
+class Backoff:
+    """Exponential backoff with jitter."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._failures = 0
+        self._since = 0.0
+
+    def on_failure(self) -> float:
+        """The delay in seconds, doubled each time; random, so that schedulers which
+        lost the API together do not return together."""
+        if not self._failures:
+            self._since = time.monotonic()
+        self._failures += 1
+        longest = max(self._interval, LONGEST_DELAY_SECONDS)
+        delay = min(self._interval * 2.0 ** min(self._failures - 1, 20), longest)
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+    def on_success(self) -> float | None:
+        """Seconds since the first failure; None if the last attempt succeeded too."""
+        if not self._failures:
+            return None
+        self._failures = 0
+        return time.monotonic() - self._since
+
+
+class ApiJobSource(JobSource):
+    """:param api: for tests; otherwise the thread connects
+
+    :raises ConfigError: a directory cannot be created
+    """
+
+    def __init__(
+        self, settings: Settings, service: Service, api: Api | None = None
+    ) -> None:
+        self._interval = settings.interval
+        self.sync = ApiSync(settings, service, api)
+        self._wakeup = threading.Event()
+        self._poll_now = True
+        self._stopping = False
+        # Used by the thread only.
+        self._thread: threading.Thread | None = None
+        self._backoff = Backoff(settings.interval)
+        self._error = ''
+
+    # -- Called by the scheduler ------------------------------------------------------
+
+    @property
+    def place(self) -> str:
+        return f'freezer-api, cached in {self.sync.cache.place}'
+
+    def start(self, on_change: Callable[[], None]) -> None:
+        self.sync.on_change = on_change
+        thread = threading.Thread(target=self._work, name='freezer-api', daemon=True)
+        self._thread = thread
+        thread.start()
+
+    def refresh(self) -> None:
+        self._poll_now = True
+        self._wakeup.set()
+
+    def report(self, update: JobUpdate, document: Document) -> None:
+        if self.sync.pending.add(update, document):
+            self._wakeup.set()
+
+    def on_started(self, document: Document) -> None:
+        if document.api is not None and document.api.session_id:
+            self.sync.pending.add_session(document)
+            self._wakeup.set()
+
+    def on_backup(self, document: Document, backup: Mapping[str, Any]) -> None:
+        if not backup.get('dry_run'):
+            self._add(BACKUP, document, {**backup, 'job_id': document.job_id})
+
+    def on_finished(self, document: Document, result: str) -> None:
+        if document.api is None or not document.api.session_id:
+            return
+        # A session that has not been started yet is not started any more.
+        self.sync.pending.drop_session(document)
+        try:
+            self._add(SESSION, document, {'result': result})
+        except OSError as error:
+            LOG.error('job %s: end of its session: %s', document.job_id, error)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wakeup.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def _add(self, kind: str, document: Document, body: dict[str, Any]) -> None:
+        api = document.api or ApiState()
+        session_id = api.session_id if kind == SESSION else ''
+        where = (document.job_id, api.project_id, api.trust_id)
+        self.sync.outbox.add(OutboxItem(kind, *where, body, session_id))
+        self._wakeup.set()
+
+    # Last of these: below it, list is not the type.
+    def list(self) -> JobListing:
+        return self.sync.cache.list()
+
+    # -- The thread -------------------------------------------------------------------
+
+    def _work(self) -> None:
+        next_poll = 0.0
+        while True:
+            # A last round sends what was added before stop() was called.
+            stopping = self._stopping
+            due = self._poll_now or time.monotonic() >= next_poll
+            poll = due and not stopping
+            if poll:
+                self._poll_now = False
+                next_poll = time.monotonic() + self._interval
+            successes = self.sync.successes
+            error = self._try_round(poll)
+            if error:
+                if self.sync.successes > successes:
+                    # It is available in part, so it is not the same failure.
+                    self._backoff.on_success()
+                delay = self._backoff.on_failure()
+                next_poll = time.monotonic() + delay
+                self._on_failure(error, delay)
+            else:
+                self._on_success()
+            if stopping:
+                return
+            self._wait_until(next_poll)
+
+    def _try_round(self, poll: bool) -> str:
+        """The error message; empty after a success."""
+        try:
+            self.sync.round(poll)
+        except (ApiUnavailable, ApiRejected) as error:
+            return str(error)
+        except Exception as error:
+            # A bug, or a full disk; known jobs keep running.
+            LOG.exception('freezer-api')
+            return f'{type(error).__name__}: {error}'
+        return ''
+
+    def _wait_until(self, next_poll: float) -> None:
+        """Wait, or return early if there is something to send to an available API."""
+        while True:
+            left = next_poll - time.monotonic()
+            if left <= 0 or not self._wakeup.wait(left):
+                return
+            self._wakeup.clear()
+            if self._stopping or self._poll_now or not self._error:
+                if not self._stopping:
+                    time.sleep(_PAUSE_SECONDS)
+                return
+
+    def _on_success(self) -> None:
+        seconds = self._backoff.on_success()
+        if seconds is not None:
+            LOG.info('freezer-api is available again, after %.0f s', seconds)
+        if self._error:
+            self._error = ''
+            self.sync.write_index('')
+
+    def _on_failure(self, error: str, delay: float) -> None:
+        LOG.error(
+            '%s; continuing with known jobs; %s queued; retrying in %.0f s',
+            *(error, number(self.sync.waiting, 'report'), delay),
+        )
+        self._error = error
+        # Its database may have been recreated.
+        self.sync.registered = False
+        self.sync.write_index(error)

@@ -1,0 +1,1 @@
+"""Action check on S3."""

@@ -1,0 +1,1 @@
+"""Requests to one bucket. Only this package imports botocore."""

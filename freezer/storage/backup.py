@@ -1,0 +1,297 @@
+"""A backup by its name, a level that is stored, and a level that is being written."""
+
+import abc
+import functools
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from freezer.storage import layout, manifest
+from freezer.storage.exceptions import IntegrityError, ManifestError, NotFound
+from freezer.utils.blocks import Block
+
+# An age identity file is about 300 bytes; cap what is read of it.
+_MAX_IDENTITY_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Backup:
+    """The name of one level of one chain. Timestamps are epoch seconds.
+
+    :param engine: name of the engine that made it
+    :param hostname_backup_name: ``<host name>_<backup name>``
+    :param level_zero_timestamp: of the chain's level 0
+    """
+
+    engine: str
+    hostname_backup_name: str
+    level_zero_timestamp: int
+    timestamp: int
+    level: int
+
+    def __repr__(self) -> str:
+        return (
+            f'<{self.engine} {self.hostname_backup_name} '
+            f'{self.level_zero_timestamp}/{self.level}_{self.timestamp}>'
+        )
+
+    @property
+    def path(self) -> str:
+        """The level's folder, below ``data`` and ``metadata`` alike."""
+        return layout.join(
+            self.engine,
+            self.hostname_backup_name,
+            str(self.level_zero_timestamp),
+            layout.level_name(self.level, self.timestamp),
+        )
+
+
+class LevelPaths:
+    """Where the files of one level are on a storage.
+
+    :param root: the container
+    """
+
+    def __init__(self, root: str, backup: Backup) -> None:
+        self.folder = layout.join(root, layout.DATA, backup.path)
+        self.marker = layout.join(root, layout.METADATA, backup.path, layout.METADATA)
+        self.data = self.file(layout.DATA)
+        self.engine_metadata = self.file(layout.ENGINE_METADATA)
+        self.identity = self.file(layout.IDENTITY)
+        self.manifest = self.file(layout.MANIFEST)
+
+    def file(self, name: str) -> str:
+        """A file by its name below the level's folder."""
+        return layout.join(self.folder, name)
+
+
+class Stat(NamedTuple):
+    """Size in bytes, and what the store reports of a file; None where it does not.
+
+    :param etag: as the store gives it
+    :param storage_class: stores leave out their standard one
+    :param lock_mode: GOVERNANCE or COMPLIANCE, until ``locked_until``
+    :param locked_until: epoch seconds
+    :param legal_hold: locked until the hold is removed
+    """
+
+    size: int
+    etag: str | None
+    storage_class: str | None = None
+    lock_mode: str | None = None
+    locked_until: int | None = None
+    legal_hold: bool = False
+
+
+class Readable(Protocol):
+    """What reading a level needs of a storage; see :class:`base.Storage`."""
+
+    storage_path: str
+
+    def location(self, path: str) -> str: ...
+
+    def list_tree(self, path: str) -> Iterator[tuple[str, int]]: ...
+
+    def stat(self, path: str) -> Stat: ...
+
+    def read_file(self, path: str, limit: int | None = None) -> bytes: ...
+
+    def read_pieces(
+        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
+    ) -> Generator[manifest.Read, None, None]: ...
+
+
+class StoredLevel:
+    """A committed level on a storage. Fetches everything only when it is needed.
+
+    Marker, manifest, size and identity are fetched at most once. The engine's file
+    may have hundreds of megabytes: :meth:`engine_metadata` fetches it at each call.
+
+    :ivar member: name of the storage among several; empty if there is only one
+    """
+
+    def __init__(self, storage: Readable, backup: Backup, member: str = '') -> None:
+        self.storage = storage
+        self.backup = backup
+        self.member = member
+        self.level = backup.level
+        self.timestamp = backup.timestamp
+        self.level_zero_timestamp = backup.level_zero_timestamp
+        self.paths = LevelPaths(storage.storage_path, backup)
+
+    def __repr__(self) -> str:
+        return repr(self.backup)
+
+    @functools.cached_property
+    def marker(self) -> dict[str, Any]:
+        """The commit marker: engine_name, compression, encryption and more.
+
+        :raises NotFound: the level is not committed any more
+        :raises IntegrityError: the marker is damaged
+        """
+        where = self.storage.location(self.paths.marker)
+        document = self.storage.read_file(self.paths.marker)
+        try:
+            # Freezer 19 reads only the first line, too.
+            marker = json.loads(document.split(b'\n', 1)[0])
+        except ValueError as error:
+            raise IntegrityError(f'{where} is damaged: {error}') from error
+        if not isinstance(marker, dict):
+            raise IntegrityError(f'{where} is damaged: not a JSON object')
+        return marker
+
+    @functools.cached_property
+    def manifest(self) -> manifest.Manifest | None:
+        """Volumes, sizes and digests; None for a level of Freezer 19, which has none.
+
+        :raises ManifestError: the marker names a manifest that is missing or wrong
+        """
+        token = self.marker.get(manifest.MARKER_KEY)
+        if token is None:
+            return None
+        return read_manifest(self.storage, self.paths, token)
+
+    @functools.cached_property
+    def size(self) -> int | None:
+        """Bytes that :meth:`blocks` yields; None if the data is missing.
+
+        :raises IntegrityError: marker or manifest is damaged
+        """
+        if self.manifest is not None:
+            return self.manifest.size
+        try:
+            return self.storage.stat(self.paths.data).size
+        except NotFound:
+            return None
+
+    @functools.cached_property
+    def identity(self) -> bytes:
+        """The encrypted key of the chain, in format age.
+
+        :raises NotFound: there is none
+        """
+        return self.storage.read_file(self.paths.identity, _MAX_IDENTITY_BYTES)
+
+    def engine_metadata(self) -> bytes:
+        """What the engine left for the next increment, as it is stored.
+
+        :raises NotFound: it is missing
+        """
+        return self.storage.read_file(self.paths.engine_metadata)
+
+    def checked_engine_metadata(self) -> bytes:
+        """The same, of a level that is not in format age.
+
+        :raises NotFound: it is missing
+        :raises IntegrityError: it is not the one that the marker names
+        """
+        return manifest.check_state(
+            self.engine_metadata(), self.marker, self.paths.engine_metadata
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """The stream of the level, in order, each byte checked where it has a digest.
+
+        :raises IntegrityError: a byte is wrong or missing
+        """
+        try:
+            if self.manifest is None:
+                yield from self._without_digests()
+                return
+            for volume in self.manifest.volumes:
+                digests = self.paths.file(volume.digests)
+                lines = self._required(digests, volume.digests_size)
+                pieces = volume.pieces(lines, self.storage.location(digests))
+                path = self.paths.file(volume.name)
+                yield from manifest.unwrap(
+                    self.storage.read_pieces(path, volume.etag, pieces)
+                )
+        except NotFound as error:
+            raise IntegrityError(f'{error.message}: the backup is damaged') from error
+
+    def _required(self, path: str, limit: int) -> bytes:
+        """A small file's content, without which the data cannot be read."""
+        try:
+            return self.storage.read_file(path, limit)
+        except NotFound as error:
+            where = self.storage.location(path)
+            raise IntegrityError(
+                f'{where} is missing: the backup is damaged'
+            ) from error
+
+    def _without_digests(self) -> Iterator[Block]:
+        path = self.paths.data
+        try:
+            stat = self.storage.stat(path)
+        except NotFound as error:
+            # Freezer 19 lists backups whose upload failed.
+            raise IntegrityError(
+                f'{error.message}; the backup is listed and has no data: its upload '
+                f'failed'
+            ) from error
+        pieces = manifest.plain_pieces(stat.size)
+        yield from manifest.unwrap(self.storage.read_pieces(path, stat.etag, pieces))
+
+
+def read_manifest(
+    storage: Readable, paths: LevelPaths, token: str
+) -> manifest.Manifest:
+    """The manifest that a token names.
+
+    :raises ManifestError: it is missing, malformed, or of another backup
+    """
+    where = storage.location(paths.manifest)
+    try:
+        document = storage.read_file(paths.manifest, manifest.MAX_MANIFEST_BYTES)
+    except NotFound as error:
+        raise ManifestError(f'{where} is missing: the backup is damaged') from error
+    found = manifest.load(document, where)
+    if found.token != token:
+        raise ManifestError(f'{where} belongs to another backup')
+    return found
+
+
+class WrittenBackup(abc.ABC):
+    """A level whose stream is stored, and which is not visible yet."""
+
+    @abc.abstractmethod
+    def commit(self, engine_metadata: Path, marker: Mapping[str, Any]) -> None:
+        """Store the engine's file, then the marker: the act that makes it visible.
+
+        :param engine_metadata: a local file
+        :raises StorageException: it may be visible or not: discard it
+        """
+
+
+class PendingBackup(abc.ABC):
+    """A level being written, from its claim on.
+
+    Only :meth:`write` gives the object that can commit, so nothing is committed that
+    was not written. Whatever fails, the caller ends with :meth:`discard`.
+    """
+
+    def __init__(self, backup: Backup) -> None:
+        self.backup = backup
+
+    @abc.abstractmethod
+    def put_identity(self, identity: bytes) -> None:
+        """Store the encrypted key of the chain beside the data."""
+
+    @abc.abstractmethod
+    def write(self, blocks: Iterable[Block]) -> WrittenBackup:
+        """Store the stream. Holds a bounded number of bytes, in memory only.
+
+        An exception of the stream's producer passes through as it is. A failed write
+        leaves no open upload, or the log says which one; :meth:`discard` removes
+        the rest.
+        """
+
+    @abc.abstractmethod
+    def cancel(self) -> None:
+        """Make a :meth:`write` in another thread fail soon with Cancelled."""
+
+    @abc.abstractmethod
+    def discard(self) -> None:
+        """Remove the level: its claim, its data, and its marker if there is one."""

@@ -1,0 +1,200 @@
+"""Backups in a directory."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+from freezer.storage.backup import Stat
+from freezer.storage.base import StorageSettings
+from freezer.storage.check import CheckReport
+from freezer.storage.exceptions import (
+    Conflict,
+    IntegrityError,
+    NotFound,
+    PartialDelete,
+    StorageConfigError,
+    StorageException,
+)
+from freezer.storage.local.check import check
+from freezer.storage.paths import PathStorage, ReadRange
+from freezer.utils.blocks import Block
+
+# A file has this suffix until it is whole.
+_PARTIAL = '.partial'
+
+
+class LocalStorage(PathStorage):
+    """A directory of this machine, or one mounted on it.
+
+    Files appear under their name when they are whole and on disk (fsync, rename).
+    """
+
+    _type = 'local'
+
+    @classmethod
+    def from_settings(cls, settings: StorageSettings) -> Self:
+        if not settings.container:
+            raise StorageConfigError(
+                f'{settings.section}: storage local needs container: the directory '
+                f'that holds the backups'
+            )
+        path = os.path.abspath(os.path.expanduser(settings.container))
+        return cls(
+            path,
+            settings.max_segment_size,
+            skip_prepare=True,
+            sending=settings.sending,
+            receiving=settings.receiving,
+        )
+
+    def prepare(self) -> None:
+        with _errors(self.storage_path):
+            _make_folder(self.storage_path)
+
+    def check(self) -> CheckReport:
+        return check(self)
+
+    def reserve(self, folder: str) -> None:
+        with _errors(folder):
+            _make_folder(os.path.dirname(folder))
+            os.mkdir(folder, 0o700)
+
+    def write_stream(self, path: str, blocks: Iterable[memoryview]) -> None:
+        with _errors(path):
+            _make_folder(os.path.dirname(path))
+            stream = _WholeFile(path)
+        try:
+            for block in blocks:
+                with _errors(path):
+                    stream.write(block)
+            with _errors(path):
+                stream.finish()
+        except BaseException:
+            stream.remove()
+            raise
+
+    def write_file(self, path: str, content: bytes) -> None:
+        self.write_stream(path, [memoryview(content)])
+
+    @contextlib.contextmanager
+    def open_range(self, path: str) -> Iterator[ReadRange]:
+        with _errors(path):
+            stream = open(path, 'rb')  # noqa: SIM115
+
+        def read(start: int, end: int) -> Block:
+            with _errors(path):
+                stream.seek(start)
+                return stream.read(end - start)
+
+        with stream:
+            yield read
+
+    def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
+        def failed(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
+        with _errors(path):
+            # A disk that is not mounted is not a storage without backups.
+            os.stat(self.storage_path)
+            for folder, _folders, files in os.walk(path, onerror=failed):
+                for name in files:
+                    full = os.path.join(folder, name)
+                    # A file that another agent has just removed is not listed.
+                    with contextlib.suppress(FileNotFoundError):
+                        yield os.path.relpath(full, path), os.lstat(full).st_size
+
+    def read_file(self, path: str, limit: int | None = None) -> bytes:
+        with _errors(path), open(path, 'rb') as stream:
+            content = stream.read(-1 if limit is None else limit + 1)
+        if limit is not None and len(content) > limit:
+            raise IntegrityError(f'{path}: larger than {limit} bytes')
+        return content
+
+    def stat(self, path: str) -> Stat:
+        with _errors(path):
+            return Stat(os.stat(path).st_size, None)
+
+    def delete_files(self, paths: Sequence[str]) -> None:
+        failed = []
+        for path in paths:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failed.append(error)
+            else:
+                self._prune(os.path.dirname(path))
+        if failed:
+            raise PartialDelete(
+                f'{len(failed)} of {len(paths)} files could not be deleted, first '
+                f'{failed[0].filename}: {failed[0].strerror}; --action admin tries '
+                f'again'
+            ) from failed[0]
+
+    def remove_tree(self, path: str) -> None:
+        with _errors(path), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+        self._prune(os.path.dirname(path))
+
+    def _prune(self, folder: str) -> None:
+        """Remove folders that have become empty, up to the container."""
+        with contextlib.suppress(OSError):  # not empty, or gone: both are fine
+            while folder.startswith(self.storage_path + os.sep):
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
+
+
+def _make_folder(path: str) -> None:
+    os.makedirs(path, mode=0o700, exist_ok=True)
+
+
+class _WholeFile:
+    """A file that appears at its path when it is whole and on disk, or not at all."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._partial = Path(path + _PARTIAL)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        descriptor = os.open(self._partial, flags, 0o600)
+        self._stream: IO[bytes] = open(descriptor, 'wb')  # noqa: SIM115
+        self.write = self._stream.write
+
+    def finish(self) -> None:
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        os.replace(self._partial, self._path)
+        folder = os.open(os.path.dirname(self._path), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def remove(self) -> None:
+        # What is still buffered may not be writable.
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        self._partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _errors(path: str) -> Iterator[None]:
+    """Translate what the file system says."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f'{error.filename or path}: not found') from error
+    except FileExistsError as error:
+        raise Conflict(
+            f'{error.filename or path} is there already: another backup of this name '
+            f'started in the same second; run it again'
+        ) from error
+    except OSError as error:
+        raise StorageException(
+            f'{error.filename or path}: {error.strerror or error}'
+        ) from error

@@ -1,0 +1,110 @@
+"""What a container holds, and how a level is stored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from freezer.storage import layout
+from freezer.storage.backup import Readable, Stat, StoredLevel
+from freezer.storage.exceptions import IntegrityError, NotFound
+
+
+class LevelReport(NamedTuple):
+    """One level of a chain; ``size`` is what its objects take, in bytes."""
+
+    level: int
+    timestamp: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """One chain of levels; ``size`` is what all its objects take, in bytes.
+
+    :param levels: each committed level, sorted
+    :param storage: name of the storage among several
+    """
+
+    engine: str
+    identity: str
+    level_zero_timestamp: int
+    levels: tuple[LevelReport, ...]
+    size: int
+    storage: str = ''
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """What a container holds: objects of any kind, and the backups among them."""
+
+    container: str
+    size: int
+    objects: int
+    chains: tuple[ChainReport, ...] = ()
+
+
+def report(storage: Readable, member: str = '') -> StorageReport:
+    """Sizes of everything in the container, by one listing."""
+    objects = 0
+    total = 0
+    sizes: dict[tuple[str, str, int], dict[tuple[int, int], int]] = {}
+    committed: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
+    for path, size in storage.list_tree(storage.storage_path):
+        objects += 1
+        total += size
+        found = layout.parse(path)
+        if found is None:
+            continue
+        chain = (found.engine, found.identity, found.level_zero)
+        level = (found.level, found.timestamp)
+        of_level = sizes.setdefault(chain, {})
+        of_level[level] = of_level.get(level, 0) + size
+        if found.kind == layout.METADATA and found.name == layout.METADATA:
+            committed.setdefault(chain, []).append(level)
+    chains = tuple(
+        ChainReport(
+            *chain,
+            tuple(LevelReport(*at, sizes[chain][at]) for at in sorted(levels)),
+            sum(sizes[chain].values()),
+            member,
+        )
+        for chain, levels in sorted(committed.items())
+    )
+    return StorageReport(storage.storage_path, total, objects, chains)
+
+
+@dataclass(frozen=True)
+class Details:
+    """How a level was made, and how it is stored.
+
+    :param size: bytes of its stream, as stored
+    :param volumes: number of objects that the stream became
+    :param digests: whether there are any; Freezer 19 wrote none
+    :param stat: what the storage reports of the first volume; all are written alike
+    :param marker: the content of its marker
+    """
+
+    size: int
+    volumes: int
+    digests: bool
+    stat: Stat
+    marker: Mapping[str, Any]
+
+
+def details(level: StoredLevel) -> Details:
+    """Three requests: the marker, the manifest, the first volume's attributes.
+
+    :raises NotFound: there is no marker: the level was removed
+    :raises IntegrityError: marker or manifest is damaged, or the data missing
+    """
+    marker, manifest = level.marker, level.manifest
+    first = manifest.volumes[0].name if manifest else layout.DATA
+    try:
+        stat = level.storage.stat(level.paths.file(first))
+    except NotFound as error:
+        raise IntegrityError(
+            f'{error.message}: the backup is listed and has no data'
+        ) from error
+    if manifest is None:
+        return Details(stat.size, 1, False, stat, marker)
+    return Details(manifest.size, len(manifest.volumes), True, stat, marker)

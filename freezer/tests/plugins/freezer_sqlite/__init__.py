@@ -1,0 +1,1 @@
+"""A storage, an engine, a mode and a snapshot for SQLite databases."""

@@ -1,1 +1,0 @@
-"""A storage driver as somebody else would write it, for the driver author's guide."""
