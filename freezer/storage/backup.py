@@ -202,7 +202,7 @@ class StoredLevel:
                 return
             for volume in self.manifest.volumes:
                 digests = self.paths.file(volume.digests)
-                lines = self._required(digests, volume.digests_size)
+                lines = _read_required(self.storage, digests, volume.digests_size)
                 pieces = volume.pieces(lines, self.storage.location(digests))
                 path = self.paths.file(volume.name)
                 yield from manifest.unwrap(
@@ -210,16 +210,6 @@ class StoredLevel:
                 )
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
-
-    def _required(self, path: str, limit: int) -> bytes:
-        """A small file's content, without which the data cannot be read."""
-        try:
-            return self.storage.read_file(path, limit)
-        except NotFound as error:
-            where = self.storage.location(path)
-            raise IntegrityError(
-                f'{where} is missing: the backup is damaged'
-            ) from error
 
     def _without_digests(self) -> Iterator[Block]:
         path = self.paths.data
@@ -243,14 +233,23 @@ def read_manifest(
     :raises ManifestError: it is missing, malformed, or of another backup
     """
     where = storage.location(paths.manifest)
-    try:
-        document = storage.read_file(paths.manifest, manifest.MAX_MANIFEST_BYTES)
-    except NotFound as error:
-        raise ManifestError(f'{where} is missing: the backup is damaged') from error
+    document = _read_required(storage, paths.manifest, manifest.MAX_MANIFEST_BYTES)
     found = manifest.load(document, where)
     if found.token != token:
         raise ManifestError(f'{where} belongs to another backup')
     return found
+
+
+def _read_required(storage: Readable, path: str, limit: int) -> bytes:
+    """The manifest, or the digests of a volume.
+
+    :raises ManifestError: it is missing
+    """
+    try:
+        return storage.read_file(path, limit)
+    except NotFound as error:
+        where = storage.location(path)
+        raise ManifestError(f'{where} is missing: the backup is damaged') from error
 
 
 class WrittenBackup(abc.ABC):
