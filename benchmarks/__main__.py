@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import report, small, streams, trees
+from benchmarks import looking, report, small, streams, trees
 from benchmarks.bench import Bench
 from benchmarks.helpers import helper
 from benchmarks.peers import Place
@@ -30,6 +30,7 @@ WORKS = {
     'P8': small.p8,
     'P9': small.p9,
     'P10': small.p10,
+    'P11': looking.p11,
 }
 FLAVOURS = {'seaweedfs': 'SeaweedFS', 'ceph': 'Ceph', 'null': 'Other'}
 

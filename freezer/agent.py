@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from freezer import output
 from freezer.common import config
@@ -21,6 +22,9 @@ from freezer.utils.progress import Progress
 from freezer.utils.rate import Rate
 from freezer.utils.text import NOTICES, SayHandler
 from freezer.watch import Watch
+
+if TYPE_CHECKING:
+    from freezer.job.job import Outcome
 
 LOG = logging.getLogger(__name__)
 
@@ -135,13 +139,12 @@ class Agent:
                 repository.prepare()
             with self._watching(progress):
                 outcome = job.execute()
-        try:
-            output.publish(outcome, settings.metadata_out)
-        except output.NoOutput as error:
-            raise FreezerError(
-                f'the action succeeded, but standard output {error} before the result '
-                f'was written'
-            ) from error
+                # Otherwise the terminal may show what is written.
+                is_shown = outcome.content is not None and output.is_file()
+                if is_shown:
+                    _publish(outcome, settings)
+            if not is_shown:
+                _publish(outcome, settings)
         for line in outcome.lines:
             self.say(line)
         if outcome.failure is not None:
@@ -167,6 +170,19 @@ class Agent:
         if self._watch:
             self._watch.end()
         self.say(f'Error: {" ".join(text.split())}')
+
+
+def _publish(outcome: 'Outcome', settings: AgentConfig) -> None:
+    """:raises FreezerError: the result cannot be written"""
+    try:
+        output.publish(outcome, settings.metadata_out)
+    except output.NoOutput as error:
+        raise FreezerError(
+            f'standard output {error} before all of the file was written'
+            if outcome.content is not None
+            else f'the action succeeded, but standard output {error} before the result '
+            f'was written'
+        ) from error
 
 
 def make_progress(settings: AgentConfig) -> Progress:

@@ -5,17 +5,24 @@ Either stream may be missing, closed or full, or its encoding may lack character
 """
 
 import contextlib
+import itertools
 import json
 import os
+import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from freezer.exceptions import FreezerError
+from freezer.utils.blocks import Block
 from freezer.utils.text import printable
 
 if TYPE_CHECKING:
     from freezer.job.job import Outcome, Table
+
+
+# Lines that are written at once.
+_LINES = 512
 
 
 class NoOutput(Exception):
@@ -23,12 +30,14 @@ class NoOutput(Exception):
 
 
 def publish(outcome: 'Outcome', metadata_out: str | None) -> None:
-    """Write the result: JSON with ``--metadata-out``, else tables and text.
+    """Write the result: bytes; or JSON with ``--metadata-out``, else tables and text.
 
     :raises NoOutput: standard output cannot be written
     :raises FreezerError: the file cannot be written
     """
-    if metadata_out:
+    if outcome.content is not None:
+        _print_bytes(outcome.content)
+    elif metadata_out:
         _write(_as_json(outcome), metadata_out)
     elif sys.stdout is not None:
         _print(_as_text(outcome))
@@ -49,8 +58,7 @@ def say(text: str) -> None:
 def _as_json(outcome: 'Outcome') -> Iterator[str]:
     """One document, or one per line as they arrive."""
     if outcome.records is not None:
-        for record in outcome.records:
-            yield json.dumps(record) + '\n'
+        yield from _joined(map(json.dumps, outcome.records))
     elif outcome.document is not None:
         yield json.dumps(outcome.document)
 
@@ -58,8 +66,17 @@ def _as_json(outcome: 'Outcome') -> Iterator[str]:
 def _as_text(outcome: 'Outcome') -> Iterator[str]:
     for table in outcome.tables:
         yield f'{_render(table)}\n'
-    for line in outcome.text:
-        yield f'{printable(line)}\n'
+    yield from _joined(outcome.text)
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Many lines at a time: each write costs more than a line."""
+    lines = iter(lines)
+    while some := list(itertools.islice(lines, _LINES)):
+        if not ''.join(some).isprintable():
+            some = list(map(printable, some))
+        some.append('')
+        yield '\n'.join(some)
 
 
 def _render(table: 'Table') -> str:
@@ -105,6 +122,26 @@ def _print(texts: Iterable[str]) -> None:
             sys.stdout.write(encoded.decode(encoding))
     with _output():
         sys.stdout.flush()
+
+
+def _print_bytes(content: Generator[Block, None, None]) -> None:
+    if sys.stdout is None:
+        raise NoOutput('was closed')
+    # It has downloads in flight.
+    with contextlib.closing(content) as blocks:
+        for block in blocks:
+            with _output():
+                sys.stdout.buffer.write(block)
+    with _output():
+        sys.stdout.flush()
+
+
+def is_file() -> bool:
+    """Whether standard output is a file, and no terminal or pipe that shows it."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager

@@ -163,6 +163,8 @@ class Watch:
         total = progress.total
         if not total:
             return None
+        if progress.stores:
+            return min(progress.archive_bytes, total)
         # A received byte counts half, an extracted one fully: the number grows
         # whichever of the two is slower. Some bytes are received more than once.
         extracted = progress.stored_bytes
@@ -179,6 +181,8 @@ class Watch:
             size = human.size(done)
             short = _Piece(size, 3)
             pieces.append(_Piece(f'{size} of {human.size(total)}', 6, short))
+            if progress.stores:
+                pieces.append(_Piece(f'{human.size(moved)} sent', 2))
         elif progress.stores:
             pieces.append(_Piece(f'{human.size(progress.archive_bytes)} read', 1))
             pieces.append(_Piece(f'{human.size(moved)} sent', 2))

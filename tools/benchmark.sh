@@ -4,7 +4,7 @@
 #
 #   tools/benchmark.sh                about an hour on two processors
 #   tools/benchmark.sh --quick        under five minutes, less accurate
-#   tools/benchmark.sh --only P1,P2   some of P1, P2, P3, P4-P7, P8, P9, P10
+#   tools/benchmark.sh --only P1,P2   some of P1, P2, P3, P4-P7, P8, P9, P10, P11
 #   tools/benchmark.sh --runs 3       runs of each tool (5)
 #   tools/benchmark.sh --stores seaweedfs,null        (seaweedfs,ceph,null)
 #   tools/benchmark.sh --output DIRECTORY             (benchmark-results)

@@ -22,6 +22,7 @@ FILES=(
     freezer/storage/claims.py
     freezer/storage/exceptions.py
     freezer/storage/housekeeping.py
+    freezer/storage/index_file.py
     freezer/storage/journal.py
     freezer/storage/layout.py
     freezer/storage/leftovers.py
@@ -31,9 +32,11 @@ FILES=(
     freezer/storage/survey.py
     freezer/utils/blocks.py
     freezer/utils/human.py
+    freezer/utils/lazy.py
     freezer/utils/plugin_options.py
     freezer/utils/process.py
     freezer/utils/progress.py
+    freezer/utils/ranges.py
     freezer/utils/rate.py
     freezer/utils/startup.py
     freezer/utils/text.py

@@ -17,12 +17,13 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 
 # Without these programs some tests are skipped: Ceph's and Swift's S3, extended attributes
-# and ACLs, and the tools that open a backup without the agent.
+# and ACLs, file systems in files, and the tools that open a backup without the agent.
 PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
     swift-account-server swift-container-server swift-object-server swift-proxy-server
-    memcached getfattr setfacl age age-keygen zstd zsh)
+    memcached getfattr setfacl age age-keygen zstd zsh gcc mkfs.btrfs mkfs.ext4 mkfs.xfs)
 PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
-    swift-account swift-container swift-object swift-proxy memcached attr acl age zstd zsh)
+    swift-account swift-container swift-object swift-proxy memcached attr acl age zstd zsh
+    gcc libc6-dev btrfs-progs e2fsprogs xfsprogs)
 
 missing() {  # the programs that are not installed
     local program

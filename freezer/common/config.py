@@ -46,6 +46,7 @@ class AgentConfig:
         mode and snapshot. A plugin that is not installed has none.
     :ivar storages: driver class and settings of each; none for action exec
     :ivar given: which of backup_name and hostname were set
+    :ivar own_files: files that this run uses on this machine: configuration, keys, log
     :ivar secret_warnings: a line for each file with secrets that others can read
     :ivar restore_args: arguments, quoted for a shell, with which another action finds
         the same storage and opens its backups; none where no command line can do that
@@ -63,8 +64,11 @@ class AgentConfig:
     hostname: str
     restore_abs_path: str | None
     restore_from_date: datetime.datetime | None
+    from_date: datetime.datetime | None
+    to_date: datetime.datetime | None
     include: tuple[str, ...]
     overwrite: bool
+    keep_extra: bool
     max_restore_size: int
     untrusted: bool
     incremental: bool
@@ -80,6 +84,7 @@ class AgentConfig:
     consistency_check: bool
     consistency_checksum: str | None
     verify_data: bool
+    rebuild_index: bool
     long: bool
     dry_run: bool
     sync: bool
@@ -98,6 +103,7 @@ class AgentConfig:
     snapshot_options: Mapping[str, Any] = field(repr=False)
     storages: tuple[tuple[Any, StorageSettings], ...]
     given: frozenset[str]
+    own_files: tuple[str, ...] = field(default=(), compare=False)
     secret_warnings: tuple[str, ...] = ()
     restore_args: tuple[str, ...] = field(default=(), compare=False)
     restore_secrets: tuple[str, ...] = field(default=(), compare=False)
@@ -154,8 +160,13 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     values['restore_args'], values['restore_secrets'] = restore_command.arguments(
         conf, values, job, pinned
     )
-    found = secret_files.find(conf, values, job)
-    values['secret_warnings'] = tuple(secret_files.warnings(found))
+    secrets = tuple(secret_files.find(conf, values, job))
+    values['secret_warnings'] = tuple(secret_files.warnings(secrets))
+    used = (job.path if job else '', values['log_file'], values['metrics_file'] or '')
+    files = (*used, *parsing.configuration_files(conf), *secrets)
+    values['own_files'] = tuple(
+        os.path.abspath(os.path.expanduser(f)) for f in files if f
+    )
     return AgentConfig(**values)
 
 
@@ -239,6 +250,8 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
         if values['metadata_out'] not in (None, '-'):
             raise ConfigError('json and metadata-out: pass one of them')
         values['metadata_out'] = '-'
+    if values['overwrite'] and values['keep_extra']:
+        raise ConfigError('overwrite and keep-extra: pass one of them')
     values['storage'] = values['storage'] or ''
     if upstream.is_unset(False, str(values['snapshot'])):
         values['snapshot'] = None

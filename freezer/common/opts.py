@@ -19,6 +19,9 @@ ACTIONS = {
     'restore': 'restore the newest state, or an earlier one, into --restore-abs-path',
     'info': 'list the backups on the storage',
     'list': 'list the files in a backup',
+    'find': 'find files in all backups of a name',
+    'diff': 'compare two states of a backup',
+    'dump': 'print the contents of a file in a backup',
     'admin': 'delete old backups and the leftovers of failed ones',
     'check': 'test whether this storage works for backups and restores',
     'verify': 'check that the stored backups are complete and undamaged',
@@ -91,22 +94,40 @@ AGENT_OPTS = (
         'restore-from-date',
         type=Date(),
         help='Restore the newest backup made at or before this date (ISO 8601, UTC '
-        'unless it has an offset). Default: the newest.',
+        'unless it has an offset), or list or dump files of it. Default: the newest.',
+    ),
+    cfg.Opt(
+        'from-date',
+        type=Date(),
+        help='With action diff: the older state, that of the newest backup made at or '
+        'before this date.',
+    ),
+    cfg.Opt(
+        'to-date',
+        type=Date(),
+        help='With action diff: the newer state. Default: the newest.',
     ),
     cfg.MultiStrOpt(
         'include',
         metavar='PATTERN',
         default=[],
-        help='With action restore or list: only paths that match this pattern, and '
-        'everything below them. A pattern starts at the top of the backup; * ? [ ] '
-        'match within a name, ** any directories. May be given more than once; in a '
-        'job file, one pattern per line.',
+        help='With action restore, list, find, diff or dump: only paths that match '
+        'this pattern, and everything below them. A pattern starts at the top of the '
+        'backup; * ? [ ] match within a name, ** any directories. May be given more '
+        'than once; in a job file, one pattern per line.',
     ),
     cfg.BoolOpt(
         'overwrite',
         default=False,
         help='Restore into a directory that is not empty. Files that are not in the '
-        'backup are removed from the directories that are; they are listed first.',
+        'backup are removed from the directories that are; they are listed first. '
+        'Mounted file systems keep all their files.',
+    ),
+    cfg.BoolOpt(
+        'keep-extra',
+        default=False,
+        help='Restore into a directory that is not empty, and remove nothing: files of '
+        'the backup are replaced, all others are kept.',
     ),
     cfg.Opt(
         'max-restore-size',
@@ -204,7 +225,15 @@ AGENT_OPTS = (
     cfg.BoolOpt(
         'verify-data',
         default=False,
-        help='With action verify: read and check every byte.',
+        help='With action verify: read and check every byte. Archives that are not '
+        'encrypted, or whose passphrase is given with --encrypt-pass-file, are '
+        'decompressed and checked as by a restore, and compared with their indexes.',
+    ),
+    cfg.BoolOpt(
+        'rebuild-index',
+        default=False,
+        help='With action admin: make the indexes of levels that have none, as those '
+        'of earlier versions and of Freezer 19. Reads all data of these levels once.',
     ),
     cfg.BoolOpt(
         'long',
@@ -217,7 +246,12 @@ AGENT_OPTS = (
         default=False,
         help='Write and delete nothing; print what would be done.',
     ),
-    cfg.BoolOpt('sync', default=True, help='Run sync before the backup.'),
+    cfg.BoolOpt(
+        'sync',
+        default=True,
+        help="Write the source's file system to its device before it is read, so that "
+        'changes of mapped files are noticed.',
+    ),
     cfg.StrOpt(
         'metadata-out',
         metavar=usage.FILE,

@@ -6,11 +6,13 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freezer.engine.engine import Archiving, Engine, Source, SourceChanged, Warnings
+from freezer.engine.engine import Archiving, Base, Engine, LeftOut, Source, Warnings
+from freezer.engine.index.file import IndexFile, local_copy
+from freezer.engine.index.new import NewIndex
 from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import EngineError
@@ -24,6 +26,7 @@ from freezer.storage.backup import (
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.storage.repository import Repository
 from freezer.stream import compression, encryption
+from freezer.stream.points import Points
 from freezer.utils import signals
 from freezer.utils.blocks import Block
 from freezer.utils.streaming import ConsumerGone, RichQueue
@@ -36,16 +39,15 @@ LOG = logging.getLogger(__name__)
 # Seconds: if the newest backup is further in the future, a clock is wrong.
 CLOCK_TOLERANCE = 2
 _QUEUE_BLOCKS = 4
-# Archives that are made before the source counts as changing too fast.
-_ATTEMPTS = 4
+_INDEX_BLOCK = 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class BackupPlan:
-    """The backup to make, and the level it builds on (None at level 0)."""
+    """The backup to make, and the levels it builds on, from level 0 up."""
 
     backup: Backup
-    base: StoredLevel | None
+    below: Sequence[StoredLevel]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +56,15 @@ class CompletedBackup:
 
     backup: Backup
     warnings: Warnings
+    left_out: LeftOut
 
 
 @dataclasses.dataclass(frozen=True)
 class _Base:
-    """The base of an increment: the engine's file, and in format age the key."""
+    """The base of an increment: for the engine, and in format age the key."""
 
     backup: Backup
-    state: Path
+    level: Base
     key: 'ChainKey | None'
 
 
@@ -96,7 +99,7 @@ class BackupWriter:
         :param now: epoch seconds
         """
         name = self._engine.name
-        base, earliest = self._repository.plan(name, identity, policy, now)
+        below, earliest = self._repository.plan(name, identity, policy, now)
         timestamp = max(now, earliest)
         if timestamp - now > CLOCK_TOLERANCE:
             LOG.warning(
@@ -104,18 +107,15 @@ class BackupWriter:
                 timestamp - now,
                 identity,
             )
-        if base is None:
-            return BackupPlan(Backup(name, identity, timestamp, timestamp, 0), None)
-        level_zero = base.level_zero_timestamp
-        backup = Backup(name, identity, level_zero, timestamp, base.level + 1)
-        return BackupPlan(backup, base)
+        zero = below[0].level_zero_timestamp if below else timestamp
+        return BackupPlan(Backup(name, identity, zero, timestamp, len(below)), below)
 
-    def write(self, source: Source, plan: BackupPlan, now: int) -> CompletedBackup:
+    def write(self, source: Source, plan: BackupPlan, now_ns: int) -> CompletedBackup:
         """Make the backup. Atomic: it is listed when this returns, not if this raises.
 
         If its base is unusable, it becomes a level 0.
 
-        :param now: epoch seconds
+        :param now_ns: epoch nanoseconds
         """
         backup = plan.backup
         base: _Base | None = None
@@ -124,10 +124,10 @@ class BackupWriter:
             signals.on_forced_exit(lambda: shutil.rmtree(name, ignore_errors=True)),
         ):
             folder = Path(name)
-            for file in ('base', 'state', 'sealed'):
+            for file in ('state', 'sealed', 'index'):
                 (folder / file).touch(mode=0o600)
-            if plan.base is not None:
-                base = self._fetch_base(plan.base, folder / 'base', source, now)
+            if plan.below:
+                base = self._fetch_base(plan.below, folder, source, now_ns // 10**9)
                 if base is None:
                     time = backup.timestamp
                     backup = dataclasses.replace(
@@ -136,36 +136,33 @@ class BackupWriter:
             key = base.key if base else None
             if key is None and self._writes_age:
                 key = self._opener.keyring.make()
+            # A level above one without an index cannot have one.
+            indexed = base is None or base.level.indexes
             archiving = Archiving(
                 source,
-                base.state if base else None,
+                base.level if base else None,
                 folder / 'state',
                 Warnings(),
                 backup.level,
-                now,
+                now_ns,
+                NewIndex(folder / 'index') if indexed else None,
             )
-            for _ in range(_ATTEMPTS):
-                sealer = self._sealer(key, backup, base)
-                try:
-                    return self._make(archiving, backup, sealer, folder)
-                except SourceChanged as changed:
-                    LOG.info('archiving again: %d more names', len(changed.include))
-                    archiving = dataclasses.replace(
-                        archiving, include=changed.include, warnings=Warnings()
-                    )
-        raise EngineError(
-            f'{source.label} changes faster than it can be archived: --exclude files '
-            f'that always change, or back up a snapshot'
-        )
+            return self._make(archiving, backup, self._sealer(key, backup, base))
 
     def _fetch_base(
-        self, stored: StoredLevel, state: Path, source: Source, now: int
+        self, below: Sequence[StoredLevel], folder: Path, source: Source, now: int
     ) -> _Base | None:
         """The base; None, and a warning in the log, if it is unusable.
 
+        :param below: the levels from level 0 up
+        :param folder: for local files
         :raises EncryptionError: it cannot be decrypted
         """
+        stored = below[-1]
         key = None
+        state = folder / 'base'
+        state.touch(mode=0o600)
+        base = Base(state)
         try:
             if not self._writes_age:
                 state.write_bytes(stored.checked_engine_metadata())
@@ -175,24 +172,45 @@ class BackupWriter:
                 assert opened.sealed is not None
                 key = opened.sealed.key
                 state.write_bytes(opened.engine_metadata())
+            if fits:
+                base = Base(state, self._fetch_indexes(below, folder))
             reason = (
-                self._engine.base_problem(state, source, now)
+                self._engine.base_problem(base, source, now)
                 if fits
                 else f'{stored!r} is not encrypted in the same way'
             )
         except (NotFound, IntegrityError) as error:
             reason = error.message
+        except EngineError as error:
+            reason = str(error)
         if reason is None:
-            return _Base(stored.backup, state, key)
+            return _Base(stored.backup, base, key)
         LOG.warning('%s: starting a new chain at level 0', reason)
         return None
+
+    def _fetch_indexes(
+        self, below: Sequence[StoredLevel], folder: Path
+    ) -> list[IndexFile]:
+        """The indexes of all levels, as local files; none if a level has none.
+
+        :raises NotFound, IntegrityError, EngineError: one is missing or damaged
+        """
+        found = []
+        for stored in below:
+            opened = OpenedLevel(stored, self._opener)
+            index = opened.index()
+            if index is None:
+                return []
+            path = folder / f'index-{stored.level}'
+            path.touch(mode=0o600)
+            found.append(local_copy(index, path, stored.paths.index))
+        return found
 
     def _make(
         self,
         archiving: Archiving,
         backup: Backup,
         sealer: 'Sealer | None',
-        folder: Path,
     ) -> CompletedBackup:
         self._progress.begin(stores=True)
         pending = self._repository.begin(backup)
@@ -200,14 +218,23 @@ class BackupWriter:
             if sealer is not None:
                 pending.put_identity(sealer.file)
             self._progress.phase = 'Backing up'
-            written = self._store(self._engine.archive(archiving), pending, sealer)
+            points = Points()
+            archive = self._engine.archive(archiving)
+            written = self._store(archive, points, pending, sealer)
             self._progress.phase = 'Committing'
             marker, state = self._marker(), archiving.state
+            index = None
+            if archiving.index is not None:
+                index = archiving.index.finish(points.dump())
             if sealer is not None:
+                folder = state.parent
+                content = state.read_bytes()
                 state = folder / 'sealed'
-                state.write_bytes(sealer.engine_metadata(archiving.state.read_bytes()))
+                state.write_bytes(sealer.engine_metadata(content))
+                if index is not None:
+                    index = sealed_index(sealer, index, folder / 'sealed-index')
                 marker = sealer.sealed(marker)
-            written.commit(state, marker)
+            written.commit(state, marker, index)
             self._check_base(backup)
         except BaseException:
             try:
@@ -220,7 +247,7 @@ class BackupWriter:
                     error.message,
                 )
             raise
-        return CompletedBackup(backup, archiving.warnings)
+        return CompletedBackup(backup, archiving.warnings, archiving.left_out)
 
     def _marker(self) -> dict[str, Any]:
         """The commit marker's content."""
@@ -254,11 +281,12 @@ class BackupWriter:
     def _store(
         self,
         archive: Generator[Block, None, None],
+        points: Points,
         pending: PendingBackup,
         sealer: 'Sealer | None',
     ) -> WrittenBackup:
         stream: Iterator[Block] = compression.compress(
-            self._settings.compression, self._progress.archived(archive)
+            self._settings.compression, self._progress.archived(archive), points
         )
         if sealer is not None:
             stream = sealer.data(stream)
@@ -294,3 +322,12 @@ class BackupWriter:
         from freezer.engine.sealing import Sealer
 
         return Sealer(key, backup, base.backup if base else None)
+
+
+def sealed_index(sealer: 'Sealer', index: Path, encrypted: Path) -> Path:
+    encrypted.touch(mode=0o600)
+    with index.open('rb') as plain, encrypted.open('wb') as file:
+        blocks = iter(lambda: plain.read(_INDEX_BLOCK), b'')
+        for block in sealer.index(blocks):
+            file.write(block)
+    return encrypted

@@ -7,12 +7,16 @@ levels.
 import abc
 import dataclasses
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
+from freezer.engine.index.file import IndexFile, Part
+from freezer.engine.index.new import NewIndex
+from freezer.engine.index.record import Entry, Record
 from freezer.engine.settings import EngineSettings
-from freezer.exceptions import ConfigError, EngineError, RestoreError
+from freezer.exceptions import ConfigError, RestoreError
 from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
@@ -47,34 +51,58 @@ class Warnings:
             self.kept.append(text)
 
 
+class LeftOut:
+    """Paths of the source that are not in the backup, on purpose: all are logged, the
+    first ones kept.
+
+    :ivar counts: reason -> number, such as ``excluded``
+    :ivar kept: reason and path
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.kept: list[tuple[str, str]] = []
+
+    def add(self, reason: str, path: str) -> None:
+        LOG.info('left out (%s): %s', reason, path)
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(self.kept) < KEPT_WARNINGS:
+            self.kept.append((reason, path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The level that an increment builds on.
+
+    :param state: the engine's file, which must not change
+    :param indexes: of its chain's levels, from level 0 up; empty if one has none
+    """
+
+    state: Path
+    indexes: Sequence[IndexFile] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Archiving:
     """One archive to create.
 
-    :param base: the engine's file of the level below, which must not change; None at
-        level 0
-    :param state: where to write the engine's file for the next level
+    :param base: the level below; None at level 0
+    :param state: where to write the engine's file for the next level; other files
+        beside it are temporary
     :param level: of the archive
-    :param now: epoch seconds; the next level stores what changes from then on, though
-        the archive is made later, of a snapshot
-    :param include: paths to archive whether they changed or not
+    :param now_ns: epoch nanoseconds; the next level stores what changes from then on,
+        though the archive is made later, of a snapshot
+    :param index: for engines that keep one; None if the level cannot have any
     """
 
     source: Source
-    base: Path | None
+    base: Base | None
     state: Path
     warnings: Warnings
     level: int
-    now: int
-    include: frozenset[bytes] = frozenset()
-
-
-class SourceChanged(EngineError):
-    """The archive lacks files that changed meanwhile: create it again, with them."""
-
-    def __init__(self, include: frozenset[bytes]) -> None:
-        super().__init__('files changed while they were archived')
-        self.include = include
+    now_ns: int
+    index: NewIndex | None = None
+    left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
 
 class Engine(abc.ABC):
@@ -109,15 +137,13 @@ class Engine(abc.ABC):
     def archive(self, archiving: Archiving) -> Generator[Block, None, None]:
         """The archive, uncompressed.
 
-        :raises SourceChanged: after the last block
         :raises EngineError: after the last block at the latest, if the archive is not
             complete
         """
 
     @abc.abstractmethod
-    def base_problem(self, state: Path, source: Source, now: int) -> str | None:
-        """Why an increment of this source cannot build on this engine's file; None if
-        it can.
+    def base_problem(self, base: Base, source: Source, now: int) -> str | None:
+        """Why an increment of this source cannot build on a level; None if it can.
 
         :param now: epoch seconds
         """
@@ -129,6 +155,7 @@ class Engine(abc.ABC):
         """The target of a restore, as :meth:`extractor` takes it. Writes nothing.
 
         :param path: ``--restore-abs-path``
+        :param overwrite: whether it may hold files already
         :raises ConfigError: an option is missing
         :raises RestoreError: nothing can be restored there
         """
@@ -147,6 +174,10 @@ class Engine(abc.ABC):
     def is_archive_start(self, head: bytes) -> bool:
         """Whether these bytes (512, or all there are) begin an archive."""
 
+    def archive_reader(self) -> 'ArchiveReader | None':
+        """A reader of the archives of one chain; None if the engine keeps no index."""
+        return None
+
 
 class FileEngine(Engine):
     """An engine whose archives hold files: they can be listed, and restored in part."""
@@ -158,12 +189,15 @@ class FileEngine(Engine):
         levels: Iterable['LevelArchive'],
         limited: Callable[[Iterable[Block]], Iterator[Block]],
         warnings: Warnings,
+        plan: 'TargetPlan | None' = None,
     ) -> None:
-        """Extract what ``include`` chooses of a chain.
+        """Extract what ``include`` chooses of a chain, or all of it.
 
         :param target: as for :meth:`extractor`
         :param levels: the newest first; read until older ones have nothing of it
         :param limited: passes on what is to be extracted, or raises
+        :param plan: carried out: what it lists is removed, and nothing else; required
+            if the target is not empty
         :raises RestoreError: a pattern chooses nothing
         :raises UnsafeArchiveError: a member would land outside the target
         :raises EngineError: the archive is damaged, or could not be written out
@@ -179,22 +213,57 @@ class FileEngine(Engine):
         """
 
     @abc.abstractmethod
+    def contents(self, archive: Iterable[Block], path: bytes) -> Iterator[Block]:
+        """The contents of a file, holes as zeros.
+
+        :param archive: one that holds this file only
+        :raises EngineError: the archive is damaged, or holds something else
+        """
+
+    @abc.abstractmethod
+    def contents_of_chosen(self, levels: Iterable['LevelArchive']) -> Iterator[Block]:
+        """The contents of the one file that ``include`` chooses in the final state of a
+        chain. All is read before the first block is yielded.
+
+        :param levels: as for :meth:`extract_part`
+        :raises RestoreError: it chooses nothing, several files, or something else
+        :raises EngineError: the archive is damaged
+        """
+
+    @abc.abstractmethod
+    def chooser(self) -> 'Chooser':
+        """What ``include`` chooses, path by path."""
+
+    @abc.abstractmethod
+    def roots(self) -> Sequence[bytes]:
+        """Paths that everything ``include`` may choose is at or below; none is below
+        another. Empty for the whole backup."""
+
+    @abc.abstractmethod
+    def choose(self, parts: Iterable[tuple[int, Part]]) -> Iterator['Chosen']:
+        """What ``include`` chooses of a state, with the directories above.
+
+        :param parts: level and records, sorted by path
+        :raises RestoreError: after the last, if a pattern chooses nothing
+        """
+
+    @abc.abstractmethod
     def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
         """The patterns that match no path in a level's engine file; none if that file
         has no paths."""
 
     @abc.abstractmethod
-    def removals(
-        self, target: str, state: bytes | None, level: int, where: str
-    ) -> list[str]:
-        """The paths below the target that a restore will remove, sorted.
+    def plan(
+        self, target: str, states: Iterable['LevelState'], keep_extra: bool
+    ) -> 'TargetPlan | None':
+        """Plan a restore into a target that is not empty. Changes nothing.
 
-        Empty if the target does not exist.
+        None if the target is empty or does not exist.
 
-        :param state: the engine's file of the newest level; None if lost
-        :param level: that level
-        :param where: the name of that file
-        :raises RestoreError: they cannot be determined
+        :param states: the newest first; only those that are needed are fetched
+        :param keep_extra: remove nothing
+        :raises RestoreError: the plan cannot be made; or something in the target cannot
+            be replaced by what the backup has
         """
 
     @abc.abstractmethod
@@ -220,6 +289,88 @@ def no_match(patterns: Iterable[str]) -> RestoreError:
     )
 
 
+def require_one_file(found: Sequence[tuple[bytes, str]]) -> None:
+    """Check that patterns choose one file.
+
+    :param found: path and kind of all that they choose; a directory comes before what
+        is in it
+    :raises RestoreError: they choose something else
+    """
+    path, kind = found[0]
+    first = repr(os.fsdecode(path))
+    if len(found) == 1 and kind in ('file', 'link'):
+        return
+    if len(found) > 1 and kind != 'directory':
+        names = ', '.join(repr(os.fsdecode(path)) for path, _kind in found[:_NAMED])
+        more = ', …' if len(found) > _NAMED else ''
+        raise RestoreError(
+            f'--include matches {len(found)} paths, and one file can be printed: '
+            f'{names}{more}'
+        )
+    raise RestoreError(
+        f'{first} is no file but a {_WORDS.get(kind, kind)}: only the contents of a '
+        f'file can be printed; --action restore restores it'
+    )
+
+
+# Of many paths, an error names these.
+_NAMED = 5
+_WORDS = {
+    'symlink': 'symbolic link',
+    'character': 'device',
+    'block': 'device',
+}
+
+
+class Chooser(Protocol):
+    """What patterns choose, path by path. Fast if paths come sorted."""
+
+    def chooses(self, path: bytes) -> bool: ...
+
+    @property
+    def unmatched(self) -> Sequence[str]:
+        """The patterns that have chosen nothing so far."""
+
+
+class Chosen(NamedTuple):
+    """A record that ``include`` chooses.
+
+    :ivar level: the level whose archive has the member
+    :ivar chosen: False for a directory that only contains chosen paths
+    """
+
+    level: int
+    record: Record
+    chosen: bool
+
+
+class LevelState(NamedTuple):
+    """The engine's file of one level; ``content`` is None if it is lost.
+
+    :ivar where: its name, for errors
+    """
+
+    content: bytes | None
+    where: str
+
+
+class TargetPlan(NamedTuple):
+    """What a restore does to a target that is not empty. Paths are below the target.
+
+    :ivar removed: what is removed, sorted; a directory stands for all that is in it
+    :ivar replaced: directories that are removed because the backup has a file there;
+        what is in them is listed as removed
+    :ivar mounts: the mount points on which nothing is removed, sorted
+    :ivar untouched: those of them below which the backup has nothing: not changed at
+        all
+    """
+
+    removed: tuple[bytes, ...] = ()
+    replaced: tuple[bytes, ...] = ()
+    mounts: tuple[bytes, ...] = ()
+    untouched: frozenset[bytes] = frozenset()
+
+
 class LevelArchive(Protocol):
     """The archive of one level."""
 
@@ -242,30 +393,44 @@ class Extractor(abc.ABC):
         """
 
 
-class Entry(NamedTuple):
-    """A file of a backup, of any kind, as it would be restored.
+class ArchiveReader(abc.ABC):
+    """Reads the archives of one chain, from level 0 up, and extracts nothing."""
 
-    :ivar path: below the directory that was backed up
-    :ivar kind: a word of :data:`KINDS`
-    :ivar mode: permissions, and set-user-ID and the like
-    :ivar size: bytes, with holes; 0 for all but files
-    :ivar mtime_ns: epoch nanoseconds
-    :ivar target: of a symbolic link; of a hard link, the name of the same file that has
-        the size
-    :ivar level: the level that holds it
-    """
+    @abc.abstractmethod
+    def fork(self) -> Self:
+        """Another one, which has read the same archives, for another next level."""
 
-    path: bytes
-    kind: str
-    mode: int
-    uid: int
-    gid: int
-    user: str
-    group: str
-    size: int
-    mtime_ns: int
-    target: bytes | None
-    level: int
+    @abc.abstractmethod
+    def read(self, blocks: Iterable[Block], temporary: Path) -> 'ArchiveContents':
+        """Read the archive of the next level to its end. After an error, use another
+        reader.
+
+        :param temporary: a directory for temporary files
+        :raises UnsafeArchiveError: a restore would refuse it
+        :raises EngineError: it is damaged, or has no end marker
+        """
+
+    @abc.abstractmethod
+    def properties(self, state: bytes | None) -> Mapping[str, Any]:
+        """What an index says of its level if it is made after the level.
+
+        :param state: the engine's file; None if it is lost
+        """
 
 
-KINDS = ('file', 'directory', 'symlink', 'link', 'fifo', 'character', 'block')
+class ArchiveContents(Protocol):
+    """The members of an archive."""
+
+    @property
+    def no_index(self) -> str | None:
+        """Why an index cannot describe the archive; None if it can."""
+
+    def records(
+        self, base: Iterable[tuple[int, Record]], seen: Iterable[Record]
+    ) -> Iterator[Record]:
+        """The records of the level's index, in order. To be called once.
+
+        :param base: the state of the level below, in order
+        :param seen: identities of files, in order; each counts for a member with the
+            same size and mtime
+        """

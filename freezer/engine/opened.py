@@ -1,9 +1,10 @@
 """Opens stored levels: checks the marker, decrypts, decompresses."""
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import ConfigError, RestoreError, TamperedError
@@ -11,7 +12,11 @@ from freezer.storage import layout
 from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import IntegrityError, NotFound
 from freezer.stream import compression, encryption
+from freezer.stream.points import Points
 from freezer.utils.blocks import Block
+from freezer.utils.lazy import fetched
+from freezer.utils.progress import Progress
+from freezer.utils.ranges import Range, RangedStream
 
 if TYPE_CHECKING:
     from freezer.engine.sealing import Keyring, SealedLevel
@@ -98,7 +103,7 @@ class OpenedLevel:
         name = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
         self.format: str | None = str(name) if name else None
 
-    @functools.cached_property
+    @fetched
     def sealed(self) -> 'SealedLevel | None':
         """For levels in format age, else None.
 
@@ -112,12 +117,11 @@ class OpenedLevel:
 
         return SealedLevel(self._opener.keyring.key_of(self.stored), self.stored)
 
-    def check_seal(self, base: StoredLevel | None) -> bytes:
-        """Check all but the data of a level whose chain is in format age.
+    def check_base(self, base: StoredLevel | None) -> 'SealedLevel':
+        """Check that a level whose chain is in format age belongs to the chain.
 
         :param base: the level it will be extracted on
-        :returns: the engine's file
-        :raises EncryptionError: the level was exchanged, changed, or is missing
+        :raises EncryptionError: the level was exchanged or changed
         """
         try:
             if self.sealed is None:
@@ -126,7 +130,20 @@ class OpenedLevel:
                     f'its chain: it was replaced'
                 )
             self.sealed.check_base(base)
-            return self.sealed.engine_metadata()
+        except NotFound as error:
+            raise TamperedError(f'{error.message}: the backup is damaged') from error
+        return self.sealed
+
+    def check_seal(self, base: StoredLevel | None) -> bytes:
+        """Check all but the data of a level whose chain is in format age.
+
+        :param base: the level it will be extracted on
+        :returns: the engine's file
+        :raises EncryptionError: the level was exchanged, changed, or is missing
+        """
+        sealed = self.check_base(base)
+        try:
+            return sealed.engine_metadata()
         except NotFound as error:
             raise TamperedError(f'{error.message}: the backup is damaged') from error
 
@@ -158,13 +175,58 @@ class OpenedLevel:
         :raises StorageException, EncryptionError, EngineError: some of it is damaged or
             missing; at its end at the latest
         """
-        stream: Any = self._opener.settings.progress.stored(self.stored.blocks())
+        return self.decode(self.stored.blocks())
+
+    def decode(
+        self, blocks: Iterable[Block], points: Points | None = None
+    ) -> Generator[Block, None, None]:
+        """The archive in the blocks of the stored stream, as :meth:`data`.
+
+        :param points: gets the places recorded where decompression can begin
+        """
+        stream: Any = self._opener.settings.progress.stored(blocks)
         passphrase = self._opener.passphrase
         if self.sealed is not None:
             stream = self.sealed.data(stream)
         elif self.format and passphrase is not None:
             stream = encryption.decrypt(passphrase, stream, self._looks_right)
-        return compression.decompress(self.compression, stream)
+        return compression.decompress(self.compression, stream, points)
+
+    def archive_ranges(
+        self, ranges: Sequence[Range], points: Points | None
+    ) -> Generator[Block, None, None]:
+        """The bytes of ranges of the archive, concatenated.
+
+        Fetches only the pieces that hold them, and each only once. Each byte is checked
+        before it is yielded.
+
+        :param ranges: sorted, without overlap
+        :param points: where decompression can begin. Without them a level that is
+            compressed is read from its start to the last of the ranges
+        :raises StorageException, EncryptionError, EngineError: some of it is damaged or
+            missing
+        """
+        stream: RangedStream = _StoredStream(
+            self.stored, self._opener.settings.progress
+        )
+        passphrase = self._opener.passphrase
+        if self.sealed is not None:
+            stream = self.sealed.data_ranges(stream)
+        elif self.format and passphrase is not None:
+            stream = encryption.Decrypted(stream, passphrase, self._looks_right)
+        yield from compression.decompress_ranges(
+            self.compression, stream, points, ranges
+        )
+
+    def index(self) -> RangedStream | None:
+        """The index, decrypted; None if the level has none.
+
+        :raises StorageException: it is missing or damaged
+        :raises EncryptionError: it does not open, or was changed, added or removed
+        """
+        file: IndexFile | None = self.stored.index
+        stream = None if file is None else _StoredIndex(file)
+        return stream if self.sealed is None else self.sealed.index(stream)
 
     def _looks_right(self, head: bytes) -> bool:
         """Whether decrypted bytes begin as they must, so the passphrase is right."""
@@ -172,3 +234,47 @@ class OpenedLevel:
         if magic is None:
             return self._opener.is_archive_start(head)
         return head.startswith(magic)
+
+
+class IndexFile(Protocol):
+    """The index as it is stored; its bytes are checked before they are returned."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, start: int, end: int) -> bytes: ...
+
+
+class _StoredIndex(RangedStream):
+    def __init__(self, file: IndexFile) -> None:
+        self._file = file
+        self.size = file.size
+
+    def ranges(self, ranges: Sequence[Range]) -> Generator[Block, None, None]:
+        for start, end in ranges:
+            yield self._file.read(start, end)
+
+
+class _StoredStream(RangedStream):
+    """The stream of a level, as it is stored."""
+
+    def __init__(self, stored: StoredLevel, progress: Progress) -> None:
+        self._stored = stored
+        self._progress = progress
+
+    @functools.cached_property
+    def size(self) -> int:  # type: ignore[override]
+        size = self._stored.size
+        if size is None:
+            raise IntegrityError(
+                f'{self._stored.paths.data} is missing: the backup is damaged'
+            )
+        return size
+
+    def ranges(self, ranges: Sequence[Range]) -> Generator[Block, None, None]:
+        with contextlib.closing(self._stored.block_ranges(ranges)) as blocks:
+            yield from self._progress.stored(blocks)
+
+    def head(self, size: int) -> bytes:
+        wanted = [(0, min(size, self.size))]
+        return b''.join(self._stored.block_ranges(wanted, checked=False))

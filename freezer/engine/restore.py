@@ -1,23 +1,44 @@
 """Opens a chain of levels, and restores or lists it."""
 
 import contextlib
+import functools
+import itertools
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from freezer.engine.engine import (
+    Chosen,
     Engine,
-    Entry,
     FileEngine,
+    LevelArchive,
+    LevelState,
+    TargetPlan,
     Warnings,
     no_match,
     require_files,
+    require_one_file,
+)
+from freezer.engine.index.chain import ChainIndex, at_once, open_indexes
+from freezer.engine.index.file import BLOCK_RECORDS, Part
+from freezer.engine.index.record import (
+    Entry,
+    Owner,
+    Record,
+    Row,
+    Rows,
+    rows_of,
+    sort_key,
 )
 from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import EngineError
 from freezer.storage import layout
 from freezer.storage.backup import StoredLevel
+from freezer.storage.exceptions import IntegrityError, NotFound
 from freezer.utils.blocks import Block
+from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
 
@@ -28,6 +49,8 @@ class RestoreChain:
     Each marker, manifest and engine's file is fetched at most once.
 
     :param chain: level -> stored level, from 0 up, without a gap
+    :param listed: nothing will be restored: of levels that have an index, only that is
+        read
     :raises RestoreError: it cannot be restored with these settings
     :raises EncryptionError: a level was replaced or changed, or cannot be decrypted
     :raises StorageException: a marker cannot be read
@@ -38,16 +61,22 @@ class RestoreChain:
         chain: Mapping[int, StoredLevel],
         engine: Engine,
         settings: EngineSettings,
+        listed: bool = False,
     ) -> None:
         self._engine = engine
         self._settings = settings
+        self._listed = listed
         self._progress = settings.progress
         opener = LevelOpener(settings, engine.is_archive_start)
         # The newest first, as a part of a backup is restored.
-        self._levels = [
-            opener.open(stored)
-            for _level, stored in sorted(chain.items(), reverse=True)
-        ]
+        newest_first = [chain[level] for level in sorted(chain, reverse=True)]
+        self._levels = list(
+            at_once(
+                [functools.partial(opener.open, stored) for stored in newest_first],
+                None if listed else 1,
+            )
+        )
+        self._chosen: list[Chosen] | None = None
         self._state: bytes | None = None
         self._state_known = False
         self._check()
@@ -57,15 +86,29 @@ class RestoreChain:
         return self._levels[0].stored
 
     def _check(self) -> None:
-        """Check the seals, and that each pattern of ``include`` matches a path in the
-        engine file of a level.
+        """Check the seals, and that each pattern of ``include`` matches a path.
 
         :raises RestoreError: one does not
         """
         include = self._settings.include
+        sealed = any(level.format == layout.AGE for level in self._levels)
+        by_index = (include or self._listed) and isinstance(self._engine, FileEngine)
+        if by_index and self._index is not None:
+            if sealed:
+                stored = [each.stored for each in self._levels]
+                for level, below in zip(self._levels, [*stored[1:], None], strict=True):
+                    level.check_base(below)
+            if include:
+                # Reads what was chosen, and nothing else.
+                self._chosen = list(self._files.choose(self._index_state()))
+            return
+        self._check_states(sealed)
+
+    def _check_states(self, sealed: bool) -> None:
+        """The same without an index: by the engine file of each level."""
+        include = self._settings.include
         missing = set(include)
         files = require_files(self._engine, 'include') if include else None
-        sealed = any(level.format == layout.AGE for level in self._levels)
         for number, level in enumerate(self._levels):
             state: bytes | None = None
             if sealed:
@@ -84,42 +127,83 @@ class RestoreChain:
         if missing:
             raise no_match([p for p in include if p in missing])
 
+    @functools.cached_property
+    def _index(self) -> ChainIndex | None:
+        """None, and all data must be read, if a level has none or it is damaged.
+
+        :raises EncryptionError: it was changed
+        """
+        levels = self._levels[::-1]
+        names = [each.stored.paths.index for each in levels]
+        # Of an index that is read as a whole, damage shows before anything is listed.
+        copy = self._listed and not self._files.roots()
+        try:
+            return open_indexes(levels, names, copy)
+        except (NotFound, IntegrityError, EngineError) as error:
+            NOTICES.warning('%s; reading the data of all levels instead', error)
+            return None
+
+    @property
+    def _files(self) -> FileEngine:
+        assert isinstance(self._engine, FileEngine)
+        return self._engine
+
+    def _index_state(self) -> Iterator[tuple[int, Part]]:
+        assert self._index is not None
+        return self._index.state(self._files.roots())
+
     def _newest_state(self) -> bytes | None:
         if not self._state_known:
             self._state, self._state_known = self._levels[0].state(), True
         return self._state
 
-    def removals(self, target: str) -> list[str]:
-        """The paths below the target that a restore will remove, sorted. None if the
-        engine's backups hold no files: it replaces what it restores.
+    def plan(self, target: str, keep_extra: bool = False) -> TargetPlan | None:
+        """What the restore does to a target that is not empty. None if it is empty, or
+        if the engine's backups hold no files: it replaces what it restores.
 
-        :raises RestoreError: they cannot be determined
+        :param keep_extra: remove nothing
+        :raises RestoreError: see :meth:`FileEngine.plan`
         """
         if not isinstance(self._engine, FileEngine):
-            return []
-        newest = self.newest
-        where = newest.paths.engine_metadata
-        return self._engine.removals(target, self._newest_state(), newest.level, where)
+            return None
+        return self._engine.plan(target, self._states(), keep_extra)
 
-    def restore(self, target: str) -> Warnings:
+    def _states(self) -> Iterator[LevelState]:
+        for number, level in enumerate(self._levels):
+            state = level.state() if number else self._newest_state()
+            yield LevelState(state, level.stored.paths.engine_metadata)
+
+    def restore(self, target: str, plan: TargetPlan | None = None) -> Warnings:
         """Extract the chain, level after level.
 
         Not atomic: when it raises, the target holds a part of the backup.
 
         :param target: from :meth:`Engine.check_target`
+        :param plan: from :meth:`plan`, for a target that is not empty; made here if it
+            is not given
         """
         warnings = Warnings()
+        plan = plan or self.plan(target)
+        for mount in plan.mounts if plan else ():
+            where = os.path.join(target, os.fsdecode(mount))
+            warnings.add(f'{where}: a mounted file system: nothing is removed from it')
         self._progress.begin()
         self._progress.phase = 'Restoring'
         limit = _Limit(self._settings.max_restore_size)
-        if self._settings.include:
+        if self._settings.include or plan is not None:
             require_files(self._engine, 'include').extract_part(
                 target,
-                self._newest_first('restoring a part of'),
+                self._parts(),
                 lambda blocks: self._progress.archived(limit.hold(blocks)),
                 warnings,
+                plan,
             )
             return warnings
+        self._restore_whole(target, limit, warnings)
+        return warnings
+
+    def _restore_whole(self, target: str, limit: '_Limit', warnings: Warnings) -> None:
+        """Into an empty target: the oldest level first."""
         sizes = [level.stored.size for level in self._levels]
         known = [size for size in sizes if size is not None]
         self._progress.total = sum(known) if len(known) == len(sizes) else None
@@ -135,22 +219,123 @@ class RestoreChain:
                 # that far.
                 for _block in held:
                     pass
-        return warnings
 
-    def entries(self) -> Iterator[Entry]:
-        """The files that a restore would bring, unsorted; reads the data.
+    def rows(self) -> Iterator[Rows]:
+        """The files that a restore would bring, sorted by path; reads the data if the
+        chain has no index.
 
-        :raises RestoreError: after the last, if a pattern chooses nothing
+        :raises RestoreError: a pattern chooses nothing
         """
+        if self._index is None or self._chosen is not None:
+            entries = iter(self._entries())
+            while some := list(itertools.islice(entries, BLOCK_RECORDS)):
+                yield rows_of(some)
+            return
+        for level, (block, start, end) in self._index.state():
+            # The top.
+            start += not block.paths[start]
+            part = slice(start, end)
+            yield Rows(
+                itertools.repeat(level, end - start),
+                block.paths[part],
+                block.kinds[part],
+                block.modes[part],
+                block.owners[part],
+                block.sizes[part],
+                block.mtimes[part],
+                block.targets[part],
+            )
+
+    def owners(self) -> Iterable[Owner] | None:
+        """The owners that :meth:`rows` may have, if they are known before."""
+        if self._index is None:
+            return None
+        return [owner for each in self._index.indexes for owner in each.owners]
+
+    def _entries(self) -> Iterable[Entry]:
+        if self._chosen is not None:
+            return (
+                record.entry(level)
+                for level, record, is_chosen in self._chosen
+                if is_chosen and record.path
+            )
         self._progress.begin()
         self._progress.phase = 'Listing'
-        files = require_files(self._engine, 'list')
-        return files.entries(self._newest_first('listing'))
+        found = self._files.entries(self._newest_first('listing'))
+        return sorted(found, key=lambda each: sort_key(each.path))
+
+    def contents(self) -> 'Contents':
+        """The contents of the one file that ``include`` chooses. Of a chain with
+        indexes, only what holds them is read.
+
+        :raises RestoreError: it chooses nothing, several files, or something else; if
+            the chain has no index, when the blocks are read
+        """
+        if self._index is None or self._chosen is None:
+            self._progress.phase = 'Looking for the file'
+            levels = self._newest_first('searching')
+            return Contents(None, self._files.contents_of_chosen(levels))
+        found = [each for each in self._chosen if each.chosen]
+        require_one_file([(each.record.path, each.record.kind) for each in found])
+        level, record, _is_chosen = found[0]
+        path = record.path
+        if record.kind == 'link':
+            record = self._target_of(record.row(level))
+            require_one_file([(path, record.kind)])
+        (archive,) = self._index.archives({level: [record]})
+        return Contents(path, self._read(archive, record.path))
+
+    def _read(self, archive: LevelArchive, path: bytes) -> Iterator[Block]:
+        self._progress.begin()
+        with contextlib.closing(archive.data()) as blocks:
+            archived = self._progress.archived(blocks)
+            yield from self._files.contents(archived, path)
+
+    def resolved(self, row: Row) -> Row:
+        """What a hard link is a name of, under the path of the link; the row itself if
+        it is no link, or if the chain has no index."""
+        if row.kind != 'link' or self._index is None:
+            return row
+        return self._target_of(row).row(row.level)._replace(path=row.path)
+
+    def _target_of(self, link: Row) -> Record:
+        """The file that a hard link is a name of."""
+        assert self._index is not None
+        found = self._index.indexes[link.level].find(link.target)
+        if found is None:
+            raise EngineError(
+                f'{os.fsdecode(link.path)!r} is a hard link to '
+                f'{os.fsdecode(link.target)!r}, and level {link.level} has no such '
+                f'file: its index is damaged'
+            )
+        return found
+
+    @property
+    def has_index(self) -> bool:
+        return self._index is not None
+
+    def _parts(self) -> Iterator[LevelArchive]:
+        """The archives that hold what is chosen, the newest first."""
+        if self._chosen is None or self._index is None:
+            return self._newest_first('restoring')
+        members = self._index.with_targets(each[:2] for each in self._chosen)
+        return self._index.archives(members)
 
     def _newest_first(self, action: str) -> Iterator[OpenedLevel]:
         for level in self._levels:
             LOG.info('%s level %d (%r)', action, level.level, level.stored)
             yield level
+
+
+class Contents(NamedTuple):
+    """The contents of a file.
+
+    :ivar path: of the file; None if it is found as the blocks are read
+    :ivar blocks: each byte is checked before it is yielded
+    """
+
+    path: bytes | None
+    blocks: Iterator[Block]
 
 
 class _Limit:

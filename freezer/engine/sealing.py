@@ -12,16 +12,18 @@ Without the chain key nobody can forge a level: no file contains its public half
 import base64
 import contextlib
 import json
+import threading
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from freezer.exceptions import TamperedError
-from freezer.storage import manifest
+from freezer.storage import layout, manifest
 from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.exceptions import IntegrityError
 from freezer.stream import age
 from freezer.utils.blocks import Block
+from freezer.utils.ranges import RangedStream
 
 SEAL_KEY = 'seal'
 
@@ -42,6 +44,7 @@ class Keyring:
         self._passphrase = passphrase
         self._opened: dict[bytes, ChainKey] = {}
         self._known: dict[str, ChainKey] = {}
+        self._unlocking = threading.Lock()
 
     def make(self) -> ChainKey:
         """Generate a key for a new chain."""
@@ -57,9 +60,11 @@ class Keyring:
         where = stored.paths.identity
         if where not in self._known:
             file = stored.identity
-            if file not in self._opened:
-                content = age.unlock(self._passphrase, file, where)
-                self._opened[file] = ChainKey(age.Key.parse(content, where), file)
+            # Several threads may open levels of one chain.
+            with self._unlocking:
+                if file not in self._opened:
+                    content = age.unlock(self._passphrase, file, where)
+                    self._opened[file] = ChainKey(age.Key.parse(content, where), file)
             self._known[where] = self._opened[file]
         return self._known[where]
 
@@ -73,6 +78,7 @@ class _Seal:
     :param marker: the engine's content of the marker, without the seal
     :param data: fingerprint of the stream
     :param engine_metadata: fingerprint of the engine's file
+    :param index: fingerprint of the index; None without one, as in earlier versions
     """
 
     level: str
@@ -80,6 +86,14 @@ class _Seal:
     marker: dict[str, Any]
     data: str
     engine_metadata: str
+    index: str | None = None
+
+    def dump(self) -> bytes:
+        record = asdict(self)
+        if self.index is None:
+            # Earlier versions do not know the field.
+            del record['index']
+        return json.dumps(record).encode()
 
 
 class Sealer:
@@ -94,6 +108,7 @@ class Sealer:
         self._level = backup.path
         self._base = None if base is None else base.path
         self._data = self._engine_metadata = ''
+        self._index: str | None = None
 
     def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
         encrypted = age.encrypt(self._key, blocks)
@@ -105,13 +120,25 @@ class Sealer:
         self._engine_metadata = encrypted.fingerprint
         return b''.join(encrypted.blocks)
 
+    def index(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
+        """The encrypted index."""
+        encrypted = age.encrypt(self._key, blocks)
+        self._index = encrypted.fingerprint
+        return encrypted.blocks
+
     def sealed(self, marker: dict[str, Any]) -> dict[str, Any]:
-        """The marker with the seal of the data and the engine's file."""
+        """The marker with the seal of the data, the engine's file and the index."""
         assert self._data
         assert self._engine_metadata
-        seal = _Seal(self._level, self._base, marker, self._data, self._engine_metadata)
-        record = json.dumps(asdict(seal)).encode()
-        encrypted = b''.join(age.encrypt(self._key, [record]).blocks)
+        seal = _Seal(
+            self._level,
+            self._base,
+            marker,
+            self._data,
+            self._engine_metadata,
+            self._index,
+        )
+        encrypted = b''.join(age.encrypt(self._key, [seal.dump()]).blocks)
         return {**marker, SEAL_KEY: base64.b64encode(encrypted).decode('ascii')}
 
 
@@ -130,12 +157,12 @@ class SealedLevel:
             raise TamperedError(
                 f'{where}: was replaced by the marker of {self._seal.level}'
             )
-        # The storage adds its token and a digest: if one of them is changed, the
-        # manifest or the engine's file does not match it.
+        # The storage adds its token and digests: if one of them is changed, the
+        # manifest, the engine's file or the index does not match it.
         found = {
             name: value
             for name, value in stored.marker.items()
-            if name not in (SEAL_KEY, manifest.MARKER_KEY, manifest.STATE_KEY)
+            if name not in (SEAL_KEY, *manifest.STORAGE_KEYS)
         }
         if self._seal.marker != found:
             raise TamperedError(f'{where}: was modified or damaged')
@@ -151,10 +178,51 @@ class SealedLevel:
                 f'replaced'
             )
 
+    def sealer(self) -> Sealer:
+        """To encrypt another index for the level, and seal it again.
+
+        Its marker is what :meth:`Sealer.sealed` returns for :attr:`content`.
+        """
+        sealer = Sealer(self.key, self._stored.backup, None)
+        sealer._base = self._seal.base
+        sealer._data = self._seal.data
+        sealer._engine_metadata = self._seal.engine_metadata
+        return sealer
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The engine's content of the marker, without the seal."""
+        return dict(self._seal.marker)
+
     def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
         """The decrypted stream; raises TamperedError where it was changed."""
         where = self._stored.paths.folder
         return age.decrypt(self.key.key, blocks, where, self._seal.data)
+
+    def data_ranges(self, stream: RangedStream) -> RangedStream:
+        """The stream, decrypted where it is read.
+
+        :raises TamperedError: it was changed
+        """
+        where = self._stored.paths.folder
+        return age.Decrypted(stream, self.key.key, where, self._seal.data)
+
+    def index(self, stream: RangedStream | None) -> RangedStream | None:
+        """The index, decrypted where it is read; None if the level has none.
+
+        :param stream: the stored one; None if the marker names none
+        :raises TamperedError: it was changed, or was there and is not, or the reverse
+        """
+        marker = self._stored.paths.marker
+        if (stream is None) != (self._seal.index is None):
+            what = 'does not name its' if stream is None else 'names an'
+            raise TamperedError(
+                f'{marker}: {what} index, unlike its seal: it was modified or damaged'
+            )
+        if stream is None:
+            return None
+        path = self._stored.paths.file(layout.INDEX)
+        return age.Decrypted(stream, self.key.key, path, self._seal.index)
 
     def engine_metadata(self) -> bytes:
         """The engine's file, decrypted.

@@ -18,6 +18,7 @@ class EngineSettings:
     :param include: patterns: what of a backup to list or restore; none is all of it
     :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
     :param untrusted: leave out of a restore what could give somebody rights
+    :param sync: write the source's file system to its device before it is read
     :param options: the engine's own options, by the keys of its PluginOptions
     :param progress: gets the state of the work reported
     """
@@ -28,6 +29,7 @@ class EngineSettings:
     include: tuple[str, ...] = ()
     max_restore_size: int = 0
     untrusted: bool = False
+    sync: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     progress: Progress = dataclasses.field(
         default_factory=Progress, repr=False, compare=False

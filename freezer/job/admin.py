@@ -1,25 +1,35 @@
 """Action admin: delete old backups, and the leftovers of failed ones."""
 
 from freezer.exceptions import ConfigError
+from freezer.job.indexes import rebuild_indexes
 from freezer.job.job import Job, Outcome, retention_requested
 from freezer.utils import human
 
 
 class AdminJob(Job):
-    """Removes old chains, and what failed backups left."""
+    """Removes old chains, and what failed backups left; with ``--rebuild-index`` makes
+    indexes that are missing."""
 
     def validate(self) -> None:
         super().validate()
-        if not retention_requested(self.config) and not self.repository.needs_cleanup:
+        config = self.config
+        if not (
+            retention_requested(config)
+            or config.rebuild_index
+            or self.repository.needs_cleanup
+        ):
             raise ConfigError(
-                'action admin needs remove-older-than (more than 0 days) or '
-                'remove-before-date; or, on s3, s3-stale-after or s3-purge-versions'
+                'action admin needs remove-older-than (more than 0 days), '
+                'remove-before-date or rebuild-index; or, on s3, s3-stale-after or '
+                's3-purge-versions'
             )
 
     def execute(self) -> Outcome:
         with self.repository.housekeeping():
             self.remove_old()
             self._clean_up()
+        if self.config.rebuild_index:
+            return rebuild_indexes(self)
         return Outcome()
 
     def _clean_up(self) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import sys
 import time
 from typing import Any
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 
 from freezer.common.version import version
 from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
-from freezer.engine.engine import require_files
+from freezer.engine.engine import LeftOut, require_files
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.job import summary
 from freezer.job.job import Job, Outcome, property_table, retention_requested
@@ -67,8 +66,6 @@ class BackupJob(Job):
             NOTICES.warning('%s', note)
         if config.dry_run:
             return self._rehearse(writer, policy)
-        if config.sync:
-            os.sync()
         with at_rest(self._mode, self._snapshot, config.path_to_backup) as (
             path,
             taken,
@@ -87,15 +84,15 @@ class BackupJob(Job):
             if 0 < ahead <= CLOCK_TOLERANCE:
                 time.sleep(ahead)
             LOG.info('backing up %s as %r', source.label, plan.backup)
-            made = writer.write(source, plan, now)
+            made = writer.write(source, plan, taken)
             LOG.info('committed %r', made.backup)
         progress = self.progress
         progress.level = made.backup.level
         progress.warnings += made.warnings.count
-        outcome = Outcome(self._document(made.backup, digest))
+        outcome = Outcome(self._document(made.backup, digest, made.left_out))
         outcome.tables = [property_table(outcome.document)]
         outcome.lines = summary.of_backup(
-            config, progress, made.backup, made.warnings.kept
+            config, progress, made.backup, made.warnings.kept, made.left_out
         )
         try:
             self.remove_old(made.backup.level_zero_timestamp)
@@ -119,9 +116,11 @@ class BackupJob(Job):
             backup = Backup(self.config.engine_name, identity, now, now, 0)
         else:
             self.remove_old(backup.level_zero_timestamp)
-        return Outcome(self._document(backup, None))
+        return Outcome(self._document(backup, None, LeftOut()))
 
-    def _document(self, backup: Backup, digest: str | None) -> dict[str, Any]:
+    def _document(
+        self, backup: Backup, digest: str | None, left_out: LeftOut
+    ) -> dict[str, Any]:
         """The keys of Freezer 19, in its order, then keys that only this agent has."""
         config = self.config
         document: dict[str, Any] = {
@@ -158,6 +157,7 @@ class BackupJob(Job):
             'curr_backup_level': backup.level,
             'engine_name': config.engine_name,
             **summary.figures(self.progress),
+            'left_out': sum(left_out.counts.values()),
         }
 
 

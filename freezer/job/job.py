@@ -7,7 +7,7 @@ import datetime
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from freezer.common import plugins
@@ -25,6 +25,7 @@ from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.storage.levels import SECONDS_PER_DAY, NoSuchBackup
 from freezer.storage.repository import Repository
 from freezer.utils import human
+from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,18 +59,21 @@ class Outcome:
 
     :param document: JSON for programs; None if the action has no result
     :param records: instead of a document, one JSON document per line
-    :param text: lines to print below the tables
+    :param content: instead of all that, bytes for standard output, which are made as
+        they are written
+    :param text: lines to print below the tables; as ``records``, read only once
     :param failure: an error after which the document is still true
-    :param lines: a summary for the terminal, shown last
+    :param lines: a summary for the terminal, shown and made last
     """
 
     document: Any = None
     tables: Sequence[Table] = ()
     text: Iterable[str] = ()
     records: Iterable[Any] | None = None
+    content: Generator[Block, None, None] | None = None
     exit_code: int = 0
     failure: FreezerError | StorageException | None = None
-    lines: Sequence[str] = ()
+    lines: Iterable[str] = ()
 
 
 class Job(abc.ABC):
@@ -104,8 +108,13 @@ class Job(abc.ABC):
         config = self.config
         if config.include and not self.takes_include:
             raise ConfigError(
-                f'--include selects files to restore or list and cannot be used with '
-                f'action {config.action}; to leave files out of a backup use --exclude'
+                f'--include selects files of a backup and cannot be used with action '
+                f'{config.action}; to leave files out of a backup use --exclude'
+            )
+        if (config.from_date or config.to_date) and config.action != 'diff':
+            raise ConfigError(
+                f'--from-date and --to-date belong to action diff; the date of action '
+                f'{config.action} is --restore-from-date'
             )
         if config.incremental:
             return
@@ -135,6 +144,8 @@ class Job(abc.ABC):
             include=config.include,
             max_restore_size=config.max_restore_size,
             untrusted=config.untrusted,
+            # A snapshot does not change any more.
+            sync=config.sync and config.snapshot is None,
             options=config.engine_options,
             progress=self.progress,
         )
@@ -142,8 +153,19 @@ class Job(abc.ABC):
     @functools.cached_property
     def engine(self) -> 'Engine':
         """:raises ConfigError: it is not installed, or cannot be used here"""
-        engine = plugins.load(plugins.ENGINES, 'engine', self.config.engine_name)
-        made: Engine = engine.from_settings(self.settings)
+        return self.engine_named(self.config.engine_name)
+
+    def engine_named(self, name: str) -> 'Engine':
+        """An engine; another one than that of ``--engine`` has its default options.
+
+        :raises ConfigError: it is not installed, or cannot be used here
+        """
+        engine = plugins.load(plugins.ENGINES, 'engine', name)
+        settings = self.settings
+        if name != self.config.engine_name:
+            defaults = plugins.options(plugins.ENGINES)[name].defaults()
+            settings = dataclasses.replace(settings, options=defaults)
+        made: Engine = engine.from_settings(settings)
         return made
 
     def is_selected(self, identity: str) -> bool:
@@ -187,15 +209,25 @@ class Job(abc.ABC):
 
         :raises NoSuchBackup: there is none
         """
+        return self.find_state_at(self.config.restore_from_date)
+
+    def find_state_at(self, date: datetime.datetime | None) -> dict[int, StoredLevel]:
+        """The newest state not after a date: level -> stored level.
+
+        :raises NoSuchBackup: there is none
+        """
         config = self.config
-        date = config.restore_from_date
         cutoff = int(date.timestamp()) if date else None
         for identity in config.identities:
             with contextlib.suppress(NoSuchBackup):
                 return self.repository.find_state(config.engine_name, identity, cutoff)
-        raise NoSuchBackup(self._no_state(cutoff))
+        raise NoSuchBackup(self.no_state(cutoff))
 
-    def _no_state(self, cutoff: int | None) -> str:
+    def no_state(self, cutoff: int | None) -> str:
+        """A message: there is no backup of the name, or none at or before a time.
+
+        :param cutoff: epoch seconds
+        """
         config = self.config
         present: list[StoredLevel] = []
         # Keys that may list only the backups of this name get the shorter message.

@@ -1,30 +1,20 @@
 """Action list: the files in a backup."""
 
-import base64
-import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from freezer.engine.engine import Entry, require_files
+from freezer.engine.engine import require_files
+from freezer.engine.index.record import Owner, Rows
 from freezer.engine.restore import RestoreChain
+from freezer.job import entries
 from freezer.job.job import Job, Outcome, damage_explained, iso
+from freezer.storage.backup import StoredLevel
 from freezer.utils import human
-
-_TYPES = {
-    'file': stat.S_IFREG,
-    'link': stat.S_IFREG,
-    'directory': stat.S_IFDIR,
-    'symlink': stat.S_IFLNK,
-    'fifo': stat.S_IFIFO,
-    'character': stat.S_IFCHR,
-    'block': stat.S_IFBLK,
-}
 
 
 class ListJob(Job):
     """Lists the files that a restore would bring, of the newest state or that of a
-    date. Reads the data, and checks it as a restore does."""
+    date: from the indexes, or, if a level has none, by reading the data."""
 
     takes_include = True
 
@@ -32,93 +22,86 @@ class ListJob(Job):
         engine = require_files(self.engine, 'action list')
         self.progress.phase = 'Looking for the backup'
         chain = self.find_state()
-        # Nothing is shown before all is read: the list is sorted, and a backup that
-        # turns out to be damaged has none. A directory comes before its contents.
+        self.progress.phase = 'Listing'
+        # Before anything is shown, the indexes have been fetched and checked, or the
+        # data has: a damaged backup has no list.
         with damage_explained():
-            opened = RestoreChain(chain, engine, self.settings)
-            entries = sorted(opened.entries(), key=lambda each: each.path.split(b'/'))
-        newest = chain[max(chain)]
-        count = '1 entry' if len(entries) == 1 else f'{len(entries)} entries'
-        size = human.size(sum(entry.size for entry in entries))
+            opened = RestoreChain(chain, engine, self.settings, listed=True)
+            owners = opened.owners()
+            rows = opened.rows()
+            if owners is None:
+                # Also the width of the column is then known at the end only.
+                kept = list(rows)
+                owners = (owner for each in kept for owner in each.owners)
+                rows = iter(kept)
+        counted = _Counted(rows)
         return Outcome(
-            text=_table(entries),
-            records=(_record(each, chain[each.level].timestamp) for each in entries),
-            lines=[f'{count}, {size} (level {newest.level}, {iso(newest.timestamp)})'],
+            text=_table(counted, entries.owner_width(owners)),
+            records=_records(counted, chain),
+            lines=counted.summary(chain[max(chain)]),
         )
 
 
-# Table
+class _Counted:
+    """Rows that are counted as they are shown."""
 
+    def __init__(self, rows: Iterator[Rows]) -> None:
+        self._rows = rows
+        self._count = self._size = 0
 
-def _table(entries: Sequence[Entry]) -> Iterator[str]:
-    owners = [_owner(entry) for entry in entries]
-    width = max((5, *map(len, owners)))
+    def __iter__(self) -> Iterator[Rows]:
+        for rows in self._rows:
+            self._count += len(rows.paths)
+            self._size += sum(
+                size
+                for kind, size in zip(rows.kinds, rows.sizes, strict=True)
+                if kind == 'file'
+            )
+            yield rows
 
-    def row(mode: str, owner: str, size: str, date: str, level: str, path: str) -> str:
-        return f'{mode:<10}  {owner:<{width}}  {size:>8}  {date:<20}  {level}  {path}'
-
-    yield row('Mode', 'Owner', 'Size', 'Changed', 'L', 'Path')
-    for entry, owner in zip(entries, owners, strict=True):
-        yield row(
-            stat.filemode(_TYPES[entry.kind] | entry.mode),
-            owner,
-            human.size(entry.size) if entry.kind == 'file' else '-',
-            _date(entry),
-            str(entry.level),
-            _name(entry),
+    def summary(self, newest: StoredLevel) -> Iterator[str]:
+        """A line, which is made when the rows have been shown."""
+        count = '1 entry' if self._count == 1 else f'{self._count} entries'
+        yield (
+            f'{count}, {human.size(self._size)} '
+            f'(level {newest.level}, {iso(newest.timestamp)})'
         )
 
 
-def _owner(entry: Entry) -> str:
-    return f'{entry.user or entry.uid}/{entry.group or entry.gid}'
+# Every microsecond counts here: a list may have a million lines.
+def _table(parts: _Counted, width: int) -> Iterator[str]:
+    yield f'{"Mode":<10}  {"Owner":<{width}}  {"Size":>8}  {"Changed":<20}  L  Path'
+    heads = _Heads(width)
+    size, date, text, special = entries.size, entries.date, entries.text, entries.name
+    for rows in parts:
+        for level, path, kind, mode, owner, bytes_, mtime, target in zip(
+            *rows, strict=True
+        ):
+            if kind == 'file':
+                shown, name = size(bytes_), text(path)
+            else:
+                shown, name = '-', special(path, kind, target)
+            head = heads[kind, mode, owner]
+            yield f'{head}{shown:>8}  {date(mtime):<20}  {level}  {name}'
 
 
-def _date(entry: Entry) -> str:
-    """To the second; epoch seconds if the year is outside of 1 to 9999."""
-    seconds = entry.mtime_ns // 10**9
-    try:
-        return iso(seconds)
-    except (ValueError, OverflowError, OSError):
-        return str(seconds)
+class _Heads(dict[tuple[str, int, Owner], str]):
+    """The first columns of a row; a backup has few different ones."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def __missing__(self, key: tuple[str, int, Owner]) -> str:
+        kind, mode, owner = key
+        made = f'{entries.mode(kind, mode)}  {entries.owner(owner):<{self._width}}  '
+        self[key] = made
+        return made
 
 
-def _name(entry: Entry) -> str:
-    path = os.fsdecode(entry.path)
-    target = os.fsdecode(entry.target or b'')
-    if entry.kind == 'directory':
-        return f'{path}/'
-    if entry.kind == 'symlink':
-        return f'{path} -> {target}'
-    return f'{path} link to {target}' if entry.kind == 'link' else path
-
-
-# JSON
-
-
-def _record(entry: Entry, timestamp: int) -> dict[str, Any]:
-    return {
-        **_text('path', entry.path),
-        'type': entry.kind,
-        'mode': f'{entry.mode:04o}',
-        'uid': entry.uid,
-        'gid': entry.gid,
-        'user': entry.user,
-        'group': entry.group,
-        'size': entry.size,
-        'mtime': _date(entry),
-        'mtime_ns': entry.mtime_ns,
-        **(_text('target', entry.target) if entry.target is not None else {}),
-        'level': entry.level,
-        'level_date': iso(timestamp),
-    }
-
-
-def _text(key: str, name: bytes) -> dict[str, str]:
-    """A name; if it is not UTF-8, the bytes as well."""
-    try:
-        return {key: name.decode()}
-    except UnicodeDecodeError:
-        return {
-            key: name.decode(errors='replace'),
-            f'{key}_base64': base64.b64encode(name).decode('ascii'),
-        }
+def _records(
+    parts: _Counted, chain: Mapping[int, StoredLevel]
+) -> Iterator[dict[str, Any]]:
+    dates = {level: stored.timestamp for level, stored in chain.items()}
+    for rows in parts:
+        for row in rows.each():
+            yield entries.document(row, dates[row.level])

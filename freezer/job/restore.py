@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from freezer.engine.engine import require_files
+from freezer.engine.engine import TargetPlan, require_files
 from freezer.engine.restore import RestoreChain
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
 from freezer.job import summary
@@ -41,7 +41,26 @@ class RestoreJob(Job):
                 )
             checksum.compare(config.consistency_checksum, '')
             require_files(self.engine, 'consistency-checksum')
-        self.engine.check_target(config.restore_abs_path, config.overwrite)
+        self._check_target()
+
+    def _check_target(self) -> str:
+        """The target of the restore.
+
+        :raises ConfigError, RestoreError: nothing can be restored there
+        """
+        config = self.config
+        target = self.engine.check_target(
+            config.restore_abs_path, config.overwrite or config.keep_extra
+        )
+        for driver, settings in config.storages:
+            for folder in driver.local_paths(settings):
+                if _is_within(folder, target) or _is_within(target, folder):
+                    raise RestoreError(
+                        f'restore-abs-path {target} and the container {folder} '
+                        f'overlap: the restore would change the backups that it '
+                        f'reads; restore into a directory outside of the container'
+                    )
+        return target
 
     def execute(self) -> Outcome:
         with damage_explained():
@@ -50,7 +69,7 @@ class RestoreJob(Job):
     def _restore(self) -> Outcome:
         config = self.config
         engine = self.engine
-        target = engine.check_target(config.restore_abs_path, config.overwrite)
+        target = self._check_target()
         self.progress.phase = 'Looking for the backup'
         found = self.find_state()
         chain = RestoreChain(found, engine, self.settings)
@@ -58,15 +77,16 @@ class RestoreJob(Job):
         what = f'level {newest.level} of {iso(newest.timestamp)}'
         if config.include:
             what = f'{" ".join(map(repr, config.include))} of {what}'
-        removals = chain.removals(target) if config.overwrite else []
-        if removals:
-            self._list_removals(target, removals)
+        plan = chain.plan(target, config.keep_extra)
+        if plan is not None:
+            self._check_own_files(target, plan.removed)
+            self._announce(target, plan)
         if config.dry_run:
             levels = describe_levels(found.values())
             self.say(f'Would restore {what} into {target}: {levels}')
             return Outcome()
         try:
-            warnings = chain.restore(target)
+            warnings = chain.restore(target, plan)
         except (FreezerError, StorageException) as error:
             self.say(
                 f'The restore did not finish; {target} is incomplete, do not use it'
@@ -107,13 +127,57 @@ class RestoreJob(Job):
             **summary.figures(self.progress),
         }
 
-    def _list_removals(self, target: str, removals: Sequence[str]) -> None:
+    def _check_own_files(self, target: str, removed: Sequence[bytes]) -> None:
+        """:raises RestoreError: the restore would remove a file that this run uses"""
+        top = os.path.realpath(target)
+        for file in self.config.own_files:
+            path = os.path.relpath(os.path.realpath(file), top)
+            parts = os.fsencode(path).split(b'/')
+            above = {b'/'.join(parts[:depth]) for depth in range(1, len(parts) + 1)}
+            if not above.isdisjoint(removed):
+                raise RestoreError(
+                    f'the restore would remove {file}, which it uses itself, from '
+                    f'{target}: move that file, or use --keep-extra'
+                )
+
+    def _announce(self, target: str, plan: TargetPlan) -> None:
+        """Report what the restore removes, and where it removes nothing."""
         removing = 'Would remove' if self.config.dry_run else 'Removing'
-        count = human.number(len(removals), 'path')
-        self.say(f'{removing} {count} not in the backup from {target}:')
-        for path in removals[:MAX_LISTED]:
-            self.say(f'  {path}')
-        if len(removals) > MAX_LISTED:
+        if plan.removed:
+            count = human.number(len(plan.removed), 'path')
+            self._list(
+                f'{removing} {count} not in the backup from {target}:', plan.removed
+            )
+        if plan.mounts:
+            count = human.number(len(plan.mounts), 'mounted file system')
+            self._list(f'Removing nothing from {count} in {target}:', plan.mounts)
+        for path in plan.removed:
+            LOG.warning('%s: %s', removing, os.path.join(target, os.fsdecode(path)))
+
+    def _list(self, title: str, paths: Sequence[bytes]) -> None:
+        self.say(title)
+        for path in paths[:MAX_LISTED]:
+            self.say(f'  {os.fsdecode(path)}')
+        if len(paths) > MAX_LISTED:
             self.say(f'  … see {self.config.log_file}')
-        for path in removals:
-            LOG.warning('%s: %s', removing, os.path.join(target, path))
+
+
+def _is_within(path: str, folder: str) -> bool:
+    """Whether a path is a directory or below it, also under another name."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    found = _stat(folder)
+    while True:
+        here = _stat(path)
+        if path == folder or (found and here and os.path.samestat(found, here)):
+            return True
+        parent = os.path.dirname(path)
+        if parent == path:
+            return False
+        path = parent
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from freezer.common.config import AgentConfig
+from freezer.engine.engine import LeftOut
 from freezer.job.job import MAX_LISTED, iso
 from freezer.storage.backup import Backup
 from freezer.utils import human
 from freezer.utils.progress import Progress
 
 _WIDTH = 80
+# Paths that are not in the backup and are shown; the log has all.
+_FEW = 5
 #: the directory, below the current one, that the suggested command restores into
 TARGET = 'restored'
 
@@ -32,7 +35,11 @@ def figures(progress: Progress) -> dict[str, Any]:
 
 
 def of_backup(
-    config: AgentConfig, progress: Progress, backup: Backup, warnings: Sequence[str]
+    config: AgentConfig,
+    progress: Progress,
+    backup: Backup,
+    warnings: Sequence[str],
+    left_out: LeftOut,
 ) -> list[str]:
     """The lines about a committed backup.
 
@@ -44,6 +51,7 @@ def of_backup(
         *(f'  To:        {place}' for place in _places(config)),
         f'  Read:      {_content(progress)}',
         f'  Stored:    {_stored(progress)}',
+        *_left_out(config, left_out),
         *_rest(config, progress, warnings),
         *_how_to_restore(config, backup),
     ]
@@ -87,6 +95,19 @@ def _stored(progress: Progress) -> str:
     if not progress.stored_bytes:
         return size
     return f'{size}, ratio {progress.archive_bytes / progress.stored_bytes:.2f}'
+
+
+def _left_out(config: AgentConfig, left_out: LeftOut) -> Iterator[str]:
+    """How many paths are not in the backup, and the first of them."""
+    total = sum(left_out.counts.values())
+    if not total:
+        return
+    counts = ', '.join(f'{count} {why}' for why, count in left_out.counts.items())
+    yield f'  Left out:  {human.number(total, "path")} ({counts})'
+    for _reason, path in left_out.kept[:_FEW]:
+        yield f'    {path}'
+    if total > _FEW:
+        yield f'    … see {config.log_file}'
 
 
 def _rest(

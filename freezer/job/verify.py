@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from freezer.exceptions import VerifyError
+from freezer.job.archives import Archives
 from freezer.job.job import MAX_LISTED, Job, Outcome, Table, describe_levels, iso
 from freezer.storage import layout, levels
 from freezer.storage.backup import Backup, StoredLevel
@@ -22,11 +23,13 @@ LOG = logging.getLogger(__name__)
 class _Checked:
     """A stored level and its verification.
 
+    :param archive: whether its archive was read, and not only the stored bytes
     :param gaps: problems of the levels below that it needs
     """
 
     stored: StoredLevel
     found: Verification
+    archive: bool = False
     gaps: list[str] = field(default_factory=list)
 
     @property
@@ -68,18 +71,13 @@ class VerifyJob(Job):
         present = self._find()
         checked: list[_Checked] = []
         failure: StorageException | VerifyError | None = None
-        for number, stored in enumerate(present, 1):
-            self.progress.phase = f'Verifying {number} of {len(present)}'
-            if self.config.verify_data:
-                self.say(f'Reading {number} of {len(present)}: {_name(stored)}')
+        with Archives(self, present) as archives:
             try:
-                found = self.repository.verify(stored, self.config.verify_data)
+                for one in self._check(present, archives):
+                    checked.append(one)
             except StorageException as error:
                 # The results so far are reported.
                 failure = error
-                break
-            if found is not None:
-                checked.append(_Checked(stored, _check_names(found)))
         if not checked:
             raise failure or NoSuchBackup(
                 'all these backups were removed meanwhile: run it again'
@@ -91,12 +89,34 @@ class VerifyJob(Job):
         outcome = Outcome(
             self._document(checked, complete), [self._table(checked)], failure=failure
         )
-        outcome.lines = [*_problems(checked, gaps), *self._warnings(checked)]
+        outcome.lines = [
+            *_problems(checked, gaps),
+            *self._warnings(checked),
+            *archives.notes(),
+        ]
         if not complete:
             outcome.lines.append(f'Not all was verified. {_verdict(checked)}')
         elif failure is None:
             outcome.lines.append(self._success(checked, len(present) - len(checked)))
         return outcome
+
+    def _check(
+        self, present: Sequence[StoredLevel], archives: Archives
+    ) -> Iterator[_Checked]:
+        """Those that are still there.
+
+        :raises StorageException: the storage is gone
+        """
+        for number, stored in enumerate(present, 1):
+            self.progress.phase = f'Verifying {number} of {len(present)}'
+            if self.config.verify_data:
+                self.say(f'Reading {number} of {len(present)}: {_name(stored)}')
+            found = self.repository.verify(
+                stored, self.config.verify_data, archives.reader(stored)
+            )
+            if found is not None:
+                archive = stored in archives.read
+                yield _Checked(stored, _check_names(found), archive)
 
     def _find(self) -> list[StoredLevel]:
         """:raises NoSuchBackup: a storage has none that is selected"""
@@ -254,6 +274,7 @@ def _entry(one: _Checked) -> dict[str, Any]:
         'date': iso(backup.timestamp),
         'size': found.size,
         'digests': found.digests,
+        'archive_read': one.archive,
         'ok': one.ok,
         'restorable': one.restorable,
         'problems_count': one.problem_count,

@@ -1,16 +1,26 @@
 """A backup by its name, a level that is stored, and a level that is being written."""
 
 import abc
+import contextlib
 import functools
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from freezer.storage import layout, manifest
-from freezer.storage.exceptions import IntegrityError, ManifestError, NotFound
+from freezer.storage.exceptions import (
+    Conflict,
+    IntegrityError,
+    ManifestError,
+    NotFound,
+    StorageException,
+)
+from freezer.storage.index_file import IndexRecord, StoredIndex
 from freezer.utils.blocks import Block
+from freezer.utils.lazy import fetched
+from freezer.utils.ranges import Range, Selection
 
 # An age identity file is about 300 bytes; cap what is read of it.
 _MAX_IDENTITY_BYTES = 64 * 1024
@@ -60,6 +70,7 @@ class LevelPaths:
         self.data = self.file(layout.DATA)
         self.engine_metadata = self.file(layout.ENGINE_METADATA)
         self.identity = self.file(layout.IDENTITY)
+        self.index = self.file(layout.INDEX)
         self.manifest = self.file(layout.MANIFEST)
 
     def file(self, name: str) -> str:
@@ -124,7 +135,7 @@ class StoredLevel:
     def __repr__(self) -> str:
         return repr(self.backup)
 
-    @functools.cached_property
+    @fetched
     def marker(self) -> dict[str, Any]:
         """The commit marker: engine_name, compression, encryption and more.
 
@@ -132,15 +143,7 @@ class StoredLevel:
         :raises IntegrityError: the marker is damaged
         """
         where = self.storage.location(self.paths.marker)
-        document = self.storage.read_file(self.paths.marker)
-        try:
-            # Freezer 19 reads only the first line, too.
-            marker = json.loads(document.split(b'\n', 1)[0])
-        except ValueError as error:
-            raise IntegrityError(f'{where} is damaged: {error}') from error
-        if not isinstance(marker, dict):
-            raise IntegrityError(f'{where} is damaged: not a JSON object')
-        return marker
+        return parse_marker(self.storage.read_file(self.paths.marker), where)
 
     @functools.cached_property
     def manifest(self) -> manifest.Manifest | None:
@@ -166,13 +169,36 @@ class StoredLevel:
         except NotFound:
             return None
 
-    @functools.cached_property
+    @fetched
     def identity(self) -> bytes:
         """The encrypted key of the chain, in format age.
 
         :raises NotFound: there is none
         """
         return self.storage.read_file(self.paths.identity, _MAX_IDENTITY_BYTES)
+
+    @fetched
+    def index(self) -> StoredIndex | None:
+        """What the engine recorded of the archive; None for a level without index.
+
+        Restores of whole levels do not need it, so a missing or damaged index is an
+        error only for who reads it.
+
+        :raises NotFound: the level is not committed any more
+        :raises IntegrityError: the marker is damaged
+        """
+        if manifest.INDEX_KEY not in self.marker:
+            return None
+        path = self.paths.index
+        return StoredIndex(
+            IndexRecord.parse(
+                self.marker[manifest.INDEX_KEY],
+                self.storage.location(self.paths.marker),
+            ),
+            # Of any ETag: the digests tell whether the bytes are right.
+            functools.partial(self.storage.read_pieces, path, None),
+            self.storage.location(path),
+        )
 
     def engine_metadata(self) -> bytes:
         """What the engine left for the next increment, as it is stored.
@@ -201,12 +227,51 @@ class StoredLevel:
                 yield from self._without_digests()
                 return
             for volume in self.manifest.volumes:
-                digests = self.paths.file(volume.digests)
-                lines = _read_required(self.storage, digests, volume.digests_size)
-                pieces = volume.pieces(lines, self.storage.location(digests))
+                pieces = _pieces(self.storage, self.paths, volume)
                 path = self.paths.file(volume.name)
                 yield from manifest.unwrap(
                     self.storage.read_pieces(path, volume.etag, pieces)
+                )
+        except NotFound as error:
+            raise IntegrityError(f'{error.message}: the backup is damaged') from error
+
+    def block_ranges(
+        self, ranges: Sequence[Range], checked: bool = True
+    ) -> Generator[Block, None, None]:
+        """The bytes of ranges of the stream, concatenated.
+
+        Fetches the pieces that hold them, and each only once.
+
+        :param ranges: sorted, without overlap
+        :param checked: False fetches the ranges alone, which have no digests: for a
+            caller that verifies their bytes
+        :raises IntegrityError: a byte is wrong or missing
+        """
+        try:
+            if self.manifest is None:
+                size, etag = self.storage.stat(self.paths.data)[:2]
+                whole = manifest.MAX_PIECE
+                volumes: Sequence[Any] = [
+                    manifest.Volume(layout.DATA, size, whole, etag, '', '')
+                ]
+            else:
+                volumes = self.manifest.volumes
+            size = sum(volume.size for volume in volumes)
+            if ranges and ranges[-1][1] > size:
+                where = self.storage.location(self.paths.folder)
+                raise IntegrityError(
+                    f'{where}: byte {ranges[-1][1]} of a stream of {size} bytes is '
+                    f'needed: the backup is damaged'
+                )
+            selection, begin = Selection(ranges), 0
+            for volume in volumes:
+                wanted = [
+                    (start - begin, end - begin)
+                    for start, end in selection.within(begin, begin + volume.size)
+                ]
+                begin += volume.size
+                yield from _volume_ranges(
+                    self.storage, self.paths, volume, wanted, checked
                 )
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
@@ -223,6 +288,99 @@ class StoredLevel:
             ) from error
         pieces = manifest.plain_pieces(stat.size)
         yield from manifest.unwrap(self.storage.read_pieces(path, stat.etag, pieces))
+
+
+def parse_marker(document: bytes, where: str) -> dict[str, Any]:
+    """The content of a marker.
+
+    :param where: its name in errors
+    :raises IntegrityError: it is damaged
+    """
+    try:
+        # Freezer 19 reads only the first line, too.
+        marker = json.loads(document.split(b'\n', 1)[0])
+    except ValueError as error:
+        raise IntegrityError(f'{where} is damaged: {error}') from error
+    if not isinstance(marker, dict):
+        raise IntegrityError(f'{where} is damaged: not a JSON object')
+    return marker
+
+
+def check_marker(stored: StoredLevel, document: bytes) -> None:
+    """Check that a level's marker is still the one that was read.
+
+    :param document: the marker as it is stored now
+    :raises Conflict: it is another one
+    """
+    where = stored.storage.location(stored.paths.marker)
+    if parse_marker(document, where) != stored.marker:
+        raise marker_replaced(where)
+
+
+def marker_replaced(where: str) -> Conflict:
+    """The error for a marker that another agent has replaced."""
+    return Conflict(f'{where} was replaced by another agent: run it again')
+
+
+def level_removed(stored: StoredLevel) -> NotFound:
+    """The error for a level that another agent has removed."""
+    where = stored.storage.location(stored.paths.folder)
+    return NotFound(f'{where}: this backup was removed meanwhile')
+
+
+def _pieces(
+    storage: Readable, paths: LevelPaths, volume: manifest.Volume
+) -> Iterator[manifest.Piece]:
+    """The pieces of a volume, with their digests if it has any."""
+    if not volume.digests:
+        return manifest.plain_pieces(volume.size)
+    digests = paths.file(volume.digests)
+    lines = _read_required(storage, digests, volume.digests_size)
+    return volume.pieces(lines, storage.location(digests))
+
+
+def _volume_ranges(
+    storage: Readable,
+    paths: LevelPaths,
+    volume: manifest.Volume,
+    wanted: Sequence[Range],
+    checked: bool,
+) -> Iterator[Block]:
+    """The bytes of ranges of one volume; see :meth:`StoredLevel.block_ranges`."""
+    if not wanted:
+        return
+    pieces: Iterable[manifest.Piece] = (
+        manifest.Piece(start + piece.start, start + piece.end, None)
+        for start, end in wanted
+        for piece in manifest.plain_pieces(end - start)
+    )
+    if checked:
+        needed = Selection(wanted)
+        pieces = (
+            piece
+            for piece in _pieces(storage, paths, volume)
+            if needed.touches(piece.start, piece.end)
+        )
+    # Without digests, a copied bucket's other ETags would be taken for other bytes.
+    etag = volume.etag if checked else None
+    reads = storage.read_pieces(paths.file(volume.name), etag, pieces)
+    yield from manifest.unwrap(_parts(reads, wanted))
+
+
+def _parts(
+    reads: Generator[manifest.Read, None, None], wanted: Iterable[Range]
+) -> Generator[manifest.Read, None, None]:
+    """The parts of pieces that are in the ranges."""
+    selection = Selection(wanted)
+    with contextlib.closing(reads):
+        for piece, data in reads:
+            if isinstance(data, StorageException):
+                yield manifest.Read(piece, data)
+                continue
+            view = memoryview(data)
+            for start, end in selection.within(piece.start, piece.end):
+                part = view[start - piece.start : end - piece.start]
+                yield manifest.Read(piece, part)
 
 
 def read_manifest(
@@ -256,10 +414,16 @@ class WrittenBackup(abc.ABC):
     """A level whose stream is stored, and which is not visible yet."""
 
     @abc.abstractmethod
-    def commit(self, engine_metadata: Path, marker: Mapping[str, Any]) -> None:
-        """Store the engine's file, then the marker: the act that makes it visible.
+    def commit(
+        self,
+        engine_metadata: Path,
+        marker: Mapping[str, Any],
+        index: Path | None = None,
+    ) -> None:
+        """Store engine's file and index, then the marker, which makes it visible.
 
         :param engine_metadata: a local file
+        :param index: a local file of up to 64 GiB, never in memory as a whole
         :raises StorageException: it may be visible or not: discard it
         """
 

@@ -13,10 +13,11 @@ import abc
 import contextlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from freezer.storage import manifest
-from freezer.storage.backup import Backup, PendingBackup, Stat
+from freezer.storage.backup import Backup, PendingBackup, Stat, StoredLevel
 from freezer.storage.check import CheckReport
 from freezer.storage.housekeeping import CleanUpReport
 from freezer.utils.progress import Progress
@@ -80,6 +81,12 @@ class Storage(abc.ABC):
         :raises StorageConfigError: options are missing or malformed
         """
 
+    @classmethod
+    def local_paths(cls, settings: StorageSettings) -> Sequence[str]:
+        """Directories of this machine that hold the backups: no restore may change
+        them. Absolute; none by default."""
+        return ()
+
     @abc.abstractmethod
     def prepare(self) -> None:
         """Create the container if it is missing; before the first backup."""
@@ -96,6 +103,26 @@ class Storage(abc.ABC):
         name has claimed the same place: two of them never interleave.
 
         :raises Conflict: the place is taken
+        """
+
+    @abc.abstractmethod
+    def add_index(
+        self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]
+    ) -> None:
+        """Give a committed level an index, or another one if it has one.
+
+        * The index is stored first. Then the marker is replaced by
+          :func:`manifest.indexed_marker`. Both are atomic and durable. A failure in
+          between leaves the level as it was, and a file that no marker names.
+        * The marker is replaced only while it is still the one of ``stored``. A level
+          that another agent removes meanwhile does not appear again, and no file of it
+          remains.
+
+        :param index: a local file of up to 64 GiB, never in memory as a whole
+        :param marker: the engine's content of the new marker
+        :raises NotFound: the level was removed meanwhile
+        :raises Conflict: its marker was replaced meanwhile
+        :raises Rejected: the store has locked it
         """
 
     @abc.abstractmethod

@@ -8,13 +8,14 @@
     P/data/E/H/Z/L_T/manifest           sizes and digests
     P/data/E/H/Z/L_T/engine_metadata    what the engine needs for the next increment
     P/data/E/H/Z/L_T/identity.age       the key, if it is encrypted in format age
+    P/data/E/H/Z/L_T/index              what is in the archive, and where; optional
     P/metadata/E/H/Z/L_T/metadata       written last: the commit marker
     P/check/<random>/                   temporary objects of a storage check
 
 ``P`` is the container as given, ``E`` the engine, ``H`` ``<hostname>_<backup name>``,
 ``Z`` the epoch second of the chain's level 0, ``L`` the level, ``T`` its epoch second.
-``manifest``, ``digests`` and ``identity.age`` are this agent's own; Freezer 19 ignores
-them.
+``manifest``, ``digests``, ``identity.age`` and ``index`` are this agent's own; Freezer
+19 ignores them.
 """
 
 import re
@@ -28,6 +29,7 @@ SEGMENTS = 'segments'
 DIGESTS = 'digests'
 CHECK = 'check'
 IDENTITY = 'identity.age'
+INDEX = 'index'
 
 # Key in the commit marker: the encryption format, unless it is Freezer's own.
 FORMAT_KEY = 'encryption_format'

@@ -205,14 +205,14 @@ def plan(
     hostname_backup_name: str,
     policy: LevelPolicy,
     now: float,
-) -> tuple[StoredLevel | None, int]:
-    """The level that the next backup builds on, and its earliest timestamp.
+) -> tuple[list[StoredLevel], int]:
+    """The levels that the next backup builds on, and its earliest timestamp.
 
     Keys that may not list get a new chain, if a full backup is all that is asked for.
 
     :param now: epoch seconds
-    :returns: the base, None for a new chain; and one second after the newest backup of
-        the name, 0 if there is none
+    :returns: the levels from level 0 up, none for a new chain; and one second after the
+        newest backup of the name, 0 if there is none
     """
     try:
         there = chains(storage, engine, hostname_backup_name)
@@ -223,14 +223,16 @@ def plan(
                 f'without --incremental, and without removing old ones'
             ) from error
         LOG.info('existing backups are unknown: %s', error.message)
-        return None, 0
+        return [], 0
     if not there:
-        return None, 0
+        return [], 0
     newest = max(each.timestamp for chain in there.values() for each in chain)
     try:
         chain = resolve(there[max(there)])
     except BrokenChain as error:
         # A new level 0 is a good backup; an increment on a gap never is one.
         LOG.warning('%s: starting a new chain at level 0', error)
-        return None, newest + 1
-    return base_for_next(chain, policy, now), newest + 1
+        return [], newest + 1
+    base = base_for_next(chain, policy, now)
+    below = [] if base is None else [chain[level] for level in range(base.level + 1)]
+    return below, newest + 1

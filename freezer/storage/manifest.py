@@ -31,6 +31,10 @@ MAX_PIECE = 32 * 1024 * 1024
 MARKER_KEY = 'manifest'
 # Key in the marker: the SHA-256 of the engine's file.
 STATE_KEY = 'engine_metadata_sha256'
+# Key in the marker: size and digest of the index, if there is one (``index_file.py``).
+INDEX_KEY = 'index'
+#: what the storage adds to the engine's content of the marker
+STORAGE_KEYS = (MARKER_KEY, STATE_KEY, INDEX_KEY)
 # A manifest has about 250 bytes for each volume of 281 GiB: real ones are far smaller.
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
@@ -101,7 +105,7 @@ class Volume:
             raise ManifestError(f'{subject} do not match its size')
         ranges = piece_ranges(self.size, self.part_size)
         for (start, end), line in zip(ranges, lines, strict=True):
-            if not _HEX.match(line):
+            if not is_digest(line):
                 raise ManifestError(f'{subject} are malformed')
             yield Piece(start, end, bytes.fromhex(line))
 
@@ -210,6 +214,11 @@ def check_piece(data: bytes | bytearray | memoryview, piece: Piece) -> bool:
     return piece.digest is None or hashlib.sha256(data).digest() == piece.digest
 
 
+def is_digest(text: str) -> bool:
+    """Whether it is a SHA-256 as lower-case hexadecimal digits."""
+    return _HEX.match(text) is not None
+
+
 def damaged(where: str, piece: Piece) -> IntegrityError:
     """The error for a piece that is wrong each time it is read."""
     return IntegrityError(
@@ -234,19 +243,44 @@ def load(document: bytes, where: str) -> Manifest:
         raise ManifestError(f'{where}: {error}') from error
 
 
-def add_token(marker: Mapping[str, Any], token: str, state: bytes) -> dict[str, Any]:
-    """The commit marker with the manifest's token, and the digest of the engine's file.
+def commit_marker(
+    marker: Mapping[str, Any],
+    token: str,
+    state: bytes,
+    index: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The commit marker as it is stored: it names the files that belong to it.
 
-    So a lost manifest, or a changed engine's file, is detected. Freezer 19 reads the
-    marker's first line as JSON and ignores unknown keys.
+    So a lost manifest, a changed engine's file or a damaged index is detected. Freezer
+    19 reads the marker's first line as JSON and ignores unknown keys.
 
+    :param marker: the engine's content
+    :param token: the manifest's
     :param state: the engine's file
+    :param index: what is recorded of the index, if there is one
     """
-    return {
+    document = {
         **marker,
         MARKER_KEY: token,
         STATE_KEY: hashlib.sha256(state).hexdigest(),
     }
+    if index is not None:
+        document[INDEX_KEY] = dict(index)
+    return json.dumps(document).encode()
+
+
+def indexed_marker(
+    stored: Mapping[str, Any], marker: Mapping[str, Any], index: Mapping[str, Any]
+) -> bytes:
+    """The commit marker of a level that gets an index later.
+
+    :param stored: its marker so far; what the storage added is kept, as far as it is
+        there: Freezer 19 adds nothing
+    :param marker: the engine's content
+    :param index: what is recorded of the index
+    """
+    kept = {key: stored[key] for key in (MARKER_KEY, STATE_KEY) if key in stored}
+    return json.dumps({**marker, **kept, INDEX_KEY: dict(index)}).encode()
 
 
 def check_state(state: bytes, marker: Mapping[str, Any], where: str) -> bytes:
@@ -316,6 +350,6 @@ def _volume(raw: Any) -> Volume:
 
 
 def _hex(value: str) -> str:
-    if not _HEX.match(value):
+    if not is_digest(value):
         raise _Malformed('a digest is malformed')
     return value

@@ -6,7 +6,6 @@ cancelling, manifest and commit.
 
 import abc
 import contextlib
-import json
 import secrets
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -18,9 +17,13 @@ from freezer.storage.backup import (
     Backup,
     LevelPaths,
     PendingBackup,
+    StoredLevel,
     WrittenBackup,
+    check_marker,
+    level_removed,
 )
-from freezer.storage.exceptions import Cancelled, StorageException
+from freezer.storage.exceptions import Cancelled, NotFound, StorageException
+from freezer.storage.index_file import OutgoingIndex
 from freezer.storage.physical import PhysicalStorage
 from freezer.utils.blocks import Block, cut
 from freezer.utils.rate import UNLIMITED, Rate
@@ -68,6 +71,16 @@ class PathStorage(PhysicalStorage):
         """Write a small file, in place of one that is there; atomic and durable."""
 
     @abc.abstractmethod
+    def replace_file(self, path: str, old: bytes, content: bytes) -> None:
+        """Write a small file in place of one with this content; atomic and durable.
+
+        A file that another agent deletes meanwhile stays deleted.
+
+        :raises NotFound: there is no such file
+        :raises Conflict: it has another content
+        """
+
+    @abc.abstractmethod
     def open_range(self, path: str) -> contextlib.AbstractContextManager[ReadRange]:
         """A block in which ranges of a file can be read.
 
@@ -81,6 +94,49 @@ class PathStorage(PhysicalStorage):
     def begin(self, backup: Backup) -> PendingBackup:
         self.reserve(LevelPaths(self.storage_path, backup).folder)
         return _PendingFiles(self, backup)
+
+    def add_index(
+        self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]
+    ) -> None:
+        paths = stored.paths
+        try:
+            old = self.read_file(paths.marker)
+        except NotFound as error:
+            raise level_removed(stored) from error
+        check_marker(stored, old)
+        try:
+            record = self.store_index(paths, index, threading.Event())
+            document = manifest.indexed_marker(stored.marker, marker, record)
+            self.replace_file(paths.marker, old, document)
+        except NotFound as error:
+            self.delete_files([paths.index])
+            raise level_removed(stored) from error
+
+    def store_index(
+        self, paths: LevelPaths, index: Path, cancelled: threading.Event
+    ) -> dict[str, Any]:
+        """Returns what the marker records of it."""
+        outgoing = OutgoingIndex(index)
+        self.write_stream(paths.index, self.paced(outgoing.blocks(), cancelled))
+        return outgoing.record.dump()
+
+    def paced(
+        self, blocks: Iterable[Block], cancelled: threading.Event
+    ) -> Iterator[memoryview]:
+        """The blocks in small steps, as fast as the rate allows.
+
+        :raises Cancelled: the event is set
+        """
+        for block in blocks:
+            view = memoryview(block)
+            for start in range(0, len(view), self.sending.step):
+                step = view[start : start + self.sending.step]
+                self.sending.take(len(step), cancelled)
+                if cancelled.is_set():
+                    raise Cancelled(
+                        'cancelled because another part of the backup failed'
+                    )
+                yield step
 
     def read_pieces(
         self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
@@ -115,7 +171,7 @@ class _PendingFiles(PendingBackup):
         super().__init__(backup)
         self.storage = storage
         self.paths = LevelPaths(storage.storage_path, backup)
-        self._cancelled = threading.Event()
+        self.cancelled = threading.Event()
 
     def put_identity(self, identity: bytes) -> None:
         self.storage.write_file(self.paths.identity, identity)
@@ -131,7 +187,8 @@ class _PendingFiles(PendingBackup):
                 size += len(piece)
                 yield piece
 
-        self.storage.write_stream(self.paths.data, self._paced(digested()))
+        paced = self.storage.paced(digested(), self.cancelled)
+        self.storage.write_stream(self.paths.data, paced)
         name = layout.digests_name(0)
         lines = manifest.dump_digests(digests)
         self.storage.write_file(self.paths.file(name), lines)
@@ -140,22 +197,8 @@ class _PendingFiles(PendingBackup):
         self.storage.write_file(self.paths.manifest, builder.finish().dump())
         return _WrittenFiles(self, builder.token)
 
-    def _paced(self, blocks: Iterable[Block]) -> Iterator[memoryview]:
-        """The blocks in small steps, as fast as the rate allows."""
-        sending = self.storage.sending
-        for block in blocks:
-            view = memoryview(block)
-            for start in range(0, len(view), sending.step):
-                step = view[start : start + sending.step]
-                sending.take(len(step), self._cancelled)
-                if self._cancelled.is_set():
-                    raise Cancelled(
-                        'cancelled because another part of the backup failed'
-                    )
-                yield step
-
     def cancel(self) -> None:
-        self._cancelled.set()
+        self.cancelled.set()
 
     def discard(self) -> None:
         self.storage.delete_files([self.paths.marker])
@@ -164,12 +207,22 @@ class _PendingFiles(PendingBackup):
 
 class _WrittenFiles(WrittenBackup):
     def __init__(self, pending: _PendingFiles, token: str) -> None:
+        self._pending = pending
         self._storage = pending.storage
         self._paths = pending.paths
         self._token = token
 
-    def commit(self, engine_metadata: Path, marker: Mapping[str, Any]) -> None:
+    def commit(
+        self,
+        engine_metadata: Path,
+        marker: Mapping[str, Any],
+        index: Path | None = None,
+    ) -> None:
         state = engine_metadata.read_bytes()
         self._storage.write_file(self._paths.engine_metadata, state)
-        marker = manifest.add_token(marker, self._token, state)
-        self._storage.write_file(self._paths.marker, json.dumps(marker).encode())
+        record = None
+        if index is not None:
+            cancelled = self._pending.cancelled
+            record = self._storage.store_index(self._paths, index, cancelled)
+        document = manifest.commit_marker(marker, self._token, state, record)
+        self._storage.write_file(self._paths.marker, document)

@@ -20,7 +20,7 @@ from freezer.storage.check import CheckReport, CheckRow, Finding, Result
 from freezer.storage.exceptions import StorageException
 from freezer.storage.housekeeping import CleanUpReport
 from freezer.storage.levels import NoSuchBackup
-from freezer.storage.verify import Verification, examine
+from freezer.storage.verify import ReadStream, Verification, examine
 from freezer.utils.blocks import Block
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
@@ -72,6 +72,13 @@ class Repository:
             raise
         return pending
 
+    def add_index(
+        self, level: StoredLevel, index: Path, marker: Mapping[str, Any]
+    ) -> None:
+        """See :meth:`base.Storage.add_index`."""
+        with _named(level.member):
+            self.storages[level.member].add_index(level, index, marker)
+
     # Finding
 
     def plan(
@@ -80,25 +87,28 @@ class Repository:
         hostname_backup_name: str,
         policy: levels.LevelPolicy,
         now: float,
-    ) -> tuple[StoredLevel | None, int]:
-        """As :func:`levels.plan`; an increment needs the same base on all storages."""
-        bases = []
+    ) -> tuple[list[StoredLevel], int]:
+        """As :func:`levels.plan`; an increment needs the same levels on all storages.
+
+        :returns: those of the first storage
+        """
+        plans = []
         earliest = 0
         for name, storage in self.storages.items():
             with _named(name):
-                base, soonest = levels.plan(
+                below, soonest = levels.plan(
                     storage, engine, hostname_backup_name, policy, now
                 )
-            bases.append(base)
+            plans.append(below)
             earliest = max(earliest, soonest)
-        if len({base and base.backup for base in bases}) > 1:
+        if len({tuple(each.backup for each in below) for below in plans}) > 1:
             LOG.warning(
                 'the storages do not hold the same backups of %s: starting a new chain '
                 'at level 0 on all of them',
                 hostname_backup_name,
             )
-            return None, earliest
-        return bases[0], earliest
+            return [], earliest
+        return plans[0], earliest
 
     def chains(
         self, engine: str, hostname_backup_name: str
@@ -168,10 +178,12 @@ class Repository:
         with _named(level.member):
             return reports.details(level)
 
-    def verify(self, level: StoredLevel, data: bool) -> Verification | None:
+    def verify(
+        self, level: StoredLevel, data: bool, read: ReadStream | None = None
+    ) -> Verification | None:
         """See :func:`verify.examine`."""
         with _named(level.member):
-            return examine(level, data)
+            return examine(level, data, read)
 
     def check(self) -> CheckReport:
         """The rows of all storages; one problem for a storage that cannot be checked.
@@ -330,10 +342,15 @@ class _WrittenOnAll(WrittenBackup):
     def __init__(self, storages: Mapping[str, WrittenBackup]) -> None:
         self._storages = storages
 
-    def commit(self, engine_metadata: Path, marker: Mapping[str, Any]) -> None:
+    def commit(
+        self,
+        engine_metadata: Path,
+        marker: Mapping[str, Any],
+        index: Path | None = None,
+    ) -> None:
         for name, written in self._storages.items():
             with _named(name):
-                written.commit(engine_metadata, marker)
+                written.commit(engine_metadata, marker, index)
 
 
 class _OtherFailed(StorageException):

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from freezer.storage import layout, leftovers, manifest
 from freezer.storage._s3 import keys, versions
+from freezer.storage._s3.add_index import add_index
 from freezer.storage._s3.check.run import addressing_style_hint, rows
 from freezer.storage._s3.check.scratch import ScratchPrefix
 from freezer.storage._s3.download import read_pieces
@@ -26,7 +27,7 @@ from freezer.storage._s3.options import MIN_PART_SIZE, STALE_AFTER, S3Options
 from freezer.storage._s3.pending import S3PendingBackup
 from freezer.storage._s3.transport.bucket import Bucket, open_bucket
 from freezer.storage._s3.volumes import UploadPlan
-from freezer.storage.backup import Backup, PendingBackup, Stat
+from freezer.storage.backup import Backup, PendingBackup, Stat, StoredLevel
 from freezer.storage.check import CheckReport, run_check
 from freezer.storage.exceptions import (
     AccessDenied,
@@ -247,6 +248,11 @@ class S3Storage(Freezer19Calls):
 
     def begin(self, backup: Backup) -> PendingBackup:
         return S3PendingBackup(self, self._bucket, backup, self._plan, self._journal)
+
+    def add_index(
+        self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]
+    ) -> None:
+        add_index(self._bucket, stored, index, marker, self._plan, self._journal)
 
     @property
     def _plan(self) -> UploadPlan:

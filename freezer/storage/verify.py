@@ -5,15 +5,20 @@ It uses a few verbs of the storage contract, so it is the same for every driver.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from freezer.storage import layout, manifest
-from freezer.storage.backup import StoredLevel
+from freezer.storage.backup import Stat, StoredLevel
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
+from freezer.utils.blocks import Block
 
 T = TypeVar('T')
+_Bytes = bytes | bytearray | memoryview
+
+# Bytes that are passed on at once.
+_BLOCK = 256 * 1024
 
 # The number of problems listed for a backup; all are counted.
 LISTED = 20
@@ -66,17 +71,26 @@ class Verification:
     marker: Mapping[str, Any] = field(default_factory=dict)
 
 
-def examine(stored: StoredLevel, data: bool) -> Verification | None:
+#: Reads the stream of a level, as far as it likes, and finds problems in it. Other
+#: exceptions than StorageException pass through.
+ReadStream = Callable[[Iterator[Block]], Iterable[Problem]]
+
+
+def examine(
+    stored: StoredLevel, data: bool, read: ReadStream | None = None
+) -> Verification | None:
     """Check everything that a level consists of; with ``data``, read every byte.
 
     Finds every problem, not only the first. Whatever cannot be read is a problem of
     the level, as long as the storage can be listed. Memory is bounded.
 
+    :param read: gets the blocks of the stream that are read for ``data``, up to the
+        first that is damaged
     :returns: None if it is not committed any more: another agent removes it
     :raises StorageException: the storage cannot be listed
     """
     try:
-        return _Examination(stored, data).run()
+        return _Examination(stored, data, read).run()
     except _Removed:
         return None
 
@@ -85,15 +99,22 @@ class _Removed(Exception):
     pass
 
 
+class _Damaged(Exception):
+    """The rest of the stream is not passed on."""
+
+
 _ANYWHERE = Problem('')
 
 
 class _Examination:
-    def __init__(self, stored: StoredLevel, data: bool) -> None:
+    def __init__(
+        self, stored: StoredLevel, data: bool, read: ReadStream | None
+    ) -> None:
         self._stored = stored
         self._storage = stored.storage
         self._paths = stored.paths
         self._data = data
+        self._reader = read
         self._size = 0
         self._problems: list[Problem] = []
         self._count = 0
@@ -107,9 +128,9 @@ class _Examination:
             self._check_engine(marker)
             found = self._attempt(paths.manifest, lambda: stored.manifest)
             if found is not None:
-                self._check_volumes(found)
+                self._check_stream(self._volumes(found))
             elif manifest.MARKER_KEY not in marker:
-                self._check_plain()
+                self._check_stream(self._plain())
         # A restore needs this file only if the level is authenticated.
         sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
         self._check_file(
@@ -120,6 +141,8 @@ class _Examination:
         )
         if sealed:
             self._check_file(paths.identity, fatal=True)
+        if marker is not None:
+            self._check_index()
         # Last, so that it detects what was removed meanwhile.
         present = self._committed()
         levels = {level for level, _timestamp in present}
@@ -188,13 +211,41 @@ class _Examination:
         if engine != expected:
             self._report(f'{self._paths.marker} is of another engine: {engine}')
 
-    def _check_volumes(self, found: manifest.Manifest) -> None:
+    def _check_stream(self, blocks: Generator[_Bytes, None, None]) -> None:
+        """Read the stream to its end, and pass it on while it is undamaged."""
+        with contextlib.closing(blocks):
+            if self._data and self._reader is not None:
+                try:
+                    for problem in self._reader(self._undamaged(blocks)):
+                        self._report(problem.what, problem)
+                except _Damaged:
+                    pass
+                except StorageException as error:
+                    self._report(error.message, error=error)
+            for _block in blocks:
+                pass
+
+    def _undamaged(self, blocks: Iterator[_Bytes]) -> Iterator[Block]:
+        """:raises _Damaged: there was a problem"""
+        before = self._count
+        for block in blocks:
+            if self._count != before:
+                raise _Damaged
+            view = memoryview(block)
+            for start in range(0, len(view), _BLOCK):
+                # The memory of a piece is used again for the next.
+                yield bytes(view[start : start + _BLOCK])
+        if self._count != before:
+            raise _Damaged
+
+    def _volumes(self, found: manifest.Manifest) -> Generator[_Bytes, None, None]:
+        """Check the volumes; the blocks are those that are undamaged."""
         self._size = found.size
         stream = hashlib.sha256()
         whole = True
         for volume in found.volumes:
             lines = self._digests(volume)
-            self._check_volume(volume, lines)
+            yield from self._volume(volume, lines)
             whole = whole and lines is not None
             stream.update(lines or b'')
         if whole and stream.hexdigest() != found.digest:
@@ -219,7 +270,7 @@ class _Examination:
 
         return self._attempt(path, read, Problem('', volume.name))
 
-    def _check_volume(self, volume: manifest.Volume, lines: bytes | None) -> None:
+    def _volume(self, volume: manifest.Volume, lines: bytes | None) -> Iterator[_Bytes]:
         path = self._paths.file(volume.name)
         where = Problem('', volume.name)
         if volume.size:
@@ -246,9 +297,10 @@ class _Examination:
             etag = volume.etag if same else None
             pieces = (p for p in volume.pieces(lines) if p.end <= stat.size)
             where = Problem('', volume.name)
-            self._read(path, etag, pieces, where, volume)
+            reads = self._storage.read_pieces(path, etag, pieces)
+            yield from self._read(path, reads, where, volume)
 
-    def _check_plain(self) -> None:
+    def _plain(self) -> Generator[_Bytes, None, None]:
         """The data of a backup by Freezer 19, of which only the size is known."""
         path = self._paths.manifest
         if self._attempt(path, lambda: self._exists(path)):
@@ -265,8 +317,7 @@ class _Examination:
         if not stat.size:
             self._report(f'{path} is empty: its upload failed', where)
         elif self._data:
-            pieces = manifest.plain_pieces(stat.size)
-            self._read(path, stat.etag, pieces, where)
+            yield from self._read_plain(path, stat, where)
 
     def _exists(self, path: str) -> bool:
         try:
@@ -289,21 +340,47 @@ class _Examination:
         if read is not None:
             self._attempt(path, read, where)
         else:
-            self._read(path, stat.etag, manifest.plain_pieces(stat.size), where)
+            self._read_all(self._read_plain(path, stat, where))
+
+    def _check_index(self) -> None:
+        """Check the index, which a restore of the whole level does not need."""
+        path, where = self._paths.index, replace(_ANYWHERE, fatal=False)
+        index = self._attempt(path, lambda: self._stored.index, where)
+        if index is None:
+            return
+        stat = self._attempt(path, lambda: self._storage.stat(path), where)
+        if stat is None:
+            return
+        written = index.record.stored_size
+        if stat.size != written:
+            self._report(
+                f'{path}: has {stat.size} bytes, and {written} were written', where
+            )
+        elif self._data:
+            self._read_all(self._read(path, index.pieces(), where))
+
+    def _read_plain(self, path: str, stat: Stat, where: Problem) -> Iterator[_Bytes]:
+        """Read a file without digests."""
+        pieces = manifest.plain_pieces(stat.size)
+        reads = self._storage.read_pieces(path, stat.etag, pieces)
+        return self._read(path, reads, where)
+
+    def _read_all(self, blocks: Iterator[_Bytes]) -> None:
+        for _block in blocks:
+            pass
 
     def _read(
         self,
         path: str,
-        etag: str | None,
-        pieces: Iterable[manifest.Piece],
+        reads: Generator[manifest.Read, None, None],
         where: Problem,
         volume: manifest.Volume | None = None,
-    ) -> None:
+    ) -> Iterator[_Bytes]:
         """Read every piece, also after a wrong one.
 
         :param volume: the volume of the pieces, if it has parts
+        :returns: blocks that are undamaged; each is valid until the next is requested
         """
-        reads = self._storage.read_pieces(path, etag, pieces)
         failed = 0
         with contextlib.closing(reads):
             while read := self._attempt(path, lambda: next(reads, None), where):
@@ -319,5 +396,6 @@ class _Examination:
                         break
                 else:
                     failed = 0
+                    yield data
                 # Not kept while the next piece is read.
                 del read, data

@@ -11,12 +11,13 @@ explains why no library for the whole format is used.
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import itertools
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from cryptography.exceptions import InvalidTag
@@ -32,12 +33,14 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from freezer.exceptions import EncryptionError, PassphraseError, TamperedError
 from freezer.stream import bech32
 from freezer.utils.blocks import Block, Buffer, Buffers, cut
+from freezer.utils.ranges import Range, RangedStream, aligned, select
 
 _VERSION = b'age-encryption.org/v1'
 _PREFIX = 'age-secret-key-'
 _LABEL = {name: _VERSION + b'/' + name for name in (b'X25519', b'scrypt')}
 _CHUNK = 64 * 1024
 _TAG = 16
+_SEALED = _CHUNK + _TAG
 _KEY = 16
 _NONCE = 16
 _SALT = 16
@@ -151,6 +154,71 @@ def decrypt(
     return _decrypted(key.unwrap, blocks, where, fingerprint)
 
 
+class Decrypted(RangedStream):
+    """An encrypted file that is decrypted where it is read.
+
+    Each chunk is authenticated before it is yielded, and that it is the last one, when
+    the last one is read: then the size is right.
+
+    :param stream: the encrypted file
+    :param where: name of the file in errors
+    :param fingerprint: the expected one
+    :raises TamperedError: it is not encrypted for this key, incomplete, or another file
+    """
+
+    def __init__(
+        self,
+        stream: RangedStream,
+        key: Key,
+        where: str,
+        fingerprint: str | None = None,
+    ) -> None:
+        self._stream = stream
+        self._where = where
+        with _tampered(where):
+            # The header is authenticated by its MAC, so no digest is needed.
+            head, _rest = _read_head(iter([stream.head(_MAX_HEADER)]))
+            self._cipher = _file_cipher(key.unwrap, head, where, fingerprint)
+            self._begin = head.size
+            body = stream.size - head.size
+            self._last = max(body - 1, 0) // _SEALED
+            self.size = body - (self._last + 1) * _TAG
+            # The last chunk is empty only if the file is.
+            if self.size < self._last * _CHUNK + bool(self._last):
+                raise _Malformed
+
+    def ranges(self, ranges: Sequence[Range]) -> Generator[Block, None, None]:
+        with _tampered(self._where):
+            if ranges and ranges[-1][1] > self.size:
+                raise _Malformed
+            covered = aligned(ranges, _CHUNK, self.size)
+            stored = [
+                (self._stored(start), self._stored(end)) for start, end in covered
+            ]
+            with contextlib.closing(self._stream.ranges(stored)) as blocks:
+                chunks = self._numbered(covered, blocks)
+                yield from select(_open(self._cipher, chunks), covered, ranges)
+
+    def _stored(self, position: int) -> int:
+        """Where in the file a chunk begins, or the last one ends."""
+        if position == self.size:
+            return self._stream.size
+        return self._begin + position // _CHUNK * _SEALED
+
+    def _numbered(
+        self, covered: Iterable[Range], blocks: Iterable[Block]
+    ) -> Iterator['_Chunk']:
+        buffers = Buffers()
+        numbers = (
+            number
+            for start, end in covered
+            for number in range(start // _CHUNK, -(-end // _CHUNK))
+        )
+        for number, chunk in zip(numbers, cut(blocks, _SEALED, buffers), strict=False):
+            yield _Chunk(number, chunk, number == self._last)
+            buffers.give_back(chunk)
+
+
 def lock(passphrase: bytes, content: bytes) -> bytes:
     """Encrypt a file with a passphrase. Takes 128 MiB and half a second."""
 
@@ -222,6 +290,15 @@ class _Header(NamedTuple):
     mac: bytes
     nonce: bytes
     fingerprint: str
+    size: int
+
+
+class _Chunk(NamedTuple):
+    """An encrypted chunk of a file; the buffer is reused for a later one."""
+
+    number: int
+    content: Buffer
+    last: bool
 
 
 def _encrypted(wrap: Callable[[bytes], _Stanza], blocks: Iterable[Block]) -> Encrypted:
@@ -254,35 +331,57 @@ def _decrypted(
     where: str,
     fingerprint: str | None,
 ) -> Generator[Block, None, None]:
-    stream = iter(blocks)
-    try:
+    with _tampered(where):
+        stream = iter(blocks)
         head, rest = _read_head(stream)
-        if fingerprint is not None and head.fingerprint != fingerprint:
-            raise TamperedError(f'{where}: was replaced by another file')
-        file_key = unwrap(head.stanzas)
-        if not hmac.compare_digest(_mac(file_key, head.signed), head.mac):
-            raise _Malformed
-        cipher = _cipher(file_key, head.nonce)
-        yield from _open(cipher, itertools.chain([rest], stream))
-    except (_Malformed, InvalidTag) as error:
+        cipher = _file_cipher(unwrap, head, where, fingerprint)
+        yield from _open(cipher, _chunks(itertools.chain([rest], stream)))
+
+
+@contextlib.contextmanager
+def _tampered(where: str) -> Iterator[None]:
+    """Report a file that violates the format, or cannot be authenticated."""
+    try:
+        yield
+    except (_Malformed, InvalidTag, EOFError) as error:
         raise TamperedError(
             f'{where}: was modified, cut off or damaged after it was encrypted'
         ) from error
 
 
+def _file_cipher(
+    unwrap: Callable[[Iterable[_Stanza]], bytes],
+    head: _Header,
+    where: str,
+    fingerprint: str | None,
+) -> ChaCha20Poly1305:
+    """The cipher of a file's chunks, after its header was authenticated."""
+    if fingerprint is not None and head.fingerprint != fingerprint:
+        raise TamperedError(f'{where}: was replaced by another file')
+    file_key = unwrap(head.stanzas)
+    if not hmac.compare_digest(_mac(file_key, head.signed), head.mac):
+        raise _Malformed
+    return _cipher(file_key, head.nonce)
+
+
 def _open(
-    cipher: ChaCha20Poly1305, blocks: Iterable[Block]
+    cipher: ChaCha20Poly1305, chunks: Iterable[_Chunk]
 ) -> Generator[Block, None, None]:
-    buffers = Buffers()
-    chunks = cut(blocks, _CHUNK + _TAG, buffers)
-    for number, (chunk, last) in enumerate(_marked(chunks)):
+    for number, chunk, last in chunks:
         opened = cipher.decrypt(_counter(number, last), chunk, None)
-        buffers.give_back(chunk)
         if opened:
             yield opened
         elif number:
             # The last chunk is empty only if the file is.
             raise _Malformed
+
+
+def _chunks(blocks: Iterable[Block]) -> Iterator[_Chunk]:
+    """The chunks of a whole file."""
+    buffers = Buffers()
+    for number, (chunk, last) in enumerate(_marked(cut(blocks, _SEALED, buffers))):
+        yield _Chunk(number, chunk, last)
+        buffers.give_back(chunk)
 
 
 def _marked(chunks: Iterator[Buffer]) -> Iterator[tuple[Buffer, bool]]:
@@ -313,7 +412,9 @@ def _read_head(blocks: Iterator[Block]) -> tuple[_Header, bytes]:
     head, rest = content[: found.end() + _NONCE], content[found.end() + _NONCE :]
     mac = _decode(found['mac'], 32)
     nonce = head[found.end() :]
-    return _Header(stanzas, found['signed'], mac, nonce, _fingerprint(head)), rest
+    fingerprint = _fingerprint(head)
+    header = _Header(stanzas, found['signed'], mac, nonce, fingerprint, len(head))
+    return header, rest
 
 
 def _encode(content: bytes) -> bytes:

@@ -8,15 +8,17 @@ The format is not authenticated: anyone who can write to the storage can change 
 decrypted data. The manifest's digests catch accidents, not attackers.
 """
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
 from freezer.storage import layout
 from freezer.utils.blocks import Block
+from freezer.utils.ranges import Portions, Range, RangedStream, aligned, select
 
 OPENSSL = 'openssl'
 # freezer.stream.age implements the second.
@@ -33,6 +35,8 @@ _IV_BYTES = 16
 _DIGESTS = ('sha256', 'md5')
 # Enough to recognise the magic of a compressor, or a tar header by its checksum.
 _LOOK_BYTES = 512
+_HEAD_BYTES = len(_MAGIC) + _SALT_BYTES
+_LONG_HEAD_BYTES = _HEAD_BYTES + _LOOK_BYTES
 
 
 def read_passphrase(path: str) -> bytes:
@@ -62,7 +66,7 @@ def is_age(path: Path) -> bool:
 def encrypt(passphrase: bytes, blocks: Iterable[Block]) -> Iterator[Block]:
     salt = os.urandom(_SALT_BYTES)
     yield _MAGIC + salt
-    encryptor = _cipher(passphrase, salt, _DIGESTS[0]).encryptor()
+    encryptor = _cipher(*_derive(passphrase, salt, _DIGESTS[0])).encryptor()
     for block in blocks:
         yield encryptor.update(block)
     if rest := encryptor.finalize():
@@ -80,31 +84,63 @@ def decrypt(
     """
     remaining = iter(blocks)
     head = bytearray()
-    wanted = len(_MAGIC) + _SALT_BYTES + _LOOK_BYTES
     for block in remaining:
         head += block
-        if len(head) >= wanted:
+        if len(head) >= _LONG_HEAD_BYTES:
             break
-    if not head.startswith(_MAGIC) or len(head) < len(_MAGIC) + _SALT_BYTES:
-        raise EngineError(
-            'the backup is damaged: it is not encrypted, but its metadata says so'
-        )
-    salt = bytes(head[len(_MAGIC) : len(_MAGIC) + _SALT_BYTES])
-    body = bytes(head[len(_MAGIC) + _SALT_BYTES :])
-    for digest in _DIGESTS:
-        decryptor = _cipher(passphrase, salt, digest).decryptor()
-        first = decryptor.update(body)
-        if looks_right(first[:_LOOK_BYTES]):
-            break
-    else:
-        raise EngineError(
-            'wrong passphrase in --encrypt-pass-file (or the backup is damaged)'
-        )
-    yield first
+    decryptor = _cipher(*_secrets(passphrase, head, looks_right)).decryptor()
+    yield decryptor.update(bytes(head[_HEAD_BYTES:]))
     for block in remaining:
         yield decryptor.update(block)
     if rest := decryptor.finalize():
         yield rest
+
+
+class Decrypted(RangedStream):
+    """An encrypted stream that is decrypted where it is read.
+
+    CFB decrypts a block of 16 bytes with the encrypted block before it, so it can begin
+    at any of them.
+
+    :param looks_right: as for :func:`decrypt`
+    :raises EngineError: it is not such a stream, or the passphrase is wrong
+    """
+
+    def __init__(
+        self,
+        stream: RangedStream,
+        passphrase: bytes,
+        looks_right: Callable[[bytes], bool],
+    ) -> None:
+        # The key is right if the plain stream looks right, so no digest is needed.
+        head = stream.head(_LONG_HEAD_BYTES)
+        self._key, self._iv = _secrets(passphrase, head, looks_right)
+        self._stream = stream
+        self.size = stream.size - _HEAD_BYTES
+
+    def ranges(self, ranges: Sequence[Range]) -> Generator[Block, None, None]:
+        if ranges and ranges[-1][1] > self.size:
+            raise EngineError(
+                f'the encrypted stream ends at byte {self.size}, before byte '
+                f'{ranges[-1][1]}: the index is damaged, or of another backup'
+            )
+        covered = aligned(ranges, _IV_BYTES, self.size)
+        stored = [
+            (_HEAD_BYTES + max(start - _IV_BYTES, 0), _HEAD_BYTES + end)
+            for start, end in covered
+        ]
+        with contextlib.closing(self._stream.ranges(stored)) as blocks:
+            yield from select(self._decrypt(covered, blocks), covered, ranges)
+
+    def _decrypt(
+        self, covered: Iterable[Range], blocks: Iterable[Block]
+    ) -> Iterator[Block]:
+        portions = Portions(blocks)
+        for start, end in covered:
+            before = b''.join(portions.take(_IV_BYTES)) if start else self._iv
+            decryptor = _cipher(self._key, before).decryptor()
+            for block in portions.take(end - start):
+                yield decryptor.update(block)
 
 
 def check_available(name: str = OPENSSL) -> None:
@@ -124,7 +160,38 @@ def check_available(name: str = OPENSSL) -> None:
         )
 
 
-def _cipher(passphrase: bytes, salt: bytes, digest: str) -> Any:
+def _secrets(
+    passphrase: bytes, head: Block, looks_right: Callable[[bytes], bool]
+) -> tuple[bytes, bytes]:
+    """Key and IV of a stream, from its first bytes; see :func:`decrypt`."""
+    if not head.startswith(_MAGIC) or len(head) < _HEAD_BYTES:
+        raise EngineError(
+            'the backup is damaged: it is not encrypted, but its metadata says so'
+        )
+    salt = bytes(head[len(_MAGIC) : _HEAD_BYTES])
+    for digest in _DIGESTS:
+        key, iv = _derive(passphrase, salt, digest)
+        first = _cipher(key, iv).decryptor().update(head[_HEAD_BYTES:_LONG_HEAD_BYTES])
+        if looks_right(first):
+            return key, iv
+    raise EngineError(
+        'wrong passphrase in --encrypt-pass-file (or the backup is damaged)'
+    )
+
+
+def _derive(passphrase: bytes, salt: bytes, digest: str) -> tuple[bytes, bytes]:
+    """Key and IV, as OpenSSL derives them."""
+    material = b''
+    last = b''
+    while len(material) < _KEY_BYTES + _IV_BYTES:
+        last = hashlib.new(
+            digest, last + passphrase + salt, usedforsecurity=False
+        ).digest()
+        material += last
+    return material[:_KEY_BYTES], material[_KEY_BYTES : _KEY_BYTES + _IV_BYTES]
+
+
+def _cipher(key: bytes, iv: bytes) -> Any:
     # Optional, and slow to import.
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -134,12 +201,4 @@ def _cipher(passphrase: bytes, salt: bytes, digest: str) -> Any:
     except ImportError:  # before 47
         from cryptography.hazmat.primitives.ciphers.modes import CFB
 
-    material = b''
-    last = b''
-    while len(material) < _KEY_BYTES + _IV_BYTES:
-        last = hashlib.new(
-            digest, last + passphrase + salt, usedforsecurity=False
-        ).digest()
-        material += last
-    key, iv = material[:_KEY_BYTES], material[_KEY_BYTES : _KEY_BYTES + _IV_BYTES]
     return Cipher(AES(key), CFB(iv))

@@ -30,7 +30,8 @@ class EngineAgent:
         return self._writer().plan(name, policy, now)
 
     def backup(self, source: Path, plan: BackupPlan, now: int) -> Backup:
-        made = self._writer().write(self.engine.source(str(source)), plan, now)
+        found = self.engine.source(str(source))
+        made = self._writer().write(found, plan, now * 10**9)
         return made.backup
 
     def _writer(self) -> BackupWriter:

@@ -145,7 +145,9 @@ def make_backup(
         producer.join()
     state = Path(os.environ['HOME'], 'state')
     state.write_bytes(b'state of the engine')
-    written.commit(state, MARKER)
+    index = Path(os.environ['HOME'], 'index')
+    index.write_bytes(b'index of the level')
+    written.commit(state, MARKER, index)
     return StoredLevel(storage, backup)
 
 
@@ -153,6 +155,8 @@ def restored(storage: S3Storage, stored: StoredLevel) -> bytes:
     (found,) = committed(storage)
     assert found.backup == stored.backup
     assert found.engine_metadata() == b'state of the engine'
+    assert found.index is not None
+    assert found.index.read(0, found.index.size) == b'index of the level'
     return b''.join(found.blocks())
 
 
@@ -179,12 +183,13 @@ def on(operation: str, *roles: str) -> set[What]:
     return {(operation, each) for each in roles}
 
 
-RECORDS = ('digests', 'manifest', 'engine_metadata', 'metadata')
+RECORDS = ('digests', 'manifest', 'engine_metadata', 'index', 'metadata')
 PUT_RECORDS = on('PutObject', *RECORDS)
 VOLUMES = on('CreateMultipartUpload', 'volume') | on('PutObject', 'volume')
 CREATING = VOLUMES | PUT_RECORDS | on('PutObject', 'claim')
 BODIES = (CREATING | on('UploadPart', 'volume')) - on('CreateMultipartUpload', 'volume')
-READING = on('GetObject', 'volume', 'claim', *RECORDS) | on('HeadObject', 'volume')
+READING = on('GetObject', 'volume', 'claim', *RECORDS)
+READING |= on('HeadObject', 'volume', 'index')
 BUCKETS = on('HeadBucket', 'bucket') | on('CreateBucket', 'bucket')
 # botocore has a checksum of its own there, as S3 wants one.
 DELETING = on('DeleteObjects', 'bucket')

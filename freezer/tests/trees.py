@@ -310,7 +310,8 @@ class _Maker:
             b'back\\slash',
             b'\xff\xfe',
         ]
-        choices += [b't' * 99, b't' * 100, b't/' * 600 + b't']
+        # xfs stores up to 1024 bytes.
+        choices += [b't' * 99, b't' * 100, b't/' * 500 + b't']
         if names:
             choices += [self.rng.choice(names)] * 3
         return self.rng.choice(choices)

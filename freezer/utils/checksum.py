@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable
 
 from freezer.exceptions import ConfigError
+from freezer.utils import tree
 
 PREFIX = 'tree-sha256:'
 _READ_BLOCK = 1024 * 1024
@@ -31,15 +32,17 @@ def checksum(
     """
     total = hashlib.sha256()
     names = {member.removeprefix(b'./').rstrip(b'/') for member in members}
-    for name in sorted(names - {b'', b'.'}):
-        path = os.path.join(os.fsencode(folder), name)
-        try:
-            kind, digest = _describe(path, follow)
-        except OSError as error:
-            skipped(f'{os.fsdecode(path)}: {error.strerror}: not in the checksum')
-            continue
-        # With the length first, no name can look like two.
-        total.update(b'%d:%s%s%s' % (len(name), name, kind, digest))
+    with tree.Folders(folder, follow=follow) as folders:
+        for name in sorted(names - {b'', b'.'}):
+            try:
+                *parents, last = name.split(b'/')
+                kind, digest = _describe(last, folders.open(parents), follow)
+            except OSError as error:
+                path = os.path.join(folder, os.fsdecode(name))
+                skipped(f'{path}: {error.strerror}: not in the checksum')
+                continue
+            # With the length first, no name can look like two.
+            total.update(b'%d:%s%s%s' % (len(name), name, kind, digest))
     return PREFIX + total.hexdigest()
 
 
@@ -54,15 +57,18 @@ def compare(expected: str, found: str) -> bool:
     return expected == found
 
 
-def _describe(path: bytes, follow: bool) -> tuple[bytes, bytes]:
-    status = os.stat(path, follow_symlinks=follow)
+def _describe(name: bytes, folder: int, follow: bool) -> tuple[bytes, bytes]:
+    """:param folder: descriptor of the directory it is in"""
+    status = os.stat(name, dir_fd=folder, follow_symlinks=follow)
     kind = stat.filemode(status.st_mode)[0].encode()
     if stat.S_ISLNK(status.st_mode):
-        return kind, hashlib.sha256(os.readlink(path)).digest()
+        target = os.readlink(name, dir_fd=folder)
+        return kind, hashlib.sha256(target).digest()
     if not stat.S_ISREG(status.st_mode):
         return kind, b''
     content = hashlib.sha256()
-    with open(path, 'rb') as stream:
+    flags = os.O_RDONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    with open(os.open(name, flags, dir_fd=folder), 'rb') as stream:
         while block := stream.read(_READ_BLOCK):
             content.update(block)
     return kind, content.digest()

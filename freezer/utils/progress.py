@@ -37,7 +37,8 @@ class Progress:
         self.stored_bytes = 0
         """The same, compressed and encrypted."""
         self.total: int | None = None
-        """The final value of ``stored_bytes``, if known in advance."""
+        """The final value of ``stored_bytes``, or of ``archive_bytes`` (about) while an
+        archive is being written; None if it is not known."""
         self.files: int | None = None
         """Files of any kind except directories; None if the engine does not count."""
         self.level: int | None = None
@@ -74,7 +75,7 @@ class Progress:
         """An archive begins; if it has to be created again, it is counted once."""
         self.stores = stores
         self.archive_bytes = self.stored_bytes = 0
-        self.files = None
+        self.total = self.files = None
 
     def archived(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Count the blocks of an archive."""

@@ -12,6 +12,8 @@ def printable(text: str) -> str:
 
     File names may contain bytes that are not text.
     """
+    if text.isprintable():
+        return text
     return ''.join(
         c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
     )

@@ -8,7 +8,7 @@ import os
 import random
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from freezer.engine.engine import Extractor, Warnings
@@ -16,7 +16,7 @@ from freezer.engine.tar import messages, process
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.patterns import Patterns
 from freezer.exceptions import EngineError, RestoreError
-from freezer.utils import landlock
+from freezer.utils import landlock, tree
 from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
 
@@ -49,6 +49,7 @@ class ArchiveExtractor:
     :param patterns: the archives contain only what these choose
     :param makes_writable: whether each directory that an archive may change is made
         ready before it
+    :param untouched: paths of directories in which the archives have nothing
     :raises RestoreError: the target cannot be created
     """
 
@@ -60,19 +61,21 @@ class ArchiveExtractor:
         progress: Progress,
         patterns: Patterns | None = None,
         makes_writable: bool = True,
+        untouched: Container[bytes] = (),
     ) -> None:
         try:
             os.makedirs(target, exist_ok=True)
         except OSError as error:
             raise RestoreError(f'{target}: {error.strerror}') from error
         self.target = target
-        self.directories = TargetDirectories(target)
+        self.directories = TargetDirectories(target, untouched)
         self._warnings = warnings
         self._guard = TargetGuard(
             target,
             untrusted,
             patterns,
             lambda: makes_writable and not self.directories.refused,
+            untouched,
         )
         self._progress = progress
         unavailable = landlock.unavailable_reason(target)
@@ -84,6 +87,10 @@ class ArchiveExtractor:
         LOG.info('every member is checked before tar reads it%s', also)
         self._confined = unavailable is None
         self._arguments = process.extract_arguments(target, untrusted)
+
+    def warn(self, text: str) -> None:
+        """Add a warning to those of the restore."""
+        self._warnings.add(text)
 
     def extract(self, blocks: Iterable[Block]) -> None:
         """Extract one archive.
@@ -115,10 +122,28 @@ class ArchiveExtractor:
             self._warnings.add(line)
 
 
+class _Path(NamedTuple):
+    """A path below the target that shares its parents: of a deep tree, full paths would
+    take too much memory."""
+
+    parent: '_Path | None'
+    name: bytes
+
+    @property
+    def names(self) -> list[bytes]:
+        """Its components."""
+        names: list[bytes] = []
+        path: _Path | None = self
+        while path is not None:
+            names.append(path.name)
+            path = path.parent
+        return names[::-1]
+
+
 class _SavedDirectory(NamedTuple):
     """The attributes that a directory of the target had."""
 
-    path: bytes
+    path: _Path | None
     mode: int
     mtime_ns: int
     attributes: dict[str, bytes] | None
@@ -129,12 +154,15 @@ class TargetDirectories:
 
     They are marked with a modification time that no other file has: tar sets the time
     of each directory in the archive.
+
+    :param untouched: paths of mount points that are not to be entered
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, untouched: Container[bytes] = ()) -> None:
         self.refused = False
         """A directory could not be made ready: it belongs to another user."""
-        self._target = os.fsencode(os.path.realpath(target))
+        self._target = target
+        self._untouched = untouched
         self._changed: list[_SavedDirectory] = []
         # An even number of seconds: any file system keeps it.
         self._mark = 2 * random.SystemRandom().randrange(2**28, 2**29) * 10**9
@@ -147,38 +175,50 @@ class TargetDirectories:
         new directories inherit the setgid bit, and users other than root cannot write
         into a read-only directory.
         """
-        folder = self._target
+        start: _Path | None = None
         for name in path:
-            folder = os.path.join(folder, name)
+            start = _Path(start, name)
+        with tree.Folders(self._target) as folders:
             try:
-                status = os.lstat(folder)
+                folders.open(path)
             except OSError:
                 # Missing; in other cases tar will report what it could not do.
                 return
-            if not stat.S_ISDIR(status.st_mode):
-                return
-        folders = [folder]
-        while folders:
-            folder = folders.pop()
-            # Another user's directory: tar will report what it could not do there.
-            try:
-                self._make_one_ready(folder)
-            except PermissionError:
-                self.refused = True
-            with os.scandir(folder) as entries:
-                folders += [e.path for e in entries if e.is_dir(follow_symlinks=False)]
+            skipped = (*tree.GONE, PermissionError)
+            for directory in tree.walk(folders, start, skipped):
+                # Another user's directory: tar will report what it could not do there.
+                with contextlib.suppress(PermissionError):
+                    self._make_one_ready(directory)
+                    self._enter_all(directory)
 
-    def _make_one_ready(self, folder: bytes) -> None:
-        status = os.lstat(folder)
+    def _make_one_ready(self, directory: tree.Directory[_Path | None]) -> None:
+        status = os.fstat(directory.fd)
         if status.st_mtime_ns == self._mark:
             return
-        os.chmod(folder, 0o700)
-        attributes = _drop_attributes(folder)
-        mode = stat.S_IMODE(status.st_mode)
-        self._changed.append(
-            _SavedDirectory(folder, mode, status.st_mtime_ns, attributes or None)
-        )
-        os.utime(folder, ns=(status.st_atime_ns, self._mark))
+        try:
+            with _changeable(directory.fd) as fd:
+                os.fchmod(fd, 0o700)
+                attributes = _drop_attributes(fd)
+                mode = stat.S_IMODE(status.st_mode)
+                self._changed.append(
+                    _SavedDirectory(
+                        directory.state, mode, status.st_mtime_ns, attributes or None
+                    )
+                )
+                os.utime(fd, ns=(status.st_atime_ns, self._mark))
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+                raise
+            self.refused = True
+
+    def _enter_all(self, directory: tree.Directory[_Path | None]) -> None:
+        with tree.entries(directory.fd) as entries:
+            for name, entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    continue
+                path = _Path(directory.state, name)
+                if not self._untouched or b'/'.join(path.names) not in self._untouched:
+                    directory.enter(name, path)
 
     @contextlib.contextmanager
     def for_archive(self) -> Iterator[None]:
@@ -194,30 +234,53 @@ class TargetDirectories:
         self._put_back()
 
     def _put_back(self) -> None:
-        # Children before their parent: it may not be accessible afterwards.
-        for folder, mode, mtime_ns, attributes in reversed(self._changed):
-            # Removed; or, without root, in a directory that is not accessible any more.
-            with contextlib.suppress(
-                FileNotFoundError, NotADirectoryError, PermissionError
-            ):
-                status = os.lstat(folder)
-                if status.st_mtime_ns != self._mark:
-                    continue
-                for name, value in (attributes or {}).items():
-                    os.setxattr(folder, name, value)
-                os.chmod(folder, mode)
-                os.utime(folder, ns=(status.st_atime_ns, mtime_ns))
-        self._changed = []
+        changed, self._changed = self._changed, []
+        if not changed:
+            return
+        with tree.Folders(self._target) as folders:
+            # Children before their parent: it may not be accessible afterwards.
+            for saved in reversed(changed):
+                # Removed; or, without root, in a directory that is not accessible any
+                # more.
+                with contextlib.suppress(*tree.GONE, PermissionError):
+                    fd = folders.open(saved.path.names if saved.path else [])
+                    if os.fstat(fd).st_mtime_ns == self._mark:
+                        _put_one_back(fd, saved)
 
 
-def _drop_attributes(folder: bytes) -> dict[str, bytes]:
+def _put_one_back(fd: int, saved: _SavedDirectory) -> None:
+    status = os.fstat(fd)
+    with _changeable(fd) as directory:
+        for name, value in (saved.attributes or {}).items():
+            os.setxattr(directory, name, value)
+        os.fchmod(directory, saved.mode)
+        os.utime(directory, ns=(status.st_atime_ns, saved.mtime_ns))
+
+
+@contextlib.contextmanager
+def _changeable(fd: int) -> Iterator[int]:
+    """A block with a descriptor through which a directory can be changed.
+
+    :param fd: as :attr:`tree.Folders.fd`
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            directory = opened.enter_context(tree.readable(fd))
+        except PermissionError:
+            # Its owner may not read it, and can change that.
+            os.chmod(f'/proc/self/fd/{fd}', 0o700)
+            directory = opened.enter_context(tree.readable(fd))
+        yield directory
+
+
+def _drop_attributes(directory: int) -> dict[str, bytes]:
     """Remove extended attributes; returns those that were removed."""
     dropped = {}
     try:
-        for name in os.listxattr(folder, follow_symlinks=False):
+        for name in os.listxattr(directory):
             if name != 'security.selinux':
-                value = os.getxattr(folder, name, follow_symlinks=False)
-                os.removexattr(folder, name, follow_symlinks=False)
+                value = os.getxattr(directory, name)
+                os.removexattr(directory, name)
                 dropped[name] = value
     except OSError as error:
         # The file system has none, or only root may remove the attribute.

@@ -33,17 +33,18 @@ links during the restore.
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final
 
 from freezer.engine.tar.headers import (
     DIRECTORIES,
+    Dumpdir,
     RefusedError,
     components,
     disarmed,
     shown,
-    split,
     writable,
 )
 from freezer.engine.tar.links import NOT_A_LINK, Links, Node
@@ -51,6 +52,7 @@ from freezer.engine.tar.members import Members
 from freezer.engine.tar.patterns import Patterns, Place
 from freezer.engine.tar.units import Unit
 from freezer.exceptions import EngineError
+from freezer.utils import tree
 from freezer.utils.blocks import Block
 
 _ALWAYS: Final = 1 << 62
@@ -67,20 +69,24 @@ class TargetGuard:
 
     def __init__(
         self,
-        target: str | os.PathLike[str],
+        target: str | os.PathLike[str] | None,
         untrusted: bool = False,
         patterns: Patterns | None = None,
         made_writable: Callable[[], bool] = lambda: False,
+        untouched: Container[bytes] = (),
     ) -> None:
         """Find the symbolic links that the target already contains.
 
-        :param target: the directory that tar extracts into
+        :param target: the directory that tar extracts into; None for an empty one that
+            does not exist, if nothing is extracted
         :param untrusted: remove set-user-ID and set-group-ID from files, and turn
             device nodes into empty files
         :param patterns: the archives contain only what these choose; the rest of the
             target is not scanned
         :param made_writable: whether, before the current archive, each directory that
             it may change was made writable
+        :param untouched: paths of directories in which the archives have nothing; they
+            are not scanned
         :raises EngineError: the target, or a directory in it, is not readable
         """
         self.members = 0
@@ -97,7 +103,16 @@ class TargetGuard:
         self._dirs: set[bytes] = set()
         self._patterns = patterns or Patterns([])
         self._made_writable = made_writable
-        self._scan(os.fsencode(target))
+        self._untouched = untouched
+        if target is not None:
+            self._scan(os.fsencode(target))
+
+    def fork(self) -> TargetGuard:
+        """Another guard of the same archives so far, for another one on top of them."""
+        new = copy.copy(self)
+        new._links = self._links.copy()
+        new._dirs = set()
+        return new
 
     def check(self, blocks: Iterable[Block]) -> Iterator[bytes]:
         """Yield the bytes of one archive as far as they are safe.
@@ -111,55 +126,60 @@ class TargetGuard:
         :raises EngineError: the bytes are not a tar archive, or end before its end
             marker
         """
-        self._begin_archive()
         members = Members(blocks)
-        for unit in members:
-            try:
-                self._admit(unit)
-            except RefusedError as refused:
-                raise members.refused(refused, unit) from refused
+        for unit in self.approved(members):
             head = members.head
             if self.untrusted and unit.kind in _ARMED:
                 head = head[: unit.header] + disarmed(head[unit.header :])
             yield head
             yield from members.data()
 
+    def approved(self, members: Members) -> Iterator[Unit]:
+        """The units of one archive, each once it is approved; raises as :meth:`check`.
+
+        For a reader that extracts nothing.
+        """
+        self._begin_archive()
+        for unit in members:
+            try:
+                self._admit(unit)
+            except RefusedError as refused:
+                raise members.refused(refused, unit) from refused
+            yield unit
+
     # The model
 
     def _scan(self, target: bytes) -> None:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        todo: list[tuple[list[bytes], Place]] = [([], self._patterns.top)]
-        while todo:
-            path, place = todo.pop()
-            full = b'/'.join([target, *path])
-            try:
-                fd = os.open(full, flags | (os.O_NOFOLLOW if path else 0))
-                try:
-                    for name in self._scan_directory(fd, path):
-                        if below := self._patterns.below(place, name):
-                            todo.append(([*path, name], below))
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                raise EngineError(
-                    f'Cannot look for symbolic links in {shown(full)}: '
-                    f'{error.strerror}. Restore into an empty directory.'
-                ) from error
+        names: list[bytes] = []
+        try:
+            with tree.Folders(target) as folders:
+                names = folders.names
+                for directory in tree.walk(folders, self._patterns.top):
+                    self._scan_directory(directory)
+        except OSError as error:
+            raise EngineError(
+                f'Cannot look for symbolic links in '
+                f'{shown(b"/".join([target, *names]))}: {error.strerror}. Restore into '
+                f'an empty directory.'
+            ) from error
 
-    def _scan_directory(self, fd: int, path: list[bytes]) -> Iterator[bytes]:
-        """Note the links in a directory, and yield the directories."""
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)
+    def _scan_directory(self, directory: tree.Directory[Place]) -> None:
+        """Note the links in a directory, and visit its directories."""
+        if directory.path in self._untouched:
+            return
+        with tree.entries(directory.fd) as entries:
+            for name, entry in entries:
                 if entry.is_symlink():
-                    self._links.own([*path, name]).link = self._archive
-                elif entry.is_dir(follow_symlinks=False):
-                    yield name
+                    self._links.own([*directory.names, name]).link = self._archive
+                elif entry.is_dir(follow_symlinks=False) and (
+                    below := self._patterns.below(directory.state, name)
+                ):
+                    directory.enter(name, below)
         if not self._root:
-            status = os.fstat(fd)
+            status = os.fstat(directory.fd)
             owner = status.st_uid == os.geteuid()
             if not owner or not writable(status.st_mode):
-                self._links.own(path).locked = _ALWAYS
+                self._links.own(directory.names).locked = _ALWAYS
 
     def _begin_archive(self) -> None:
         self._archive += 1
@@ -251,7 +271,7 @@ class TargetGuard:
         if unit.dumpdir is not None:
             self._dumpdir(unit.dumpdir)
 
-    def _dumpdir(self, data: bytes) -> None:
+    def _dumpdir(self, dumpdir: Dumpdir) -> None:
         """Check the list of the files of a directory, and apply its renames.
 
         Entries are a letter and a name or path, ended by a NUL; an empty one ends the
@@ -260,13 +280,9 @@ class TargetGuard:
         directory in this one. R, T: rename the directory R to T, both relative to the
         target; an empty name is the temporary directory.
         """
-        if data != b'\0' and not data.endswith(b'\0\0'):
-            raise RefusedError('its dumpdir has no end')
         temporary: Node | None = None
         source: bytes | None = None
-        # The ends of the last entry and of the list are not entries.
-        entries = split(data[:-2], b'\0') if len(data) > 1 else ()
-        for entry in entries:
+        for entry in dumpdir.entries():
             code, name = entry[:1], entry[1:]
             if (source is not None) != (code == b'T'):
                 raise RefusedError('its dumpdir has an R without a T or a T without R')

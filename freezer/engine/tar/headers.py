@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import re
 import zlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 BLOCK: Final = 512
 """Bytes: everything in a tar archive begins at a multiple of this."""
@@ -22,12 +23,13 @@ BLOCK: Final = 512
 MAX_NAME: Final = 1 << 20
 """Bytes of one name. PATH_MAX is 4096, but a tree can be deeper than that."""
 
-MAX_RECORDS: Final = 16 << 20
+MAX_RECORDS: Final = 640 << 20
 """Bytes of all the records of one pax header that are not names or lists: extended
-attributes of 64 KiB each, ACLs, times."""
+attributes, ACLs, times. Linux lists at most 64 KiB of names of attributes, of at least
+7 bytes each, and a value has at most 64 KiB."""
 
-MAX_LIST: Final = 128 << 20
-"""Bytes of a dumpdir or of a sparse map: a million entries with names of 125 bytes.
+MAX_LIST: Final = 2 << 30
+"""Bytes of a dumpdir or of a sparse map: 8 million names of 255 bytes in one directory.
 It has to be in memory at once, here and in tar."""
 
 MAX_OFF_T: Final = (1 << 63) - 1
@@ -49,6 +51,7 @@ _HARMLESS: Final = frozenset(
         b'SCHILY.acl.default',
     }
 )  # fmt: skip
+_ATTRIBUTES: Final = frozenset({b'uid', b'gid', b'uname', b'gname', b'mtime'})
 _XATTR: Final = b'SCHILY.xattr.'
 # On a directory such a record may take the owner's right to write away.
 _ACCESS: Final = (b'SCHILY.acl.access', b'SCHILY.xattr.system.')
@@ -134,6 +137,31 @@ def disarmed(header: bytes) -> bytes:
     return rewritten(header, kind=kind, mode=mode)
 
 
+class Dumpdir(NamedTuple):
+    """The list of the files of a directory, where it is in the buffer: it may be large,
+    and is not copied. See :meth:`TargetGuard._dumpdir` for its entries."""
+
+    buffer: bytes
+    start: int
+    end: int
+
+    def entries(self) -> Iterator[bytes]:
+        """The entries, one by one. Raises :class:`RefusedError` if it has no end."""
+        buffer, start, end = self
+        if end - start < 2:
+            if buffer[start:end] != b'\0':
+                raise RefusedError('its dumpdir has no end')
+            return
+        # The ends of the last entry and of the list are not entries.
+        end -= 2
+        if buffer[end : end + 2] != b'\0\0':
+            raise RefusedError('its dumpdir has no end')
+        while (nul := buffer.find(b'\0', start, end)) >= 0:
+            yield buffer[start:nul]
+            start = nul + 1
+        yield buffer[start:end]
+
+
 @dataclass(slots=True)
 class PaxHeader:
     """The records of one pax header that change how its member is read."""
@@ -141,49 +169,58 @@ class PaxHeader:
     path: bytes | None = None
     linkpath: bytes | None = None
     size: int | None = None
-    dumpdir: bytes | None = None
+    dumpdir: Dumpdir | None = None
     acl: bool = False
+    attributes: dict[bytes, bytes] = field(default_factory=dict)
+    """Owner and times, as far as the header has no room for them."""
     sparse: dict[bytes, bytes] = field(default_factory=dict)
     """``GNU.sparse.*`` without the prefix, except the map of format 0.0."""
-    sparse_map: list[int] = field(default_factory=list)
+    sparse_map: array[int] = field(default_factory=lambda: array('q'))
     """The map of format 0.0: offset, length, offset, length ..."""
 
 
-def records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Split a pax header into keyword and value.
+def records(buffer: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Split the pax header in a part of a buffer: keyword, and where the value is.
 
     Raises :class:`RefusedError` at anything that tar would read but that is not in the
     standard: tar also accepts blanks before the length and before the keyword, and a
     NUL as the end.
     """
-    pos, end = 0, len(data)
+    pos = start
     while pos < end:
-        blank = data.find(b' ', pos, pos + 12)
-        digits = data[pos : max(blank, pos)]
+        blank = buffer.find(b' ', pos, min(pos + 12, end))
+        digits = buffer[pos : max(blank, pos)]
         if not digits.isdigit() or digits[0] == 0x30:
             raise RefusedError('its pax header is malformed (length of a record)')
         after = pos + int(digits)
-        equals = data.find(b'=', blank + 1, max(after - 1, 0))
-        if after > end or equals <= blank + 1 or data[after - 1] != 0x0A:
+        equals = buffer.find(b'=', blank + 1, max(min(after, end) - 1, 0))
+        if after > end or equals <= blank + 1 or buffer[after - 1] != 0x0A:
             raise RefusedError('its pax header is malformed')
-        keyword = data[blank + 1 : equals]
+        keyword = buffer[blank + 1 : equals]
         if b'\0' in keyword or keyword[0] in b' \t':
             raise RefusedError('its pax header has a malformed keyword')
-        yield keyword, data[equals + 1 : after - 1]
+        yield keyword, equals + 1, after - 1
         pos = after
 
 
-def parse_pax(data: bytes) -> PaxHeader:
+def parse_pax(buffer: bytes, start: int, end: int) -> PaxHeader:
     """Read the pax header of one member. Raises :class:`RefusedError`."""
     pax = PaxHeader()
     seen: set[bytes] = set()
     short = 0
-    for keyword, value in records(data):
+    for keyword, at, after in records(buffer, start, end):
         if keyword in _HARMLESS or keyword.startswith(_XATTR):
-            short += len(keyword) + len(value)
-            if keyword.startswith(_ACCESS):
+            short += len(keyword) + after - at
+            if keyword in _ATTRIBUTES:
+                pax.attributes[keyword] = buffer[at:after]
+            elif keyword.startswith(_ACCESS):
                 pax.acl = True
             continue
+        if keyword == b'GNU.dumpdir':
+            _once(keyword, seen)
+            pax.dumpdir = Dumpdir(buffer, at, after)
+            continue
+        value = buffer[at:after]
         sparse = keyword.removeprefix(b'GNU.sparse.')
         if keyword in {b'GNU.sparse.offset', b'GNU.sparse.numbytes'}:
             # The one pair of keywords that is repeated. Tar accepts a pair only after
@@ -194,18 +231,13 @@ def parse_pax(data: bytes) -> PaxHeader:
                 raise RefusedError('its sparse map has a number too few')
             pax.sparse_map.append(read_length(value, 'sparse map'))
             continue
-        # Tar would use the last one; GNU tar and this agent never repeat one.
-        if keyword in seen:
-            raise RefusedError(f'its pax record {shown(keyword)} is repeated')
-        seen.add(keyword)
+        _once(keyword, seen)
         if keyword == b'path':
             pax.path = _pax_name(value, keyword)
         elif keyword == b'linkpath':
             pax.linkpath = _pax_name(value, keyword)
         elif keyword == b'size':
             pax.size = read_length(value, 'pax size')
-        elif keyword == b'GNU.dumpdir':
-            pax.dumpdir = value
         elif keyword == b'GNU.sparse.name':
             pax.sparse[sparse] = _pax_name(value, keyword)
         elif keyword == b'GNU.sparse.map':
@@ -228,9 +260,16 @@ def parse_pax(data: bytes) -> PaxHeader:
     return pax
 
 
-def check_global_pax(data: bytes) -> None:
+def _once(keyword: bytes, seen: set[bytes]) -> None:
+    """Tar would use the last one; GNU tar and this agent never repeat one."""
+    if keyword in seen:
+        raise RefusedError(f'its pax record {shown(keyword)} is repeated')
+    seen.add(keyword)
+
+
+def check_global_pax(buffer: bytes, start: int, end: int) -> None:
     """Refuse a global header that would change a name or a length of any member."""
-    for keyword, _ in records(data):
+    for keyword, _, _ in records(buffer, start, end):
         if keyword not in _HARMLESS and not keyword.startswith(_XATTR):
             raise RefusedError(f'a global pax header sets {shown(keyword)}')
 

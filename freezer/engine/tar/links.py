@@ -47,6 +47,12 @@ class Links:
         self._root = Node()
         self._merges = 0
 
+    def copy(self) -> Links:
+        """Another model of the same paths; changes of one do not show in the other."""
+        new = Links()
+        new._root = self._root.copy()
+        return new
+
     def begin_archive(self) -> None:
         self._merges = MAX_MERGES
 

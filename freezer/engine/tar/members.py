@@ -24,7 +24,7 @@ from freezer.engine.tar.units import Unit, read_unit
 from freezer.exceptions import EngineError, UnsafeArchiveError
 from freezer.utils.blocks import Block
 
-_NAMING: Final = frozenset({b'path', b'linkpath', b'GNU.sparse.name', b'GNU.dumpdir'})
+_NAMING: Final = frozenset({b'path', b'linkpath', b'GNU.sparse.name'})
 
 
 class Members:
@@ -34,6 +34,8 @@ class Members:
     def __init__(self, blocks: Iterable[Block]) -> None:
         self.head = b''
         """The header of the current member, with the extension headers before it."""
+        self.start = 0
+        """The first byte of :attr:`head` in the archive."""
         self._blocks = iter(blocks)
         self._buffer = b''
         self._position = 0
@@ -49,6 +51,7 @@ class Members:
         """
         while not self._ended:
             unit = self._read_unit()
+            self.start = self._read
             size = unit.header + BLOCK if unit.kind not in {b'', b'g'} else unit.length
             self.head = self._buffer[self._position : self._position + size]
             self._position += size
@@ -131,33 +134,30 @@ class Members:
         tail = self._buffer[self._position :]
         self._buffer, self._position = b'', 0
         for following in itertools.chain([tail], self._blocks):
-            if following.count(0) != len(following):
-                raise EngineError(
-                    'The archive has data after its end marker: it was tampered with, '
-                    'or is more than one archive. Check the backup in the storage.'
-                )
+            check_zeros(following)
             yield bytes(following)
 
 
-def renamed(
-    unit: Unit,
-    head: bytes,
-    name: bytes,
-    linkname: bytes,
-    dumpdir: bytes | None,
-) -> bytes:
+def check_zeros(block: Block) -> None:
+    """:raises EngineError: anything but zeros follows the end marker"""
+    if block.count(0) != len(block):
+        raise EngineError(
+            'The archive has data after its end marker: it was tampered with, or is '
+            'more than one archive. Check the backup in the storage.'
+        )
+
+
+def renamed(unit: Unit, head: bytes, name: bytes, linkname: bytes) -> bytes:
     """The headers of a member, or a whole directory member, with other names.
 
-    :param dumpdir: None for a directory without a list, so that tar deletes nothing
+    A directory gets no list, so that tar deletes nothing in it.
     """
     header, kind = head[unit.header :], unit.kind
     if header[257:265] == GNU:
-        return _renamed_gnu(header, kind, name, linkname, dumpdir)
+        return _renamed_gnu(header, kind, name, linkname)
     fields = [(b'path', name)]
     if kind in {b'1', b'2'}:
         fields.append((b'linkpath', linkname))
-    if dumpdir is not None:
-        fields.append((b'GNU.dumpdir', dumpdir))
     for keyword, value in records_of(unit, head):
         if keyword == b'GNU.sparse.name':
             fields.append((keyword, name))
@@ -172,9 +172,7 @@ def renamed(
     )
 
 
-def _renamed_gnu(
-    header: bytes, kind: bytes, name: bytes, linkname: bytes, dumpdir: bytes | None
-) -> bytes:
+def _renamed_gnu(header: bytes, kind: bytes, name: bytes, linkname: bytes) -> bytes:
     parts = []
     blank = header[:345] + bytes(BLOCK - 345)
     for letter, text in ((b'L', name), (b'K', linkname)):
@@ -184,11 +182,8 @@ def _renamed_gnu(
             parts.append(_padded(text + b'\0'))
     if kind not in DIRECTORIES:
         parts.append(rewritten(header, _short(name), kind, None, _short(linkname)))
-    elif dumpdir is None:
-        parts.append(rewritten(header, _short(name), b'5', 0, b''))
     else:
-        parts.append(rewritten(header, _short(name), b'D', len(dumpdir), b''))
-        parts.append(_padded(dumpdir))
+        parts.append(rewritten(header, _short(name), b'5', 0, b''))
     return b''.join(parts)
 
 
@@ -210,7 +205,9 @@ def _record(keyword: bytes, value: bytes) -> bytes:
 
 
 def records_of(unit: Unit, head: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The records of the pax header before a member, if any."""
+    """The records of the pax header before a member, if any; without its dumpdir."""
     if unit.header and head[257:265] == POSIX:
         size = read_number(head[124:136]) or 0
-        yield from records(head[BLOCK : BLOCK + size])
+        for keyword, start, end in records(head, BLOCK, BLOCK + size):
+            if keyword != b'GNU.dumpdir':
+                yield keyword, head[start:end]

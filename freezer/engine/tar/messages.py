@@ -24,8 +24,6 @@ class Severity(enum.Enum):
     HARMLESS = 'harmless'
     #: a file is missing or was changing; the rest of the archive is good
     WARNING = 'warning'
-    #: one name of a file with several is in the archive, and others are not
-    MISSING_LINKS = 'missing links'
     #: the archive cannot be trusted
     FATAL = 'fatal'
 
@@ -58,7 +56,6 @@ _WARNING = re.compile(
     r'|Cannot [a-z_]+: .*'
     r')\Z'
 )
-_MISSING_LINKS = re.compile(r"tar: Missing links to '(.*)'\.\Z")
 _WRITE = re.compile(r': Cannot (write|close|seek|truncate): ')
 _ESCAPE = re.compile(r'\\([0-7]{3}|.)', re.DOTALL)
 _CONTROL = {'n': '\n', 't': '\t', 'r': '\r', 'a': '\a', 'b': '\b', 'f': '\f', 'v': '\v'}
@@ -103,8 +100,6 @@ def parse(line: str, root: str) -> Message:
 
     :param root: the name tar was given: if it cannot open that, nothing is archived
     """
-    if links := _MISSING_LINKS.match(line):
-        return Message(Severity.MISSING_LINKS, line, unescape(links[1]))
     if _HARMLESS.match(line):
         return Message(Severity.HARMLESS, line)
     warning = _WARNING.match(line)

@@ -1,11 +1,12 @@
-"""Extracts a part of a chain: filters its archives before tar reads them.
+"""Extracts a part of a chain, or all of it into a target that is not empty: filters its
+archives before tar reads them.
 
 The archives are read from the newest to the oldest. A member is passed on once, if it
 is chosen and exists in the final state, under its final name
 (:mod:`freezer.engine.tar.state`): so tar has nothing to delete, to rename or to replace
-that an earlier level left. tar removes files that a chosen directory has in the target
-and did not have in the backup; the lists of other directories are removed from their
-members.
+that an earlier level left. Directories are passed on without their lists, so tar
+removes nothing either: what a plan lists is removed here
+(:mod:`freezer.engine.tar.plan`).
 
 Directories are written again, in a separate archive at the end, for their times and
 permissions, together with missing parents of what is chosen. They cannot be at the end
@@ -21,13 +22,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from freezer.engine.engine import LevelArchive
+from freezer.engine.engine import LevelArchive, TargetPlan
 from freezer.engine.tar.extract import ArchiveExtractor
 from freezer.engine.tar.headers import (
     BLOCK,
@@ -38,9 +38,10 @@ from freezer.engine.tar.headers import (
 )
 from freezer.engine.tar.members import Members, renamed
 from freezer.engine.tar.patterns import Patterns
-from freezer.engine.tar.state import Found, State, contents
+from freezer.engine.tar.state import Found, State
 from freezer.engine.tar.units import Unit
 from freezer.exceptions import EngineError, RestoreError
+from freezer.utils import tree
 from freezer.utils.blocks import Block
 
 Path = tuple[bytes, ...]
@@ -57,16 +58,25 @@ class _Link(NamedTuple):
     head: bytes
 
 
+class _There(NamedTuple):
+    """Something in the target.
+
+    :ivar folder: descriptor of the directory it is in
+    """
+
+    folder: int
+    is_directory: bool
+
+
 class PartExtractor:
     """Extracts what the patterns choose of one chain."""
 
     def __init__(
-        self,
-        archives: ArchiveExtractor,
-        patterns: Patterns,
+        self, archives: ArchiveExtractor, patterns: Patterns, plan: TargetPlan
     ) -> None:
         self._archives = archives
-        self._target = os.fsencode(archives.target)
+        self._plan = plan
+        self._is_removed = not plan.removed and not plan.replaced
         self._target_directories = archives.directories
         self._state = State(patterns)
         self._patterns = patterns
@@ -83,16 +93,47 @@ class PartExtractor:
         limited: Callable[[Iterable[Block]], Iterator[Block]],
     ) -> None:
         """See :meth:`freezer.engine.engine.FileEngine.extract_part`."""
-        for level in levels:
-            with contextlib.closing(level.data()) as blocks:
-                self._extract(limited(self._filter(blocks)))
-            if self._links:
+        with tree.Folders(self._archives.target) as self._folders:
+            for level in levels:
                 with contextlib.closing(level.data()) as blocks:
-                    self._extract(limited(self._linked(blocks)))
-            if not self._state.wanted:
-                break
+                    self._extract(limited(self._filter(self._remove_before(blocks))))
+                if self._links:
+                    with contextlib.closing(level.data()) as blocks:
+                        self._extract(limited(self._linked(blocks)))
+                if not self._state.wanted:
+                    break
         self._archives.extract(itertools.chain(self._directories.needed(), [_END]))
         self._state.finish()
+
+    def _remove_before(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The blocks; before the first, which shows that the backup can be read, the
+        paths of the plan are removed."""
+        for block in blocks:
+            if not self._is_removed:
+                self._is_removed = True
+                self._remove()
+            yield block
+
+    def _remove(self) -> None:
+        """:raises RestoreError: a path cannot be removed"""
+        for path in (*self._plan.removed, *self._plan.replaced):
+            names = path.split(b'/')
+            depths = range(len(names))
+            top = next((n for n in depths if self._is_chosen(tuple(names[:n]))), 0)
+            # Of users other than root, directories have to be made writable.
+            self._target_directories.make_ready(names[:top])
+            try:
+                parent = self._folders.open(names[:-1])
+                status = os.fstat(parent)
+                tree.remove(self._folders, names)
+                # It still is a directory that was made ready.
+                with contextlib.suppress(PermissionError):
+                    with tree.readable(self._folders.open(names[:-1])) as parent:
+                        os.utime(parent, ns=(status.st_atime_ns, status.st_mtime_ns))
+            except OSError as error:
+                raise RestoreError(
+                    f'{self._full(names)} could not be removed: {error.strerror}'
+                ) from error
 
     def _extract(self, archive: Iterable[Block]) -> None:
         with self._target_directories.for_archive():
@@ -125,10 +166,10 @@ class PartExtractor:
             if names is None:
                 continue
             first = _name(names[0].path)
-            yield renamed(unit, members.head, first, unit.linkname, None)
+            yield renamed(unit, members.head, first, unit.linkname)
             yield from members.data()
             for link in names[1:]:
-                yield renamed(link.unit, link.head, _name(link.path), first, None)
+                yield renamed(link.unit, link.head, _name(link.path), first)
         if links:
             lost = os.fsdecode(b'/'.join(next(iter(links))))
             raise EngineError(
@@ -143,7 +184,7 @@ class PartExtractor:
             yield from members.data()
             return
         found = self._state.admit(unit)
-        if found is None:
+        if found is None or self._is_untouched(found.path, unit):
             return
         if unit.kind in DIRECTORIES:
             yield from self._directory(unit, members.head, found)
@@ -156,26 +197,40 @@ class PartExtractor:
                 first = tuple(components(unit.linkname, 'its link name'))
                 self._links.setdefault(first, []).append(_Link(found.path, unit, head))
                 return
-            head = renamed(unit, head, _name(found.path), _name(linked), None)
+            head = renamed(unit, head, _name(found.path), _name(linked))
         elif found.path != tuple(components(unit.name, 'its name')):
-            head = renamed(unit, head, _name(found.path), unit.linkname, None)
+            head = renamed(unit, head, _name(found.path), unit.linkname)
         yield head
         yield from members.data()
 
+    def _is_untouched(self, path: Path, unit: Unit) -> bool:
+        """Whether this is a mount point, or below one, that is not to be changed."""
+        untouched = self._plan.untouched
+        if not untouched:
+            return False
+        depths = range(1, len(path) + 1)
+        mount = next((n for n in depths if b'/'.join(path[:n]) in untouched), 0)
+        if mount and (mount < len(path) or unit.kind not in DIRECTORIES):
+            # The plan follows the snapshot file, and the archive has more.
+            self._archives.warn(
+                f'{self._full(path)}: not restored: it is on a mounted file system'
+            )
+        return mount > 0
+
     def _directory(self, unit: Unit, head: bytes, found: Found) -> Iterator[bytes]:
-        if not found.path:
-            # The target itself, which is not chosen.
+        name = _name(found.path) + b'/' if found.path else b'./'
+        if found.path or found.chosen:
+            self._directories.add(found.path, renamed(unit, head, name, b''))
+        if not found.chosen:
             return
-        name = _name(found.path) + b'/'
-        self._directories.add(found.path, renamed(unit, head, name, b'', None))
-        if found.chosen:
+        self._directories.need(found.path)
+        if found.path:
             self._pass(found.path, directory=True)
-            if not self._is_chosen(found.path[:-1]):
-                self._tops.append(found.path)
-                self._target_directories.make_ready(found.path)
-            self._directories.need(found.path)
-            listed = None if unit.dumpdir is None else contents(unit.dumpdir)
-            yield renamed(unit, head, name, b'', listed)
+        if not found.path or not self._is_chosen(found.path[:-1]):
+            self._tops.append(found.path)
+            self._target_directories.make_ready(found.path)
+        if found.path:
+            yield renamed(unit, head, name, b'')
 
     def _pass(self, path: Path, directory: bool = False) -> None:
         """Before a member is passed on: clear its place, and note the parents that are
@@ -190,73 +245,56 @@ class PartExtractor:
                     self._directories.need(parent)
         if not self._is_chosen(path[:-1]):
             self._clear_place(path, directory)
-        elif not directory:
-            self._clear_directory(path)
 
     def _is_chosen(self, path: Path) -> bool:
         return self._patterns.chosen(self._patterns.at(path))
 
     def _clear_place(self, path: Path, directory: bool) -> None:
-        """Remove the file that a member replaces, as tar gets no list of the parent.
+        """Remove the file that a member replaces.
 
-        tar looks for files to delete in a directory before it creates it; and it does
-        not report when it cannot put a hard link in the place of a file.
+        tar does not report when it cannot put a hard link in the place of a file.
         """
-        with self._existing(path) as full:
-            exists = stat.S_ISDIR(os.lstat(full).st_mode)
-            if exists and not directory:
-                raise RestoreError(
-                    f'{os.fsdecode(full)} is a directory, but not in the backup: '
-                    f'remove it, or restore into another directory'
-                )
-            if not exists:
-                os.unlink(full)
-
-    def _clear_directory(self, path: Path) -> None:
-        """Remove a directory in the place of a file, below a chosen directory.
-
-        The newest list cannot always tell a file of an older archive from an excluded
-        directory, which tar keeps.
-        """
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        # Not a directory: tar replaces or refuses it by itself.
-        with self._existing(path) as full, contextlib.suppress(NotADirectoryError):
-            if not stat.S_ISDIR(os.lstat(full).st_mode):
-                return
-            # Opened component by component, so that no link is followed.
-            *parents, name = path
-            with contextlib.ExitStack() as opened:
-                folder = os.open(self._target, flags)
-                opened.callback(os.close, folder)
-                for parent in parents:
-                    folder = os.open(parent, flags | os.O_NOFOLLOW, dir_fd=folder)
-                    opened.callback(os.close, folder)
-                shutil.rmtree(name, dir_fd=folder)
+        there = self._look(path)
+        if there is None:
+            return
+        if not there.is_directory:
+            with self._errors(path):
+                os.unlink(path[-1], dir_fd=there.folder)
+        elif not directory:
+            raise RestoreError(
+                f'{self._full(path)} is a directory, but not in the backup: remove it, '
+                f'or restore into another directory'
+            )
 
     def _is_absent(self, path: Path) -> bool:
-        exists = False
-        with self._existing(path) as full:
-            exists = bool(status := os.lstat(full))
-            if not stat.S_ISDIR(status.st_mode):
-                raise RestoreError(
-                    f'{os.fsdecode(full)} is not a directory, but paths below it are '
-                    f'to be restored: remove it, or restore into another directory'
-                )
-        return not exists
+        there = self._look(path)
+        if there is not None and not there.is_directory:
+            raise RestoreError(
+                f'{self._full(path)} is not a directory, but paths below it are to be '
+                f'restored: remove it, or restore into another directory'
+            )
+        return there is None
+
+    def _look(self, path: Path) -> _There | None:
+        """What the target has at a path; None if there is nothing.
+
+        :raises RestoreError: that cannot be found out
+        """
+        with self._errors(path), contextlib.suppress(*tree.GONE):
+            folder = self._folders.open(path[:-1])
+            status = os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+            return _There(folder, stat.S_ISDIR(status.st_mode))
+        return None
 
     @contextlib.contextmanager
-    def _existing(self, path: Path) -> Iterator[bytes]:
-        """A block about a path in the target; left without an error if it is missing.
-
-        :raises RestoreError: the block failed
-        """
-        full = b'/'.join((self._target, *path))
+    def _errors(self, path: Path) -> Iterator[None]:
         try:
-            yield full
-        except FileNotFoundError:
-            return
+            yield
         except OSError as error:
-            raise RestoreError(f'{os.fsdecode(full)}: {error.strerror}') from error
+            raise RestoreError(f'{self._full(path)}: {error.strerror}') from error
+
+    def _full(self, path: Sequence[bytes]) -> str:
+        return os.path.join(self._archives.target, os.fsdecode(b'/'.join(path)))
 
 
 class _Directories:

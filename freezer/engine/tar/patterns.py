@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import itertools
 import os
 import re
 import stat
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from freezer.exceptions import ConfigError
+from freezer.utils import tree
 
 _ANY_DEPTH: Final = '**'
 
@@ -64,6 +66,34 @@ class Patterns:
         """The numbers of the patterns that choose it."""
         return (at[0] for at in place if at[0] >= 0 and self._ended(at))
 
+    def last(self, place: Place) -> list[tuple[int, re.Pattern[str]]]:
+        """The patterns that choose an entry of a directory if it matches: their numbers
+        and last components."""
+        found = []
+        for number, component in place:
+            if not self._ended((number, component)):
+                part = self._parts[number][component]
+                if part is not None and component + 1 == len(self._parts[number]):
+                    found.append((number, part))
+        return found
+
+    def roots(self) -> list[bytes]:
+        """The paths that everything they can match is at or below; empty for the whole
+        backup. None is below another."""
+        found: list[bytes] = []
+        for pattern in self.texts:
+            parts = [part for part in pattern.split('/') if part not in ('', '.')]
+            plain = list(itertools.takewhile(_is_plain, parts))
+            if not plain:
+                return []
+            found.append(os.fsencode('/'.join(plain)))
+        found.sort()
+        return [
+            path
+            for path in dict.fromkeys(found)
+            if not any(path.startswith(other + b'/') for other in found)
+        ]
+
     def _ended(self, at: tuple[int, int]) -> bool:
         number, component = at
         return number < 0 or component == len(self._parts[number])
@@ -95,6 +125,10 @@ class Patterns:
         return frozenset(at for at in place if at[0] not in ended or self._ended(at))
 
 
+def _is_plain(part: str) -> bool:
+    return not set(part) & set('*?[')
+
+
 def _parts(pattern: str) -> list[re.Pattern[str] | None]:
     """The components; None for any number of them."""
     parts = [part for part in pattern.split('/') if part not in ('', '.')]
@@ -120,30 +154,26 @@ def _parts(pattern: str) -> list[re.Pattern[str] | None]:
     return compiled
 
 
-def walk(
-    root: str, patterns: Patterns | None = None
-) -> Iterator[tuple[bytes, os.stat_result]]:
+def walk(root: str) -> Iterator[tuple[bytes, os.stat_result]]:
     """Every path below a directory, and its status.
 
     Stays on its file system and follows no link. Files that vanish meanwhile are
     skipped, and directories that cannot be read.
-
-    :param patterns: directories in which they choose nothing are skipped
     """
-    patterns = patterns or Patterns([])
-    folders = [(b'', patterns.top)]
-    device = os.stat(root).st_dev
-    while folders:
-        below, place = folders.pop()
-        try:
-            entries = list(os.scandir(os.path.join(os.fsencode(root), below)))
-        except (FileNotFoundError, PermissionError):
-            continue
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):
-                status = entry.stat(follow_symlinks=False)
-                path = os.path.join(below, entry.name)
-                yield path, status
-                inside = patterns.below(place, entry.name)
-                if stat.S_ISDIR(status.st_mode) and status.st_dev == device and inside:
-                    folders.append((path, inside))
+    with tree.Folders(root) as folders:
+        device = os.fstat(folders.fd).st_dev
+        skipped = (*tree.GONE, PermissionError)
+        for directory in tree.walk(folders, None, skipped):
+            prefix = [directory.path] if directory.names else []
+            try:
+                with tree.entries(directory.fd) as entries:
+                    found = list(entries)
+                    for name, entry in found:
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            yield b'/'.join([*prefix, name]), status
+                            same = status.st_dev == device
+                            if stat.S_ISDIR(status.st_mode) and same:
+                                directory.enter(name, None)
+            except skipped:
+                continue

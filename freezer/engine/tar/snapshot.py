@@ -1,4 +1,4 @@
-"""Reads GNU tar's snapshot file (``--listed-incremental``) and corrects it for reuse.
+"""Reads GNU tar's snapshot file (``--listed-incremental``), and writes it for tar.
 
 Format 2: a line ``GNU tar-<version>-2``, then fields that each end with NUL: seconds
 and nanoseconds of the dump, then per directory: NFS flag, mtime seconds and
@@ -6,12 +6,10 @@ nanoseconds, device, inode, name, and its entries, each a letter and a name (Y: 
 N: not changed, D: a directory), until an empty one; then an empty field.
 https://www.gnu.org/software/tar/manual/html_node/Snapshot-Files.html
 
-If the next level used the file unchanged, it would lose data, seen with tar 1.34:
+An increment on a level with an index does not read that level's file. Levels of Freezer
+19, and of earlier versions of this agent, have no index, and their file is corrected
+before it is used. Used as it is, it would lose data, seen with tar 1.34:
 
-* tar takes a directory with a known inode number for a renamed one. After swaps, moves
-  below a renamed parent, or a number that was used again, the increment lacks files, or
-  cannot be extracted. With device 0 in every record tar detects no renames; a directory
-  that was moved is stored again.
 * The kernel's clock for time stamps is coarse: a file made just after the dump began
   may carry a time before it, and is never stored. So the dump's time is set back.
 * The source may be a snapshot that is older than the archive: what changed in between
@@ -19,19 +17,21 @@ If the next level used the file unchanged, it would lose data, seen with tar 1.3
 * A file that could not be read counts as stored. It is removed from the record, so it
   is new at the next level.
 * An excluded file counts as not changed, whether it was ever stored or not. It gets a
-  letter of its own, and is removed from the record before tar reads it.
+  letter of its own, and counts as new.
 * A single file has no record, so another file that is older would count as not changed.
   The path is stored as the record of a directory that tar never looks for.
 """
 
 import dataclasses
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from freezer.exceptions import EngineError
 
 # A tick is 10 ms at most; two seconds also cover file systems that keep whole seconds.
 MARGIN_NANOSECONDS = 2 * 10**9
+#: epoch seconds after any time of a file: then the names alone decide
+FUTURE = 1 << 62
 _DIRECTORY_FIELDS = 6
 #: the subject of the snapshot file of a directory
 TREE = b'.'
@@ -47,6 +47,10 @@ class DirectoryRecord:
     head: list[bytes]
     name: bytes
     entries: list[bytes]
+
+    def dump(self) -> bytes:
+        """The record as it is in the file."""
+        return b'\0'.join([*self.head, self.name, *self.entries, b'', b'', b''])
 
     @property
     def path(self) -> bytes:
@@ -69,12 +73,8 @@ class Snapshot:
 
     def dump(self) -> bytes:
         fields = [b'%d' % self.seconds, b'%d' % self.nanoseconds]
-        for directory in self.directories:
-            fields += directory.head
-            fields.append(directory.name)
-            fields += directory.entries
-            fields += [b'', b'']
-        return self.version + b'\n' + b'\0'.join(fields) + b'\0'
+        head = self.version + b'\n' + b''.join(field + b'\0' for field in fields)
+        return head + b''.join(directory.dump() for directory in self.directories)
 
     @property
     def subject(self) -> bytes | None:
@@ -94,19 +94,12 @@ class Snapshot:
         if subject != TREE:
             self.directories.append(DirectoryRecord([b'0'] * 5, subject, []))
 
-    def note_excluded(
-        self, stored: Container[bytes], is_younger: Callable[[bytes], bool]
-    ) -> None:
-        """Mark excluded files, which tar records as not changed.
-
-        :param stored: the paths in the level below
-        :param is_younger: whether a path has changed since
-        """
+    def note_excluded(self, is_excluded: Callable[[bytes], bool]) -> None:
+        """Mark excluded files, which tar records as not changed, stored or not."""
         for directory in self.directories:
             prefix = directory.prefix
             for number, entry in enumerate(directory.entries):
-                path = prefix + entry[1:]
-                if entry[:1] == _UNCHANGED and (path not in stored or is_younger(path)):
+                if entry[:1] == _UNCHANGED and is_excluded(prefix + entry[1:]):
                     directory.entries[number] = _EXCLUDED + entry[1:]
 
     def for_next_level(self, level: int) -> None:
@@ -119,7 +112,6 @@ class Snapshot:
         time = self.seconds * 10**9 + self.nanoseconds - MARGIN_NANOSECONDS
         self.seconds, self.nanoseconds = divmod(time, 10**9)
         for directory in self.directories:
-            directory.head[3] = b'0'
             directory.entries = [e for e in directory.entries if e[:1] not in excluded]
 
     def forget(self, paths: Iterable[bytes]) -> None:
@@ -142,20 +134,13 @@ class Snapshot:
 
     def paths(self) -> set[bytes]:
         """Every path below the archived directory, without ``./``; not itself."""
+        if self.subject != TREE:
+            return set()
         found = {each.path for each in self.directories if each.path}
-        return found | self._entries(b'') if self.subject == TREE else set()
-
-    def left_out(self) -> set[bytes]:
-        """At level 0: the excluded paths, as in :meth:`paths`."""
-        return self._entries(_UNCHANGED) if self.subject == TREE else set()
-
-    def _entries(self, letter: bytes) -> set[bytes]:
-        """The paths of the entries with this letter; of all, if it is empty."""
-        return {
+        return found | {
             directory.prefix + entry[1:]
             for directory in self.directories
             for entry in directory.entries
-            if entry.startswith(letter)
         }
 
 

@@ -23,12 +23,15 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from freezer.engine.engine import no_match
-from freezer.engine.tar.headers import RefusedError, components, shown, split
+from freezer.engine.tar.headers import RefusedError, components, shown
 from freezer.engine.tar.patterns import NOWHERE, Patterns, Place
 from freezer.engine.tar.units import Unit
 
 _FILE: Final = -1
 """Wanted: anything but a directory."""
+_RENAMES: Final = frozenset({b'R', b'T', b'X'})
+"""Letters of the entries of a list that are not names in the directory."""
+
 _EITHER: Final = -2
 """Wanted: a file, or a directory with its contents."""
 
@@ -140,17 +143,14 @@ class State:
 
     def _admit_directory(self, path: list[bytes], unit: Unit) -> Found | None:
         directory = self._find(path)
-        entries: list[bytes] = []
         if unit.dumpdir is not None:
-            for entry in split(unit.dumpdir, b'\0'):
-                if entry[:1] in {b'R', b'T', b'X'}:
+            for entry in unit.dumpdir.entries():
+                if entry[:1] in _RENAMES:
                     self._note_rename(entry)
-                elif entry:
-                    entries.append(entry)
         if directory is None or directory.path is None:
             return None
         if unit.dumpdir is not None:
-            self._list(directory, entries)
+            self._list(directory, unit.dumpdir.entries())
         if directory.given:
             return None
         directory.given = True
@@ -164,6 +164,8 @@ class State:
         kids: dict[bytes, _Wanted | int] = {}
         for entry in entries:
             code, name = entry[:1], entry[1:]
+            if code in _RENAMES:
+                continue
             kid = directory.kids.get(name)
             if kid is None:
                 if directory.whole:
@@ -274,12 +276,3 @@ def _steps(name: bytes) -> list[bytes]:
     if not path:
         raise RefusedError(f'its dumpdir renames {shown(name)}')
     return path
-
-
-def contents(dumpdir: bytes) -> bytes:
-    """The list without renames, so that tar deletes files that are not listed."""
-    parts = []
-    for entry in split(dumpdir, b'\0'):
-        if entry[:1] in {b'Y', b'N', b'D'}:
-            parts.append(entry)
-    return b''.join(part + b'\0' for part in parts) + b'\0'

@@ -2,27 +2,33 @@
 
 import logging
 import os
-from collections.abc import Callable, Container, Generator, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from freezer.engine.engine import (
     Archiving,
-    Entry,
+    Base,
+    Chosen,
     Extractor,
     FileEngine,
     LevelArchive,
+    LevelState,
     Source,
+    TargetPlan,
     Warnings,
 )
+from freezer.engine.index.file import IndexFile, Part
+from freezer.engine.index.record import REBUILT, Entry
 from freezer.engine.settings import EngineSettings
-from freezer.engine.tar import create, listing, process, snapshot
+from freezer.engine.tar import choose, contents, create, listing, process, snapshot
 from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
 from freezer.engine.tar.options import OPTIONS
 from freezer.engine.tar.part import PartExtractor
-from freezer.engine.tar.patterns import Patterns, walk
+from freezer.engine.tar.patterns import Patterns
+from freezer.engine.tar.plan import Planner
+from freezer.engine.tar.reader import TarReader
 from freezer.engine.tar.source import PathSource, path_source, source_at
 from freezer.exceptions import ConfigError, EngineError, RestoreError
-from freezer.utils import checksum
+from freezer.utils import checksum, machine
 from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
@@ -38,28 +44,30 @@ class TarEngine(FileEngine):
         process.find_tar()
         self._options = OPTIONS.defaults() | {**settings.options}
         self._patterns = Patterns(settings.include)
-        self._follows_links = self._options['dereference_symlink'] in ('soft', 'all')
+        self._follows_links = create.follows_links(self._options)
 
     def source(self, path: str | None) -> PathSource:
         return source_at(path, follows_links=self._follows_links)
 
     def archive(self, archiving: Archiving) -> Generator[Block, None, None]:
         source = path_source(archiving.source)
-        writer = create.ArchiveWriter(archiving, source, self._options, self._progress)
+        writer = create.ArchiveWriter(archiving, source, self.settings)
         return writer.blocks()
 
-    def base_problem(self, state: Path, source: Source, now: int) -> str | None:
+    def base_problem(self, base: Base, source: Source, now: int) -> str | None:
+        if base.indexes:
+            return _index_problem(base.indexes, path_source(source), now)
         try:
-            base = snapshot.load(state.read_bytes())
+            known = snapshot.load(base.state.read_bytes())
         except EngineError as error:
             return str(error)
-        if base.seconds > now:
+        if known.seconds > now:
             return (
-                f'the previous level was made {base.seconds - now} s in the future: '
-                f'this clock is wrong or was wrong then, and tar compares times'
+                f'the previous level was made {known.seconds - now} s in the future: '
+                f'this clock is wrong or was wrong then, and that level has no index'
             )
-        if base.subject != create.subject(path_source(source)):
-            return 'increments of a single file need the same path each time'
+        if known.subject != create.subject(path_source(source)):
+            return _OTHER_FILE
         return None
 
     def checksum(self, source: Source) -> str:
@@ -87,7 +95,8 @@ class TarEngine(FileEngine):
         if present and not overwrite:
             raise RestoreError(
                 f'restore-abs-path {target} is not empty: choose another, or give '
-                f'--overwrite, which also removes what the backup does not hold'
+                f'--overwrite, which also removes what the backup does not hold, or '
+                f'--keep-extra, which removes nothing'
             )
         return target
 
@@ -113,15 +122,37 @@ class TarEngine(FileEngine):
         levels: Iterable[LevelArchive],
         limited: Callable[[Iterable[Block]], Iterator[Block]],
         warnings: Warnings,
+        plan: TargetPlan | None = None,
     ) -> None:
+        plan = plan or TargetPlan()
         # Where it makes no directory ready, it removes a link in the way itself.
         archives = ArchiveExtractor(
-            target, self.settings.untrusted, warnings, self._progress, self._patterns
+            target,
+            self.settings.untrusted,
+            warnings,
+            self._progress,
+            self._patterns,
+            untouched=plan.untouched,
         )
-        PartExtractor(archives, self._patterns).extract(levels, limited)
+        PartExtractor(archives, self._patterns, plan).extract(levels, limited)
 
     def entries(self, levels: Iterable[LevelArchive]) -> Iterator[Entry]:
         return listing.entries(levels, self._patterns)
+
+    def contents(self, archive: Iterable[Block], path: bytes) -> Iterator[Block]:
+        return contents.of_member(archive, path)
+
+    def contents_of_chosen(self, levels: Iterable[LevelArchive]) -> Iterator[Block]:
+        return contents.of_chosen(levels, self._patterns)
+
+    def chooser(self) -> choose.Chooser:
+        return choose.Chooser(self._patterns)
+
+    def roots(self) -> Sequence[bytes]:
+        return self._patterns.roots()
+
+    def choose(self, parts: Iterable[tuple[int, Part]]) -> Iterator[Chosen]:
+        return choose.choose(self._patterns, parts)
 
     def unmatched_patterns(self, patterns: Iterable[str], state: bytes) -> set[str]:
         known = _load_or_warn(state)
@@ -136,62 +167,49 @@ class TarEngine(FileEngine):
                 break
         return {text for number, text in enumerate(texts) if number not in found}
 
-    def removals(
-        self, target: str, state: bytes | None, level: int, where: str
-    ) -> list[str]:
-        try:
-            if not os.listdir(target):
-                return []
-        except FileNotFoundError:
-            return []
-        try:
-            if state is None:
-                raise EngineError(f'{where} is missing')
-            known = snapshot.load(state)
-            kept = known.paths()
-            # Above level 0 an unchanged path may just be stored in an older level.
-            excluded = known.left_out() if level == 0 else set()
-        except EngineError as error:
-            raise RestoreError(
-                f'cannot determine what --overwrite would remove from {target} '
-                f'({error}): restore into an empty directory'
-            ) from error
-        if not kept:
-            return []
-        removed = (
-            path
-            for path, _ in walk(target, self._patterns)
-            if path not in kept and self._is_removed(path, kept, excluded)
-        )
-        # A directory that is removed as a whole is listed once.
-        whole: list[bytes] = []
-        for path in sorted(removed):
-            if not whole or not path.startswith(whole[-1] + b'/'):
-                whole.append(path)
-        return [os.fsdecode(path) for path in whole]
+    def plan(
+        self, target: str, states: Iterable[LevelState], keep_extra: bool
+    ) -> TargetPlan | None:
+        return Planner(target, states, self._patterns, keep_extra).plan()
 
-    def _is_removed(
-        self, path: bytes, kept: Container[bytes], excluded: Container[bytes]
-    ) -> bool:
-        """Whether a path not in the backup is in a directory restored as a whole."""
-        above = parent = path.rpartition(b'/')[0]
-        while above:
-            if above in excluded:
-                return False
-            above = above.rpartition(b'/')[0]
-        if not self.settings.include:
-            return True
-        while parent:
-            place = self._patterns.at(parent.split(b'/'))
-            if not self._patterns.chosen(place):
-                return False
-            if parent in kept:
-                return True
-            parent = parent.rpartition(b'/')[0]
-        return False
+    def archive_reader(self) -> TarReader:
+        return TarReader()
 
     def is_archive_start(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
+
+
+_OTHER_FILE = 'increments of a single file need the same path each time'
+
+
+def _index_problem(
+    indexes: Sequence[IndexFile], source: PathSource, now: int
+) -> str | None:
+    """Why an increment of a source cannot build on the level of the last index.
+
+    :param now: epoch seconds
+    """
+    index = indexes[-1]
+    if not all(type(each.properties.get('time_ns')) is int for each in indexes):
+        return 'the index of a previous level does not have its time'
+    ahead = index.properties['time_ns'] // 10**9 - now
+    if ahead > 0 and any(each.properties.get(REBUILT) for each in indexes):
+        # Without identities, times decide.
+        return (
+            f'the previous level was made {ahead} s in the future: this clock is wrong '
+            f'or was wrong then, and an index of its chain was made later'
+        )
+    here = machine.identity()
+    there = index.properties.get('machine')
+    if here and there and here != there:
+        return (
+            'the previous level was made on another machine of this name (its '
+            '/etc/machine-id differs): give each machine its own --hostname or '
+            '--backup-name'
+        )
+    if index.properties.get('subject') != os.fsdecode(create.subject(source)):
+        return _OTHER_FILE
+    return None
 
 
 def _load_or_warn(state: bytes) -> snapshot.Snapshot:

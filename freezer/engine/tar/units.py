@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from freezer.engine.tar.headers import (
     MAX_RECORDS,
     POSIX,
     BrokenError,
+    Dumpdir,
     MoreError,
     PaxHeader,
     RefusedError,
@@ -48,11 +50,12 @@ class Unit:
     """Bytes, with headers, data and padding. The data may not be in the buffer yet."""
     name: bytes = b''
     linkname: bytes = b''
-    dumpdir: bytes | None = None
+    dumpdir: Dumpdir | None = None
     locked: bool = False
     """A directory that its owner may be unable to write into."""
     header: int = 0
     """Of a member: bytes of the extension headers before its own."""
+    pax: PaxHeader | None = None
 
 
 def read_unit(buffer: bytes, start: int) -> Unit:
@@ -91,7 +94,8 @@ def _read_unit(buffer: bytes, start: int) -> Unit:
                 raise RefusedError(f'a long name ({shown(kind)}) out of place')
             if size > MAX_NAME:
                 raise RefusedError('its name is too long')
-            data = _data(buffer, start, pos, size)
+            _need(buffer, start, pos, size)
+            data = buffer[pos : pos + size]
             # Tar would stop at the first NUL.
             if data.find(b'\0') != size - 1 or not size:
                 raise RefusedError('a long name without a NUL at its end')
@@ -102,21 +106,21 @@ def _read_unit(buffer: bytes, start: int) -> Unit:
             limit = MAX_LIST if kind == b'x' else MAX_RECORDS
             if size > limit:
                 raise RefusedError(f'a pax header of {size} bytes is too long')
-            data = _data(buffer, start, pos, size)
+            _need(buffer, start, pos, size)
             if kind == b'g':
-                check_global_pax(data)
+                check_global_pax(buffer, pos, pos + size)
                 return Unit(kind, pos - start + block_count(size) * BLOCK)
-            pax = parse_pax(data)
+            pax = parse_pax(buffer, pos, pos + size)
         else:
             return _member(buffer, start, pos, header, magic, size, pax, long)
         pos += block_count(size) * BLOCK
 
 
-def _data(buffer: bytes, start: int, pos: int, size: int) -> bytes:
+def _need(buffer: bytes, start: int, pos: int, size: int) -> None:
+    """Raise :class:`MoreError` if data are not in the buffer, with their padding."""
     end = pos + block_count(size) * BLOCK
     if len(buffer) < end:
         raise MoreError(end - start)
-    return buffer[pos : pos + size]
 
 
 def _member(
@@ -171,7 +175,8 @@ def _member(
         elif kind == b'D' and magic == GNU:
             if size > MAX_LIST:
                 raise RefusedError(f'a dumpdir of {size} bytes is too long')
-            unit.dumpdir = _data(buffer, start, pos, size)
+            _need(buffer, start, pos, size)
+            unit.dumpdir = Dumpdir(buffer, pos, pos + size)
         elif kind in {b'1', b'2', b'3', b'4', b'5', b'6'} or (
             kind == b'V' and magic == GNU
         ):
@@ -186,6 +191,7 @@ def _member(
     mode = read_number(header[100:108])
     unit.locked = pax.acl or mode is None or not writable(mode)
     unit.length = pos - start + block_count(size) * BLOCK
+    unit.pax = pax
     return unit
 
 
@@ -205,7 +211,7 @@ def _check_pax(buffer: bytes, start: int, pos: int, size: int, pax: PaxHeader) -
         if (pax.sparse[b'major'], pax.sparse[b'minor']) != (b'1', b'0'):
             raise RefusedError('an unknown sparse format')
         real = read_length(pax.sparse[b'realsize'], 'real size')
-        numbers, length = _map_in_data(buffer, start, pos, size)
+        numbers, length = map_in_data(buffer, start, pos, size)
         _check_map(numbers, real, size - length)
         return
     # Without a map tar would use the real size as the length of the data.
@@ -232,7 +238,20 @@ def _check_gnu(buffer: bytes, start: int, pos: int, size: int, header: bytes) ->
     real = read_number(header[483:495])
     if real is None:
         raise RefusedError('an impossible real size')
-    pairs: list[int] = []
+    pairs, pos = gnu_map(buffer, start, pos, header)
+    _check_map(pairs, real, size)
+    return pos
+
+
+def gnu_map(
+    buffer: bytes, start: int, pos: int, header: bytes
+) -> tuple[array[int], int]:
+    """The map of an old GNU ``S`` member (offset, length, offset, length ...), and
+    where its data begins.
+
+    Raises and parameters as :func:`_check_pax`.
+    """
+    pairs = array('q')
     fields, extended = header[386:482], header[482]
     ended = False
     while True:
@@ -245,7 +264,7 @@ def _check_gnu(buffer: bytes, start: int, pos: int, size: int, header: bytes) ->
             length = read_number(fields[at + 12 : at + 24])
             if ended or offset is None or length is None:
                 raise RefusedError('a malformed sparse map')
-            pairs += offset, length
+            pairs.extend((offset, length))
         if not extended:
             break
         if ended or len(pairs) * 8 > MAX_LIST:
@@ -253,16 +272,16 @@ def _check_gnu(buffer: bytes, start: int, pos: int, size: int, header: bytes) ->
         more = block_at(buffer, start, pos)
         pos += BLOCK
         fields, extended = more[:504], more[504]
-    _check_map(pairs, real, size)
-    return pos
+    return pairs, pos
 
 
-def _map_in_data(
+def map_in_data(
     buffer: bytes, start: int, pos: int, size: int
 ) -> tuple[Iterator[int], int]:
     """The map of sparse format 1.0, from the beginning of the data.
 
-    Returns the map and its bytes in the archive, padding included.
+    Returns the map (offset, length, offset, length ...) and its bytes in the archive,
+    padding included. Raises and parameters as :func:`_check_pax`.
     """
     have = buffer[pos : pos + min(size, MAX_LIST)]
     first, newline, _ = have[:BLOCK].partition(b'\n')

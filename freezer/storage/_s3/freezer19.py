@@ -17,8 +17,8 @@ from freezer.storage import layout
 from freezer.storage._s3 import keys
 from freezer.storage._s3.download import as_file, read_object
 from freezer.storage._s3.options import S3Options
-from freezer.storage._s3.threads import threads
 from freezer.storage._s3.transport.bucket import Bucket
+from freezer.storage._s3.upload import store_object
 from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
 from freezer.storage.exceptions import StorageException
@@ -188,19 +188,8 @@ class Freezer19Calls(PhysicalStorage):
         marker = layout.join(folder, layout.METADATA)
         entry = self._journal.begin(Place(bucket.endpoint, bucket.name, folder, marker))
         writer = VolumeWriter(bucket, plan, secrets.token_hex(16), entry.add)
-        blocks = writer.blocks(stream)
         try:
-            with threads(plan.concurrency, 's3-upload') as pool:
-                with writer.volume(key, blocks, pool, may_be_empty=True) as volume:
-                    assert volume is not None
-                    volume.store()
-            if not volume.is_last and blocks.take() is not None:
-                bucket.delete([key])
-                raise StorageException(
-                    f'{bucket.url(key)}: is longer than {plan.parts_per_volume} parts '
-                    f'of {plan.part_size} bytes, and has to be one object: raise '
-                    f'--max-segment-size'
-                )
+            store_object(writer, key, stream)
             bucket.put(marker, json.dumps(headers).encode(), ObjectKind.RECORD)
         except BaseException:
             entry.keep()

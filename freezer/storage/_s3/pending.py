@@ -1,10 +1,10 @@
 """Writes one level to a bucket: claim, upload, verification, commit."""
 
-import json
+import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ from freezer.storage._s3 import keys
 from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import in_background
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.upload import StreamUpload, confirm
+from freezer.storage._s3.upload import (
+    StreamUpload,
+    confirm,
+    confirm_object,
+    store_object,
+)
 from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.backup import (
     Backup,
@@ -25,6 +30,7 @@ from freezer.storage.backup import (
     read_manifest,
 )
 from freezer.storage.exceptions import Conflict, IntegrityError, StorageException
+from freezer.storage.index_file import OutgoingIndex
 from freezer.storage.journal import Journal, Place
 from freezer.storage.objects import ObjectKind
 from freezer.utils.blocks import Block
@@ -73,15 +79,8 @@ class S3PendingBackup(PendingBackup):
         self.put(self.paths.identity, identity)
 
     def write(self, blocks: Iterable[Block | str]) -> WrittenBackup:
-        token = secrets.token_hex(16)
-        writer = VolumeWriter(
-            self.bucket, self._plan, token, self.entry.add, self._cancelled
-        )
-        try:
+        with self.writer(secrets.token_hex(16), ObjectKind.VOLUME) as writer:
             written = StreamUpload(writer, self.folder).write(blocks)
-        finally:
-            if writer.left_behind:
-                self.entry.keep()
         LOG.info(
             'stored %s: %d bytes in %d volumes',
             self.bucket.url(self.folder),
@@ -89,6 +88,18 @@ class S3PendingBackup(PendingBackup):
             len(written.volumes),
         )
         return _S3WrittenBackup(self, written)
+
+    @contextlib.contextmanager
+    def writer(self, token: str, kind: ObjectKind) -> Iterator[VolumeWriter]:
+        """A writer of objects; what it may leave behind is in the journal."""
+        writer = VolumeWriter(
+            self.bucket, self._plan, token, self.entry.add, self._cancelled, kind
+        )
+        try:
+            yield writer
+        finally:
+            if writer.left_behind:
+                self.entry.keep()
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -108,18 +119,25 @@ class _S3WrittenBackup(WrittenBackup):
         self._pending = pending
         self._written = written
 
-    def commit(self, engine_metadata: Path, marker: Mapping[str, Any]) -> None:
+    def commit(
+        self,
+        engine_metadata: Path,
+        marker: Mapping[str, Any],
+        index: Path | None = None,
+    ) -> None:
         pending, bucket = self._pending, self._pending.bucket
         claim = pending.claim
         state = engine_metadata.read_bytes()
+        probe = ReadProbe()
         # Before the marker, which write-only keys could not delete again.
-        with in_background(self._verify_stored_objects) as verified:
-            pending.put(pending.paths.engine_metadata, state)
-        read_denied = verified.result()
+        with in_background(lambda: self._verify_stored_objects(probe)) as verified:
+            record = self._store_files(state, index, probe)
+        verified.result()
+        read_denied = probe.read_denied
         if read_denied and not claim.is_held_write_only(bucket):
             raise self._claim_lost_error()
-        marker = manifest.add_token(marker, self._written.token, state)
-        pending.put(pending.paths.marker, json.dumps(marker).encode())
+        document = manifest.commit_marker(marker, self._written.token, state, record)
+        pending.put(pending.paths.marker, document)
         if not read_denied:
             self._verify_commit()
         pending.entry.close()
@@ -133,14 +151,35 @@ class _S3WrittenBackup(WrittenBackup):
             # The backup is committed; a claim left behind does it no harm.
             LOG.warning('a claim remains: %s', error.message)
 
-    def _verify_stored_objects(self) -> bool:
-        """Check that the store has what it confirmed.
+    def _store_files(
+        self, state: bytes, index: Path | None, probe: ReadProbe
+    ) -> dict[str, Any] | None:
+        """Store the engine's file, and the index if there is one.
 
-        :returns: whether the keys may not read, so that nothing was checked
-        :raises IntegrityError: the store does not have it
+        :returns: what the marker records of the index
+        :raises IntegrityError: the store does not have the index
+        """
+        pending, paths = self._pending, self._pending.paths
+        if index is None:
+            pending.put(paths.engine_metadata, state)
+            return None
+        outgoing, token = OutgoingIndex(index), self._written.token
+        # Like the manifest, it must always be at hand.
+        with pending.writer(token, ObjectKind.RECORD) as writer:
+            stored = store_object(writer, keys.key_of(paths.index), outgoing.blocks())
+        with in_background(
+            lambda: confirm_object(pending.bucket, stored, token, probe)
+        ) as confirmed:
+            pending.put(paths.engine_metadata, state)
+        confirmed.result()
+        return outgoing.record.dump()
+
+    def _verify_stored_objects(self, probe: ReadProbe) -> None:
+        """Check that the store has the volumes and the manifest that it confirmed.
+
+        :raises IntegrityError: the store does not have one of them
         """
         pending, written = self._pending, self._written
-        probe = ReadProbe()
         with in_background(
             lambda: probe.attempt(
                 lambda: read_manifest(pending.storage, pending.paths, written.token)
@@ -153,7 +192,6 @@ class _S3WrittenBackup(WrittenBackup):
                 f'{pending.storage.location(pending.paths.manifest)} differs from what '
                 f'was written: run the backup again'
             )
-        return probe.read_denied
 
     def _verify_commit(self) -> None:
         """Check that the marker is stored, and that nobody removed the claim.

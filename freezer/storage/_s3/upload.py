@@ -1,17 +1,18 @@
-"""Stream -> volumes, their digests, and the manifest."""
+"""Stream -> volumes, their digests, and the manifest; or one object."""
 
 import functools
 import itertools
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from freezer.storage import layout, manifest
 from freezer.storage._s3.read_probe import ReadProbe
 from freezer.storage._s3.threads import threads
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.volumes import Blocks, VolumeWriter
-from freezer.storage.exceptions import IntegrityError, NotFound
+from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.storage.objects import ObjectKind
 from freezer.utils.blocks import Block
 
@@ -82,6 +83,42 @@ class StreamUpload:
         self._writer.bucket.put(key, content, ObjectKind.RECORD, None, cancelled)
 
 
+class Stored(NamedTuple):
+    """An object that the store has confirmed. Size in bytes.
+
+    :ivar etag: None if the store gave none
+    """
+
+    key: str
+    size: int
+    etag: str | None
+
+
+def store_object(
+    writer: VolumeWriter, key: str, chunks: Iterable[Block | str]
+) -> Stored:
+    """Store a stream as one object: with one put, or as a multipart upload.
+
+    Atomic, unless a signal interrupts it.
+
+    :raises UncertainComplete: the upload was left as it is
+    :raises StorageException: it is too long for one object
+    """
+    blocks, plan = writer.blocks(chunks), writer.plan
+    with threads(plan.concurrency, 's3-upload') as pool:
+        with writer.volume(key, blocks, pool, may_be_empty=True) as volume:
+            assert volume is not None
+            etag = volume.store()
+    if not volume.is_last and blocks.take() is not None:
+        writer.bucket.delete([key])
+        raise StorageException(
+            f'{writer.bucket.url(key)}: is longer than {plan.parts_per_volume} parts '
+            f'of {plan.part_size} bytes, and has to be one object: raise '
+            f'--max-segment-size'
+        )
+    return Stored(key, volume.size, etag)
+
+
 def confirm(
     bucket: Bucket, folder: str, written: manifest.Manifest, probe: ReadProbe
 ) -> None:
@@ -91,26 +128,33 @@ def confirm(
     :raises IntegrityError: names the volume that is not
     """
     for volume in written.volumes:
-        key = f'{folder}/{volume.name}'
-        where = bucket.where(key)
-        try:
-            head = probe.attempt(functools.partial(bucket.head, key))
-        except NotFound as error:
-            raise IntegrityError(
-                f'{where} is missing: the store confirmed it, and does not have it; '
-                f'run the backup again, and --action check'
-            ) from error
-        if head is None:
-            continue
-        # Some stores drop metadata of multipart uploads (GCS): compare the ETag then.
-        ours = (
-            head.token == written.token
-            if head.token is not None
-            else head.etag == volume.etag
+        stored = Stored(f'{folder}/{volume.name}', volume.size, volume.etag)
+        confirm_object(bucket, stored, written.token, probe)
+
+
+def confirm_object(
+    bucket: Bucket, stored: Stored, token: str, probe: ReadProbe
+) -> None:
+    """Check that an object exists and is the one that was written.
+
+    :param token: that it was written with
+    :raises IntegrityError: it is not
+    """
+    where = bucket.where(stored.key)
+    try:
+        head = probe.attempt(functools.partial(bucket.head, stored.key))
+    except NotFound as error:
+        raise IntegrityError(
+            f'{where} is missing: the store confirmed it, and does not have it; '
+            f'run the backup again, and --action check'
+        ) from error
+    if head is None:
+        return
+    # Some stores drop metadata of multipart uploads (GCS): compare the ETag then.
+    ours = head.token == token if head.token is not None else head.etag == stored.etag
+    if head.size != stored.size or not ours:
+        raise IntegrityError(
+            f'{where} differs from what was written: it has {head.size} bytes, '
+            f'and {stored.size} were confirmed; run the backup again, and '
+            f'--action check'
         )
-        if head.size != volume.size or not ours:
-            raise IntegrityError(
-                f'{where} differs from what was written: it has {head.size} bytes, '
-                f'and {volume.size} were confirmed; run the backup again, and '
-                f'--action check'
-            )

@@ -73,6 +73,7 @@ class VolumeWriter:
     :param token: random, marks the objects of this upload
     :param opened: called with every multipart upload before a part of it is sent
     :param cancelled: stops what is being sent; is also set if something fails
+    :param kind: of the objects
     :ivar left_behind: whether an upload may still be open, or become an object later
     """
 
@@ -81,6 +82,7 @@ class VolumeWriter:
     token: str
     opened: Callable[[Upload], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
+    kind: ObjectKind = ObjectKind.VOLUME
     left_behind: bool = field(default=False, init=False)
     _buffers: Buffers = field(default_factory=Buffers, init=False)
 
@@ -117,7 +119,7 @@ class VolumeWriter:
         # Handed over, so that nothing here keeps two parts in memory.
         blocks.put_back(first, second)
         del first, second
-        upload = self.bucket.create_upload(key, self.token)
+        upload = self.bucket.create_upload(key, self.token, self.kind)
         try:
             self.opened(upload)
             parts = self._send_parts(upload, blocks, pool)
@@ -137,9 +139,8 @@ class VolumeWriter:
         self.bucket.apply_lock_and_tags(key)
 
     def _put(self, key: str, body: Buffer) -> str:
-        kind, token = ObjectKind.VOLUME, self.token
         with self.bucket.progress.part():
-            return self.bucket.put(key, body, kind, token, self.cancelled)
+            return self.bucket.put(key, body, self.kind, self.token, self.cancelled)
 
     def _send_parts(
         self, upload: Upload, blocks: 'Blocks', pool: ThreadPoolExecutor

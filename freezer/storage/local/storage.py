@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from freezer.storage.backup import Stat
+from freezer.storage.backup import Stat, marker_replaced
 from freezer.storage.base import StorageSettings
 from freezer.storage.check import CheckReport
 from freezer.storage.exceptions import (
@@ -41,7 +41,7 @@ class LocalStorage(PathStorage):
                 f'{settings.section}: storage local needs container: the directory '
                 f'that holds the backups'
             )
-        path = os.path.abspath(os.path.expanduser(settings.container))
+        (path,) = cls.local_paths(settings)
         return cls(
             path,
             settings.max_segment_size,
@@ -49,6 +49,10 @@ class LocalStorage(PathStorage):
             sending=settings.sending,
             receiving=settings.receiving,
         )
+
+    @classmethod
+    def local_paths(cls, settings: StorageSettings) -> Sequence[str]:
+        return (os.path.abspath(os.path.expanduser(settings.container)),)
 
     def prepare(self) -> None:
         with _errors(self.storage_path):
@@ -78,6 +82,23 @@ class LocalStorage(PathStorage):
 
     def write_file(self, path: str, content: bytes) -> None:
         self.write_stream(path, [memoryview(content)])
+
+    def replace_file(self, path: str, old: bytes, content: bytes) -> None:
+        if self.read_file(path) != old:
+            raise marker_replaced(path)
+        folder = os.path.dirname(path)
+        # Outside of the folder, which an agent that deletes the file removes as well:
+        # then the new file has no place.
+        with _errors(path):
+            file = _WholeFile(path, folder + _PARTIAL)
+        try:
+            with _errors(path):
+                file.write(content)
+                file.finish()
+        except BaseException:
+            file.remove()
+            self._prune(os.path.dirname(folder))
+            raise
 
     @contextlib.contextmanager
     def open_range(self, path: str) -> Iterator[ReadRange]:
@@ -154,11 +175,14 @@ def _make_folder(path: str) -> None:
 
 
 class _WholeFile:
-    """A file that appears at its path when it is whole and on disk, or not at all."""
+    """A file that appears at its path when it is whole and on disk, or not at all.
 
-    def __init__(self, path: str) -> None:
+    :param partial: its name until then
+    """
+
+    def __init__(self, path: str, partial: str | None = None) -> None:
         self._path = path
-        self._partial = Path(path + _PARTIAL)
+        self._partial = Path(partial or path + _PARTIAL)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         descriptor = os.open(self._partial, flags, 0o600)
         self._stream: IO[bytes] = open(descriptor, 'wb')  # noqa: SIM115

@@ -201,6 +201,66 @@ def check_increments(agent: Agent, fixture: Path, directory: Path) -> None:
     assert lost_by_upstream(fixture / 'state1', theirs) == []
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_indexes_for_their_levels(
+    local: LocalStore, name: str, fixture: Path, tmp_path: Path
+) -> None:
+    check_indexes(agent_for(local, name, fixture), fixture, tmp_path)
+
+
+@pytest.mark.parametrize(
+    's3_server, name',
+    [('seaweedfs', 'tar-gzip'), ('ceph', 'tar-gzip-enc')],
+    indirect=['s3_server'],
+)
+def test_indexes_for_their_levels_on_s3(
+    on_s3: S3Store, name: str, fixture: Path, tmp_path: Path
+) -> None:
+    check_indexes(agent_for(on_s3, name, fixture), fixture, tmp_path)
+
+
+def check_indexes(agent: Agent, fixture: Path, directory: Path) -> None:
+    """They say what reading all says, and increments build on them."""
+    dated = [
+        agent.told('--restore-from-date', iso(date))
+        for date in dates(agent.store, agent.name)
+    ]
+    before = [listed(each) for each in dated]
+    told = agent.run('admin', '--rebuild-index').check().err
+    assert 'Made 3 indexes' in told
+    assert [listed(each) for each in dated] == before
+    assert agent.run('verify', '--verify-data').code == 0
+    check_every_level(agent, fixture, directory)
+    target = directory / 'part'
+    agent.restore(target, '--include', 'dir').check()
+    state = trees.describe(fixture / 'state2')
+    assert trees.describe(target).keys() == {
+        path for path in state if path in (b'.', b'dir') or path[:4] == b'dir/'
+    }
+    # What an increment archives is what is new.
+    source = directory / 'source'
+    agent.restore(source).check()
+    (source / 'new').write_text('new')
+    made = agent.increment(source).check().document
+    assert made['curr_backup_level'] == 3
+    indexes = [p for p in agent.store.files() if p.endswith('/index')]
+    assert len([p for p in indexes if f'_{agent.name}/' in p]) == 4
+    agent.restore(directory / 'on top').check()
+    assert missed(trees.describe(source), directory / 'on top') == []
+    assert agent.run('verify', '--verify-data').code == 0
+
+
+def listed(agent: Agent) -> list[dict[str, object]]:
+    """The state. A directory that did not change is in an older level for an index."""
+    records = []
+    for line in agent.run('list', '--json').check().out.splitlines():
+        record = json.loads(line)
+        if record['type'] == 'directory':
+            del record['level'], record['level_date']
+        records.append(record)
+    return records
+
+
 def upstream_restores(stream: bytes, target: Path, compression: str) -> None:
     """Extract one level as Freezer 19 does."""
     target.mkdir(exist_ok=True)
@@ -237,6 +297,8 @@ def comparable(tree: Mapping[bytes, trees.Entry]) -> dict[bytes, trees.Entry]:
 def test_upstream_restores_our_level_0(tmp_path: Path, compression: str) -> None:
     source = tmp_path / 'source'
     trees.make_tree(source, seed=21, files=60)
+    # More than one piece of any format.
+    (source / 'long').write_bytes(bytes(20 * 2**20))
     store = LocalStore(tmp_path / 'store')
     Agent(store).backup(source, '--compression', compression).check()
     (stream,) = streams(store)

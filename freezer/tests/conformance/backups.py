@@ -18,9 +18,10 @@ STATE = b'what the engine left\0\xff'
 RANDOM = random.Random(20)
 NOISE = RANDOM.randbytes(PARTS_PER_VOLUME * 2 * PART + PART + 1)
 
-# Makes a whole backup, of this content.
+# Makes a whole backup, of this content, and with this index if there is to be one.
 Store = Callable[..., PendingBackup]
-Commit = Callable[[WrittenBackup], None]
+# Commits, with this index.
+Commit = Callable[..., None]
 
 
 def backup(

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from freezer.engine.engine import Archiving, Engine, FileEngine, Warnings, require_files
+from freezer.engine.engine import (
+    Archiving,
+    Base,
+    Engine,
+    FileEngine,
+    TargetPlan,
+    Warnings,
+    require_files,
+)
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.storage import manifest
 from freezer.storage.exceptions import StorageException
@@ -39,7 +47,8 @@ def archiving(
 ) -> Archiving:
     source = place.engine().source(str(place.source))
     state = place.source.with_name(f'state {level}')
-    return Archiving(source, base, state, Warnings(), level, int(time.time()))
+    below = Base(base) if base else None
+    return Archiving(source, below, state, Warnings(), level, time.time_ns())
 
 
 def archive(place: EnginePlace, base: Path | None = None, level: int = 0) -> bytes:
@@ -132,7 +141,7 @@ def test_what_fits_makes_an_increment(place: EnginePlace) -> None:
     state.write_bytes(stored.engine_metadata())
     engine = place.engine()
     source = engine.source(str(place.source))
-    problem = engine.base_problem(state, source, first.timestamp + 60)
+    problem = engine.base_problem(Base(state), source, first.timestamp + 60)
     place.change()
     assert place.backup().level == (0 if problem else 1)
 
@@ -143,7 +152,7 @@ def test_a_damaged_base_makes_a_level_0(place: EnginePlace) -> None:
     source = engine.source(str(place.source))
     for noise in (b'', b'\0', NOISE[:5000]):
         state.write_bytes(noise)
-        assert engine.base_problem(state, source, int(time.time()))
+        assert engine.base_problem(Base(state), source, int(time.time()))
 
 
 def test_the_base_stays_as_it_is(place: EnginePlace) -> None:
@@ -315,8 +324,8 @@ def test_a_restore_over_another_state(place: EnginePlace, tmp_path: Path) -> Non
     place.backup()
     agent = place.agent()
     chain = agent.open(agent.state(HOST))
-    chain.removals(str(target))
-    chain.restore(agent.engine.check_target(str(target), True))
+    plan = chain.plan(str(target))
+    chain.restore(agent.engine.check_target(str(target), True), plan)
     changed = place.describe(place.source)
     assert place.describe(place.restored(target)) == changed
 
@@ -331,9 +340,23 @@ def test_a_list_has_what_a_restore_brings(place: EnginePlace, tmp_path: Path) ->
     place.backup()
     place.restore(tmp_path / 'restored')
     agent = place.agent()
-    found = [entry.path for entry in agent.open(agent.state(HOST)).entries()]
+    found = [
+        path for rows in agent.open(agent.state(HOST)).rows() for path in rows.paths
+    ]
     expected = trees.describe(tmp_path / 'restored').keys() - {b'.'}
     assert sorted(found) == sorted(expected)
+
+
+@on_files
+def test_the_contents_of_one_file(place: EnginePlace) -> None:
+    (place.source / 'one').write_bytes(b'content')
+    place.backup()
+    place.change()
+    place.backup()
+    for name in ('one', 'large', 'new'):
+        agent = place.agent(include=(name,))
+        found = agent.open(agent.state(HOST)).contents()
+        assert b''.join(found.blocks) == (place.source / name).read_bytes()
 
 
 @on_files
@@ -345,8 +368,9 @@ def test_changes_since_a_snapshot_are_in_the_next_level(place: EnginePlace) -> N
     place.backup(taken)
     place.backup()
     agent = place.agent()
-    entries = agent.open(agent.state(HOST)).entries()
-    assert {entry.level for entry in entries if entry.path == b'large'} == {1}
+    opened = agent.open(agent.state(HOST))
+    found = [row for rows in opened.rows() for row in rows.each()]
+    assert {row.level for row in found if row.path == b'large'} == {1}
 
 
 @on_files
@@ -383,13 +407,13 @@ def test_what_a_restore_removes(place: EnginePlace, tmp_path: Path) -> None:
     target = tmp_path / 'target'
     agent = place.agent()
     chain = agent.open(agent.state(HOST))
-    assert chain.removals(str(target)) == []
+    assert chain.plan(str(target)) is None
     assert not target.exists()
     place.restore(target)
-    assert chain.removals(str(target)) == []
+    assert chain.plan(str(target)) == TargetPlan()
     (target / 'other').mkdir()
     (target / 'other' / 'file').write_bytes(b'content')
-    assert chain.removals(str(target)) == ['other']
+    assert chain.plan(str(target)) == TargetPlan(removed=(b'other',))
     place.restore(target)
     assert not (target / 'other').exists()
 

@@ -143,7 +143,7 @@ class TestEveryStorage:
             assert agent.report().chains == ()
             with pytest.raises(NoSuchBackup):
                 restore(agent)
-            assert agent.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, 0)
+            assert agent.plan(TAR, HOST, LevelPolicy(True), ZERO) == ([], 0)
         commit(written)
         for agent in (repository, other):
             assert listed(agent) == {ZERO: [(0, ZERO)]}
@@ -327,7 +327,7 @@ class TestEveryStorage:
         store(backup(level=2))
         with pytest.raises(BrokenChain, match='level 1 '):
             restore(repository)
-        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, ZERO + 3)
+        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO) == ([], ZERO + 3)
 
     def test_what_the_next_builds_on(
         self, repository: Repository, store: Store
@@ -339,7 +339,7 @@ class TestEveryStorage:
         def base(policy: LevelPolicy) -> int | None:
             found, earliest = repository.plan(TAR, HOST, policy, now)
             assert earliest == ZERO + 2
-            return None if found is None else found.level
+            return found[-1].level if found else None
 
         assert base(LevelPolicy()) is None
         assert base(LevelPolicy(True)) == 1
@@ -973,6 +973,6 @@ class TestMultiple:
     ) -> None:
         store(backup())
         store(backup(level=1))
-        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO)[0] is not None
+        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO)[0]
         there.delete(marker(backup(level=1)))
-        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO) == (None, ZERO + 2)
+        assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO) == ([], ZERO + 2)

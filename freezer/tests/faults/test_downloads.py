@@ -205,9 +205,10 @@ def test_48_flipped_record(
         if path.endswith(what) and not path.endswith('/engine_metadata')
     ]
     content = bytearray(proxied.files()[path])
-    content[len(content) // 2] ^= 0x10
-    proxied.put(path, bytes(content))
+    token = content.find(b'"manifest": "')
     # Of a marker it is the token that is hit.
+    content[token + 20 if what == '/metadata' else len(content) // 2] ^= 0x10
+    proxied.put(path, bytes(content))
     refuses(agent, target, 'manifest' if what == '/metadata' else what.strip('/'))
     is_found(agent)
 

@@ -7,7 +7,6 @@ not protected is shown in ``freezer/tests/unit/test_confinement.py``.
 
 import contextlib
 import errno
-import json
 import os
 import stat
 import struct
@@ -19,6 +18,7 @@ import pytest
 
 from freezer.tests import trees
 from freezer.tests.agent import (
+    HOST,
     NO_LANDLOCK,
     Agent,
     LocalStore,
@@ -38,6 +38,7 @@ from freezer.tests.archives import (
     symlink,
     with_window,
 )
+from freezer.tests.handmade import put_level
 from freezer.utils import landlock
 
 MIB = 1 << 20
@@ -247,7 +248,6 @@ def test_54_names_outside_of_the_target(
     agent: Agent,
     target: Path,
     outside: Path,
-    tmp_path: Path,
     name: str,
     kind: bytes,
 ) -> None:
@@ -256,7 +256,9 @@ def test_54_names_outside_of_the_target(
         bad = pax((b'linkpath', path)) + hard_link(b'./link', b'x')
     else:
         bad = pax((b'path', path)) + block(b'x', kind)
-    put(agent, tmp_path, member(b'./good', b'good') + bad + END)
+    # No agent would make such a backup.
+    archive = member(b'./good', b'good') + bad + END
+    put_level(agent.store, f'{HOST}_bk', 0, archive)
     before = described(outside)
     error = partial(agent.restore(target), target)
     assert 'Refused ' in error
@@ -463,15 +465,10 @@ def test_57_holes_do_not_count(agent: Agent, source: Path, target: Path) -> None
 
 @pytest.mark.parametrize('compression', ['xz', 'zstd'])
 def test_57_declared_window_size_does_not_take_memory(
-    agent: Agent, target: Path, tmp_path: Path, compression: str
+    agent: Agent, target: Path, compression: str
 ) -> None:
-    plain = agent.told('--compression', 'none')
-    put(plain, tmp_path, with_window(compression, 31, END))
-    (marker,) = (p for p in agent.store.markers() if p.endswith('/metadata'))
-    said = json.loads(agent.store.files()[marker])
-    assert said['compression'] == 'none'
-    said['compression'] = compression
-    agent.store.put(marker, json.dumps(said).encode())
+    archive = with_window(compression, 31, END)
+    put_level(agent.store, f'{HOST}_bk', 0, archive, compressed=compression)
     error = partial(agent.restore(target), target)
     assert f'the {compression} stream is damaged, or needs more than 64 MiB' in error
     assert os.listdir(target) == []

@@ -407,7 +407,7 @@ def test_40_unchecked(agent: Agent, proxy: Proxy, proxied: S3Store, big: Path) -
     """The same without the protection: exit 0, and nothing is there."""
     patch = (
         'from freezer.storage._s3.pending import _S3WrittenBackup\n'
-        '_S3WrittenBackup._verify_stored_objects = lambda self: True'
+        '_S3WrittenBackup._verify_commit = lambda self: None'
     )
     careless = unprotected(agent, patch)
     done = refused(200, body=b'', ETag='"0"')

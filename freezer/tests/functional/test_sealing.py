@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from freezer.engine.engine import TargetPlan
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.tar import TarEngine
@@ -143,10 +144,10 @@ def test_stored_files_are_encrypted(world: World) -> None:
         files = world.files(backup)
         assert set(files) == {
             *('data', 'identity.age', 'engine_metadata', 'manifest', '00000000'),
-            'marker',
+            *('index', 'marker'),
         }
         known += b''.join(path.read_bytes() for path in files.values())
-        for name in ('data', 'identity.age', 'engine_metadata'):
+        for name in ('data', 'identity.age', 'engine_metadata', 'index'):
             assert files[name].read_bytes().startswith(b'age-encryption.org/v1\n')
         marker = json.loads(files['marker'].read_bytes())
         assert marker['encryption'] is True
@@ -194,7 +195,7 @@ def test_wrong_passphrase_is_refused(world: World) -> None:
     target = world.folder / 'target'
     (target / 'in the way').touch()
     with pytest.raises(PassphraseError):
-        other.open(other.state(NAME)).removals(str(target))
+        other.open(other.state(NAME)).plan(str(target))
     assert trees.describe(world.folder / 'storage') == before
 
 
@@ -206,7 +207,7 @@ def test_missing_passphrase_is_refused(world: World) -> None:
     target = world.folder / 'target'
     (target / 'in the way').touch()
     with pytest.raises(RestoreError, match='--encrypt-pass-file'):
-        none.open(none.state(NAME)).removals(str(target))
+        none.open(none.state(NAME)).plan(str(target))
 
 
 def test_overwrite_knows_what_to_remove(world: World) -> None:
@@ -214,7 +215,8 @@ def test_overwrite_knows_what_to_remove(world: World) -> None:
     target = world.restore()
     (target / 'in the way').touch()
     agent = world.engine(None)
-    assert agent.open(agent.state(NAME)).removals(str(target)) == ['in the way']
+    plan = agent.open(agent.state(NAME)).plan(str(target))
+    assert plan == TargetPlan(removed=(b'in the way',))
 
 
 # What somebody has changed
@@ -223,10 +225,15 @@ def test_overwrite_knows_what_to_remove(world: World) -> None:
 def test_every_changed_or_missing_file_is_detected(world: World) -> None:
     for backup in world.levels():
         for name, path in world.files(backup).items():
+            if name == 'index':
+                continue  # A restore does not read it.
             content = path.read_bytes()
+            unread = content.find(b'"index": {')
             # A manifest may say of parts what it likes, if the bytes are right.
             step = len(content) // 5 if name != 'manifest' else len(content)
             for position in range(0, len(content), step):
+                if 0 <= unread <= position <= content.find(b'}', unread):
+                    continue
                 changed = bytearray(content)
                 changed[position] ^= 0x01
                 path.write_bytes(changed)

@@ -141,7 +141,10 @@ def test_a_backup_on_a_terminal(local: Agent, noise: Path, tmp_path: Path) -> No
         *('--upload-limit', 2 * MIB),
     )
     assert screen.code == 0, screen
-    said = rf'Backing up: {SIZE} read, {SIZE} sent, {SIZE}/s, (4 files, )?0:0\d'
+    said = (
+        rf'Backing up: \d+%, {SIZE} of 4\.\d MiB, {SIZE} sent, {SIZE}/s, (4 files, )?'
+        r'0:0\d(, 0:0\d left)?'
+    )
     assert len([line for line in screen.live if re.fullmatch(said, line)]) > 3
     # Standard output is for the document alone.
     document = json.loads(screen.out)
@@ -243,7 +246,10 @@ def test_progress_without_a_terminal_is_lines(
     local.program = (sys.executable, '-c', OFTEN)
     made = local.backup(noise, '--upload-limit', 4 * MIB).check()
     assert made.document['files'] == 4
-    said = rf'Backing up: {SIZE} read, {SIZE} sent, {SIZE}/s, (4 files, )?0:0\d'
+    said = (
+        rf'Backing up: \d+%, {SIZE} of 4\.\d MiB, {SIZE} sent, {SIZE}/s, (4 files, )?'
+        r'0:0\d(, 0:0\d left)?'
+    )
     assert len([line for line in made.notices if re.fullmatch(said, line)]) > 2
     assert '\r' not in made.err
     back = local.restore(tmp_path / 'target', '--download-limit', 4 * MIB).check()

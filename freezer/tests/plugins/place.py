@@ -20,6 +20,9 @@ from freezer.tests.plugins.freezer_sqlite.options import ENGINE, SNAPSHOT, STORA
 from freezer.tests.plugins.freezer_sqlite.snapshot import CopySnapshot
 from freezer.tests.plugins.freezer_sqlite.storage import SqliteStorage
 
+# A range is read from rows of about this size.
+_PIECE = 1024 * 1024
+
 
 @contextlib.contextmanager
 def connect(path: Path) -> Iterator[sqlite3.Connection]:
@@ -53,7 +56,11 @@ class SqlitePlace(Place):
         with connect(self._file) as database:
             row = (path, len(content))
             database.execute('INSERT INTO files VALUES (?, ?)', row)
-            database.execute('INSERT INTO pieces VALUES (?, 0, ?)', [path, content])
+            pieces = (
+                (path, start, content[start : start + _PIECE])
+                for start in range(0, len(content), _PIECE)
+            )
+            database.executemany('INSERT INTO pieces VALUES (?, ?, ?)', pieces)
 
     def delete(self, path: str) -> None:
         with connect(self._file) as database:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from freezer.exceptions import EncryptionError, PassphraseError, TamperedError
 from freezer.stream import age
+from freezer.tests import ranged
 from freezer.tests.archives import cut
 from freezer.utils.blocks import Block
+from freezer.utils.ranges import Range
 
 KEY = age.Key.generate()
 PYRAGE = pyrage.x25519.Identity.from_str(KEY.dump().decode().strip())
@@ -390,3 +392,141 @@ def test_files_that_hold_no_key(text: bytes) -> None:
     with pytest.raises(TamperedError, match='the place: does not hold') as caught:
         age.Key.parse(text, WHERE)
     assert 'SECRET-KEY-1' not in str(caught.value)
+
+
+# Ranges
+
+
+LONG = NOISE[: 2 * CHUNK] + NOISE[: CHUNK + 7]
+LONG_FILE = encrypted(LONG)
+
+
+def opened(file: bytes, fingerprint: str | None = None) -> age.Decrypted:
+    return age.Decrypted(ranged.MemoryStream(file), KEY, WHERE, fingerprint)
+
+
+@settings(deadline=None)
+@given(ranged.ranges_of(len(LONG)), st.integers(1, 100_000))
+def test_ranges(wanted: list[Range], block: int) -> None:
+    stream = ranged.MemoryStream(LONG_FILE, block)
+    file = age.Decrypted(stream, KEY, WHERE)
+    assert file.size == len(LONG)
+    assert b''.join(file.ranges(wanted)) == ranged.joined(LONG, wanted)
+    assert stream.closed == len(stream.fetched)
+    # The header, then only the chunks that hold the ranges, each once.
+    assert all(start == 0 for start, _end in stream.fetched[0])
+    needed = {place // CHUNK for one in wanted for place in range(*one)}
+    chunks = sum(end - start for call in stream.fetched[1:] for start, end in call)
+    assert chunks == sum(SEALED if number < 3 else 7 + 16 for number in needed)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_ranges_of_all_sizes(size: int) -> None:
+    content = (NOISE * 5)[:size]
+    file = opened(encrypted(content))
+    assert file.size == size
+    assert file.read(0, size) == content
+    for start in (0, max(size - 1, 0), size // 2):
+        assert file.read(start, size) == content[start:]
+
+
+def test_ranges_of_others() -> None:
+    file = opened(pyrage.encrypt(LONG, [PYRAGE.to_public()]))
+    assert file.read(CHUNK - 1, CHUNK + 1) == LONG[CHUNK - 1 : CHUNK + 1]
+    assert file.read(len(LONG) - 1, len(LONG)) == LONG[-1:]
+
+
+def refuse_range(file: bytes, start: int, end: int) -> None:
+    with pytest.raises(TamperedError, match='the place: was modified'):
+        opened(file).read(start, end)
+
+
+@pytest.mark.parametrize('number', range(4))
+def test_a_flipped_bit_in_a_chunk(number: int) -> None:
+    begin = HEAD + number * SEALED
+    end = min(begin + SEALED, len(LONG_FILE))
+    for position in (begin, (begin + end) // 2, end - 1):
+        damaged = bytearray(LONG_FILE)
+        damaged[position] ^= 1
+        for place in range(4):
+            start = place * CHUNK + 1
+            if place == number:
+                refuse_range(bytes(damaged), start, start + 1)
+            else:
+                # Others are not read.
+                assert opened(bytes(damaged)).read(start, start + 1) == LONG[start:][:1]
+
+
+@pytest.mark.parametrize('position', range(HEAD))
+def test_a_flipped_bit_in_the_header(position: int) -> None:
+    damaged = bytearray(LONG_FILE)
+    damaged[position] ^= 1
+    with pytest.raises(TamperedError):
+        opened(bytes(damaged)).read(0, 1)
+    with pytest.raises(TamperedError):
+        opened(bytes(damaged), age.encrypt(KEY, []).fingerprint)
+
+
+@pytest.mark.parametrize('keep', [0, 1, HEAD - 1, HEAD, HEAD + 15])
+def test_ranges_without_a_chunk(keep: int) -> None:
+    with pytest.raises(TamperedError):
+        opened(LONG_FILE[:keep])
+
+
+@pytest.mark.parametrize('chunks', [1, 2, 3])
+def test_a_truncated_file_has_no_last_chunk(chunks: int) -> None:
+    for cut_off in (0, 1, 100):
+        file = LONG_FILE[: HEAD + chunks * SEALED - cut_off]
+        size = opened(file).size
+        assert size <= chunks * CHUNK
+        refuse_range(file, size - 1, size)
+        refuse_range(file, 0, size)
+    # Nor one of 16 bytes, which would be empty.
+    with pytest.raises(TamperedError):
+        opened(LONG_FILE[: HEAD + chunks * SEALED + 16])
+    with pytest.raises(TamperedError):
+        opened(LONG_FILE[: HEAD + chunks * SEALED + 3])
+
+
+def test_a_longer_file() -> None:
+    for more in (bytes(1), bytes(17), LONG_FILE[-23:], bytes(SEALED)):
+        file = opened(LONG_FILE + more)
+        with pytest.raises(TamperedError):
+            file.read(file.size - 1, file.size)
+
+
+def test_chunks_that_were_moved() -> None:
+    head, first, second = (
+        LONG_FILE[:HEAD],
+        LONG_FILE[HEAD : HEAD + SEALED],
+        LONG_FILE[HEAD + SEALED : HEAD + 2 * SEALED],
+    )
+    rest = LONG_FILE[HEAD + 2 * SEALED :]
+    for start in (0, CHUNK):
+        refuse_range(head + second + first + rest, start, start + 1)
+    refuse_range(head + second + rest, 0, 1)
+    refuse_range(head + first + rest, CHUNK, CHUNK + 1)
+
+
+def test_ranges_beyond_the_end() -> None:
+    refuse_range(LONG_FILE, len(LONG) - 1, len(LONG) + 1)
+    refuse_range(encrypted(b''), 0, 1)
+
+
+def test_ranges_of_another_file() -> None:
+    sealed = age.encrypt(KEY, [LONG])
+    file = b''.join(sealed.blocks)
+    assert opened(file, sealed.fingerprint).read(7, 9) == LONG[7:9]
+    with pytest.raises(TamperedError, match='replaced by another file'):
+        opened(LONG_FILE, sealed.fingerprint)
+    with pytest.raises(TamperedError, match='the place: was modified'):
+        age.Decrypted(ranged.MemoryStream(file), age.Key.generate(), WHERE)
+
+
+def test_ranges_are_given_up() -> None:
+    stream = ranged.MemoryStream(LONG_FILE)
+    blocks = age.Decrypted(stream, KEY, WHERE).ranges([(0, len(LONG))])
+    next(blocks)
+    assert stream.closed == 1
+    blocks.close()
+    assert stream.closed == 2

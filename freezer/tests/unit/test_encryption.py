@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from freezer.exceptions import ConfigError, EngineError
 from freezer.stream import encryption
+from freezer.tests import ranged
 from freezer.tests.archives import cut
+from freezer.utils.ranges import Range
 
 PASSPHRASE = 'correct hörse'.encode()
 HEAD = b'looks right'
@@ -134,3 +136,57 @@ def test_a_library_that_is_too_old_for_age_is_named(
         encryption.check_available('age')
     old.__dict__['__version__'] = '43.0.0'
     encryption.check_available('age')
+
+
+# Ranges
+
+
+CONTENT = HEAD + os.urandom(300_000)
+UNIT = 16
+SEALED = b''.join(encryption.encrypt(PASSPHRASE, [CONTENT]))
+
+
+@settings(deadline=None)
+@given(ranged.ranges_of(len(CONTENT)), st.integers(1, 100_000))
+def test_ranges(wanted: list[Range], block: int) -> None:
+    stream = ranged.MemoryStream(SEALED, block)
+    plain = encryption.Decrypted(stream, PASSPHRASE, looks_right)
+    assert plain.size == len(CONTENT)
+    assert b''.join(plain.ranges(wanted)) == ranged.joined(CONTENT, wanted)
+    assert stream.closed == len(stream.fetched)
+    # The first bytes, then only what holds the ranges.
+    assert stream.fetched[0] == [(0, 16 + 512)]
+    needed = {place // UNIT for one in wanted for place in range(*one)}
+    fetched = sum(end - start for call in stream.fetched[1:] for start, end in call)
+    assert fetched <= len(needed) * (UNIT + 16)
+
+
+@pytest.mark.parametrize('digest', ['sha256', 'md5'])
+@pytest.mark.parametrize('size', [1, 4, 5, 6, 15, 16, 17, 200_000])
+def test_ranges_of_openssls(pass_file: Path, digest: str, size: int) -> None:
+    content = (HEAD + os.urandom(size))[: len(HEAD) + size]
+    stream = ranged.MemoryStream(openssl(pass_file, content, '-md', digest))
+    plain = encryption.Decrypted(stream, PASSPHRASE, looks_right)
+    assert plain.read(0, plain.size) == content
+    for start in range(0, plain.size, max(1, plain.size // 20)):
+        assert plain.read(start, plain.size) == content[start:]
+        assert plain.read(start, start + 1) == content[start : start + 1]
+
+
+def test_ranges_with_a_wrong_passphrase() -> None:
+    with pytest.raises(EngineError, match='wrong passphrase') as caught:
+        encryption.Decrypted(ranged.MemoryStream(SEALED), b'guessed', looks_right)
+    assert 'guessed' not in str(caught.value)
+
+
+@pytest.mark.parametrize('content', [b'', b'Salted__', b'Salted__1234567', bytes(99)])
+def test_ranges_of_what_is_not_encrypted(content: bytes) -> None:
+    with pytest.raises(EngineError, match='not encrypted'):
+        encryption.Decrypted(ranged.MemoryStream(content), PASSPHRASE, looks_right)
+
+
+def test_ranges_beyond_the_end() -> None:
+    stream = ranged.MemoryStream(SEALED)
+    plain = encryption.Decrypted(stream, PASSPHRASE, looks_right)
+    with pytest.raises(EngineError, match='ends at byte 300011, before byte 300012'):
+        plain.read(0, plain.size + 1)

@@ -745,6 +745,31 @@ def test_million_files_in_a_directory(target: Path) -> None:
     accepts(target, member(b'./', dumpdir, b'D', GNU))
 
 
+def test_more_names_than_128_mib_in_a_directory(target: Path) -> None:
+    """The list is never copied in full, nor split into a million objects."""
+    names = b''.join(b'Y%0250d\0' % n for n in range(1000))
+    size = 140 * len(names) * 4
+    begin = pax((b'GNU.dumpdir', names * 4 * 140 + b'\0'))
+    assert len(begin) > 128 << 20
+    guard = TargetGuard(target)
+    tracemalloc.start()
+    for _ in guard.check(cut(begin + block(b'd', b'5') + END, 1 << 20)):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # While it is joined: its pieces, and all of it. Then that, and what goes to tar;
+    # and the archive of this test.
+    assert peak < 3.2 * size
+    assert guard.members == 1
+
+
+def test_more_attributes_than_16_mib(target: Path) -> None:
+    """Linux allows some thousands of 64 KiB to a file."""
+    value = bytes(64 << 10)
+    attributes = pax(*((b'SCHILY.xattr.user.%d' % n, value) for n in range(300)))
+    accepts(target, attributes + block(b'n') + END)
+
+
 # Sparse files
 
 MAP = ((b'GNU.sparse.size', b'4096'), (b'GNU.sparse.numblocks', b'2'))

@@ -113,6 +113,7 @@ def test_the_paths_of_freezer_19() -> None:
     assert paths.engine_metadata == f'st/data/{level}/engine_metadata'
     assert paths.file('segments/00000001') == f'st/data/{level}/segments/00000001'
     assert paths.identity == f'st/data/{level}/identity.age'
+    assert paths.index == f'st/data/{level}/index'
     assert paths.marker == f'st/metadata/{level}/metadata'
 
 

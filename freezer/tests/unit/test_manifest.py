@@ -214,12 +214,19 @@ def test_a_size_beyond_reason_takes_no_memory() -> None:
         list(volume.pieces(b''))
 
 
-def test_the_marker_names_the_manifest() -> None:
-    assert manifest.add_token({'engine_name': 'tar'}, TOKEN, b'state') == {
+def test_the_marker_names_the_other_files() -> None:
+    expected = {
         'engine_name': 'tar',
         manifest.MARKER_KEY: TOKEN,
         manifest.STATE_KEY: hashlib.sha256(b'state').hexdigest(),
     }
+    made = manifest.commit_marker({'engine_name': 'tar'}, TOKEN, b'state')
+    assert json.loads(made) == expected
+    index = {'size': 5}
+    made = manifest.commit_marker({'engine_name': 'tar'}, TOKEN, b'state', index)
+    assert json.loads(made) == {**expected, 'index': index}
+    # Freezer 19 reads the first line.
+    assert b'\n' not in made
 
 
 def test_the_error_of_damage() -> None:

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from freezer import exceptions as e
-from freezer.engine.engine import Entry, Warnings
+from freezer.engine.engine import LevelState, Warnings
+from freezer.engine.index.record import Entry
+from freezer.engine.tar import snapshot
+from freezer.engine.tar.members import Members
 from freezer.engine.tar.patterns import Patterns
 from freezer.tests import trees
 from freezer.tests.archives import (
@@ -89,7 +92,23 @@ def extract(target: Path, levels: Sequence[bytes], *include: str) -> None:
     """A part of a chain, as a restore extracts it; in small blocks."""
     target.mkdir(exist_ok=True)
     engine = tar_engine(include=include)
-    engine.extract_part(str(target), newest_first(levels), iter, Warnings())
+    plan = None
+    if os.listdir(target):
+        states = [LevelState(state_of(level), 'level') for level in levels[::-1]]
+        plan = engine.plan(str(target), states, False)
+    engine.extract_part(str(target), newest_first(levels), iter, Warnings(), plan)
+
+
+def state_of(archive: bytes) -> bytes:
+    """The snapshot file of an archive made by hand."""
+    records = [
+        snapshot.DirectoryRecord(
+            [b'0'] * 5, unit.name, [e for e in unit.dumpdir.entries() if e]
+        )
+        for unit in Members([archive])
+        if unit.dumpdir is not None
+    ]
+    return snapshot.Snapshot(b'GNU tar-1.34-2', 1, 0, records).dump()
 
 
 @dataclasses.dataclass
@@ -409,7 +428,7 @@ def test_what_cannot_be_replaced_is_an_error(
     (target / 'a').mkdir(parents=True)
     (target / 'a' / 'one').write_text('another')
 
-    def refused(path: object) -> None:
+    def refused(path: object, dir_fd: int) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(os, 'unlink', refused)

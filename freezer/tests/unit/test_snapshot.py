@@ -113,15 +113,6 @@ def test_the_next_level_sees_what_came_in_the_same_tick(
     assert 'b/three' in dump(tree, state)
 
 
-def test_nothing_is_taken_for_a_rename(tree: Path, state: Path) -> None:
-    """tar knows directories by number, and stores nothing of one that was renamed."""
-    found = load(state)
-    found.for_next_level(1)
-    state.write_bytes(found.dump())
-    (tree / 'a').rename(tree / 'c')
-    assert {'c/one', 'c/deep/two'} <= dump(tree, state)
-
-
 @pytest.mark.parametrize(
     'content',
     [

@@ -17,7 +17,7 @@ from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage._s3.upload import StreamUpload
 from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
-from freezer.storage.objects import Upload
+from freezer.storage.objects import ObjectKind, Upload
 from freezer.utils.progress import Progress
 
 FOLDER = 'prefix/data/tar/h/1/0_1'
@@ -51,9 +51,9 @@ class MemoryBucket:
         self.objects[key] = bytes(body)
         return '"put"'
 
-    def create_upload(self, key: str, token: str) -> Upload:
+    def create_upload(self, key: str, token: str, kind: ObjectKind) -> Upload:
         self.before('create', 0)
-        assert token == TOKEN
+        assert (token, kind) == (TOKEN, ObjectKind.VOLUME)
         upload = Upload(key, f'id-{next(self._ids)}')
         self.open[upload.upload_id] = {}
         return upload

@@ -43,6 +43,7 @@ class Bucket:
         self.probe, self.hook = requests.probe, requests.hook
         self.objects = objects = Objects(requests)
         self.put, self.put_if_absent = objects.put, objects.put_if_absent
+        self.replace = objects.replace
         self.get, self.get_range = objects.get, objects.get_range
         self.head, self.has = objects.head, objects.has
         self.delete, self.delete_versions = objects.delete, objects.delete_versions

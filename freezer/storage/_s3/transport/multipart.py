@@ -52,13 +52,14 @@ class Multipart:
         self._objects = objects
         self._listings = listings
 
-    def create_upload(self, key: str, token: str) -> Upload:
+    def create_upload(
+        self, key: str, token: str, kind: ObjectKind = ObjectKind.VOLUME
+    ) -> Upload:
         """Open a multipart upload.
 
         If an answer was lost, the upload whose id was lost with it is aborted.
         """
         attempts = 0
-        kind = ObjectKind.VOLUME
 
         def call() -> str:
             nonlocal attempts

@@ -11,7 +11,14 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from freezer.engine.engine import Archiving, Engine, Extractor, Source, Warnings
+from freezer.engine.engine import (
+    Archiving,
+    Base,
+    Engine,
+    Extractor,
+    Source,
+    Warnings,
+)
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import ConfigError, EngineError, RestoreError
 from freezer.utils.blocks import Block
@@ -86,7 +93,7 @@ class SqlDumpEngine(Engine):
                 copy.execute(f'UPDATE "{table}" SET "{column}" = mask("{column}")')
                 yield copy
 
-    def base_problem(self, state: Path, source: Source, now: int) -> str | None:
+    def base_problem(self, base: Base, source: Source, now: int) -> str | None:
         return 'a dump is always the whole database'
 
     def check_target(self, path: str | None, overwrite: bool) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from freezer.storage import layout
-from freezer.storage.backup import Stat
+from freezer.storage.backup import Stat, marker_replaced
 from freezer.storage.base import StorageSettings
 from freezer.storage.check import CheckReport, try_out
 from freezer.storage.exceptions import (
@@ -144,16 +144,20 @@ class SqliteStorage(PathStorage):
             )
 
     def write_file(self, path: str, content: bytes) -> None:
-        inner = self._inner(path)
-        pieces = [
-            (inner, start, content[start : start + _PIECE])
-            for start in range(0, len(content), _PIECE)
-        ]
         with self._database() as database:
-            database.execute('DELETE FROM pieces WHERE path = ?', [inner])
-            database.executemany('INSERT INTO pieces VALUES (?, ?, ?)', pieces)
-            row = (inner, len(content))
-            database.execute('INSERT OR REPLACE INTO files VALUES (?, ?)', row)
+            _write(database, self._inner(path), content)
+
+    def replace_file(self, path: str, old: bytes, content: bytes) -> None:
+        inner = self._inner(path)
+        with self._database() as database:
+            # No other agent can write until this transaction ends.
+            database.execute('BEGIN IMMEDIATE')
+            query = 'SELECT 1 FROM files WHERE path = ?'
+            if database.execute(query, [inner]).fetchone() is None:
+                raise NotFound(f'{path}: not found')
+            if _read(database, inner, 0, len(old) + 1) != old:
+                raise marker_replaced(path)
+            _write(database, inner, content)
 
     @contextlib.contextmanager
     def open_range(self, path: str) -> Iterator[ReadRange]:
@@ -162,14 +166,7 @@ class SqliteStorage(PathStorage):
 
     def _range(self, path: str, start: int, end: int) -> bytes:
         with self._database() as database:
-            rows = database.execute(
-                'SELECT start, content FROM pieces WHERE path = ? AND start < ? '
-                'AND start + length(content) > ? ORDER BY start',
-                [self._inner(path), end, start],
-            )
-            return b''.join(
-                content[max(0, start - first) : end - first] for first, content in rows
-            )
+            return _read(database, self._inner(path), start, end)
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         folder = self._inner(path)
@@ -232,3 +229,25 @@ class SqliteStorage(PathStorage):
             if not was_there:
                 os.unlink(self.storage_path)
         return CheckReport(self.storage_path, rows)
+
+
+def _read(database: sqlite3.Connection, inner: str, start: int, end: int) -> bytes:
+    rows = database.execute(
+        'SELECT start, content FROM pieces WHERE path = ? AND start < ? '
+        'AND start + length(content) > ? ORDER BY start',
+        [inner, end, start],
+    )
+    return b''.join(
+        content[max(0, start - first) : end - first] for first, content in rows
+    )
+
+
+def _write(database: sqlite3.Connection, inner: str, content: bytes) -> None:
+    pieces = [
+        (inner, start, content[start : start + _PIECE])
+        for start in range(0, len(content), _PIECE)
+    ]
+    database.execute('DELETE FROM pieces WHERE path = ?', [inner])
+    database.executemany('INSERT INTO pieces VALUES (?, ?, ?)', pieces)
+    row = (inner, len(content))
+    database.execute('INSERT OR REPLACE INTO files VALUES (?, ?)', row)

@@ -1,0 +1,77 @@
+"""Action dump: the contents of a file in a backup."""
+
+import logging
+import os
+from collections.abc import Generator, Iterator
+
+from freezer.engine.engine import require_files
+from freezer.engine.restore import Contents, RestoreChain
+from freezer.exceptions import ConfigError, FreezerError
+from freezer.job.job import Job, Outcome, damage_explained, iso
+from freezer.storage.backup import StoredLevel
+from freezer.storage.exceptions import StorageException
+from freezer.utils import human
+from freezer.utils.blocks import Block
+
+LOG = logging.getLogger(__name__)
+
+
+class DumpJob(Job):
+    """Writes the contents of one file to standard output, and nothing else there."""
+
+    takes_include = True
+
+    def validate(self) -> None:
+        super().validate()
+        if not self.config.include:
+            raise ConfigError('action dump needs --include PATH, the file to print')
+        if self.config.metadata_out:
+            raise ConfigError(
+                'action dump prints the contents of a file and has no other result: '
+                'omit --json and --metadata-out'
+            )
+
+    def execute(self) -> Outcome:
+        engine = require_files(self.engine, 'action dump')
+        self.progress.phase = 'Looking for the backup'
+        chain = self.find_state()
+        with damage_explained():
+            opened = RestoreChain(chain, engine, self.settings, listed=True)
+            found = opened.contents()
+        self.progress.phase = 'Reading'
+        written = _Written()
+        return Outcome(
+            content=self._checked(found.blocks, written),
+            lines=_summary(found, written, chain[max(chain)]),
+        )
+
+    def _checked(
+        self, blocks: Iterator[Block], written: '_Written'
+    ) -> Generator[Block, None, None]:
+        try:
+            with damage_explained():
+                for block in blocks:
+                    written.size += len(block)
+                    yield block
+        except (FreezerError, StorageException):
+            if written.size:
+                self.say('The output is incomplete: do not use it')
+            raise
+
+
+class _Written:
+    """What has been passed on.
+
+    :ivar size: bytes
+    """
+
+    size = 0
+
+
+def _summary(found: Contents, written: _Written, newest: StoredLevel) -> Iterator[str]:
+    """A line, which is made when all has been written."""
+    path = f'{os.fsdecode(found.path)}: ' if found.path else ''
+    yield (
+        f'{path}{human.size(written.size)} '
+        f'(level {newest.level}, {iso(newest.timestamp)})'
+    )

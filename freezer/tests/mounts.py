@@ -1,0 +1,30 @@
+"""File systems that a test mounts."""
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Mount = Callable[..., None]
+
+
+@contextlib.contextmanager
+def mounting() -> Iterator[Mount]:
+    """A block in which ``mount`` can be called; what it mounted is unmounted at its
+    end. Skips the test where nothing can be mounted."""
+    mounted: list[Path] = []
+
+    def mount(*arguments: str | Path) -> None:
+        command = ['mount', *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f'nothing can be mounted here: {done.stderr!r}')
+        mounted.append(Path(arguments[-1]))
+
+    try:
+        yield mount
+    finally:
+        for path in reversed(mounted):
+            subprocess.run(['umount', str(path)], check=True)
