@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freezer.engine.engine import Archiving, Base, Engine, LeftOut, Source, Warnings
-from freezer.engine.index.file import IndexFile, local_copy
+from freezer.engine.index.file import IndexFile
+from freezer.engine.index.local import LocalIndexes
 from freezer.engine.index.new import NewIndex
 from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.settings import EngineSettings
@@ -195,16 +196,10 @@ class BackupWriter:
 
         :raises NotFound, IntegrityError, EngineError: one is missing or damaged
         """
-        found = []
-        for stored in below:
-            opened = OpenedLevel(stored, self._opener)
-            index = opened.index()
-            if index is None:
-                return []
-            path = folder / f'index-{stored.level}'
-            path.touch(mode=0o600)
-            found.append(local_copy(index, path, stored.paths.index))
-        return found
+        indexes = LocalIndexes(folder)
+        found = [indexes.fetch(OpenedLevel(each, self._opener)) for each in below]
+        known = [index for index in found if index is not None]
+        return known if len(known) == len(found) else []
 
     def _make(
         self,
@@ -325,6 +320,11 @@ class BackupWriter:
 
 
 def sealed_index(sealer: 'Sealer', index: Path, encrypted: Path) -> Path:
+    """Encrypt an index for its level.
+
+    :param encrypted: the file to write, which only its owner may read
+    :returns: that file
+    """
     encrypted.touch(mode=0o600)
     with index.open('rb') as plain, encrypted.open('wb') as file:
         blocks = iter(lambda: plain.read(_INDEX_BLOCK), b'')

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 from freezer.engine.index.file import IndexFile, Part
 from freezer.engine.index.new import NewIndex
-from freezer.engine.index.record import Entry, Record
+from freezer.engine.index.record import Record, Row
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import ConfigError, RestoreError
 from freezer.utils.blocks import Block
@@ -204,7 +204,7 @@ class FileEngine(Engine):
         """
 
     @abc.abstractmethod
-    def entries(self, levels: Iterable['LevelArchive']) -> Iterator['Entry']:
+    def entries(self, levels: Iterable['LevelArchive']) -> Iterator[Row]:
         """The files that ``include`` chooses in the final state of a chain, unsorted.
 
         :param levels: as for :meth:`extract_part`

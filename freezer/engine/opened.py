@@ -4,13 +4,14 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import ConfigError, RestoreError, TamperedError
 from freezer.storage import layout
 from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import IntegrityError, NotFound
+from freezer.storage.index_file import StoredIndex
 from freezer.stream import compression, encryption
 from freezer.stream.points import Points
 from freezer.utils.blocks import Block
@@ -224,8 +225,8 @@ class OpenedLevel:
         :raises StorageException: it is missing or damaged
         :raises EncryptionError: it does not open, or was changed, added or removed
         """
-        file: IndexFile | None = self.stored.index
-        stream = None if file is None else _StoredIndex(file)
+        file = self.stored.index
+        stream = None if file is None else _IndexStream(file)
         return stream if self.sealed is None else self.sealed.index(stream)
 
     def _looks_right(self, head: bytes) -> bool:
@@ -236,17 +237,10 @@ class OpenedLevel:
         return head.startswith(magic)
 
 
-class IndexFile(Protocol):
-    """The index as it is stored; its bytes are checked before they are returned."""
+class _IndexStream(RangedStream):
+    """The index of a level, as it is stored."""
 
-    @property
-    def size(self) -> int: ...
-
-    def read(self, start: int, end: int) -> bytes: ...
-
-
-class _StoredIndex(RangedStream):
-    def __init__(self, file: IndexFile) -> None:
+    def __init__(self, file: StoredIndex) -> None:
         self._file = file
         self.size = file.size
 

@@ -1,7 +1,6 @@
 """Makes indexes for stored levels that have none, by reading each archive once."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from freezer.engine.backup import sealed_index
 from freezer.engine.engine import ArchiveContents, ArchiveReader, Engine
 from freezer.engine.index.file import IndexFile
-from freezer.engine.index.local import LocalIndexes
+from freezer.engine.index.local import UsesIndexes
 from freezer.engine.index.new import NewIndex
 from freezer.engine.index.record import Record
 from freezer.engine.index.state import merged
@@ -27,7 +26,7 @@ class NoIndexError(EngineError):
     """An index cannot describe the level."""
 
 
-class ChainRebuilder:
+class ChainRebuilder(UsesIndexes):
     """Makes the indexes of one chain, the lower levels first. A context manager: it has
     temporary files.
 
@@ -37,21 +36,10 @@ class ChainRebuilder:
     def __init__(
         self, engine: Engine, settings: EngineSettings, repository: Repository
     ) -> None:
+        super().__init__()
         self._engine = engine
         self._repository = repository
         self._opener = LevelOpener(settings, engine.is_archive_start)
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> 'ChainRebuilder':
-        folder = self._stack.enter_context(
-            tempfile.TemporaryDirectory(prefix='freezer-')
-        )
-        self._folder = Path(folder)
-        self._indexes = LocalIndexes(self._folder)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stack.close()
 
     def has_index(self, stored: StoredLevel) -> bool:
         """Whether a level has an index that is not damaged. Fetches it.

@@ -23,7 +23,6 @@ from freezer.engine.engine import (
 from freezer.engine.index.chain import ChainIndex, at_once, open_indexes
 from freezer.engine.index.file import BLOCK_RECORDS, Part
 from freezer.engine.index.record import (
-    Entry,
     Owner,
     Record,
     Row,
@@ -252,10 +251,10 @@ class RestoreChain:
             return None
         return [owner for each in self._index.indexes for owner in each.owners]
 
-    def _entries(self) -> Iterable[Entry]:
+    def _entries(self) -> Iterable[Row]:
         if self._chosen is not None:
             return (
-                record.entry(level)
+                record.row(level)
                 for level, record, is_chosen in self._chosen
                 if is_chosen and record.path
             )

@@ -5,13 +5,11 @@ import contextlib
 import heapq
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from freezer.engine.engine import ArchiveContents, ArchiveReader, Engine
 from freezer.engine.index.file import IndexFile
-from freezer.engine.index.local import LocalIndexes
+from freezer.engine.index.local import UsesIndexes
 from freezer.engine.index.record import REMOVED, Record, sort_key
 from freezer.engine.index.state import merged
 from freezer.engine.opened import LevelOpener, OpenedLevel
@@ -31,7 +29,7 @@ from freezer.stream.points import Points
 from freezer.utils.blocks import Block
 
 
-class ChainVerifier:
+class ChainVerifier(UsesIndexes):
     """Reads the archives of one chain, the lower levels first. A context manager: it
     has temporary files.
 
@@ -39,22 +37,11 @@ class ChainVerifier:
     """
 
     def __init__(self, engine: Engine, settings: EngineSettings) -> None:
+        super().__init__()
         self._engine = engine
         self._opener = LevelOpener(settings, engine.is_archive_start)
         # By the level that was read last.
         self._readers: dict[str, ArchiveReader] = {}
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> 'ChainVerifier':
-        folder = self._stack.enter_context(
-            tempfile.TemporaryDirectory(prefix='freezer-')
-        )
-        self._folder = Path(folder)
-        self._indexes = LocalIndexes(self._folder)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stack.close()
 
     def unreadable(self, stored: StoredLevel) -> str | None:
         """Why the archive of a level cannot be read here; None if it can.

@@ -8,7 +8,7 @@
     P/data/E/H/Z/L_T/manifest           sizes and digests
     P/data/E/H/Z/L_T/engine_metadata    what the engine needs for the next increment
     P/data/E/H/Z/L_T/identity.age       the key, if it is encrypted in format age
-    P/data/E/H/Z/L_T/index              what is in the archive, and where; optional
+    P/data/E/H/Z/L_T/index              the members of the archive; optional
     P/metadata/E/H/Z/L_T/metadata       written last: the commit marker
     P/check/<random>/                   temporary objects of a storage check
 

@@ -1,4 +1,4 @@
-"""Random chains of backups whose changes try to escape the increments.
+"""Random chains of backups, with changes that increments may miss.
 
 A chain makes a random tree, backs it up five times or more with changes in between, and
 restores each level: as a whole, in part, and in place of another level. Each restore is

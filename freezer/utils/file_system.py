@@ -1,4 +1,4 @@
-"""Asks the kernel to write a file system's data to its device."""
+"""Writes the data of a file system to its device."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Tells machines apart."""
+"""Identifies the machine."""
 
 import hashlib
 import hmac

@@ -34,7 +34,7 @@ class IndexedLevel(Protocol):
 
 
 class ChainIndex:
-    """What is in a chain, and where.
+    """The members of a chain's archives, and their places.
 
     :param levels: from level 0 up
     """

@@ -99,7 +99,7 @@ class IndexWriter:
 class IndexFile:
     """An index for reading.
 
-    :param read: raises what it likes; the bytes are trusted to be those written
+    :param read: its exceptions pass through; the bytes are not checked again
     :param size: bytes of the file
     :param where: its name in errors
     :ivar properties: what :meth:`IndexWriter.finish` got

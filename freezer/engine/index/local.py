@@ -1,8 +1,10 @@
 """Local copies of the indexes of stored levels."""
 
+import contextlib
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from freezer.engine.index.file import IndexFile, Readable, local_copy
 from freezer.storage.backup import StoredLevel
@@ -56,3 +58,21 @@ class LocalIndexes:
                 return None
             found.append(index)
         return found
+
+
+class UsesIndexes:
+    """A base class: keeps local copies of the indexes of one chain. A context manager:
+    it has temporary files.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix='freezer-'))
+        self._folder = Path(name)
+        self._indexes = LocalIndexes(self._folder)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()

@@ -1,43 +1,23 @@
 """A record of an index: a name, its identity, and its place in the archive."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
-
-
-class Entry(NamedTuple):
-    """A file of a backup, of any kind, as it would be restored.
-
-    :ivar path: below the directory that was backed up
-    :ivar kind: a word of :data:`KINDS`
-    :ivar mode: permissions, and set-user-ID and the like
-    :ivar size: bytes, with holes; 0 for all but files
-    :ivar mtime_ns: epoch nanoseconds
-    :ivar target: of a symbolic link; of a hard link, the name of the same file that has
-        the size
-    :ivar level: the level that holds it
-    """
-
-    path: bytes
-    kind: str
-    mode: int
-    uid: int
-    gid: int
-    user: str
-    group: str
-    size: int
-    mtime_ns: int
-    target: bytes | None
-    level: int
-
+from typing import Any, Final, NamedTuple
 
 Owner = tuple[int, int, str, str]
 """uid, gid, user, group"""
 
 
 class Row(NamedTuple):
-    """An entry, as lists have it; see :class:`Entry`.
+    """A file of a backup, of any kind, as it would be restored.
 
-    Here the size of all but files, and the target of all but links, mean nothing.
+    :ivar level: the level that holds it
+    :ivar path: below the directory that was backed up
+    :ivar kind: a word of :data:`KINDS`
+    :ivar mode: permissions, and set-user-ID and the like
+    :ivar size: bytes, with holes; of all but files it means nothing
+    :ivar mtime_ns: epoch nanoseconds
+    :ivar target: of a symbolic link; of a hard link, the name of the same file that has
+        the size; of all others it means nothing
     """
 
     level: int
@@ -66,17 +46,10 @@ class Rows(NamedTuple):
         return map(Row._make, zip(*self, strict=True))
 
 
-def rows_of(entries: Sequence[Entry]) -> Rows:
-    return Rows(
-        [each.level for each in entries],
-        [each.path for each in entries],
-        [each.kind for each in entries],
-        [each.mode for each in entries],
-        [(each.uid, each.gid, each.user, each.group) for each in entries],
-        [each.size for each in entries],
-        [each.mtime_ns for each in entries],
-        [each.target or b'' for each in entries],
-    )
+def rows_of(rows: Sequence[Row]) -> Rows:
+    """The rows, which are at least one, in columns."""
+    columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+    return Rows(*columns)
 
 
 KINDS = ('file', 'directory', 'symlink', 'link', 'fifo', 'character', 'block')
@@ -146,25 +119,6 @@ class Record(NamedTuple):
             self.size,
             self.mtime_ns,
             self.target,
-        )
-
-    def entry(self, level: int) -> Entry:
-        """What a list shows of it.
-
-        :param level: the level whose index has the record
-        """
-        return Entry(
-            self.path,
-            self.kind,
-            self.mode,
-            self.uid,
-            self.gid,
-            self.user,
-            self.group,
-            self.size if self.kind == 'file' else 0,
-            self.mtime_ns,
-            self.target if self.kind in ('symlink', 'link') else None,
-            level,
         )
 
 

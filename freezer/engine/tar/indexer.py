@@ -1,8 +1,8 @@
-"""Makes the index of a level from the archive that passes by, and the walk before it.
+"""Makes the index of a level from its archive, and from the walk of the source.
 
-What is in the archive comes from the archive: names, attributes, places. Only the
-identity of a file comes from the walk, and counts only if the file was still the same
-when tar read it. So a file that changes in between is archived again by the next level.
+Names, attributes and places come from the archive. Only the identity of a file comes
+from the walk, and counts only if the file was still the same when tar read it. So the
+next level archives a file again that changes in between.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Indexer:
         return self._members.count
 
     def note(self, record: Record, dumpdir: Dumpdir | None) -> None:
-        """Note a member that somebody else has read."""
+        """Record a member that was read elsewhere."""
         self._members.add(record)
         if record.kind != 'directory':
             self.files += 1

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 from freezer.engine.engine import LevelArchive
-from freezer.engine.index.record import Entry
+from freezer.engine.index.record import Row
 from freezer.engine.tar.describe import describe
 from freezer.engine.tar.headers import HEADERS, RefusedError, components
 from freezer.engine.tar.members import Members
@@ -15,7 +15,7 @@ from freezer.engine.tar.state import State
 from freezer.engine.tar.units import Unit
 
 
-def entries(levels: Iterable[LevelArchive], patterns: Patterns) -> Iterator[Entry]:
+def entries(levels: Iterable[LevelArchive], patterns: Patterns) -> Iterator[Row]:
     """See :meth:`freezer.engine.engine.FileEngine.entries`."""
     state = State(patterns)
     for level in levels:
@@ -34,7 +34,7 @@ def entries(levels: Iterable[LevelArchive], patterns: Patterns) -> Iterator[Entr
     state.finish()
 
 
-def _find(unit: Unit, head: bytes, level: int, state: State) -> Entry | None:
+def _find(unit: Unit, head: bytes, level: int, state: State) -> Row | None:
     found = None if unit.kind in HEADERS else state.admit(unit)
     if found is None or not found.chosen or not found.path:
         return None
@@ -43,4 +43,4 @@ def _find(unit: Unit, head: bytes, level: int, state: State) -> Entry | None:
         linked = state.target_of(unit.linkname)
         target = b'/'.join(linked or components(unit.linkname, 'its link name'))
         member = member._replace(target=target)
-    return member.entry(level)
+    return member.row(level)

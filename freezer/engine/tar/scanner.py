@@ -1,4 +1,4 @@
-"""Reads an archive that passes by, while it is made."""
+"""Reads an archive while tar writes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from freezer.utils.blocks import Block
 
 
 class Scanner:
-    """Reads the members of an archive that passes by, block by block.
+    """Reads the members of an archive, which it gets block by block.
 
     :param note: called with the record of each member; of a directory also with the
         list of its names, if the archive has it

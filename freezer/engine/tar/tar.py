@@ -17,7 +17,7 @@ from freezer.engine.engine import (
     Warnings,
 )
 from freezer.engine.index.file import IndexFile, Part
-from freezer.engine.index.record import REBUILT, Entry
+from freezer.engine.index.record import REBUILT, Row
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import choose, contents, create, listing, process, snapshot
 from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
@@ -136,7 +136,7 @@ class TarEngine(FileEngine):
         )
         PartExtractor(archives, self._patterns, plan).extract(levels, limited)
 
-    def entries(self, levels: Iterable[LevelArchive]) -> Iterator[Entry]:
+    def entries(self, levels: Iterable[LevelArchive]) -> Iterator[Row]:
         return listing.entries(levels, self._patterns)
 
     def contents(self, archive: Iterable[Block], path: bytes) -> Iterator[Block]:

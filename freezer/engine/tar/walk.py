@@ -1,10 +1,10 @@
-"""Walks the source before tar reads it: what has changed, and what tar is to archive.
+"""Walks the source before tar reads it, and selects the files that tar archives.
 
 A file is unchanged only if its inode number, ctime, mtime and size are those in the
-index of the level below. Whatever else is the case, it is archived; tar's clock decides
-nothing. tar takes its orders from a snapshot file that is made for it: with a time in
-the far future, a file that its directory lists counts as unchanged, and any other one
-is new. With a record of every directory, tar also finds no directory renamed.
+index of the level below. All other files are archived, whatever the clocks say. A
+snapshot file that is written here controls tar: its time is in the far future, so a
+file that its directory lists counts as unchanged, and any other one as new. Because
+every directory has a record, tar detects no renames.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Random chains that try to deceive increments restore at each level.
+"""Random chains with changes that increments may miss restore at each level.
 
 ``FREEZER_TEST_CHAINS=300`` makes 300 of them.
 """

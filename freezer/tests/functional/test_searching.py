@@ -189,7 +189,7 @@ def test_find_needs_a_pattern_that_matches(made: Made) -> None:
 
 
 def differs(old: trees.Entry, new: trees.Entry) -> str:
-    """What is known to differ, as the agent tells it."""
+    """The known differences, as the agent reports them."""
     if old.kind != new.kind:
         return 'changed'
     if old.kind != 'directory' and (

@@ -13,7 +13,7 @@ import pytest
 
 from freezer import exceptions as e
 from freezer.engine.engine import LevelState, Warnings
-from freezer.engine.index.record import Entry
+from freezer.engine.index.record import Row
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.members import Members
 from freezer.engine.tar.patterns import Patterns
@@ -125,7 +125,7 @@ def newest_first(levels: Sequence[bytes]) -> list[Level]:
     return [Level(*each) for each in enumerate(levels)][::-1]
 
 
-def listed(target: Path, levels: Sequence[bytes], *include: str) -> dict[bytes, Entry]:
+def listed(target: Path, levels: Sequence[bytes], *include: str) -> dict[bytes, Row]:
     found = {}
     for entry in tar_engine(include=include).entries(newest_first(levels)):
         assert entry.path not in found

@@ -14,7 +14,7 @@ import pytest
 from freezer.engine.engine import Archiving, Base, Warnings
 from freezer.engine.index.file import IndexFile, local_copy
 from freezer.engine.index.new import NewIndex
-from freezer.engine.index.record import Entry, Record
+from freezer.engine.index.record import Record, Row
 from freezer.engine.index.state import merged
 from freezer.engine.tar import units
 from freezer.engine.tar.excludes import Excludes
@@ -83,7 +83,7 @@ def state(levels: Sequence[Level]) -> list[tuple[int, Record]]:
     return list(merged([each.index.parts() for each in levels]))
 
 
-def listed(levels: Sequence[Level]) -> dict[bytes, Entry]:
+def listed(levels: Sequence[Level]) -> dict[bytes, Row]:
     """By reading the archives."""
     found = tar_engine().entries(reversed(levels))
     return {entry.path: entry for entry in found}
@@ -110,7 +110,7 @@ def test_the_index_is_what_the_archives_hold(source: Path, seed: int) -> None:
             mutate_tree(source, 100 * seed + number)
         levels.append(back_up(source, levels))
         found = {
-            record.path: record.entry(level)
+            record.path: record.row(level)
             for level, record in state(levels)
             if record.path
         }
