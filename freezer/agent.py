@@ -115,7 +115,7 @@ class Agent:
         except BaseException:
             note_failure()
             raise
-        if code:
+        if code and not progress.incomplete:
             note_failure()
             return code
         try:
@@ -124,7 +124,7 @@ class Agent:
             raise FreezerError(
                 f'{error}; the action succeeded, but its metrics were not written'
             ) from error
-        return 0
+        return code
 
     def _act(self, settings: AgentConfig, progress: Progress) -> int:
         with contextlib.ExitStack() as stack:

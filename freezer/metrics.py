@@ -33,6 +33,8 @@ _RUN = {
     'freezer_last_run_duration_seconds': 'Duration of the last run.',
     'freezer_last_run_retries': 'Requests that the last run repeated.',
     'freezer_last_run_warnings': 'Warnings of the last run.',
+    'freezer_last_run_incomplete': 'Read errors of the last run: files, or attributes '
+    'of files, that are missing from the backup.',
 }
 _SUCCESS = {
     'freezer_last_success_timestamp_seconds': 'Time of the end of the '
@@ -117,6 +119,7 @@ class MetricsFile:
             'freezer_last_run_duration_seconds': progress.seconds,
             'freezer_last_run_retries': progress.retries,
             'freezer_last_run_warnings': progress.warnings,
+            'freezer_last_run_incomplete': progress.incomplete,
         }
         last = _Sample('freezer_last_success_timestamp_seconds', self._labels)
         if success:

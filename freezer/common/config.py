@@ -88,6 +88,7 @@ class AgentConfig:
     long: bool
     dry_run: bool
     sync: bool
+    allow_incomplete: bool
     metadata_out: str | None
     metrics_file: str | None
     quiet: bool

@@ -252,6 +252,12 @@ AGENT_OPTS = (
         help="Write the source's file system to its device before it is read, so that "
         'changes of mapped files are noticed.',
     ),
+    cfg.BoolOpt(
+        'allow-incomplete',
+        default=False,
+        help='Exit with 0, not 3, if files of the source could not be read and are '
+        'missing from the backup.',
+    ),
     cfg.StrOpt(
         'metadata-out',
         metavar=usage.FILE,

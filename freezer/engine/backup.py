@@ -221,6 +221,8 @@ class BackupWriter:
             index = None
             if archiving.index is not None:
                 index = archiving.index.finish(points.dump())
+            if archiving.warnings.incomplete:
+                marker[layout.INCOMPLETE_KEY] = archiving.warnings.incomplete
             if sealer is not None:
                 folder = state.parent
                 content = state.read_bytes()

@@ -38,15 +38,20 @@ class Source:
 
 
 class Warnings:
-    """Problems that did not make the run fail: all are logged, the first ones kept."""
+    """Problems that did not make the run fail: all are logged, the first ones kept.
+
+    :ivar incomplete: how many of them leave something of the source out of the backup
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.incomplete = 0
         self.kept: list[str] = []
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, *, incomplete: bool = False) -> None:
         LOG.warning('%s', text)
         self.count += 1
+        self.incomplete += incomplete
         if len(self.kept) < KEPT_WARNINGS:
             self.kept.append(text)
 

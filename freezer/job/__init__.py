@@ -1,10 +1,13 @@
 """One class per action."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from freezer.job.job import Job
+
+INCOMPLETE: Final = 3
+"""Exit code: done, but something is missing, and the terminal shows what."""
 
 
 def job_of(action: str) -> 'type[Job]':

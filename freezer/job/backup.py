@@ -11,7 +11,7 @@ from freezer.common.version import version
 from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
 from freezer.engine.engine import LeftOut, require_files
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.job import summary
+from freezer.job import INCOMPLETE, summary
 from freezer.job.job import Job, Outcome, property_table, retention_requested
 from freezer.job.source import at_rest, load_mode, load_snapshot
 from freezer.mode.mode import Mode
@@ -89,7 +89,10 @@ class BackupJob(Job):
         progress = self.progress
         progress.level = made.backup.level
         progress.warnings += made.warnings.count
+        progress.incomplete = made.warnings.incomplete
         outcome = Outcome(self._document(made.backup, digest, made.left_out))
+        if progress.incomplete and not config.allow_incomplete:
+            outcome.exit_code = INCOMPLETE
         outcome.tables = [property_table(outcome.document)]
         outcome.lines = summary.of_backup(
             config, progress, made.backup, made.warnings.kept, made.left_out

@@ -124,6 +124,7 @@ def _details_entry(found: Details | None) -> dict[str, Any]:
         'whole': found is not None,
         'compression': marker.get('compression'),
         'encryption': _encryption(marker),
+        'incomplete': marker.get(layout.INCOMPLETE_KEY, 0) if found else None,
         'volumes_count': found.volumes if found else None,
         'data_size': found.size if found else None,
         'digests': found.digests if found else None,
@@ -207,6 +208,8 @@ def _describe(level: dict[str, Any]) -> str:
         else 'not encrypted',
         human.number(level['volumes_count'], 'volume'),
     ]
+    if level['incomplete']:
+        words.append(f'incomplete ({human.number(level["incomplete"], "read error")})')
     if not level['digests']:
         words.append('no digests')
     if level['storage_class']:

@@ -21,6 +21,7 @@ from freezer.storage import layout
 from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import StorageException
 from freezer.utils import checksum, human
+from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
 
@@ -105,6 +106,13 @@ class RestoreJob(Job):
         progress = self.progress
         progress.level = newest.level
         progress.warnings += warnings.count
+        # Each level tries again to read what the level below it could not.
+        if errors := newest.marker.get(layout.INCOMPLETE_KEY):
+            NOTICES.warning(
+                'The backup is incomplete: %s when it was made; an earlier date may '
+                'have the files that are missing',
+                human.number(errors, 'read error'),
+            )
         head = f'Restored {what} into {target}'
         return Outcome(
             self._document(newest, target),

@@ -31,6 +31,7 @@ def figures(progress: Progress) -> dict[str, Any]:
         'duration_seconds': round(progress.seconds, 3),
         'retries': progress.retries,
         'warnings': progress.warnings,
+        'incomplete': progress.incomplete,
     }
 
 
@@ -52,6 +53,7 @@ def of_backup(
         f'  Read:      {_content(progress)}',
         f'  Stored:    {_stored(progress)}',
         *_left_out(config, left_out),
+        *_incomplete(progress),
         *_rest(config, progress, warnings),
         *_how_to_restore(config, backup),
     ]
@@ -108,6 +110,12 @@ def _left_out(config: AgentConfig, left_out: LeftOut) -> Iterator[str]:
         yield f'    {path}'
     if total > _FEW:
         yield f'    … see {config.log_file}'
+
+
+def _incomplete(progress: Progress) -> Iterator[str]:
+    if progress.incomplete:
+        count = human.number(progress.incomplete, 'read error')
+        yield f'  Incomplete: {count}, see below; the next backup tries again'
 
 
 def _rest(

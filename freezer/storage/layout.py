@@ -34,6 +34,9 @@ INDEX = 'index'
 # Key in the commit marker: the encryption format, unless it is Freezer's own.
 FORMAT_KEY = 'encryption_format'
 AGE = 'age'
+# Key in the commit marker: how many files, or attributes of files, could not be read;
+# absent if the backup is complete.
+INCOMPLETE_KEY = 'incomplete'
 
 # A number with more digits is not a time: this many are enough until the year 5138.
 _SECONDS = '[0-9]{1,11}'

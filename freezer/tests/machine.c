@@ -1,19 +1,23 @@
-/* For LD_PRELOAD: a process that sees another clock or another machine ID. The times that
- * the kernel gives to files stay as they are.
+/* For LD_PRELOAD: a process that sees another clock or another machine ID, or a broken
+ * file. The times that the kernel gives to files stay as they are.
  *
  *   -DCLOCK=SECONDS     what to add to the time of day; may be negative
  *   -DMACHINE_ID=PATH   a string: the file to open instead of /etc/machine-id
+ *   -DBROKEN=NAME       a string: files and directories of this name cannot be opened
+ *   -DNO_XATTRS=NAME    a string: nor can extended attributes of files of this name
  *
- * Not environment variables, because the agent does not pass all of them to tar.
+ * Both fail with EIO. Not environment variables, because the agent does not pass all of them to tar.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,6 +27,19 @@
 #ifndef MACHINE_ID
 #define MACHINE_ID path
 #endif
+
+#ifndef BROKEN
+#define BROKEN ""
+#endif
+#ifndef NO_XATTRS
+#define NO_XATTRS ""
+#endif
+
+static int is_named(const char *path, const char *name)
+{
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    return path && *name && !strcmp(slash ? slash + 1 : path, name);
+}
 
 int clock_gettime(clockid_t clock, struct timespec *result)
 {
@@ -70,6 +87,8 @@ static mode_t mode_of(int flags, va_list arguments)
         va_start(arguments, flags);                                       \
         mode_t mode = mode_of(flags, arguments);                          \
         va_end(arguments);                                                \
+        if (is_named(path, BROKEN))                                       \
+            return errno = EIO, -1;                                       \
         return real(redirected(path), flags, mode);                       \
     }
 
@@ -81,6 +100,8 @@ static mode_t mode_of(int flags, va_list arguments)
         va_start(arguments, flags);                                       \
         mode_t mode = mode_of(flags, arguments);                          \
         va_end(arguments);                                                \
+        if (is_named(path, BROKEN))                                       \
+            return errno = EIO, -1;                                       \
         return real(directory, redirected(path), flags, mode);            \
     }
 
@@ -95,5 +116,20 @@ OPEN(open)
 OPEN(open64)
 OPENAT(openat)
 OPENAT(openat64)
+
+/* Of programs that were compiled with _FORTIFY_SOURCE. */
+int __openat_2(int directory, const char *path, int flags)
+{
+    return openat(directory, path, flags);
+}
 FOPEN(fopen)
 FOPEN(fopen64)
+
+ssize_t flistxattr(int file, char *list, size_t size)
+{
+    char link[64], path[4096] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    if (readlink(link, path, sizeof path - 1) >= 0 && is_named(path, NO_XATTRS))
+        return errno = EIO, -1;
+    return syscall(SYS_flistxattr, file, list, size);
+}

@@ -1,8 +1,9 @@
-"""Change what an agent sees of its machine: the clock, the machine ID, file systems.
+"""Change what an agent sees of its machine: the clock, the machine ID, broken files,
+file systems.
 
-Clock and machine ID are changed by a small library that is preloaded into the agent and
-into tar. File systems are made in files and mounted through loop devices; that needs
-root.
+Clock, machine ID and files are changed by a small library that is preloaded into the
+agent and into tar. File systems are made in files and mounted through loop devices; that
+needs root.
 """
 
 import atexit
@@ -61,6 +62,15 @@ def with_clock(agent: Agent, seconds: int) -> Agent:
 def with_machine_id(agent: Agent, file: Path) -> Agent:
     """The agent, on a machine whose ``/etc/machine-id`` is this file."""
     return agent.told(LD_PRELOAD=_library(f'MACHINE_ID="{file}"'))
+
+
+def with_broken(agent: Agent, name: str, *, attributes: bool = False) -> Agent:
+    """The agent, where files and directories of this name have input/output errors.
+
+    :param attributes: only their extended attributes
+    """
+    define = f'{"NO_XATTRS" if attributes else "BROKEN"}="{name}"'
+    return agent.told(LD_PRELOAD=_library(define))
 
 
 def exchange(one: Path | bytes, two: Path | bytes) -> None:

@@ -49,6 +49,9 @@ class Progress:
         """Requests that were repeated."""
         self.warnings = 0
         """Number of problems that did not make the run fail."""
+        self.incomplete = 0
+        """Files, or attributes of files, that are missing from the backup because they
+        could not be read."""
         self.notices: list[str] = []
         """Those of them that were shown to the user at once."""
 

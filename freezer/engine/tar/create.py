@@ -84,19 +84,21 @@ class ArchiveWriter:
                 yield block
             status = tar.wait()
             lines = stderr.lines()
-        found = messages.check(status, lines, source.name, run.warnings.add)
+        found = messages.check(status, lines, source.name, run.warnings)
         indexer.finish()
         if run.base is None and not indexer.members:
             raise EngineError(f'{self._path}: --exclude leaves nothing to back up')
         self._progress.files = indexer.files
-        self._write_state(messages.paths(found, messages.Severity.WARNING))
+        unread = [snapshot.plain_path(path) for path in messages.paths(found)]
+        self._write_state(unread)
         if run.index is not None:
             run.index.properties.update(
                 subject=os.fsdecode(subject(source)),
                 machine=machine.identity(),
                 time_ns=run.now_ns,
             )
-            indexer.write(run.index, self._base_records(), walk.found.sorted())
+            records = self._base_records()
+            indexer.write(run.index, records, walk.found.sorted(), unread)
 
     def _known(self) -> Known:
         base = self._run.base
@@ -135,7 +137,7 @@ class ArchiveWriter:
             written.note(subject(source))
             if self._run.base is not None:
                 written.note_excluded(Excludes(patterns).matches)
-            written.forget(snapshot.plain_path(path) for path in unread)
+            written.forget(unread)
             state.write_bytes(written.dump())
         # What changes after the walk, or the snapshot of the source, is not in it.
         snapshot.set_seconds(state, self._run.now_ns // 10**9)
@@ -162,6 +164,6 @@ def members(source: PathSource, options: Mapping[str, Any]) -> list[bytes]:
     with process.running(arguments, stdout=subprocess.PIPE) as (tar, stderr):
         assert tar.stdout is not None
         listing = tar.stdout.read()
-        messages.check(tar.wait(), stderr.lines(), source.name, Warnings().add)
+        messages.check(tar.wait(), stderr.lines(), source.name, Warnings())
     names = listing.decode('ascii', 'surrogateescape').splitlines()
     return [messages.unescape(name) for name in names]

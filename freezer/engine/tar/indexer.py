@@ -63,9 +63,17 @@ class Indexer:
         index: NewIndex,
         base: Iterable[tuple[int, Record]],
         seen: Iterable[Record],
+        unread: Iterable[bytes] = (),
     ) -> None:
-        """Write the index; see :meth:`records`."""
+        """Write the index; see :meth:`records`.
+
+        :param unread: paths, or last components of paths, that tar did not read wholly:
+            the next level archives them again
+        """
+        again = frozenset(unread)
         for record in self.records(base, seen):
+            if again and again & {record.path, record.path.rpartition(b'/')[2]}:
+                record = record._replace(ctime_ns=0, inode=0)
             index.add(record)
 
     def records(

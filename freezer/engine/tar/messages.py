@@ -9,9 +9,10 @@ strings, so a message is one line.
 import enum
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from freezer.engine.engine import Warnings
 from freezer.exceptions import EngineError
 
 LOG = logging.getLogger(__name__)
@@ -22,8 +23,10 @@ class Severity(enum.Enum):
 
     #: nothing is missing from the archive
     HARMLESS = 'harmless'
-    #: a file is missing or was changing; the rest of the archive is good
+    #: a file was changing, or is gone; the archive is good
     WARNING = 'warning'
+    #: a file, or an attribute of one, could not be read; all others are archived
+    UNREAD = 'unread'
     #: the archive cannot be trusted
     FATAL = 'fatal'
 
@@ -56,37 +59,47 @@ _WARNING = re.compile(
     r'|Cannot [a-z_]+: .*'
     r')\Z'
 )
+# The file was removed, or a symbolic link that is followed leads nowhere.
+_GONE = ': No such file or directory'
 _WRITE = re.compile(r': Cannot (write|close|seek|truncate): ')
 _ESCAPE = re.compile(r'\\([0-7]{3}|.)', re.DOTALL)
 _CONTROL = {'n': '\n', 't': '\t', 'r': '\r', 'a': '\a', 'b': '\b', 'f': '\f', 'v': '\v'}
 
 
 def check(
-    status: int, lines: Iterable[str], root: str, warn: Callable[[str], object]
+    status: int, lines: Iterable[str], root: str, warnings: Warnings
 ) -> list[Message]:
     """Check that an archive that tar created is good; its messages, parsed.
 
     :param root: the name that tar was given
-    :param warn: called with each message that the user should see; others are logged
+    :param warnings: gets the messages that the user should see; others are logged
     :raises EngineError: the archive is not good
     """
     found = [parse(line, root) for line in lines]
     fatal = [m.text for m in found if m.severity is Severity.FATAL]
-    warned = any(m.severity is Severity.WARNING for m in found)
+    warned = any(m.severity in (Severity.WARNING, Severity.UNREAD) for m in found)
     if status not in (0, 1) and (status != 2 or fatal or not warned):
         reason = summary(fatal or [m.text for m in found])
         raise EngineError(f'tar failed with status {status}: {reason}')
     for message in found:
-        if message.severity in (Severity.WARNING, Severity.FATAL):
-            warn(message.text)
-        else:
+        if message.severity is Severity.HARMLESS:
             LOG.info('%s', message.text)
+        else:
+            unread = message.severity is Severity.UNREAD
+            warnings.add(message.text, incomplete=unread)
     return found
 
 
-def paths(messages: Iterable[Message], severity: Severity) -> list[bytes]:
-    """The paths that messages of a severity name."""
-    return [m.path for m in messages if m.severity is severity and m.path]
+def paths(messages: Iterable[Message]) -> list[bytes]:
+    """The paths of files that were changing, are gone, or could not be read.
+
+    Of a file whose attributes could not be read, tar names only the last component.
+    """
+    return [
+        m.path
+        for m in messages
+        if m.severity in (Severity.WARNING, Severity.UNREAD) and m.path
+    ]
 
 
 def summary(lines: Iterable[str]) -> str:
@@ -109,7 +122,8 @@ def parse(line: str, root: str) -> Message:
     whole = path.rstrip(b'/') == root.encode(errors='surrogateescape')
     if whole and 'Cannot' in warning[2]:
         return Message(Severity.FATAL, line, path)
-    return Message(Severity.WARNING, line, path)
+    unread = 'Cannot' in warning[2] and not line.endswith(_GONE)
+    return Message(Severity.UNREAD if unread else Severity.WARNING, line, path)
 
 
 def unescape(name: str) -> bytes:

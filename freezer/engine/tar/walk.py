@@ -9,6 +9,7 @@ every directory has a record, tar detects no renames.
 
 import contextlib
 import dataclasses
+import errno
 import os
 import stat
 from collections.abc import Container, Iterator
@@ -22,8 +23,10 @@ from freezer.engine.tar import snapshot
 from freezer.engine.tar.excludes import Excludes
 from freezer.engine.tar.source import PathSource
 from freezer.exceptions import EngineError
-from freezer.utils.tree import GONE, Folders, entries
+from freezer.utils.tree import Folders, entries
 
+# Errors of this machine; all others are of a file.
+_EXHAUSTED: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 # Bytes of most members before their data.
 _HEADERS: Final = 1536
 #: the word for a type of file; tar ignores sockets
@@ -261,10 +264,13 @@ class Walk:
                     self._leave_out('on another file system', path)
                 else:
                     self._check_loop(path, status)
-                    # tar reports those that vanished or cannot be read.
-                    with contextlib.suppress(*GONE, PermissionError):
+                    try:
                         folders.enter(name)
                         self._enter(folders, path, status)
+                    except OSError as error:
+                        if error.errno in _EXHAUSTED:
+                            raise
+                        # Vanished, or cannot be read: tar reports it.
                 continue
             if status.st_nlink > 1:
                 self._note_links(directory, name, status, unchanged)

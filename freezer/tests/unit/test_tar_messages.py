@@ -25,9 +25,13 @@ WARNINGS = {
     './a: File removed before we read it': b'./a',
     './a: File shrank by 10 bytes; padding with zeros': b'./a',
     './a: File shrank by 1 byte; padding with zeros': b'./a',
-    './a: Cannot open: Permission denied': b'./a',
     './a: Cannot stat: No such file or directory': b'./a',
+}
+UNREAD = {
+    './a: Cannot open: Permission denied': b'./a',
     './a: Warning: Cannot open: Permission denied': b'./a',
+    'a: Warning: Cannot flistxattr: Input/output error': b'a',
+    './a: Cannot read: Stale file handle': b'./a',
     './a: Cannot savedir: Permission denied': b'./a',
     r'./a\nb: Cannot open: Permission denied': b'./a\nb',
     r'./\303\274\\: Cannot open: x': b'./\xc3\xbc\\',
@@ -46,6 +50,7 @@ FATAL = {
 LINES = [
     *((f'tar: {line}', Severity.HARMLESS, None) for line in HARMLESS),
     *((f'tar: {line}', Severity.WARNING, path) for line, path in WARNINGS.items()),
+    *((f'tar: {line}', Severity.UNREAD, path) for line, path in UNREAD.items()),
     *((line, Severity.FATAL, path) for line, path in FATAL.items()),
 ]
 
@@ -59,7 +64,7 @@ def test_parse(line: str, severity: Severity, path: bytes | None) -> None:
 def test_what_is_everything_depends_on_what_was_asked() -> None:
     line = 'tar: name: Cannot open: Permission denied'
     assert parse(line, 'name').severity is Severity.FATAL
-    assert parse(line, '.').severity is Severity.WARNING
+    assert parse(line, '.').severity is Severity.UNREAD
 
 
 def test_a_root_that_changes_is_not_lost() -> None:
