@@ -34,6 +34,7 @@ from freezer.common import (
     usage,
 )
 from freezer.exceptions import ConfigError
+from freezer.storage.backup import Owner
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
 
@@ -110,14 +111,18 @@ class AgentConfig:
     restore_secrets: tuple[str, ...] = field(default=(), compare=False)
 
     @property
-    def identities(self) -> tuple[str, ...]:
+    def owners(self) -> tuple[Owner, ...]:
         """Host and backup name as backups have them: the one to write, then older ones.
 
         Freezer 19 did not replace the variables in paths.
         """
         filled = self.fill_in(self.backup_name)
         names = dict.fromkeys((filled, self.backup_name))
-        return tuple(f'{self.hostname}_{name}' for name in names)
+        return tuple(Owner(self.hostname, name) for name in names)
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        return tuple(owner.identity for owner in self.owners)
 
     def fill_in(self, template: str) -> str:
         """A name with its variables replaced; slashes in a value would be folders."""

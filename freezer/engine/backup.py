@@ -20,6 +20,7 @@ from freezer.exceptions import EngineError
 from freezer.storage import layout, levels
 from freezer.storage.backup import (
     Backup,
+    Owner,
     PendingBackup,
     StoredLevel,
     WrittenBackup,
@@ -45,10 +46,11 @@ _INDEX_BLOCK = 1024 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class BackupPlan:
-    """The backup to make, and the levels it builds on, from level 0 up."""
+    """The backup to make, the levels it builds on, from level 0 up, and its owner."""
 
     backup: Backup
     below: Sequence[StoredLevel]
+    owner: Owner | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,13 @@ class BackupWriter:
         if self._writes_age:
             encryption.check_available(layout.AGE)
 
-    def plan(self, identity: str, policy: levels.LevelPolicy, now: int) -> BackupPlan:
+    def plan(
+        self,
+        identity: str,
+        policy: levels.LevelPolicy,
+        now: int,
+        owner: Owner | None = None,
+    ) -> BackupPlan:
         """Decide the level and timestamp of the next backup.
 
         Timestamps only grow, whatever the clock does: a backup that looks older than
@@ -98,9 +106,10 @@ class BackupWriter:
 
         :param identity: ``<host name>_<backup name>``
         :param now: epoch seconds
+        :param owner: host and backup name; None if they are not known
         """
         name = self._engine.name
-        below, earliest = self._repository.plan(name, identity, policy, now)
+        below, earliest = self._repository.plan(name, identity, policy, now, owner)
         timestamp = max(now, earliest)
         if timestamp - now > CLOCK_TOLERANCE:
             LOG.warning(
@@ -109,7 +118,8 @@ class BackupWriter:
                 identity,
             )
         zero = below[0].level_zero_timestamp if below else timestamp
-        return BackupPlan(Backup(name, identity, zero, timestamp, len(below)), below)
+        backup = Backup(name, identity, zero, timestamp, len(below))
+        return BackupPlan(backup, below, owner)
 
     def write(self, source: Source, plan: BackupPlan, now_ns: int) -> CompletedBackup:
         """Make the backup. Atomic: it is listed when this returns, not if this raises.
@@ -148,7 +158,8 @@ class BackupWriter:
                 now_ns,
                 NewIndex(folder / 'index') if indexed else None,
             )
-            return self._make(archiving, backup, self._sealer(key, backup, base))
+            sealer = self._sealer(key, backup, base)
+            return self._make(archiving, backup, sealer, self._marker(plan.owner))
 
     def _fetch_base(
         self, below: Sequence[StoredLevel], folder: Path, source: Source, now: int
@@ -206,6 +217,7 @@ class BackupWriter:
         archiving: Archiving,
         backup: Backup,
         sealer: 'Sealer | None',
+        marker: dict[str, Any],
     ) -> CompletedBackup:
         self._progress.begin(stores=True)
         pending = self._repository.begin(backup)
@@ -217,7 +229,7 @@ class BackupWriter:
             archive = self._engine.archive(archiving)
             written = self._store(archive, points, pending, sealer)
             self._progress.phase = 'Committing'
-            marker, state = self._marker(), archiving.state
+            state = archiving.state
             index = None
             if archiving.index is not None:
                 index = archiving.index.finish(points.dump())
@@ -246,7 +258,7 @@ class BackupWriter:
             raise
         return CompletedBackup(backup, archiving.warnings, archiving.left_out)
 
-    def _marker(self) -> dict[str, Any]:
+    def _marker(self, owner: Owner | None) -> dict[str, Any]:
         """The commit marker's content."""
         marker: dict[str, Any] = {
             'engine_name': self._engine.name,
@@ -255,7 +267,7 @@ class BackupWriter:
         }
         if self._writes_age:
             marker[layout.FORMAT_KEY] = layout.AGE
-        return marker
+        return marker | (owner._asdict() if owner else {})
 
     def _check_base(self, backup: Backup) -> None:
         """Check that the levels below still exist.

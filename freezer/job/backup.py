@@ -77,7 +77,8 @@ class BackupJob(Job):
                 digest = require_files(engine, 'consistency-check').checksum(source)
             self.progress.phase = 'Looking for earlier backups'
             now = taken // 10**9
-            plan = writer.plan(config.identities[0], policy, now)
+            owner = config.owners[0]
+            plan = writer.plan(owner.identity, policy, now, owner)
             # The second backup of one second gets the next second as its timestamp, and
             # waits for it: a backup must not look younger than it is.
             ahead = plan.backup.timestamp - time.time()
@@ -105,10 +106,11 @@ class BackupJob(Job):
 
     def _rehearse(self, writer: BackupWriter, policy: LevelPolicy) -> Outcome:
         """The dry run."""
-        identity = self.config.identities[0]
+        owner = self.config.owners[0]
+        identity = owner.identity
         now = int(time.time())
         try:
-            backup = writer.plan(identity, policy, now).backup
+            backup = writer.plan(identity, policy, now, owner).backup
         except NotFound as error:
             self.say(f'Would create the container: {error.message}')
             backup = None

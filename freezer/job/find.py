@@ -11,7 +11,7 @@ from freezer.exceptions import ConfigError, VerifyError
 from freezer.job import entries
 from freezer.job.job import Job, Outcome, damage_explained, describe_levels
 from freezer.storage.backup import StoredLevel
-from freezer.storage.levels import NoSuchBackup
+from freezer.storage.levels import NoSuchBackup, is_owned
 from freezer.utils import human
 
 LOG = logging.getLogger(__name__)
@@ -56,11 +56,12 @@ class FindJob(Job):
         """:raises NoSuchBackup: there is none"""
         config = self.config
         found: dict[int, list[StoredLevel]] = {}
-        for identity in config.identities:
+        for owner in config.owners:
             for zero, chain in self.repository.chains(
-                config.engine_name, identity
+                config.engine_name, owner.identity
             ).items():
-                found.setdefault(zero, chain)
+                if is_owned(chain, owner):
+                    found.setdefault(zero, chain)
         if not found:
             raise NoSuchBackup(self.no_state(None))
         return found

@@ -20,9 +20,9 @@ from freezer.exceptions import (
     TamperedError,
 )
 from freezer.storage import layout
-from freezer.storage.backup import StoredLevel
+from freezer.storage.backup import Owner, StoredLevel
 from freezer.storage.exceptions import IntegrityError, StorageException
-from freezer.storage.levels import SECONDS_PER_DAY, NoSuchBackup
+from freezer.storage.levels import SECONDS_PER_DAY, NoSuchBackup, is_owned
 from freezer.storage.repository import Repository
 from freezer.utils import human
 from freezer.utils.blocks import Block
@@ -204,6 +204,11 @@ class Job(abc.ABC):
         )
         return f'No backup {name!r} of host {host!r} in {container}{what_next}'
 
+    def owner_of(self, stored: StoredLevel) -> Owner:
+        """Host and backup name of a level that :meth:`find_state` found."""
+        identity = stored.backup.hostname_backup_name
+        return next(each for each in self.config.owners if each.identity == identity)
+
     def find_state(self) -> dict[int, StoredLevel]:
         """The newest state, or that of ``restore_from_date``: level -> stored level.
 
@@ -218,9 +223,11 @@ class Job(abc.ABC):
         """
         config = self.config
         cutoff = int(date.timestamp()) if date else None
-        for identity in config.identities:
+        for owner in config.owners:
             with contextlib.suppress(NoSuchBackup):
-                return self.repository.find_state(config.engine_name, identity, cutoff)
+                return self.repository.find_state(
+                    config.engine_name, owner.identity, cutoff, owner
+                )
         raise NoSuchBackup(self.no_state(cutoff))
 
     def no_state(self, cutoff: int | None) -> str:
@@ -239,13 +246,24 @@ class Job(abc.ABC):
             if stored.backup.hostname_backup_name in config.identities
             and stored.backup.engine == config.engine_name
         ]
+        container = ', '.join(options.container for _, options in config.storages)
+        mine = [each for each in same if is_owned([each], self.owner_of(each))]
+        if same and not mine:
+            other = same[-1].owner
+            assert other is not None
+            return (
+                f'No backup {config.fill_in(config.backup_name)!r} of host '
+                f'{config.hostname!r} in {container}; {other.identity} there is '
+                f'backup {other.backup_name!r} of host {other.hostname!r}: add '
+                f'--hostname {other.hostname} --backup-name {other.backup_name}'
+            )
+        same = mine
         if same and cutoff is not None:
             return (
                 f'No backup of {config.fill_in(config.backup_name)!r} (host '
                 f'{config.hostname}) at or before {iso(cutoff)}; the oldest is '
                 f'{iso(min(stored.timestamp for stored in same))}'
             )
-        container = ', '.join(options.container for _, options in config.storages)
         return self._no_such_name(
             container, (stored.backup.hostname_backup_name for stored in present)
         )
@@ -263,9 +281,10 @@ class Job(abc.ABC):
         self.progress.phase = 'Removing old backups'
         dry_run = self.config.dry_run
         count = 0
-        for identity in self.config.identities:
+        for owner in self.config.owners:
+            identity = owner.identity
             removed = self.repository.remove_older_than(
-                self.config.engine_name, identity, cutoff, keep, dry_run
+                self.config.engine_name, identity, cutoff, keep, dry_run, owner
             )
             for chain in removed:
                 first = chain[0]

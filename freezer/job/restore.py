@@ -121,7 +121,7 @@ class RestoreJob(Job):
 
     def _document(self, newest: StoredLevel, target: str) -> dict[str, Any]:
         config = self.config
-        host, name = layout.split_identity(newest.backup.hostname_backup_name)
+        host, name = self.owner_of(newest)
         return {
             'action': config.action,
             'hostname': host,

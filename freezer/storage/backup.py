@@ -58,6 +58,18 @@ class Backup:
         )
 
 
+class Owner(NamedTuple):
+    """Host and backup name, which the path of a backup joins: ``web`` with ``db_main``
+    and ``web_db`` with ``main`` share a folder. The marker has them apart."""
+
+    hostname: str
+    backup_name: str
+
+    @property
+    def identity(self) -> str:
+        return f'{self.hostname}_{self.backup_name}'
+
+
 class LevelPaths:
     """Where the files of one level are on a storage.
 
@@ -144,6 +156,15 @@ class StoredLevel:
         """
         where = self.storage.location(self.paths.marker)
         return parse_marker(self.storage.read_file(self.paths.marker), where)
+
+    @property
+    def owner(self) -> Owner | None:
+        """Whose backup it is; None if the marker does not say, as in older backups.
+
+        :raises NotFound, IntegrityError: as for :attr:`marker`
+        """
+        names = [self.marker.get(key) for key in Owner._fields]
+        return None if None in names else Owner(*map(str, names))
 
     @functools.cached_property
     def manifest(self) -> manifest.Manifest | None:

@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from freezer.storage import layout
-from freezer.storage.backup import Backup, Readable, StoredLevel
-from freezer.storage.exceptions import AccessDenied, StorageException
+from freezer.storage.backup import Backup, Owner, Readable, StoredLevel
+from freezer.storage.exceptions import (
+    AccessDenied,
+    IntegrityError,
+    NotFound,
+    StorageException,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -153,6 +158,24 @@ def chains(
     return found
 
 
+def is_owned(chain: Iterable[StoredLevel], owner: Owner | None) -> bool:
+    """Whether a chain is the owner's, or nobody's.
+
+    Reads one marker; more if it is damaged. If none can be read, the chain counts as
+    owned.
+    """
+    if owner is None:
+        return True
+    for each in sorted(chain, key=lambda level: level.level, reverse=True):
+        try:
+            return each.owner in (owner, None)
+        except AccessDenied:
+            break
+        except (NotFound, IntegrityError) as error:
+            LOG.warning('the owner of %r is unknown: %s', each, error.message)
+    return True
+
+
 def _markers(storage: Readable, root: str) -> Iterator[layout.Location]:
     for path, _size in storage.list_tree(layout.join(storage.storage_path, root)):
         found = layout.parse(layout.join(root, path))
@@ -172,8 +195,11 @@ def find_state(
     hostname_backup_name: str,
     date: int | None = None,
     member: str = '',
+    owner: Owner | None = None,
 ) -> dict[int, StoredLevel]:
     """The newest state not after a date (epoch seconds): level -> stored level.
+
+    :param owner: whose; None for anybody's
 
     :raises NoSuchBackup: there is none
     :raises BrokenChain: a level is missing
@@ -184,7 +210,14 @@ def find_state(
         for zero, chain in there.items()
         if date is None or zero <= date
     }
-    newest = max((zero for zero, found in in_time.items() if found), default=None)
+    newest = next(
+        (
+            zero
+            for zero in sorted(in_time, reverse=True)
+            if in_time[zero] and is_owned(in_time[zero], owner)
+        ),
+        None,
+    )
     if newest is None:
         raise NoSuchBackup(
             f'no backup of {hostname_backup_name} (engine {engine})'
@@ -205,12 +238,14 @@ def plan(
     hostname_backup_name: str,
     policy: LevelPolicy,
     now: float,
+    owner: Owner | None = None,
 ) -> tuple[list[StoredLevel], int]:
     """The levels that the next backup builds on, and its earliest timestamp.
 
     Keys that may not list get a new chain, if a full backup is all that is asked for.
 
     :param now: epoch seconds
+    :param owner: whose backups it may build on; None for anybody's
     :returns: the levels from level 0 up, none for a new chain; and one second after the
         newest backup of the name, 0 if there is none
     """
@@ -227,8 +262,12 @@ def plan(
     if not there:
         return [], 0
     newest = max(each.timestamp for chain in there.values() for each in chain)
+    if not policy.incremental:
+        return [], newest + 1
+    mine = (there[zero] for zero in sorted(there, reverse=True))
+    levels = next((chain for chain in mine if is_owned(chain, owner)), [])
     try:
-        chain = resolve(there[max(there)])
+        chain = resolve(levels)
     except BrokenChain as error:
         # A new level 0 is a good backup; an increment on a gap never is one.
         LOG.warning('%s: starting a new chain at level 0', error)

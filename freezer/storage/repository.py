@@ -11,6 +11,7 @@ from typing import Any
 from freezer.storage import levels, reports, retention
 from freezer.storage.backup import (
     Backup,
+    Owner,
     PendingBackup,
     StoredLevel,
     WrittenBackup,
@@ -87,6 +88,7 @@ class Repository:
         hostname_backup_name: str,
         policy: levels.LevelPolicy,
         now: float,
+        owner: Owner | None = None,
     ) -> tuple[list[StoredLevel], int]:
         """As :func:`levels.plan`; an increment needs the same levels on all storages.
 
@@ -97,7 +99,7 @@ class Repository:
         for name, storage in self.storages.items():
             with _named(name):
                 below, soonest = levels.plan(
-                    storage, engine, hostname_backup_name, policy, now
+                    storage, engine, hostname_backup_name, policy, now, owner
                 )
             plans.append(below)
             earliest = max(earliest, soonest)
@@ -124,7 +126,11 @@ class Repository:
         return dict(sorted(best.items()))
 
     def find_state(
-        self, engine: str, hostname_backup_name: str, date: int | None = None
+        self,
+        engine: str,
+        hostname_backup_name: str,
+        date: int | None = None,
+        owner: Owner | None = None,
     ) -> dict[int, StoredLevel]:
         """As :func:`levels.find_state`, from the first storage that has the newest.
 
@@ -136,7 +142,7 @@ class Repository:
             try:
                 with _named(name):
                     found = levels.find_state(
-                        storage, engine, hostname_backup_name, date, name
+                        storage, engine, hostname_backup_name, date, name, owner
                     )
             except StorageException as error:
                 problems.append(error)
@@ -219,13 +225,15 @@ class Repository:
         cutoff: int,
         keep: int | None = None,
         dry_run: bool = False,
+        owner: Owner | None = None,
     ) -> list[list[StoredLevel]]:
         """On every storage; see :func:`retention.remove_older_than`."""
         removed = []
         for name, storage in self.storages.items():
             with _named(name):
                 removed += retention.remove_older_than(
-                    storage, engine, hostname_backup_name, cutoff, keep, dry_run, name
+                    *(storage, engine, hostname_backup_name, cutoff, keep),
+                    *(dry_run, name, owner),
                 )
         return removed
 

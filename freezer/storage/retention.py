@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from freezer.storage import layout, levels
-from freezer.storage.backup import StoredLevel
+from freezer.storage.backup import Owner, StoredLevel
 from freezer.storage.base import Storage
 
 # So many files at a time: the markers of their chains are deleted first, then their
@@ -19,6 +19,7 @@ def remove_older_than(
     keep: int | None = None,
     dry_run: bool = False,
     member: str = '',
+    owner: Owner | None = None,
 ) -> list[list[StoredLevel]]:
     """Delete each chain whose every level is at or before a time; markers first.
 
@@ -28,6 +29,7 @@ def remove_older_than(
     :param cutoff: epoch seconds
     :param keep: level-0 timestamp of a chain to keep whatever its age
     :param dry_run: delete nothing
+    :param owner: whose chains; None for anybody's
     :returns: the chains that were, or would be, deleted; oldest first
     """
     chains = {
@@ -35,7 +37,9 @@ def remove_older_than(
         for zero, chain in levels.chains(
             storage, engine, hostname_backup_name, member
         ).items()
-        if zero != keep and max(each.timestamp for each in chain) <= cutoff
+        if zero != keep
+        and max(each.timestamp for each in chain) <= cutoff
+        and levels.is_owned(chain, owner)
     }
     # One listing for all of them.
     root = layout.join(layout.DATA, engine, hostname_backup_name)

@@ -2,8 +2,8 @@
 file systems.
 
 Clock, machine ID and files are changed by a small library that is preloaded into the
-agent and into tar. File systems are made in files and mounted through loop devices; that
-needs root.
+agent and into tar. File systems are made in files and mounted through loop devices;
+that needs root.
 """
 
 import atexit
