@@ -32,6 +32,7 @@ from freezer.stream.points import Points
 from freezer.utils import signals
 from freezer.utils.blocks import Block
 from freezer.utils.streaming import ConsumerGone, RichQueue
+from freezer.utils.text import NOTICES
 
 if TYPE_CHECKING:
     from freezer.engine.sealing import ChainKey, Sealer
@@ -197,7 +198,7 @@ class BackupWriter:
             reason = str(error)
         if reason is None:
             return _Base(stored.backup, base, key)
-        LOG.warning('%s: starting a new chain at level 0', reason)
+        NOTICES.warning('%s: starting a new chain at level 0', reason)
         return None
 
     def _fetch_indexes(

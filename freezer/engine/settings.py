@@ -19,6 +19,9 @@ class EngineSettings:
     :param max_restore_size: bytes that the archives of a chain may come to; 0 is any
     :param untrusted: leave out of a restore what could give somebody rights
     :param sync: write the source's file system to its device before it is read
+    :param origin: the absolute path that is backed up, even if a snapshot of it is
+        read; empty if it is not known
+    :param own_paths: directories of this machine that hold the backups
     :param options: the engine's own options, by the keys of its PluginOptions
     :param progress: gets the state of the work reported
     """
@@ -30,6 +33,8 @@ class EngineSettings:
     max_restore_size: int = 0
     untrusted: bool = False
     sync: bool = False
+    origin: str = ''
+    own_paths: tuple[str, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     progress: Progress = dataclasses.field(
         default_factory=Progress, repr=False, compare=False

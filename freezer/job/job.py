@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -146,6 +147,12 @@ class Job(abc.ABC):
             untrusted=config.untrusted,
             # A snapshot does not change any more.
             sync=config.sync and config.snapshot is None,
+            origin=_absolute(config.path_to_backup),
+            own_paths=tuple(
+                path
+                for driver, settings in config.storages
+                for path in driver.local_paths(settings)
+            ),
             options=config.engine_options,
             progress=self.progress,
         )
@@ -312,6 +319,10 @@ class Job(abc.ABC):
                 f'remove-older-than removed nothing: set the clock, or use '
                 f'--remove-before-date'
             )
+
+
+def _absolute(path: str | None) -> str:
+    return os.path.abspath(os.path.expanduser(path)) if path else ''
 
 
 @contextlib.contextmanager

@@ -159,12 +159,14 @@ class StoredLevel:
 
     @property
     def owner(self) -> Owner | None:
-        """Whose backup it is; None if the marker does not say, as in older backups.
+        """Whose backup it is; None if the marker does not say, as in older backups, or
+        has other names than the path.
 
         :raises NotFound, IntegrityError: as for :attr:`marker`
         """
-        names = [self.marker.get(key) for key in Owner._fields]
-        return None if None in names else Owner(*map(str, names))
+        owner = Owner(*(str(self.marker.get(key)) for key in Owner._fields))
+        # Somebody may have renamed the folder.
+        return owner if owner.identity == self.backup.hostname_backup_name else None
 
     @functools.cached_property
     def manifest(self) -> manifest.Manifest | None:

@@ -22,7 +22,7 @@ from freezer.engine.tar.options import OPTIONS
 from freezer.engine.tar.source import PathSource
 from freezer.engine.tar.walk import Dated, Indexed, Known, Nothing, Walk
 from freezer.exceptions import EngineError
-from freezer.utils import file_system, machine
+from freezer.utils import file_system, human, machine
 from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ class ArchiveWriter:
         self._options = OPTIONS.defaults() | {**settings.options}
         self._progress = settings.progress
         self._sync = settings.sync
+        self._excludes = excludes_of(settings, self._options)
+        self._origin = settings.origin or source.label
         self._path = os.path.join(source.folder, source.name)
 
     def blocks(self) -> Generator[Block, None, None]:
@@ -55,16 +57,19 @@ class ArchiveWriter:
             self._known(),
             run.now_ns,
             follows_links(self._options),
-            Excludes(self._options['exclude']),
+            self._options['cross_mounts'],
+            self._excludes,
             run.left_out,
             temporary,
         )
         walk.write_state(run.state)
+        self._warn(walk)
         self._progress.total = walk.bytes
         indexer = Indexer(temporary)
         arguments = process.create_arguments(
             source,
             self._options,
+            self._excludes,
             '--file=-',
             '--format=posix',
             # The default name contains tar's process number.
@@ -86,7 +91,7 @@ class ArchiveWriter:
             lines = stderr.lines()
         found = messages.check(status, lines, source.name, run.warnings)
         indexer.finish()
-        if run.base is None and not indexer.members:
+        if not indexer.members and (run.base is None or source.name == '.'):
             raise EngineError(f'{self._path}: --exclude leaves nothing to back up')
         self._progress.files = indexer.files
         unread = [snapshot.plain_path(path) for path in messages.paths(found)]
@@ -94,11 +99,26 @@ class ArchiveWriter:
         if run.index is not None:
             run.index.properties.update(
                 subject=os.fsdecode(subject(source)),
+                source=self._origin,
                 machine=machine.identity(),
                 time_ns=run.now_ns,
             )
             records = self._base_records()
             indexer.write(run.index, records, walk.found.sorted(), unread)
+
+    def _warn(self, walk: Walk) -> None:
+        """Report what the user may believe to be in the backup, or out of it."""
+        warnings = self._run.warnings
+        if not self._options['one_file_system']:
+            for path, size in walk.mounts:
+                where = os.path.join(self._origin, os.fsdecode(path))
+                warnings.add(
+                    f'{where} is on another file system ({human.size(size)}) and is '
+                    f'not in the backup: add --cross-mounts to include it, or '
+                    f'--one-file-system to accept this'
+                )
+        for sentence in self._excludes.unmatched():
+            warnings.add(sentence)
 
     def _known(self) -> Known:
         base = self._run.base
@@ -131,16 +151,20 @@ class ArchiveWriter:
         :param unread: paths that tar could not read, but counts as stored
         """
         source, state = self._source, self._run.state
-        patterns = self._options['exclude']
-        if unread or patterns or source.name != '.':
+        if unread or self._excludes or source.name != '.':
             written = snapshot.load(state.read_bytes())
             written.note(subject(source))
             if self._run.base is not None:
-                written.note_excluded(Excludes(patterns).matches)
+                written.note_excluded(self._excludes.matches)
             written.forget(unread)
             state.write_bytes(written.dump())
         # What changes after the walk, or the snapshot of the source, is not in it.
         snapshot.set_seconds(state, self._run.now_ns // 10**9)
+
+
+def excludes_of(settings: EngineSettings, options: Mapping[str, Any]) -> Excludes:
+    """:raises ConfigError: a pattern excludes the whole source"""
+    return Excludes(options['exclude'], settings.origin, settings.own_paths)
 
 
 def follows_links(options: Mapping[str, Any]) -> bool:
@@ -155,11 +179,16 @@ def subject(source: PathSource) -> bytes:
     return os.fsencode(os.path.join(source.folder, source.name))
 
 
-def members(source: PathSource, options: Mapping[str, Any]) -> list[bytes]:
+def members(
+    source: PathSource, options: Mapping[str, Any], excludes: Excludes
+) -> list[bytes]:
     """The paths that an archive would hold, below the source's folder, unsorted."""
     # With /dev/null tar reads no file, and prints the names that it would store.
     arguments = process.create_arguments(
-        source, options, '--file=/dev/null', '--verbose', '--quoting-style=escape'
+        source,
+        options,
+        excludes,
+        *('--file=/dev/null', '--verbose', '--quoting-style=escape'),
     )
     with process.running(arguments, stdout=subprocess.PIPE) as (tar, stderr):
         assert tar.stdout is not None

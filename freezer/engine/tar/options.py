@@ -20,8 +20,22 @@ OPTIONS = PluginOptions(
                 'exclude',
                 metavar='PATTERN',
                 default=[],
-                help="Exclude files that match this pattern, with tar's wildcards. May "
-                'be given more than once; in a job file, one pattern per line.',
+                help="Exclude files that match this pattern, with tar's wildcards: a "
+                'name or path anywhere in the source, ./PATH from its top, or an '
+                'absolute path. May be given more than once; in a job file, one '
+                'pattern per line.',
+            ),
+            cfg.BoolOpt(
+                'cross-mounts',
+                default=False,
+                help='Back up the file systems that are mounted below the source, too, '
+                'except virtual ones such as /proc.',
+            ),
+            cfg.BoolOpt(
+                'one-file-system',
+                default=False,
+                help='Do not warn about file systems that are mounted below the source '
+                'and are not in the backup.',
             ),
         )
     }

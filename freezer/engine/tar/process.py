@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from freezer.engine.tar.excludes import Excludes
 from freezer.engine.tar.source import PathSource
 from freezer.exceptions import ConfigError
 from freezer.utils import landlock, signals
@@ -56,7 +57,7 @@ def find_tar() -> str:
 
 
 def create_arguments(
-    source: PathSource, options: Mapping[str, Any], *further: str
+    source: PathSource, options: Mapping[str, Any], excludes: Excludes, *further: str
 ) -> list[str]:
     """The arguments that archive a source.
 
@@ -65,9 +66,9 @@ def create_arguments(
     return [
         '--create',
         *further,
-        '--one-file-system',
+        *([] if options['cross_mounts'] else ['--one-file-system']),
         *_DEREFERENCE[options['dereference_symlink']],
-        *(f'--exclude={pattern}' for pattern in options['exclude']),
+        *excludes.arguments,
         f'--directory={source.folder}',
         '--',
         source.name,

@@ -45,6 +45,9 @@ class TarEngine(FileEngine):
         self._options = OPTIONS.defaults() | {**settings.options}
         self._patterns = Patterns(settings.include)
         self._follows_links = create.follows_links(self._options)
+        create.excludes_of(settings, self._options)
+        if self._options['cross_mounts'] and self._options['one_file_system']:
+            raise ConfigError('cross-mounts and one-file-system: pass one of them')
 
     def source(self, path: str | None) -> PathSource:
         return source_at(path, follows_links=self._follows_links)
@@ -56,7 +59,8 @@ class TarEngine(FileEngine):
 
     def base_problem(self, base: Base, source: Source, now: int) -> str | None:
         if base.indexes:
-            return _index_problem(base.indexes, path_source(source), now)
+            origin = self.settings.origin or source.label
+            return _index_problem(base.indexes, path_source(source), origin, now)
         try:
             known = snapshot.load(base.state.read_bytes())
         except EngineError as error:
@@ -72,7 +76,8 @@ class TarEngine(FileEngine):
 
     def checksum(self, source: Source) -> str:
         source = path_source(source)
-        members = create.members(source, self._options)
+        excludes = create.excludes_of(self.settings, self._options)
+        members = create.members(source, self._options, excludes)
         return checksum.checksum(
             source.folder, members, self._follows_links, LOG.warning
         )
@@ -183,10 +188,11 @@ _OTHER_FILE = 'increments of a single file need the same path each time'
 
 
 def _index_problem(
-    indexes: Sequence[IndexFile], source: PathSource, now: int
+    indexes: Sequence[IndexFile], source: PathSource, origin: str, now: int
 ) -> str | None:
     """Why an increment of a source cannot build on the level of the last index.
 
+    :param origin: the path of the source, or of what the source is a snapshot of
     :param now: epoch seconds
     """
     index = indexes[-1]
@@ -207,6 +213,9 @@ def _index_problem(
             '/etc/machine-id differs): give each machine its own --hostname or '
             '--backup-name'
         )
+    before = index.properties.get('source', origin)
+    if before != origin:
+        return f'the previous level is of {before}, and this backup of {origin}'
     if index.properties.get('subject') != os.fsdecode(create.subject(source)):
         return _OTHER_FILE
     return None

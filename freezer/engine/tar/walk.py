@@ -179,11 +179,14 @@ class Walk:
 
     :param now: epoch nanoseconds; files that changed two seconds before it, or later,
         may change again without another ctime: the next level archives them again
+    :param crosses_mounts: whether tar goes into other file systems
     :param excludes: what tar will not archive
     :param left_out: gets what is not in the backup
     :ivar found: records of what may be archived, with identities; attributes are those
         of the archive
     :ivar bytes: of the archive, about
+    :ivar mounts: what is left out because it is on another file system, and its size in
+        bytes; virtual file systems, which have no blocks, are not in it
     """
 
     def __init__(
@@ -192,12 +195,15 @@ class Walk:
         known: Known,
         now: int,
         follows_links: bool,
+        crosses_mounts: bool,
         excludes: Excludes,
         left_out: LeftOut,
         temporary: Path,
     ) -> None:
         self.found = Sorter(temporary)
         self.bytes = 0
+        self.mounts: list[tuple[bytes, int]] = []
+        self._crosses_mounts = crosses_mounts
         self._excludes = excludes
         self._left_out = left_out
         self._source = source
@@ -254,15 +260,19 @@ class Walk:
                 continue
             path = directory.path + b'/' + name if directory.path else name
             if self._excludes.matches(path):
-                self._leave_out('excluded', path)
+                own = self._excludes.is_own(path)
+                self._leave_out('storage of backups' if own else 'excluded', path)
+                continue
+            elsewhere = status.st_dev != directory.status.st_dev
+            is_directory = stat.S_ISDIR(status.st_mode)
+            if elsewhere and not (is_directory or self._crosses_mounts):
+                self._leave_out('on another file system', path)
+                self.mounts.append((path, status.st_size))
                 continue
             unchanged = self._note(path, status)
-            if stat.S_ISDIR(status.st_mode):
+            if is_directory:
                 directory.unchanged.append(b'D' + name)
-                # tar does not go into another file system.
-                if status.st_dev != directory.status.st_dev:
-                    self._leave_out('on another file system', path)
-                else:
+                if not elsewhere or self._enters_mount(folders, name, path):
                     self._check_loop(path, status)
                     try:
                         folders.enter(name)
@@ -276,6 +286,22 @@ class Walk:
                 self._note_links(directory, name, status, unchanged)
             if unchanged:
                 directory.unchanged.append(b'Y' + name)
+
+    def _enters_mount(self, folders: Folders, name: bytes, path: bytes) -> bool:
+        """Whether to go into the file system that is mounted on a directory."""
+        used = _used(folders.fd, name)
+        if used is not None and self._crosses_mounts:
+            return True
+        is_excluded = self._excludes.skip(path)
+        if used is None:
+            if self._crosses_mounts:
+                self._excludes.hide(path)
+            self._leave_out('virtual file system', path)
+        else:
+            self._leave_out('on another file system', path)
+            if not is_excluded:
+                self.mounts.append((path, used))
+        return False
 
     def _enter(self, folders: Folders, path: bytes, status: os.stat_result) -> None:
         names = []
@@ -405,6 +431,22 @@ class Walk:
 
 def _begin(file: BinaryIO) -> None:
     file.write(b'GNU tar-1.34-2\n%d\0000\0' % snapshot.FUTURE)
+
+
+def _used(parent: int, name: bytes) -> int | None:
+    """The bytes in use on the file system of a directory; None if it is a virtual one,
+    which has no blocks."""
+    try:
+        place = os.open(name, os.O_PATH | os.O_DIRECTORY, dir_fd=parent)
+        try:
+            found = os.statvfs(place)
+        finally:
+            os.close(place)
+    except OSError:
+        # tar reports it.
+        return 0
+    used = (found.f_blocks - found.f_bfree) * found.f_frsize
+    return used if found.f_blocks else None
 
 
 def _shown(folder: bytes, path: bytes) -> str:
