@@ -1,10 +1,12 @@
 """The real freezer-scheduler under the real Keystone and freezer-api."""
 
+import concurrent.futures
 import contextlib
 import json
 import signal
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +205,32 @@ def outage(plane: ControlPlane, *parts: str) -> Iterator[None]:
     finally:
         for part in parts:
             plane.start_one(part)
+
+
+def test_events_and_reports_at_the_same_time(
+    client: ApiClient, control_plane: ControlPlane
+) -> None:
+    """The server of the tests makes both, whichever comes first."""
+    known = {'client_id': client.client_id, 'hostname': client.client_id}
+    control_plane.call('POST', 'clients/', known)
+    job_id = client.create(document(executes('true')))
+    stopping = threading.Event()
+
+    def report() -> None:
+        session = control_plane.session()
+        while not stopping.is_set():
+            changes = {'job_schedule': {'status': 'scheduled'}}
+            control_plane.call('PATCH', f'jobs/{job_id}', changes, session)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        reports = [pool.submit(report) for _ in range(2)]
+        try:
+            for event in ('start', 'stop') * 20:
+                control_plane.call('POST', f'jobs/{job_id}/event', {event: None})
+        finally:
+            stopping.set()
+        for each in reports:
+            each.result()
 
 
 def test_outages_of_everything(

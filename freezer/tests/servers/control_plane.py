@@ -32,6 +32,25 @@ from keystone.server.wsgi import initialize_public_application
 application = initialize_public_application()
 """
 
+# freezer-api reads in a transaction before it writes. If another connection wrote in
+# between, SQLite refuses the write at once: "database is locked". So each transaction
+# takes the lock for writing when it begins, and waits for it.
+_FREEZER_API = """
+import sqlalchemy.engine
+import sqlalchemy.event
+from freezer_api.cmd.api import main
+
+
+@sqlalchemy.event.listens_for(
+    sqlalchemy.engine.Engine, 'before_cursor_execute', retval=True
+)
+def begin_immediately(_connection, _cursor, statement, parameters, *_context):
+    return 'BEGIN IMMEDIATE' if statement == 'BEGIN' else statement, parameters
+
+
+main()
+"""
+
 
 class Unavailable(Exception):
     """The packages cannot be installed."""
@@ -177,6 +196,7 @@ class ControlPlane(ProcessServer):
         for keys in ('fernet', 'credentials'):
             (self.directory / keys).mkdir()
         (self.directory / 'kwsgi.py').write_text(_KEYSTONE)
+        (self.directory / 'run_api.py').write_text(_FREEZER_API)
         self._write('keystone.conf', _keystone(self.directory))
         paste = self._bin.parent / 'etc/freezer/freezer-paste.ini'
         api = _freezer_api(self.directory, self.auth_url, self._ports[1], paste)
@@ -218,8 +238,8 @@ class ControlPlane(ProcessServer):
             gunicorn = (str(self._bin / 'gunicorn'), '-b', address, 'kwsgi:application')
             self._spawn(name, ['env', *files, folder, *gunicorn])
         else:
-            program = str(self._bin / 'freezer-api')
-            self._spawn(name, [program, '--config-file', 'freezer-api.conf'])
+            program = (str(self._bin / 'python'), 'run_api.py')
+            self._spawn(name, [*program, '--config-file', 'freezer-api.conf'])
 
     def _register(self) -> None:
         """Add freezer-api to Keystone's catalog, once."""
