@@ -110,7 +110,7 @@ class Document:
     @property
     def timing(self) -> str:
         """Identifies the times at which the job runs; changes when they do."""
-        if self.schedule.once:
+        if self.schedule.once and not self.schedule.start:
             # A changed file is a request to run the job again.
             return self.digest
         return hashlib.sha256(repr(self.schedule).encode()).hexdigest()

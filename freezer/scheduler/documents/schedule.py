@@ -32,7 +32,8 @@ _TICK = datetime.timedelta(microseconds=1)
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A date, or an interval, or cron fields; with none of them, once and at once.
+    """A date, or an interval, or cron fields; with none of them, once: at the start, or
+    at once.
 
     Its repr is part of :attr:`Document.timing`, which is stored.
     """
@@ -56,6 +57,8 @@ class Schedule:
     def __str__(self) -> str:
         if self.date:
             return f'once, at {format_time(self.date)}'
+        if self.once and self.start:
+            return f'once, at {format_time(self.start)}'
         if self.once:
             return 'once, now'
         if self.every:
@@ -133,7 +136,7 @@ def parse(given: Mapping[str, Any]) -> tuple[Schedule | None, list[tuple[str, st
     fields = tuple((field, text) for field, text in cron if text is not None)
     if fields:
         return Schedule(cron=fields, start=start, end=end), []
-    return Schedule(), []
+    return Schedule(start=start, end=end), []
 
 
 def next_run(schedule: Schedule, anchor: datetime.datetime) -> NextRun:
@@ -153,6 +156,8 @@ def next_run(schedule: Schedule, anchor: datetime.datetime) -> NextRun:
         )
         return _Cron(trigger, zone(), schedule)
     date = schedule.date or anchor
+    if schedule.end and date > schedule.end:
+        return lambda _moment: None
     return lambda moment: date if date > moment else None
 
 

@@ -76,6 +76,21 @@ def test_start_date() -> None:
     assert times(past, 1) == [NOW + 2 * SECOND]
 
 
+def test_start_date_alone() -> None:
+    later = datetime.datetime(2026, 2, 1, 5, tzinfo=UTC)
+    made = parse(start_date='2026-02-01T06:00:00')
+    assert times(made, 3) == [later]
+    assert str(made) == 'once, at 2026-02-01 06:00:00+01:00'
+    # Given an empty interval, as dashboards do.
+    assert times(parse(start_date=later.isoformat(), interval=''), 3) == [later]
+    # One that is past is a start at once, as for an interval.
+    past = parse(start_date='2026-01-01T00:00:00Z')
+    assert times(past, 3) == [NOW + 2 * SECOND]
+    ended = parse(start_date=later.isoformat(), end_date=later.isoformat())
+    assert times(ended, 3) == [later]
+    assert times(parse(end_date='2026-01-01T00:00:00Z'), 3) == []
+
+
 def test_end_date() -> None:
     made = parse(interval='1 day', end_date='2026-02-02T12:00:02Z')
     assert len(times(made, 9)) == 3
