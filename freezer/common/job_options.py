@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 from freezer.common import jobfile, opts, parsing, storages, upstream
 from freezer.exceptions import ConfigError
@@ -16,6 +16,8 @@ class Key(NamedTuple):
     """The option that a key of a job file sets.
 
     :ivar many: whether each line is a value
+    :ivar inverted: true means that the option is off; false means nothing
+    :ivar of_log: whether it is an option of oslo.log
     """
 
     dest: str
@@ -23,6 +25,8 @@ class Key(NamedTuple):
     flag: bool = False
     many: bool = False
     secret: bool = False
+    inverted: bool = False
+    of_log: bool = False
 
 
 def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
@@ -40,11 +44,15 @@ def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
             )
             keys[prefix + option.name.replace('-', '_')] = key
             keys[prefix + option.dest] = key
+    for old, new in upstream.RENAMED.items():
+        keys.setdefault(old, keys[new])
+    for old, new in upstream.INVERTED.items():
+        keys.setdefault(old, keys[new]._replace(inverted=True))
     for name in _FILES:
         keys.pop(name, None)
     # oslo.log's own: it has no public list of them.
     for dest in set(conf) - set(keys) - _FILES:
-        keys[dest] = Key(dest, None, isinstance(conf[dest], bool))
+        keys[dest] = Key(dest, None, isinstance(conf[dest], bool), of_log=True)
     return keys
 
 
@@ -54,18 +62,25 @@ def apply(
     """Override everything that the command line did not set.
 
     :param pinned: (group, dest) of what the command line did set
-    :raises ConfigError: a key is unknown, or its value malformed
+    :raises ConfigError: a key is unknown, or its value malformed; names every problem
     """
     known = keys_of(conf)
+    problems: list[str] = []
     for section in job.main:
         for name, value in section.values.items():
             where = f'config {job.path}, [{section.name}]'
             if name not in known:
-                raise ConfigError(f'{where}: {name} is not an option of this agent')
+                problems.append(f'{where}: {name} is not an option of this agent')
+                continue
             key = known[name]
             if upstream.is_unset(key.flag, value) or (key.group, key.dest) in pinned:
                 continue
-            override(conf, key, value, f'{where}, {name}')
+            try:
+                override(conf, key, value, f'{where}, {name}')
+            except ConfigError as error:
+                problems.append(str(error))
+    if problems:
+        raise ConfigError('; '.join([*problems, *opts.unavailable(conf)]))
 
 
 def override(conf: cfg.ConfigOpts, key: Key, value: str, where: str) -> None:
@@ -73,6 +88,10 @@ def override(conf: cfg.ConfigOpts, key: Key, value: str, where: str) -> None:
     value = parsing.literal(value)
     given: Any = [line for line in value.splitlines() if line] if key.many else value
     try:
+        if key.inverted:
+            if not types.Boolean()(value):
+                return
+            given = False
         conf.set_override(key.dest, given, key.group)
     except ValueError as error:
         reason = 'malformed value' if key.secret else str(error)
@@ -95,6 +114,26 @@ class JobKeys:
 
     def is_secret(self, key: str) -> bool:
         return key in self._keys and self._keys[key].secret
+
+    def is_of_log(self, key: str) -> bool:
+        """Whether it is an option of oslo.log."""
+        return key in self._keys and self._keys[key].of_log
+
+    def setting(self, key: str, value: str) -> tuple[object, object] | None:
+        """(option, value) that a key sets, for comparison; None if it sets nothing.
+
+        Several keys may be names of one option.
+        """
+        found = self._keys[key]
+        if upstream.is_unset(found.flag, value):
+            return None
+        option = found.group, found.dest
+        if not found.flag:
+            return option, value
+        on = types.Boolean()(value)
+        if found.inverted:
+            return (option, False) if on else None
+        return option, on
 
     def takes_lines(self, key: str) -> bool:
         """Whether it may have several values, one per line."""

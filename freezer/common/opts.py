@@ -431,14 +431,21 @@ def parse_alone(argv: Sequence[str]) -> cfg.ConfigOpts:
     return conf
 
 
+def unavailable(conf: cfg.ConfigOpts) -> list[str]:
+    """A message for each option of Freezer 19 that is set, and not there."""
+    return [
+        f'--{option.name} is set, and this agent does not have this option of '
+        f'Freezer 19 yet'
+        for option in absent_options()
+        if upstream.is_set(option, conf[option.dest], conf.container)
+    ]
+
+
 def refuse_unavailable(conf: cfg.ConfigOpts) -> None:
     """:raises ConfigError: an option of Freezer 19, or a snapshot, is not there"""
-    for option in absent_options():
-        if upstream.is_set(option, conf[option.dest], conf.container):
-            raise ConfigError(
-                f'--{option.name} is set, and this agent does not have this option of '
-                f'Freezer 19 yet'
-            )
+    problems = unavailable(conf)
+    if problems:
+        raise ConfigError('; '.join(problems))
     if not upstream.is_unset(False, str(conf.snapshot)):
         plugins.check(plugins.SNAPSHOTS, '--snapshot', conf.snapshot)
 

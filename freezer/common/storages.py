@@ -72,6 +72,7 @@ def of_section(
     plugins.check(plugins.STORAGES, f'{where}: storage', name)
     container = given.pop('container', '')
     options: dict[str, Any] = {}
+    problems: list[str] = []
     for key, _group, option in plugins.options(plugins.STORAGES)[name]:
         text = given.pop(key, '')
         try:
@@ -79,11 +80,12 @@ def of_section(
             options[key] = option.default if unset else option.type(text)
         except ValueError as error:
             reason = 'malformed value' if option.secret else str(error)
-            raise ConfigError(f'{where}, {key}: {reason}') from error
+            problems.append(f'{where}, {key}: {reason}')
     if given:
-        raise ConfigError(
-            f'{where}: {", ".join(sorted(given))}: not an option of storage {name}'
-        )
+        names = ', '.join(sorted(given))
+        problems.append(f'{where}: {names}: not an option of storage {name}')
+    if problems:
+        raise ConfigError('; '.join(problems))
     return name, StorageSettings(
         container,
         options=options,

@@ -36,6 +36,16 @@ _DEFAULTS: dict[str, str | None] = {
 }
 _DEST = {'lvm-snap-perm': 'lvm_snapperm'}
 _SECRET = ('ssh-password', 'ftp-password')
+#: keys of the dashboard, and of older versions of Freezer -> the key of today
+RENAMED = {
+    'restore_from_host': 'hostname',
+    'src_file': 'path_to_backup',
+    'encryption_password': 'encrypt_pass_file',
+    'nova_network_id': 'nova_restore_network',
+    'os_auth_ver': 'os_identity_api_version',
+}
+#: keys that, if they are true, switch a flag off
+INVERTED = {'no_incremental': 'incremental'}
 # A job file writes these for "not set", on any option that is not a flag.
 UNSET = ('', 'None', 'False', 'false')
 

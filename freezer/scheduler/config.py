@@ -214,12 +214,14 @@ def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
         default_config_dirs=[],
         use_env=True,
     )
-    for group, unsupported in options.UNSUPPORTED_OPTS.items():
-        for option in unsupported:
-            if parsing.value(conf, option.dest, group):
-                raise ConfigError(
-                    f'[{group}] {option.dest} is not supported by this scheduler yet'
-                )
+    problems = [
+        f'[{group}] {option.dest} is not supported by this scheduler yet'
+        for group, unsupported in options.UNSUPPORTED_OPTS.items()
+        for option in unsupported
+        if parsing.value(conf, option.dest, group)
+    ]
+    if problems:
+        raise ConfigError('; '.join(problems))
     command = conf.command
     if command not in COMMANDS:
         raise ConfigError(f'{command} is not one of {", ".join(COMMANDS)}')

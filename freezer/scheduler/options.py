@@ -1,5 +1,6 @@
 """The scheduler's options and ``--help``. Old names without the group still work."""
 
+import copy
 from typing import Any
 
 from oslo_config import cfg, types
@@ -16,10 +17,14 @@ CAPABILITIES = 'capabilities'
 SERVICE_AUTH = 'service_auth'
 
 
-def _old_names(name: str) -> list[Any]:
-    """``--na-me`` and ``--na_me``, without the group."""
-    names = dict.fromkeys((name, name.replace('-', '_')))
-    return [cfg.DeprecatedOpt(each, group='DEFAULT') for each in names]
+def _names(name: str, *groups: str) -> list[Any]:
+    """``na-me`` and ``na_me`` in these groups, for configuration files as well."""
+    spellings = dict.fromkeys((name, name.replace('-', '_')))
+    return [
+        cfg.DeprecatedOpt(spelling, group=group)
+        for group in groups
+        for spelling in spellings
+    ]
 
 
 SCHEDULER_OPTS = (
@@ -63,6 +68,7 @@ SCHEDULER_OPTS = (
     cfg.BoolOpt(
         'insecure',
         default=False,
+        deprecated_opts=_names('insecure', SERVICE_AUTH),
         help='Do not check the TLS certificates of Keystone and freezer-api, nor those '
         'of storages, except in jobs with insecure: false.',
     ),
@@ -121,7 +127,7 @@ CAPABILITIES_OPTS = (
     _capability('engines', 'tar'),
 )
 for _option in (*SCHEDULER_OPTS, *CAPABILITIES_OPTS):
-    _option.deprecated_opts = _old_names(_option.name) + _option.deprecated_opts
+    _option.deprecated_opts = _names(_option.name, 'DEFAULT') + _option.deprecated_opts
 
 
 def _service(name: str, what: str, secret: bool = False) -> Any:
@@ -129,7 +135,11 @@ def _service(name: str, what: str, secret: bool = False) -> Any:
     return cfg.StrOpt(
         name,
         secret=secret,
-        deprecated_opts=_old_names(f'os-{name}'),
+        # openstack-ansible writes os_auth_url = … into the group.
+        deprecated_opts=[
+            *_names(f'os-{name}', 'DEFAULT'),
+            cfg.DeprecatedOpt(variable.lower(), group=SERVICE_AUTH),
+        ],
         help=f'{what} Default: {variable} in the environment.',
     )
 
@@ -164,7 +174,14 @@ SERVICE_AUTH_OPTS = (
 # Options of Freezer 19 that are not supported: declared, to reject them.
 _UNSUPPORTED = 'Not supported yet.'
 UNSUPPORTED_OPTS: dict[str, tuple[Any, ...]] = {
-    GROUP: (cfg.BoolOpt('enable-v1-api', default=False, help=_UNSUPPORTED),),
+    GROUP: (
+        cfg.BoolOpt(
+            'enable-v1-api',
+            default=False,
+            help=_UNSUPPORTED,
+            deprecated_opts=_names('enable-v1-api', 'DEFAULT', GROUP, SERVICE_AUTH),
+        ),
+    ),
     'coordination': (cfg.StrOpt('backend-url', help=_UNSUPPORTED),),
 }
 
@@ -182,6 +199,18 @@ def list_opts() -> list[tuple[str, list[Any]]]:
     ]
 
 
+def _with_hyphens(option: Any, group: str) -> Any:
+    """A copy that configuration files may spell as the command line does."""
+    own = [each.name for each in option.deprecated_opts if each.group == group]
+    spelled = copy.copy(option)
+    spelled.deprecated_opts = option.deprecated_opts + [
+        spelling
+        for name in (option.name, *own)
+        for spelling in _names(name.replace('_', '-'), group)
+    ]
+    return spelled
+
+
 def declare() -> cfg.ConfigOpts:
     """oslo.config's object, which has read nothing yet."""
     conf = cfg.ConfigOpts()
@@ -190,7 +219,8 @@ def declare() -> cfg.ConfigOpts:
     command = cfg.StrOpt('command', positional=True, required=True)
     conf.register_cli_opts([command, files, JSON_OPT])
     for group, declared in list_opts():
-        conf.register_cli_opts(declared, group=group)
+        spelled = [_with_hyphens(option, group) for option in declared]
+        conf.register_cli_opts(spelled, group=group)
     for group, unsupported in UNSUPPORTED_OPTS.items():
         conf.register_opts(unsupported, group=group)
     return conf

@@ -19,6 +19,8 @@ DEFAULT_RETRY_SECONDS = 60
 _STORAGE_NAME = re.compile(r'[A-Za-z0-9_.-]+\Z')
 # The scheduler writes the agent's job file; the agent would not read a second one.
 _FORBIDDEN_KEYS = ('config', 'config_file', 'config_dir')
+# The only option of oslo.log that writes no file and runs no code.
+_HARMLESS = 'debug'
 _HIDDEN = '***'
 
 
@@ -109,17 +111,18 @@ class _Wrong(Exception):
 
 
 def parse(
-    given: Mapping[str, Any], **retrying: Any
+    given: Mapping[str, Any], **others: Any
 ) -> tuple[Action | None, list[tuple[tuple[str, ...], str]]]:
     """Parse the object ``freezer_action``.
 
-    :param retrying: mandatory, retries, retry_seconds
+    :param others: of the action: mandatory, retries, retry_seconds, line
     :returns: the action, or None if there is a problem; and (path in the object,
         message) of each problem
     """
     problems: list[tuple[tuple[str, ...], str]] = []
     storages: dict[str, dict[str, str]] = {}
     options: dict[str, str] = {}
+    set_by: dict[object, tuple[str, object]] = {}
     for name, value in given.items():
         try:
             if name.startswith(STORAGE_PREFIX):
@@ -130,15 +133,29 @@ def parse(
             if key in options:
                 raise _Wrong('duplicate key')
             if text is not None:
-                if key in _FORBIDDEN_KEYS:
-                    raise _Wrong('not allowed: the scheduler writes the job file')
+                _refuse_forbidden(key, text)
                 keys().check(key, text)
+                if setting := keys().setting(key, text):
+                    option, value = setting
+                    first, other = set_by.setdefault(option, (name, value))
+                    if value != other:
+                        raise _Wrong(f'contradicts {first}')
                 options[key] = text
         except (_Wrong, ConfigError) as error:
             problems.append(((name,), str(error).removeprefix('agent: ')))
     if problems:
         return None, problems
-    return Action(options, storages, **retrying), []
+    return Action(options, storages, **others), []
+
+
+def _refuse_forbidden(key: str, text: str) -> None:
+    if key in _FORBIDDEN_KEYS:
+        raise _Wrong('not allowed: the scheduler writes the job file')
+    if keys().is_of_log(key) and key != _HARMLESS and text not in upstream.UNSET:
+        raise _Wrong(
+            'not allowed in a job, because it can run code or write files: set it in '
+            'freezer-agent.conf'
+        )
 
 
 def _key(name: str) -> str:

@@ -257,6 +257,42 @@ def test_patterns_one_a_line(job: Job) -> None:
     assert settings.engine_options['exclude'] == ['a', 'b']
 
 
+LOCAL_JOB = '[job]\nstorage = local\ncontainer = /c\n'
+
+
+@pytest.mark.parametrize(
+    'line, name, value',
+    [
+        ('restore_from_host = web9', 'hostname', 'web9'),
+        ('src_file = /etc', 'path_to_backup', '/etc'),
+        ('encryption_password = /pass', 'encrypt_pass_file', '/pass'),
+        ('incremental = true\nno_incremental = true', 'incremental', False),
+        ('incremental = true\nno_incremental = false', 'incremental', True),
+        ('no_incremental = None', 'incremental', False),
+        ('os_auth_ver = 3', 'incremental', False),
+    ],
+)
+def test_keys_of_the_dashboard(job: Job, line: str, name: str, value: Any) -> None:
+    assert getattr(load(*job(LOCAL_JOB + line)), name) == value
+
+
+def test_keys_of_the_dashboard_that_nothing_has(job: Job) -> None:
+    for line, option in (
+        ('os_auth_ver = 2', 'os-identity-api-version'),
+        ('nova_network_id = x', 'nova-restore-network'),
+    ):
+        assert f'--{option} is set' in refused(*job(LOCAL_JOB + line))
+
+
+def test_all_keys_that_are_not_there_are_named(job: Job) -> None:
+    names = ('foo', 's3_regoin', 'mysql_conf', 'ssh_host', 'cinder_vol_id')
+    lines = ''.join(f'{name} = x\n' for name in names)
+    text = refused(*job(LOCAL_JOB + lines + 'max_level = y\n'))
+    for name in (*names[:2], 'max_level', '--mysql-conf', '--ssh-host'):
+        assert name in text
+    assert '--cinder-vol-id' in text
+
+
 def test_unknown_keys_are_named(job: Job) -> None:
     _, path = argv = job('[freezer]\nmax_levle = 3\n')
     message = refused(*LOCAL, *argv)

@@ -319,3 +319,99 @@ def test_secrets_are_not_in_repr() -> None:
     settings = load('start', **CREDENTIALS)
     assert 'pw/secret' not in repr(settings.service)
     assert 'pw/secret' not in repr(dataclasses.replace(settings, conf=None))
+
+
+OPENSTACK_ANSIBLE = """
+[DEFAULT]
+client_id = node1
+conf = /srv/jobs
+enable_v1_api = False
+
+[scheduler]
+centralized_scheduler = True
+client_id = central
+jobs_dir = /srv/jobs
+concurrent_jobs = 3
+
+[service_auth]
+insecure = False
+os_auth_url = http://k/v3
+os_endpoint_type = internalURL
+os_password = pw/secret
+os_project_domain_name = d
+os_project_name = p
+os_region_name = r
+os_user_domain_name = e
+os_username = u
+"""
+
+
+def load_file(path: Path, text: str, *argv: str) -> Settings:
+    path.write_text(text)
+    return load('start', '--config-file', str(path), *argv)
+
+
+def test_scheduler_conf_of_openstack_ansible(tmp_path: Path) -> None:
+    settings = load_file(tmp_path / 'scheduler.conf', OPENSTACK_ANSIBLE)
+    assert (settings.client_id, settings.concurrent_jobs) == ('central', 3)
+    assert settings.jobs_dir == Path('/srv/jobs')
+    service = settings.service
+    assert service is not None
+    service.check()
+    assert dataclasses.asdict(service) == dict.fromkeys(CREDENTIALS_UNSET, '') | {
+        'auth_url': 'http://k/v3',
+        'endpoint_type': 'internal',
+        'password': 'pw/secret',
+        'project_domain_name': 'd',
+        'project_name': 'p',
+        'region_name': 'r',
+        'user_domain_name': 'e',
+        'username': 'u',
+    }
+
+
+CREDENTIALS_UNSET = [each.dest for each in options.SERVICE_AUTH_OPTS]
+
+
+@pytest.mark.parametrize('option', options.SERVICE_AUTH_OPTS, ids=lambda o: o.name)
+@pytest.mark.parametrize('form', ['{}', 'os-{}', '{}_', 'os-{}_'])
+def test_spellings_of_credentials(option: Any, form: str, tmp_path: Path) -> None:
+    name = form.format(option.name)
+    name = name.removesuffix('_').replace('-', '_') if name.endswith('_') else name
+    text = f'[service_auth]\n{name} = public\n'
+    service = load_file(tmp_path / 'scheduler.conf', text).service
+    assert service is not None
+    assert getattr(service, option.dest) == 'public'
+
+
+@pytest.mark.parametrize('key', ['client-id', 'client_id'])
+@pytest.mark.parametrize('group', ['DEFAULT', 'scheduler'])
+def test_spellings_in_a_file(group: str, key: str, tmp_path: Path) -> None:
+    text = f'[{group}]\n{key} = x\n'
+    assert load_file(tmp_path / 'scheduler.conf', text).client_id == 'x'
+
+
+@pytest.mark.parametrize('group', ['DEFAULT', 'scheduler', 'service_auth'])
+@pytest.mark.parametrize('key', ['enable_v1_api', 'enable-v1-api'])
+def test_version_1_of_the_api_in_any_group(
+    group: str, key: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'scheduler.conf'
+    load_file(path, f'[{group}]\n{key} = false\n')
+    with pytest.raises(ConfigError, match='enable_v1_api is not supported'):
+        load_file(path, f'[{group}]\n{key} = true\n')
+
+
+def test_every_unsupported_option_is_reported(tmp_path: Path) -> None:
+    text = '[DEFAULT]\nenable_v1_api = true\n[coordination]\nbackend_url = etcd://\n'
+    with pytest.raises(
+        ConfigError, match=r'enable_v1_api .*; \[coordination\] backend'
+    ):
+        load_file(tmp_path / 'scheduler.conf', text)
+
+
+def test_insecure_beside_the_credentials(tmp_path: Path) -> None:
+    path = tmp_path / 'scheduler.conf'
+    assert load_file(path, '[service_auth]\ninsecure = true\n').insecure
+    text = '[scheduler]\ninsecure = false\n[service_auth]\ninsecure = true\n'
+    assert not load_file(path, text).insecure

@@ -248,6 +248,80 @@ def test_timing_changes_with_the_times() -> None:
     assert schedule.KEYS
 
 
+def test_timing_of_a_start_date_alone() -> None:
+    def timing(**top: Any) -> str:
+        dates = {'schedule_start_date': '2026-02-01T00:00:00Z'}
+        return parse(job(job_schedule=dates, **top)).timing
+
+    # It runs once: a new description is no request to run it again.
+    assert timing() == timing(description='x')
+
+
+OF_LOG = [
+    *('log_config_append', 'log_file', 'log_dir', 'log-file', 'use_syslog'),
+    *('syslog_log_facility', 'use_journal', 'logging_default_format_string'),
+    *('default_log_levels', 'log_rotation_type', 'publish_errors', 'use_stderr'),
+]
+
+
+@pytest.mark.parametrize('key', OF_LOG)
+def test_options_of_the_log_are_refused(key: str) -> None:
+    (message,) = problems(job({**INFO, key: True}))
+    assert f'freezer_action.{key}: not allowed in a job' in message
+    (message,) = problems(job({**INFO, key: '/etc/cron.d/x'}))
+    assert 'not allowed in a job' in message
+    # Dashboards write whole forms.
+    for unset in ('', None, 'None', False):
+        assert parse(job({**INFO, key: unset})).actions
+
+
+def test_debug_is_harmless() -> None:
+    assert parse(job({**INFO, 'debug': True})).actions[0].options['debug'] == 'True'
+
+
+def test_options_of_a_log_in_a_storage_are_refused() -> None:
+    near = {'storage': 'local', 'container': '/a', 'log_config_append': '/x'}
+    (message,) = problems(job({'action': 'info', 'storage:near': near}))
+    assert 'log_config_append: not an option of storage local' in message
+
+
+def test_every_unknown_key_is_reported() -> None:
+    old = ['mysql_conf', 'lvm_srcvol', 'cinder_vol_id', 'nova_inst_id', 'ssh_host']
+    new = ['dst_file', 'get_object', 'max_levl', 's3_regoin']
+    found = problems(job({**INFO, **dict.fromkeys([*old, *new], 'x')}))
+    for key in (*old, *new):
+        assert sum(f'freezer_action.{key}: ' in message for message in found) == 1
+    near = {'storage': 's3', 's3_concurrency': 'x', 's3_max_parts': 'y', 'a': 'b'}
+    (message,) = problems(job({'action': 'info', 'storage:near': near}))
+    for key in ('s3_concurrency', 's3_max_parts', ' a: '):
+        assert key in message
+
+
+@pytest.mark.parametrize(
+    'given, wrong',
+    [
+        ({'restore_from_host': 'web1'}, ''),
+        ({'restore_from_host': 'web1', 'hostname': 'web1'}, ''),
+        ({'restore_from_host': 'web1', 'hostname': ''}, ''),
+        ({'restore_from_host': '', 'hostname': 'web1'}, ''),
+        ({'restore_from_host': 'web1', 'hostname': 'web2'}, 'contradicts'),
+        ({'no_incremental': True, 'incremental': False}, ''),
+        ({'no_incremental': False, 'incremental': True}, ''),
+        ({'no-incremental': True, 'incremental': True}, 'contradicts'),
+        ({'engine': 'tar', 'engine_name': 'tar'}, ''),
+        ({'engine': 'tar', 'engine_name': 'nova'}, 'contradicts'),
+        ({'no_incremental': 'perhaps'}, 'perhaps'),
+    ],
+)
+def test_two_keys_of_one_option(given: dict[str, Any], wrong: str) -> None:
+    text = job({**INFO, **given})
+    if wrong:
+        (message,) = problems(text)
+        assert wrong in message
+    else:
+        assert parse(text).actions
+
+
 def test_api_state() -> None:
     text = job(
         project_id='p',
