@@ -132,6 +132,7 @@ class Agent:
             if repository is not None:
                 stack.callback(repository.close)
             job = job_of(settings.action)(settings, repository, self.say, progress)
+            job.check_options()
             job.validate()
             if settings.max_priority:
                 _raise_priority()

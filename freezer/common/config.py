@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
@@ -150,16 +150,33 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     if usage.wanted(argv) or not argv:
         sys.stdout.write(usage.text(opts.help_usage()))
         raise SystemExit(0 if argv else 1)
+    return _load(argv, environ, None, lambda conf: logs.set_up(conf, 'freezer.log'))
+
+
+def load_job(
+    job: jobfile.JobFile, argv: Sequence[str], environ: Mapping[str, str]
+) -> AgentConfig:
+    """As :func:`load`, with this job file; nothing is written, and there is no log."""
+    return _load(argv, environ, job, lambda _conf: '')
+
+
+def _load(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    job: jobfile.JobFile | None,
+    set_up_log: Callable[[cfg.ConfigOpts], str],
+) -> AgentConfig:
     conf = opts.declare()
     parsing.parse(conf, argv, opts.PROG, opts.declared_options(), use_env=True)
     pinned = _pin_command_line(conf, argv)
-    job = jobfile.read(conf.config) if conf.config else None
+    if job is None and conf.config:
+        job = jobfile.read(conf.config)
     if job is not None:
         job_options.apply(conf, job, pinned)
     _apply_environment(conf, environ)
     opts.refuse_unavailable(conf)
     values = _values(conf)
-    values['log_file'] = logs.set_up(conf, 'freezer.log')
+    values['log_file'] = set_up_log(conf)
     values['storages'] = storages.chosen(conf, values, job)
     if job is not None and job.storages:
         values['storage'] = 'multiple'

@@ -28,6 +28,13 @@ class Key(NamedTuple):
     inverted: bool = False
     of_log: bool = False
 
+    def is_unset(self, value: str) -> bool:
+        """Whether this value does not set the option."""
+        if self.dest == 'command' and value == 'false':
+            # A program.
+            return False
+        return upstream.is_unset(self.flag, value)
+
 
 def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
     """By the option's name and, where it differs, by its dest (engine, engine_name)."""
@@ -73,7 +80,7 @@ def apply(
                 problems.append(f'{where}: {name} is not an option of this agent')
                 continue
             key = known[name]
-            if upstream.is_unset(key.flag, value) or (key.group, key.dest) in pinned:
+            if key.is_unset(value) or (key.group, key.dest) in pinned:
                 continue
             try:
                 override(conf, key, value, f'{where}, {name}')
@@ -125,7 +132,7 @@ class JobKeys:
         Several keys may be names of one option.
         """
         found = self._keys[key]
-        if upstream.is_unset(found.flag, value):
+        if found.is_unset(value):
             return None
         option = found.group, found.dest
         if not found.flag:
@@ -144,7 +151,7 @@ class JobKeys:
         if name not in self._keys:
             raise ConfigError('not an option of the agent')
         key = self._keys[name]
-        if upstream.is_unset(key.flag, value):
+        if key.is_unset(value):
             return
         override(self._conf, key, value, 'agent')
         try:

@@ -5,6 +5,7 @@ Not an oslo.config file: section names do not matter, except that each
 """
 
 import configparser
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from freezer.exceptions import ConfigError
@@ -29,6 +30,19 @@ class JobFile:
 
 def read(path: str) -> JobFile:
     """:raises ConfigError: it cannot be read, or a line of it is malformed"""
+    try:
+        with open(path, encoding='utf-8-sig') as stream:
+            return parse(path, stream)
+    except OSError as error:
+        raise ConfigError(f'config {path}: {error.strerror or error}') from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f'config {path}: not UTF-8 text: save it as UTF-8') from error
+
+
+def parse(path: str, lines: Iterable[str]) -> JobFile:
+    """:param path: for error messages
+    :raises ConfigError: a line is malformed
+    """
     parser = configparser.ConfigParser(
         # Freezer 19 failed on a single %; %% means %, as it did there.
         interpolation=None,
@@ -38,12 +52,7 @@ def read(path: str) -> JobFile:
     # Two spellings of one key are duplicates.
     parser.optionxform = _key  # type: ignore[assignment,method-assign]
     try:
-        with open(path, encoding='utf-8-sig') as stream:
-            parser.read_file(stream, source=path)
-    except OSError as error:
-        raise ConfigError(f'config {path}: {error.strerror or error}') from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f'config {path}: not UTF-8 text: save it as UTF-8') from error
+        parser.read_file(lines, source=path)
     except configparser.Error as error:
         raise ConfigError(f'config {path}: {_without_text(error)}') from error
     sections = [

@@ -318,7 +318,8 @@ AGENT_OPTS = (
     cfg.StrOpt(
         'command',
         help='Command for action exec. It is split as a shell does, but no shell runs '
-        'it; | makes a pipeline.',
+        'it; | makes a pipeline. Other operators of a shell, such as && and >, are '
+        "refused: use sh -c '…'. Patterns and variables are not expanded.",
     ),
 )
 

@@ -10,8 +10,8 @@ class AdminJob(Job):
     """Removes old chains, and what failed backups left; with ``--rebuild-index`` makes
     indexes that are missing."""
 
-    def validate(self) -> None:
-        super().validate()
+    def check_options(self) -> None:
+        super().check_options()
         config = self.config
         if not (
             retention_requested(config)

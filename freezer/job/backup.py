@@ -29,18 +29,26 @@ class BackupJob(Job):
 
     writes = True
 
-    def validate(self) -> None:
-        super().validate()
+    def check_options(self) -> None:
+        super().check_options()
         config = self.config
         retention_requested(config)
         if config.consistency_check:
             require_files(self.engine, 'consistency-check')
-        self._mode.validate()
-        if self._snapshot is not None:
-            if not config.path_to_backup:
+        # Loaded before any work: each may not be installed.
+        _mode, snapshot, engine = self._mode, self._snapshot, self.engine
+        if not config.path_to_backup:
+            if snapshot is not None:
                 raise ConfigError('--snapshot needs --path-to-backup')
-            self._snapshot.validate(config.path_to_backup)
-        self.engine.source(config.path_to_backup)
+            # Raises the error of the engine, if it needs a path.
+            engine.source(None)
+
+    def validate(self) -> None:
+        path = self.config.path_to_backup
+        self._mode.validate()
+        if self._snapshot is not None and path:
+            self._snapshot.validate(path)
+        self.engine.source(path)
 
     @functools.cached_property
     def _mode(self) -> Mode:

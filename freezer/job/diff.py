@@ -31,8 +31,8 @@ class DiffJob(Job):
 
     takes_include = True
 
-    def validate(self) -> None:
-        super().validate()
+    def check_options(self) -> None:
+        super().check_options()
         config = self.config
         if config.from_date is None:
             raise ConfigError(

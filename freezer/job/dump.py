@@ -21,8 +21,8 @@ class DumpJob(Job):
 
     takes_include = True
 
-    def validate(self) -> None:
-        super().validate()
+    def check_options(self) -> None:
+        super().check_options()
         if not self.config.include:
             raise ConfigError('action dump needs --include PATH, the file to print')
         if self.config.metadata_out:

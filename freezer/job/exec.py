@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import shlex
 import subprocess
 import sys
@@ -12,12 +13,17 @@ from freezer.utils import signals
 
 LOG = logging.getLogger(__name__)
 
+_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+# A single | is a pipe here as well. Patterns such as *.log and $NAME stay as they are:
+# find and other programs take them.
+_SHELL = re.compile(r'&&|\|\||\|&|>>|<<|\$\(|[;&<>()`]')
+
 
 class ExecJob(Job):
     """Runs a command, without a shell, and exits with its status."""
 
-    def validate(self) -> None:
-        super().validate()
+    def check_options(self) -> None:
+        super().check_options()
         _split_command(self.config.command)
 
     def execute(self) -> Outcome:
@@ -66,6 +72,12 @@ def _split_command(command: str | None) -> list[list[str]]:
         raise ConfigError(
             'command is required for action exec: give --command, or command in the '
             'job file'
+        )
+    operator = _SHELL.search(_QUOTED.sub('quoted', command))
+    if operator:
+        raise ConfigError(
+            f'command: {operator[0]} is for a shell, and no shell runs this command: '
+            f"write sh -c '…' to use one, or quote {operator[0]} to pass it on"
         )
     lexer = shlex.shlex(command, posix=True, punctuation_chars='|')
     lexer.whitespace_split = True

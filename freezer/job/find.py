@@ -23,8 +23,8 @@ class FindJob(Job):
 
     takes_include = True
 
-    def validate(self) -> None:
-        super().validate()
+    def check_options(self) -> None:
+        super().check_options()
         if not self.config.include:
             raise ConfigError('action find needs --include PATTERN, the files to find')
 

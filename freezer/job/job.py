@@ -78,7 +78,8 @@ class Outcome:
 
 
 class Job(abc.ABC):
-    """An action. The agent calls :meth:`validate`, then :meth:`execute`.
+    """An action. The agent calls :meth:`check_options`, :meth:`validate`, then
+    :meth:`execute`. The scheduler has the options of its jobs checked as well.
 
     :param repository: None for action exec, which needs no storage
     :param say: shows a line on the terminal
@@ -101,10 +102,10 @@ class Job(abc.ABC):
         self.say = say
         self.progress = progress
 
-    def validate(self) -> None:
-        """Check what can be checked before any work.
+    def check_options(self) -> None:
+        """Check the options alone: neither the source, the target nor the storage.
 
-        :raises ConfigError: the options do not fit the action
+        :raises ConfigError: no run with these options can succeed
         """
         config = self.config
         if config.include and not self.takes_include:
@@ -117,11 +118,20 @@ class Job(abc.ABC):
                 f'--from-date and --to-date belong to action diff; the date of action '
                 f'{config.action} is --restore-from-date'
             )
+        if self.takes_include:
+            # Loaded before any work: it may not be installed.
+            _engine = self.engine
         if config.incremental:
             return
         for name in ('max_level', 'always_level'):
             if getattr(config, name):
                 raise ConfigError(f'{name.replace("_", "-")} needs --incremental')
+
+    def validate(self) -> None:
+        """Check what else can be checked before any work.
+
+        :raises FreezerError: the action would fail
+        """
 
     @abc.abstractmethod
     def execute(self) -> Outcome:

@@ -31,8 +31,8 @@ class RestoreJob(Job):
 
     takes_include = True
 
-    def validate(self) -> None:
-        super().validate()
+    def check_options(self) -> None:
+        super().check_options()
         config = self.config
         if config.consistency_checksum:
             if config.include:
@@ -42,6 +42,11 @@ class RestoreJob(Job):
                 )
             checksum.compare(config.consistency_checksum, '')
             require_files(self.engine, 'consistency-checksum')
+        if not config.restore_abs_path:
+            # Raises the error of the engine, if it needs a target.
+            self.engine.check_target(None, config.overwrite)
+
+    def validate(self) -> None:
         self._check_target()
 
     def _check_target(self) -> str:

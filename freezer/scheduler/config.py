@@ -13,7 +13,8 @@ from oslo_config import cfg
 from freezer.common import parsing, usage
 from freezer.exceptions import ConfigError
 from freezer.scheduler import options
-from freezer.scheduler.documents.document import Document
+from freezer.scheduler.documents.check import check
+from freezer.scheduler.documents.document import Document, DocumentError
 from freezer.scheduler.options import COMMANDS, FILE_COMMANDS, PROG
 
 _JOBS_DIR = '/etc/freezer/scheduler/conf.d'
@@ -114,6 +115,16 @@ class Settings:
                     if self.supported[what] and name not in self.supported[what]:
                         return f'it needs {name}, which is not in supported-{what}'
         return ''
+
+    def check(
+        self, documents: Sequence[Document], same_environ: bool = True
+    ) -> list[Document | DocumentError]:
+        """Check whether the jobs can run, except those that are skipped; see
+        :func:`freezer.scheduler.documents.check.check`."""
+        ours = [each for each in documents if not self.skip_reason(each)]
+        checked = check(ours, self.environ, same_environ)
+        found = dict(zip(map(id, ours), checked, strict=True))
+        return [found.get(id(each), each) for each in documents]
 
     def reject_reason(self, document: Document) -> str:
         """Why the job must not run; empty if it may."""

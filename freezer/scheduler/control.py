@@ -92,7 +92,7 @@ def start(settings: Settings) -> int:
         _detach(lock)
     logs.set_up(settings.conf, None if settings.no_daemon else 'scheduler.log')
     pid_file.write_pid(lock)
-    source: JobSource = JobDirectory(settings.jobs_dir)
+    source: JobSource = JobDirectory(settings.jobs_dir, settings.check)
     if settings.service is not None:
         source = ApiJobSource(settings, settings.service)
     LOG.info('started, pid %d, reading jobs from %s', os.getpid(), source.place)

@@ -19,6 +19,7 @@ from freezer.common.version import version
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.scheduler import config, control, private, report
 from freezer.scheduler.config import Settings
+from freezer.scheduler.documents.document import DocumentError
 from freezer.scheduler.options import PROG
 from freezer.scheduler.runs.record import ABORTED
 from freezer.scheduler.runs.runner import JobRun, job_lock
@@ -56,7 +57,10 @@ def _complain(text: str) -> None:
 
 def _run(settings: Settings) -> int:
     """Run one job now, in the foreground."""
-    document = directory.read(Path(settings.files[0]).absolute())
+    read = directory.read(Path(settings.files[0]).absolute())
+    (document,) = settings.check([read])
+    if isinstance(document, DocumentError):
+        raise document
     rejected = settings.reject_reason(document)
     if rejected:
         raise ConfigError(f'{document.path}: will not run: {rejected}')

@@ -1,6 +1,7 @@
 """The commands status and validate: output for people, and as JSON."""
 
 import datetime
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,12 +64,18 @@ def _connection(api: Mapping[str, Any]) -> str:
 def validate(settings: Settings) -> int:
     """Print the errors in job files, or when they will run; 1 if one is invalid."""
     now = datetime.datetime.now(datetime.UTC)
-    documents, errors = [], []
+    found: list[Document | DocumentError] = []
     for path in _files(settings.files):
         try:
-            documents.append(read(path))
+            found.append(read(path))
         except DocumentError as error:
-            errors.append(error)
+            found.append(error)
+    parsed = [each for each in found if isinstance(each, Document)]
+    # The environment of the scheduler may have the keys that this one lacks.
+    checked = iter(settings.check(parsed, same_environ=False))
+    found = [next(checked) if isinstance(each, Document) else each for each in found]
+    documents = [each for each in found if isinstance(each, Document)]
+    errors = [each for each in found if isinstance(each, DocumentError)]
     if settings.json:
         shown = {
             'zone': str(schedule.zone()),
@@ -95,8 +102,9 @@ def _files(names: Sequence[str]) -> Iterator[Path]:
 
 
 def _errors(settings: Settings) -> list[DocumentError]:
+    check = functools.partial(settings.check, same_environ=False)
     try:
-        return JobDirectory(settings.jobs_dir).list().errors
+        return JobDirectory(settings.jobs_dir, check).list().errors
     except ConfigError:
         return []
 

@@ -8,6 +8,8 @@ The attribute ``temporary`` of a class says whether another attempt may help; fo
 table in ``_s3/transport/errors.py`` selects the class.
 """
 
+from typing import Any
+
 
 class StorageException(Exception):
     """A storage operation failed; ``message`` is a line for the user.
@@ -25,6 +27,17 @@ class StorageException(Exception):
 
 class StorageConfigError(StorageException):
     """Options are missing, malformed or contradictory; nothing was attempted."""
+
+
+class OptionsMissing(StorageConfigError):
+    """Options that the environment can set are missing; the others are right.
+
+    :ivar storage: the driver, which cannot connect without them
+    """
+
+    def __init__(self, message: str, storage: Any) -> None:
+        super().__init__(message)
+        self.storage = storage
 
 
 class NotFound(StorageException):

@@ -32,6 +32,7 @@ from freezer.storage.check import CheckReport, run_check
 from freezer.storage.exceptions import (
     AccessDenied,
     BucketNotFound,
+    OptionsMissing,
     StorageConfigError,
     StorageException,
 )
@@ -53,6 +54,8 @@ JOURNAL = '~/.freezer/uploads'
 # A volume ends well before the store's limit of parts: SeaweedFS counts retried
 # parts as well (seaweedfs #6821).
 USED_OF_MAX_PARTS = 0.9
+# In place of missing keys and host names, while the other options are checked.
+_ABSENT = 'absent'
 
 
 class S3Storage(Freezer19Calls):
@@ -114,13 +117,14 @@ class S3Storage(Freezer19Calls):
             'container': settings.container,
         }
         missing = [name for name, value in needed.items() if not value]
-        if missing:
+        if missing and settings.name:
             raise StorageConfigError(
                 f'{settings.section}: storage s3 needs {", ".join(missing)} in this '
                 f'section'
-                if settings.name
-                else _how_to_give(missing)
             )
+        if 'container' in missing:
+            raise StorageConfigError(_how_to_give(missing))
+        stand_in = '' if profile else _ABSENT
         group = {
             name.removeprefix('s3_'): value
             for name, value in given.items()
@@ -135,10 +139,10 @@ class S3Storage(Freezer19Calls):
             progress=settings.progress,
         )
         try:
-            return cls(
-                given['access_key'],
-                given['secret_key'],
-                given['endpoint'],
+            storage = cls(
+                given['access_key'] or stand_in,
+                given['secret_key'] or stand_in,
+                given['endpoint'] or f'https://{_ABSENT}',
                 settings.container,
                 settings.max_segment_size,
                 skip_prepare=True,
@@ -148,6 +152,10 @@ class S3Storage(Freezer19Calls):
             if not settings.name:
                 raise
             raise StorageConfigError(f'{settings.section}: {error.message}') from error
+        if missing:
+            # Last, because another environment may set them.
+            raise OptionsMissing(_how_to_give(missing), storage)
+        return storage
 
     def __repr__(self) -> str:
         return f'<S3Storage {self.container} at {self.endpoint}>'

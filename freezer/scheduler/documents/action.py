@@ -38,6 +38,7 @@ class Action:
     :param storages: NAME -> options, for each ``[storage:NAME]``
     :param mandatory: run it even if an earlier action failed
     :param retries: further attempts after the first one
+    :param line: of the options, in the document
     """
 
     options: Mapping[str, str]
@@ -45,6 +46,7 @@ class Action:
     mandatory: bool = False
     retries: int = 0
     retry_seconds: float = DEFAULT_RETRY_SECONDS
+    line: int = dataclasses.field(default=1, compare=False)
 
     @property
     def name(self) -> str:

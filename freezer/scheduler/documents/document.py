@@ -67,6 +67,8 @@ class DocumentError(FreezerError):
     def __init__(self, path: str, problems: Sequence[Problem]) -> None:
         self.path = path
         self.problems = tuple(problems)
+        #: without line numbers
+        self.texts = tuple((each.key, each.text) for each in problems)
         super().__init__('; '.join(f'{path}: {problem}' for problem in problems))
 
 
@@ -308,7 +310,11 @@ class _Parser:
             self._problem((*path, 'freezer_action'), 'must be an object with options')
             return None
         parsed, problems = action.parse(
-            options, mandatory=mandatory, retries=retries, retry_seconds=seconds
+            options,
+            mandatory=mandatory,
+            retries=retries,
+            retry_seconds=seconds,
+            line=self._positions.line((*path, 'freezer_action')),
         )
         for inside, text in problems:
             self._problem((*path, 'freezer_action', *inside), text)

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from urllib.parse import quote
 
 from freezer.scheduler import private
 from freezer.scheduler.documents.action import Action
+from freezer.scheduler.documents.check import PYTHON
 from freezer.scheduler.documents.document import Document
 from freezer.scheduler.runs import metadata
 from freezer.scheduler.runs.metadata import MetadataFiles
@@ -30,8 +30,9 @@ from freezer.utils.text import printable
 
 LOG = logging.getLogger(__name__)
 
-#: the agent of this installation; -P: never one in the current directory
-AGENT = (sys.executable, '-P', '-m', 'freezer.main')
+#: the agent's exit code for a backup without what of its source could not be read
+INCOMPLETE = 3
+AGENT = (*PYTHON, 'freezer.main')
 #: seconds from SIGTERM to SIGKILL; the agent takes 4 to stop (utils/signals.py)
 KILL_SECONDS = 15.0
 

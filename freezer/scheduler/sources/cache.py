@@ -14,7 +14,13 @@ from urllib.parse import quote
 
 from freezer.exceptions import ConfigError
 from freezer.scheduler import private
-from freezer.scheduler.sources.directory import SUFFIX, JobDirectory, Stamp, stamp
+from freezer.scheduler.sources.directory import (
+    SUFFIX,
+    Check,
+    JobDirectory,
+    Stamp,
+    stamp,
+)
 
 #: below the state directory, for everything about freezer-api
 FOLDER = 'api'
@@ -34,9 +40,9 @@ class ApiJobCache(JobDirectory):
     _in_api = True
 
     def __init__(
-        self, directory: Path, state_dir: Path, owner_key: Sequence[str]
+        self, directory: Path, state_dir: Path, owner_key: Sequence[str], check: Check
     ) -> None:
-        super().__init__(directory)
+        super().__init__(directory, check)
         self._index = _index(state_dir)
         self._owner_key = list(owner_key)
         index = _read_index(self._index)
@@ -49,6 +55,16 @@ class ApiJobCache(JobDirectory):
     @property
     def ids(self) -> frozenset[str]:
         return frozenset(self._jobs)
+
+    @property
+    def refused(self) -> list[str]:
+        """The jobs that cannot run, of which no earlier version can either."""
+        paths = {job_id: self._path / name for job_id, name in self._jobs.items()}
+        return [
+            job_id
+            for job_id, path in paths.items()
+            if path in self._errors and path not in self._documents
+        ]
 
     def document(self, job_id: str) -> dict[str, Any]:
         """The cached document; empty if there is none."""

@@ -2,8 +2,11 @@
 
 import dataclasses
 import logging
+import math
 import os
 import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from freezer.exceptions import ConfigError
@@ -15,7 +18,12 @@ LOG = logging.getLogger(__name__)
 
 SUFFIX = '.conf'
 _MAX_BYTES = 1 << 20
+# Until a refused job is checked again: a missing file may be there by then.
+_RECHECK_SECONDS = 60.0
 Stamp = tuple[int, ...]
+#: returns for each document the document, or its error if the job can never run; raises
+#: ConfigError if that could not be checked
+Check = Callable[[Sequence[Document]], Sequence[Document | DocumentError]]
 
 
 def read(path: Path, in_api: bool = False) -> Document:
@@ -55,8 +63,11 @@ class JobDirectory(JobSource):
 
     _in_api = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Check = lambda documents: documents) -> None:
         self._path = path
+        self._check = check
+        # Files of jobs that the check refused -> when to check again (monotonic time)
+        self._refused: dict[Path, float] = {}
         self._stamps: dict[Path, Stamp] = {}
         self._documents: dict[Path, Document] = {}
         self._errors: dict[Path, DocumentError] = {}
@@ -72,13 +83,11 @@ class JobDirectory(JobSource):
         :raises ConfigError: the directory cannot be listed
         """
         found = self._files()
-        for known in (self._stamps, self._documents, self._errors):
+        for known in (self._stamps, self._documents, self._errors, self._refused):
             for path in known.keys() - found.keys():
                 del known[path]
-        for path, current in found.items():
-            if self._stamps.get(path) != current:
-                self._stamps[path] = current
-                self._load(path)
+        self._load([path for path in found if self._is_due(path, found[path])])
+        self._stamps = found
         listing = JobListing(errors=list(self._errors.values()))
         duplicates = set()
         for path in sorted(self._documents):
@@ -110,20 +119,56 @@ class JobDirectory(JobSource):
             reason = error.strerror or error
             raise ConfigError(f'jobs-dir {self._path}: {reason}') from error
 
-    def _load(self, path: Path) -> None:
+    def refresh(self) -> None:
+        self._refused = dict.fromkeys(self._refused, 0.0)
+
+    def _is_due(self, path: Path, current: Stamp) -> bool:
+        """Whether to read the file."""
+        changed = self._stamps.get(path) != current
+        return changed or time.monotonic() >= self._refused.get(path, math.inf)
+
+    def _load(self, paths: Iterable[Path]) -> None:
+        unchecked: dict[Path, Document] = {}
+        for path in paths:
+            self._refused.pop(path, None)
+            try:
+                loaded = read(path, self._in_api)
+            except DocumentError as error:
+                self._reject(path, error)
+                continue
+            known = self._documents.get(path)
+            if known is not None and known.actions == loaded.actions:
+                self._accept(path, loaded)
+            else:
+                unchecked[path] = loaded
+        checked: Sequence[Document | DocumentError] = [*unchecked.values()]
         try:
-            loaded = read(path, self._in_api)
-        except DocumentError as error:
-            self._errors[path] = error
-            known = path in self._documents
-            kept = '; keeping the previous version of the job' if known else ''
-            for problem in error.problems:
-                LOG.error('%s, %s%s', path, problem, kept)
-            return
+            checked = self._check([*unchecked.values()])
+        except ConfigError as error:
+            # Run the jobs all the same: the agent checks them again.
+            LOG.warning('%s', error)
+        for path, result in zip(unchecked, checked, strict=True):
+            if isinstance(result, DocumentError):
+                self._refused[path] = time.monotonic() + _RECHECK_SECONDS
+                self._reject(path, result)
+            else:
+                self._accept(path, result)
+
+    def _accept(self, path: Path, loaded: Document) -> None:
         self._errors.pop(path, None)
         self._documents[path] = loaded
         for remark in loaded.remarks:
             LOG.warning('%s, %s', path, remark)
+
+    def _reject(self, path: Path, error: DocumentError) -> None:
+        before = self._errors.get(path)
+        self._errors[path] = error
+        if before is not None and before.texts == error.texts:
+            return
+        known = path in self._documents
+        kept = '; keeping the previous version of the job' if known else ''
+        for problem in error.problems:
+            LOG.error('%s, %s%s', path, problem, kept)
 
 
 def stamp(path: Path) -> Stamp:

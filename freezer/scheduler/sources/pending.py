@@ -11,23 +11,24 @@ class PendingUpdates:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._updates: dict[str, tuple[JobUpdate, Document]] = {}
+        self._updates: dict[str, tuple[JobUpdate, str]] = {}
         self._sent: dict[str, JobUpdate] = {}
         self._sessions: dict[str, Document] = {}
 
     def __len__(self) -> int:
         return len(self._updates)
 
-    def add(self, update: JobUpdate, document: Document) -> bool:
+    def add(self, update: JobUpdate, trust_id: str) -> bool:
         """False if it is pending or sent already."""
         with self._guard:
             pending = self._updates.get(update.job_id, (None,))[0]
             if update in (pending, self._sent.get(update.job_id)):
                 return False
-            self._updates[update.job_id] = (update, document)
+            self._updates[update.job_id] = (update, trust_id)
             return True
 
-    def updates(self) -> list[tuple[JobUpdate, Document]]:
+    def updates(self) -> list[tuple[JobUpdate, str]]:
+        """Each with the trust of its job."""
         with self._guard:
             return list(self._updates.values())
 

@@ -88,11 +88,13 @@ class ApiJobSource(JobSource):
         thread.start()
 
     def refresh(self) -> None:
+        self.sync.cache.refresh()
         self._poll_now = True
         self._wakeup.set()
 
     def report(self, update: JobUpdate, document: Document) -> None:
-        if self.sync.pending.add(update, document):
+        trust_id = document.api.trust_id if document.api else ''
+        if self.sync.pending.add(update, trust_id):
             self._wakeup.set()
 
     def on_started(self, document: Document) -> None:
@@ -129,7 +131,10 @@ class ApiJobSource(JobSource):
 
     # Last of these: below it, list is not the type.
     def list(self) -> JobListing:
-        return self.sync.cache.list()
+        listing = self.sync.cache.list()
+        if self.sync.add_refusals():
+            self._wakeup.set()
+        return listing
 
     # -- The thread -------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class ApiSync:
             private.directory(settings.jobs_dir),
             settings.state_dir,
             (*account, str(settings.centralized)),
+            settings.check,
         )
         self.outbox = Outbox(private.directory(folder / 'outbox'))
         self.pending = PendingUpdates()
@@ -95,6 +96,21 @@ class ApiSync:
             self._poll(api)
 
     # -- Reports ----------------------------------------------------------------------
+
+    def add_refusals(self) -> bool:
+        """Report jobs that can never run as failed; whether there is a new report.
+
+        They keep their event, so that they start as soon as they are corrected.
+        """
+        added = False
+        for job_id in self.cache.refused:
+            document = self.cache.document(job_id)
+            schedule = document.get('job_schedule')
+            known = schedule if isinstance(schedule, dict) else {}
+            if known.get('status') or known.get('result') != 'fail':
+                update = JobUpdate(job_id, '', 'fail', -1, -1)
+                added |= self.pending.add(update, _trust_id(document))
+        return added
 
     def _start_sessions(self, api: Api) -> None:
         for document in self.pending.sessions():
@@ -150,12 +166,12 @@ class ApiSync:
 
     def _send_updates(self, api: Api) -> None:
         """Send the status and result of jobs."""
-        for update, document in self.pending.updates():
+        for update, trust_id in self.pending.updates():
             job_id = update.job_id
             if self._not_before.get(job_id, 0.0) > time.monotonic():
                 continue
             try:
-                self._send_update(api.with_trust(_state(document).trust_id), update)
+                self._send_update(api.with_trust(trust_id), update)
             except ApiRejected as error:
                 seconds = self._delay(job_id)
                 LOG.error('job %s: %s; retrying in %d s', job_id, error, seconds)

@@ -553,7 +553,10 @@ def test_exec_returns_the_status_of_the_command() -> None:
 
 def test_exec_pipeline_without_a_shell(tmp_path: Path) -> None:
     file = tmp_path / 'file'
-    command = f'echo "a  b" $HOME ; > {file} | tr a-z A-Z'
+    refused = run('--action', 'exec', '--command', f'echo a > {file}')
+    assert 'command: > is for a shell' in refused.only_error
+    assert refused.code == 1
+    command = f'echo "a  b" $HOME ";" ">" {file} | tr a-z A-Z'
     done = run('--action', 'exec', '--command', command).check()
     # Standard output is for the agent's own result.
     assert done.out == ''

@@ -207,6 +207,24 @@ def outage(plane: ControlPlane, *parts: str) -> Iterator[None]:
             plane.start_one(part)
 
 
+def test_refused_and_corrected_job(
+    client: ApiClient, tree: Path, tmp_path: Path
+) -> None:
+    scheduler = client.scheduler.start()
+    scheduler.until_logged('as client')
+    good = backup_to(tmp_path / 'store', tree, restore_from_host='ignored')
+    job_id = client.create(document(good | {'max_level': 3}))
+    client.until(job_id, status='', result='fail')
+    assert 'max-level needs --incremental' in scheduler.logged
+    assert scheduler.record(job_id) == {}
+    corrected = document(good | {'max_level': 3, 'incremental': True})
+    client.plane.call(
+        'PATCH', f'jobs/{job_id}', {'job_actions': corrected['job_actions']}
+    )
+    client.until(job_id, status='completed', result='success')
+    assert len(client.backups(job_id)) == 1
+
+
 def test_events_and_reports_at_the_same_time(
     client: ApiClient, control_plane: ControlPlane
 ) -> None:

@@ -144,6 +144,11 @@ def test_false_is_the_default_unless_a_flag() -> None:
     assert (made.name, made.mode, made.engine) == ('backup', 'fs', 'tar')
 
 
+def test_false_is_a_command() -> None:
+    made = parse({'action': 'exec', 'command': 'false'})
+    assert made.options['command'] == 'false'
+
+
 def test_hyphens_and_capitals_in_keys() -> None:
     assert parse({'Engine': 'tar'}).engine == 'tar'
     assert parse({'backup-name': 'x'}).options == {'backup_name': 'x'}

@@ -1,5 +1,6 @@
 """Job files in a directory, read again and again."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from freezer.exceptions import ConfigError
-from freezer.scheduler.documents.document import DocumentError
+from freezer.scheduler.documents import check as documents_check
+from freezer.scheduler.documents.check import check
+from freezer.scheduler.documents.document import Document, DocumentError, Problem
 from freezer.scheduler.sources import directory
 from freezer.scheduler.sources.directory import JobDirectory
 from freezer.scheduler.sources.source import JobListing
@@ -115,3 +118,41 @@ def test_unreadable_files(tmp_path: Path, jobs: JobDirectory) -> None:
     assert len(listing.errors) == 3
     with pytest.raises(ConfigError, match='jobs-dir'):
         JobDirectory(tmp_path / 'none').list()
+
+
+def test_a_check_that_fails_stops_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / 'a.conf')
+    run = functools.partial(check, environ={}, same_environ=True)
+    jobs = JobDirectory(tmp_path, run)
+    monkeypatch.setattr(documents_check, 'PYTHON', ('/bin/false',))
+    assert list(jobs.list().documents) == ['a']
+    assert 'the options of the jobs could not be checked' in caplog.text
+
+
+def test_only_changed_actions_are_checked(tmp_path: Path) -> None:
+    seen: list[str] = []
+    refused = True
+
+    def one(each: Document) -> Document | DocumentError:
+        seen.append(each.job_id)
+        problem = Problem(1, '', 'cannot run')
+        return DocumentError(each.path, [problem]) if refused else each
+
+    jobs = JobDirectory(tmp_path, lambda documents: [*map(one, documents)])
+    write(tmp_path / 'a.conf')
+    write(tmp_path / 'b.conf', job_actions=[])
+    listing = jobs.list()
+    assert (list(listing.documents), len(listing.errors)) == ([], 2)
+    # Not at each interval.
+    jobs.list()
+    assert seen == ['a']
+    refused = False
+    jobs.refresh()
+    assert list(jobs.list().documents) == ['a']
+    write(tmp_path / 'a.conf', description='other')
+    assert jobs.list().documents['a'].description == 'other'
+    assert seen == ['a', 'a']
+    (tmp_path / 'a.conf').unlink()
+    assert list(jobs.list().documents) == []

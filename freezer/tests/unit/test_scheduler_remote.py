@@ -274,6 +274,51 @@ def test_cache_belongs_to_one_client(api: FakeApi, remote: Remote) -> None:
     assert files(remote.settings.jobs_dir) == set()
 
 
+@pytest.mark.parametrize(
+    'wrong',
+    [{'mode': 'mysql'}, {'log_config_append': '/x'}, {'engine': 'rsync'}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_refused_jobs_are_reported(
+    api: FakeApi, remote: Remote, wrong: dict[str, str]
+) -> None:
+    backup = {'action': 'backup', 'path_to_backup': '/etc', **INFO} | wrong
+    backup['action'] = 'backup'
+    schedule = {'status': 'scheduled', 'event': 'start', 'schedule_interval': '1 hours'}
+    api.add('a', job_actions=[{'freezer_action': backup}], job_schedule=schedule)
+    api.add('b')
+    for _ in range(3):
+        remote.poll()
+        assert list(remote.jobs()) == ['b']
+        remote.send()
+    # It keeps its event, and starts when it is corrected.
+    expected = {'status': '', 'result': 'fail', 'event': 'start'}
+    assert expected.items() <= api.schedule('a').items()
+    assert api.names().count('update_job') == 1
+    api.documents['a']['job_actions'] = [{'freezer_action': INFO}]
+    remote.poll()
+    assert sorted(remote.jobs()) == ['a', 'b']
+    assert remote.jobs()['a'].wanted == 'start'
+    # Of a job that was valid before, that version goes on.
+    api.documents['b']['job_actions'] = [{'freezer_action': backup}]
+    remote.poll()
+    assert sorted(remote.jobs()) == ['a', 'b']
+    remote.send()
+    assert 'result' not in api.schedule('b')
+
+
+def test_refused_job_of_a_trust(api: FakeApi, remote: Remote) -> None:
+    api.trusts['t'] = trusted = FakeApi()
+    bad = {'job_actions': [], 'user_credentials': TRUST, 'project_id': 'other'}
+    api.add('a', **bad)
+    trusted.add('a', **bad)
+    remote.poll()
+    assert remote.jobs() == {}
+    remote.send()
+    assert trusted.schedule('a')['result'] == 'fail'
+    assert 'result' not in api.schedule('a')
+
+
 def test_deleted_and_completed_jobs(api: FakeApi, remote: Remote) -> None:
     for job_id in 'abc':
         remote.add(job_id)
