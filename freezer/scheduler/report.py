@@ -136,7 +136,7 @@ def _print_table(records: Sequence[Record], running: bool) -> None:
             [
                 printable(record.job_id),
                 record.status if running or not record.due else 'not scheduled',
-                record.result,
+                record.outcome,
                 _moment(record.last_success),
                 _moment(record.due if running else None),
                 record.runs,
@@ -145,8 +145,8 @@ def _print_table(records: Sequence[Record], running: bool) -> None:
         )
     print(table)
     for record in records:
-        if record.error:
-            print(printable(f'{record.job_id}: {record.error}'))
+        if record.error or record.warning:
+            print(printable(f'{record.job_id}: {record.error or record.warning}'))
 
 
 def _moment(moment: datetime.datetime | None) -> str:

@@ -52,6 +52,7 @@ class ScheduledJob:
         self._aborting = False
         if self.record.status == RUNNING:
             self.record.result, self.record.error = FAIL, _SCHEDULER_KILLED
+            self.record.warning = ''
             self.record.failures += 1
             LOG.error('job %s: %s', self.id, _SCHEDULER_KILLED)
         self.update(document, now)
@@ -168,6 +169,7 @@ class ScheduledJob:
         self.run = None
         record.ended = now
         record.result, record.error = result.result, result.error
+        record.warning = result.warning
         record.exit_code = result.exit_code
         record.backup = result.backup or record.backup
         if result.result == SUCCESS:
@@ -180,12 +182,15 @@ class ScheduledJob:
         removed = self.gone or self.document.wanted == documents.REMOVE
         status = REMOVED if removed else self._idle_status()
         self._set_status(status)
-        level = logging.INFO if result.result == SUCCESS else logging.ERROR
+        level, reason = logging.ERROR, result.error
+        if result.result == SUCCESS:
+            level = logging.WARNING if result.warning else logging.INFO
+            reason = result.warning
         LOG.log(
             level,
             'job %s: %s after %.1f s%s; %s',
-            *(self.id, result.result, result.seconds),
-            f': {result.error}' if result.error else '',
+            *(self.id, record.outcome, result.seconds),
+            f': {reason}' if reason else '',
             f'next run {schedule.format_time(self.due)}' if self.due else status,
         )
 

@@ -40,6 +40,7 @@ class Record:
     :param considered: all times up to this one have been handled
     :param due: the next run
     :param error: why the last run failed; one line
+    :param warning: why the last run, a success, was not a full one; one line
     :param backup: what the agent reported about the last backup
     :param event: the event in freezer-api that has been handled, while it is there
     :param in_api: the job is in freezer-api
@@ -54,6 +55,7 @@ class Record:
     due: _Moment = None
     result: str = ''
     error: str = ''
+    warning: str = ''
     exit_code: int | None = None
     started: _Moment = None
     ended: _Moment = None
@@ -65,6 +67,11 @@ class Record:
     backup: dict[str, Any] = dataclasses.field(default_factory=dict)
     event: str = ''
     in_api: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """The result, for people."""
+        return f'{self.result} with warnings' if self.warning else self.result
 
     def document(self) -> dict[str, Any]:
         """As written to JSON."""

@@ -43,7 +43,11 @@ _STDERR_SECONDS = 2.0
 # The metadata of a backup that is shown and remembered.
 _SHOWN_KEYS = (
     *('curr_backup_level', 'time_stamp', 'backup_name', 'container'),
-    'warnings',
+    *('warnings', 'incomplete'),
+)
+_WARNING = (
+    'the backup is incomplete: part of its source could not be read; the log of the '
+    'agent lists it'
 )
 
 
@@ -56,21 +60,25 @@ def job_lock(runtime_dir: Path, job_id: str) -> private.Lock:
 class RunResult:
     """The result of a run, or of one of its actions.
 
-    :param exit_code: of the action that failed first; 0 if none failed
+    :param exit_code: of the action that failed first; INCOMPLETE if none failed, but a
+        backup is incomplete; 0 otherwise
     :param error: why that action failed; one line
+    :param warning: why a success is not a full one; one line
     """
 
     result: str = SUCCESS
     exit_code: int = 0
     error: str = ''
+    warning: str = ''
     seconds: float = 0.0
     backup: dict[str, Any] = field(default_factory=dict)
 
     def add(self, action: 'RunResult') -> None:
         self.backup = action.backup or self.backup
+        self.warning = self.warning or action.warning
         if self.result == SUCCESS:
-            self.exit_code, self.error = action.exit_code, action.error
-            self.result = action.result
+            self.exit_code = action.exit_code or self.exit_code
+            self.result, self.error = action.result, action.error
         elif action.result == ABORTED:
             self.result = ABORTED
 
@@ -157,7 +165,11 @@ class JobRun:
             )
             if agent.result == SUCCESS:
                 level = agent.backup.get('curr_backup_level')
-                LOG.info('%s%s', text, '' if level is None else f': level {level}')
+                text += '' if level is None else f': level {level}'
+                if agent.warning:
+                    LOG.warning('%s: %s', text, agent.warning)
+                else:
+                    LOG.info('%s', text)
                 return agent
             text += f': {agent.error}' if agent.error else ''
             final = tries == action.retries or agent.result == ABORTED
@@ -201,11 +213,14 @@ class JobRun:
         else:
             reason = printable(reasons[-1].strip()) if code and reasons else ''
             reason = action.without_secrets(reason)
+        seconds = time.monotonic() - began
+        backup = self._record_backup(file)
+        if code == INCOMPLETE and action.name == 'backup':
+            return RunResult(SUCCESS, code, '', _WARNING, seconds, backup)
         # A terminated agent may die of the signal, or fail to undo what it began.
         aborted = code == -signal.SIGTERM or (code != 0 and killed)
         result = ABORTED if aborted else FAIL if code else SUCCESS
-        backup = self._record_backup(file)
-        return RunResult(result, code, reason, time.monotonic() - began, backup)
+        return RunResult(result, code, reason, '', seconds, backup)
 
     def _record_backup(self, file: Path | None) -> dict[str, Any]:
         """Record a backup, whatever the agent's exit code: the backup exists."""

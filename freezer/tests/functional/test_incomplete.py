@@ -12,6 +12,7 @@ from freezer.job import INCOMPLETE
 from freezer.storage import layout
 from freezer.tests.agent import Agent, assert_restores
 from freezer.tests.machine import with_broken
+from freezer.tests.scheduler import Scheduler, backup_to, document, executes
 
 
 def incomplete(agent: Agent) -> list[int]:
@@ -103,3 +104,27 @@ def test_files_that_are_removed_meanwhile_are_no_errors(
     made = local.backup(tree, '--dereference-symlink', 'soft').check()
     assert made.document['incomplete'] == 0
     assert made.document['warnings'] == 1
+
+
+def test_in_a_job_it_is_a_success_with_a_warning(
+    local: Agent, tree: Path, tmp_path: Path
+) -> None:
+    backup = {
+        'freezer_action': backup_to(tmp_path / 'store', tree),
+        'max_retries': 3,
+    }
+    with Scheduler(tmp_path / 'scheduler', with_broken(local, 'bad').env) as scheduler:
+        job = document(backup, executes(f'touch {tmp_path}/next'))
+        path = scheduler.job('a', job)
+        scheduler.start()
+        record = scheduler.until('a', status='completed', result='success')
+        assert (record['exit_code'], record['failures']) == (INCOMPLETE, 0)
+        assert record['backup']['incomplete'] == 1
+        assert 'the backup is incomplete' in record['warning']
+        # Once: it is not retried, and the next action runs.
+        assert scheduler.logged.count('backup exited with 3') == 1
+        assert (tmp_path / 'next').exists()
+        shown = scheduler.call('status').out
+        assert 'success with warnings' in shown
+        assert 'a: the backup is incomplete' in shown
+        assert scheduler.call('run', path).code == INCOMPLETE

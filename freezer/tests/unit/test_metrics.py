@@ -233,6 +233,10 @@ def test_the_alert_rules() -> None:
     assert set(document) == {'groups'}
     names = [rule['alert'] for rule in group['rules']]
     assert len(names) == len(set(names)) > 3
+    assert set(names) >= {
+        *('FreezerBackupIncomplete', 'FreezerRunWarnings', 'FreezerVerifyNever'),
+        'FreezerMetricsLost',
+    }
     for rule in group['rules']:
         assert set(rule) <= {'alert', 'expr', 'for', 'labels', 'annotations'}
         used = re.findall(r'\bfreezer_\w+', rule['expr'])

@@ -73,6 +73,21 @@ def status(job: ScheduledJob, records: Records) -> str:
     return job.record.status
 
 
+def test_success_with_a_warning(hourly: ScheduledJob, records: Records) -> None:
+    begin(hourly, NOW + 2 * SECOND)
+    hourly.on_finished(RunResult('success', 3, warning='incomplete'), NOW + HOUR)
+    record = records.load('a')
+    assert (record.successes, record.failures, record.exit_code) == (1, 0, 3)
+    assert record.last_success == NOW + HOUR
+    assert record.outcome == 'success with warnings'
+    # The word that freezer-api knows.
+    update = hourly.pending_update
+    assert update is not None
+    assert update.result == 'success'
+    run(hourly, hourly.due or NOW)
+    assert records.load('a').outcome == 'success'
+
+
 def test_interval_job(make: Any, records: Records) -> None:
     job = make(**HOURLY)
     assert status(job, records) == 'scheduled'

@@ -81,6 +81,48 @@ def test_error_message_of_the_agent(make: Make) -> None:
     assert result.error == 'Error: no ***\\x07 here'
 
 
+INCOMPLETE = """
+    import json
+    if len(sys.argv) > 4:
+        found = {'curr_backup_level': 1, 'incomplete': 2}
+        json.dump(found, open(sys.argv[4], 'w'))
+    if 'action = exec' in job:
+        sys.exit(0)
+    sys.exit(3)
+"""
+
+
+def test_incomplete_backup_is_a_success_with_a_warning(
+    make: Make, tmp_path: Path
+) -> None:
+    reported: list[dict[str, Any]] = []
+    command = {'freezer_action': {'action': 'exec', 'command': 'true'}}
+    run = make(INCOMPLETE, action('a', max_retries=2), command)
+    run._on_backup = lambda _document, backup: reported.append(backup)
+    result = run.execute()
+    assert (result.result, result.exit_code, result.error) == ('success', 3, '')
+    assert 'could not be read' in result.warning
+    # Once: it is not tried again.
+    assert reported[0] == {'curr_backup_level': 1, 'incomplete': 2}
+    assert len(reported) == 2
+
+
+def test_exit_code_3_of_another_action_is_a_failure(make: Make) -> None:
+    command = {'freezer_action': {'action': 'exec', 'command': 'x'}}
+    for each in (
+        command,
+        action('a') | {'freezer_action': BACKUP | {'action': 'info'}},
+    ):
+        result = make('sys.exit(3)', each).execute()
+        assert (result.result, result.exit_code, result.warning) == ('fail', 3, '')
+
+
+def test_failure_after_an_incomplete_backup(make: Make) -> None:
+    code = "sys.exit(1 if 'backup_name = b' in job else 3)"
+    result = make(code, action('a'), action('b')).execute()
+    assert (result.result, result.exit_code) == ('fail', 1)
+
+
 def test_job_file_is_in_memory_and_private(make: Make) -> None:
     result = make("""
         assert 'secret_key = sk/secret' in job
@@ -171,10 +213,10 @@ def test_agent_that_succeeds_during_an_abort(make: Make, tmp_path: Path) -> None
 
 def test_no_retries_while_the_scheduler_stops(make: Make) -> None:
     retries = {'max_retries': 1, 'max_retries_interval': 600}
-    run = make('sys.exit(3)', action('bk', **retries))
+    run = make('sys.exit(4)', action('bk', **retries))
     threading.Timer(0.1, run.skip_retries).start()
     result = run.execute()
-    assert (result.result, result.exit_code) == ('fail', 3)
+    assert (result.result, result.exit_code) == ('fail', 4)
 
 
 def test_success_after_a_failure_is_a_failure(make: Make) -> None:
