@@ -20,14 +20,20 @@ case ${1:-} in
 esac
 [ "$(id -u)" = 0 ] || die 'must run as root, to install packages'
 [ -e /etc/debian_version ] || die 'this is not Debian'
-for package in freezer-agent freezer-scheduler python3-freezer; do
-    if dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -q .; then
-        die "$package or its configuration is installed; this script would remove it"
-    fi
-done
-for path in /etc/freezer /var/lib/freezer-scheduler /run/freezer-scheduler; do
-    [ ! -e $path ] || die "$path exists; run this on another machine"
-done
+
+check_not_installed() {
+    local package path
+    for package in freezer-agent freezer-scheduler python3-freezer; do
+        if dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -q .; then
+            die "$package or its configuration is installed; this script would remove it"
+        fi
+    done
+    for path in /etc/freezer /var/lib/freezer-scheduler /run/freezer-scheduler; do
+        [ ! -e $path ] || die "$path exists; run this on another machine"
+    done
+}
+# --build neither installs nor removes them.
+[ -n "$BUILD" ] || check_not_installed
 
 SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/freezer-debian.XXXXXX")
 # The system's programs, not those of pip or another Python.

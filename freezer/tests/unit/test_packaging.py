@@ -1,6 +1,8 @@
 """What is around the code: versions, what a wheel holds, lists that must agree."""
 
 import importlib.util
+import json
+import os
 import re
 import shlex
 import shutil
@@ -192,6 +194,64 @@ def test_the_version_for_debian_and_back(of_pbr: str, of_debian: str) -> None:
     script = ROOT / 'tools' / 'debian.sh'
     assert sed(script, r"VERSION\" \| sed -E '(.*)'\)", of_pbr) == of_debian
     assert sed(DEBIAN / 'rules', r"\| sed '(.*)'\)", of_debian) == of_pbr
+
+
+@pytest.mark.root
+@pytest.mark.parametrize('option, starts', [('', False), ('--build', True)])
+def test_a_build_needs_no_machine_without_the_scheduler(
+    option: str, starts: bool, tmp_path: Path
+) -> None:
+    installed = tmp_path / 'dpkg-query'
+    installed.write_text('#!/bin/sh\necho installed\n')
+    installed.chmod(0o755)
+    # It ends where the work would begin.
+    changes = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'TMPDIR': '/none'}
+    argv = ['bash', 'tools/debian.sh', *option.split()]
+    done = run_command(*argv, cwd=ROOT, env=os.environ | changes)
+    assert done.returncode == 1
+    assert ('/none' in done.stderr) == starts
+    assert ('this script would remove it' in done.stderr) != starts
+
+
+# Examples
+
+
+def test_examples_of_backups_remove_old_ones() -> None:
+    backups = [
+        action['freezer_action']
+        for path in (ROOT / 'etc/freezer/scheduler').glob('*.example')
+        for action in json.loads(path.read_text())['job_actions']
+        if action['freezer_action'].get('action', 'backup') == 'backup'
+    ]
+    assert len(backups) > 1
+    for each in backups:
+        assert each['incremental'] is True
+        assert each['remove_older_than'] > each['restart_always_level'] == 6.9
+
+
+def test_no_page_makes_weekly_levels_a_minute_too_late() -> None:
+    pages = [ROOT / 'README.rst', *(ROOT / 'doc/source').rglob('*.rst')]
+    for page in pages:
+        for text in ('--restart-always-level 7', 'restart_always_level = 7'):
+            assert text not in page.read_text(), page
+
+
+def test_the_unit_starts_what_the_guides_install() -> None:
+    unit = (ROOT / 'etc/systemd/freezer-scheduler.service').read_text()
+    (folder,) = re.findall(r'ExecStart=(\S+)/bin/freezer-scheduler ', unit)
+    for name in ('README.rst', 'doc/source/user/install.rst'):
+        text = (ROOT / name).read_text()
+        assert f'python3 -m venv {folder}\n' in text
+        assert f'{folder}/bin/pip install' in text
+    guides = [ROOT / 'README.rst', *(ROOT / 'doc/source/user').glob('*.rst')]
+    for page in guides:
+        # pip refuses to install into the system of Debian 12 and others.
+        assert not re.search(r'(?m)^ +[#$] pip install', page.read_text()), page
+
+
+def test_the_image_runs_the_agent() -> None:
+    words = 'ENTRYPOINT ["freezer-agent"]\nCMD ["--help"]\n'
+    assert (ROOT / 'Containerfile').read_text().endswith(words)
 
 
 # Habits
