@@ -5,6 +5,8 @@
  *   -DMACHINE_ID=PATH   a string: the file to open instead of /etc/machine-id
  *   -DBROKEN=NAME       a string: files and directories of this name cannot be opened
  *   -DNO_XATTRS=NAME    a string: nor can extended attributes of files of this name
+ *   -DSWAP_AT=NAME      a string: when a file of this name is opened first, the directory
+ *                       SWAPPED becomes a link to LINKED; both strings
  *
  * Both fail with EIO. Not environment variables, because the agent does not pass all of them to tar.
  */
@@ -35,10 +37,26 @@
 #define NO_XATTRS ""
 #endif
 
+#ifndef SWAP_AT
+#define SWAP_AT ""
+#define SWAPPED ""
+#define LINKED ""
+#endif
+
 static int is_named(const char *path, const char *name)
 {
     const char *slash = path ? strrchr(path, '/') : NULL;
     return path && *name && !strcmp(slash ? slash + 1 : path, name);
+}
+
+static void swap(const char *path)
+{
+    static int done;
+    if (!done && is_named(path, SWAP_AT)) {
+        done = 1;
+        if (rename(SWAPPED, SWAPPED ".moved") || symlink(LINKED, SWAPPED))
+            perror(SWAPPED);
+    }
 }
 
 int clock_gettime(clockid_t clock, struct timespec *result)
@@ -87,6 +105,7 @@ static mode_t mode_of(int flags, va_list arguments)
         va_start(arguments, flags);                                       \
         mode_t mode = mode_of(flags, arguments);                          \
         va_end(arguments);                                                \
+        swap(path);                                                       \
         if (is_named(path, BROKEN))                                       \
             return errno = EIO, -1;                                       \
         return real(redirected(path), flags, mode);                       \
@@ -100,6 +119,7 @@ static mode_t mode_of(int flags, va_list arguments)
         va_start(arguments, flags);                                       \
         mode_t mode = mode_of(flags, arguments);                          \
         va_end(arguments);                                                \
+        swap(path);                                                       \
         if (is_named(path, BROKEN))                                       \
             return errno = EIO, -1;                                       \
         return real(directory, redirected(path), flags, mode);            \

@@ -45,11 +45,12 @@ def _folder() -> Path:
 
 
 @functools.cache
-def _library(define: str) -> str:
+def _library(*defines: str) -> str:
     """Compile ``machine.c``; a missing gcc fails the test."""
     made = _folder() / f'{len(os.listdir(_folder()))}.so'
     source = Path(__file__).with_suffix('.c')
-    command = ('gcc', '-shared', '-fPIC', '-Wall', f'-D{define}', '-o', made, source)
+    flags = [f'-D{define}' for define in defines]
+    command = ('gcc', '-shared', '-fPIC', '-Wall', *flags, '-o', made, source)
     run_command(*command, '-ldl', check=True)
     return str(made)
 
@@ -71,6 +72,13 @@ def with_broken(agent: Agent, name: str, *, attributes: bool = False) -> Agent:
     """
     define = f'{"NO_XATTRS" if attributes else "BROKEN"}="{name}"'
     return agent.told(LD_PRELOAD=_library(define))
+
+
+def with_swap(agent: Agent, name: str, folder: Path, target: Path) -> Agent:
+    """The agent, where a directory is replaced by a link when a file of this name is
+    opened first."""
+    defines = f'SWAP_AT="{name}"', f'SWAPPED="{folder}"', f'LINKED="{target}"'
+    return agent.told(LD_PRELOAD=_library(*defines))
 
 
 def exchange(one: Path | bytes, two: Path | bytes) -> None:

@@ -6,6 +6,7 @@ order in which a directory lists them. That of Freezer 19 does: the two never co
 equal, and a prefix distinguishes them.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -67,8 +68,12 @@ def _describe(name: bytes, folder: int, follow: bool) -> tuple[bytes, bytes]:
     if not stat.S_ISREG(status.st_mode):
         return kind, b''
     content = hashlib.sha256()
-    flags = os.O_RDONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    # Opening a fifo, which may have taken the file's place, would wait.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    flags |= 0 if follow else os.O_NOFOLLOW
     with open(os.open(name, flags, dir_fd=folder), 'rb') as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.ESTALE, 'it is another file now')
         while block := stream.read(_READ_BLOCK):
             content.update(block)
     return kind, content.digest()

@@ -33,16 +33,21 @@ class Folders:
 
     A context manager: closes all descriptors.
 
-    :param top: may be, or be below, a symbolic link
+    :param top: may be, or be below, a symbolic link; or a descriptor, which is not
+        closed
     :param follow: follow symbolic links below the top as well
     :raises OSError: the top cannot be opened
     """
 
-    def __init__(self, top: str | bytes, *, follow: bool = False) -> None:
+    def __init__(self, top: str | bytes | int, *, follow: bool = False) -> None:
         self.names: list[bytes] = []
         """The path of the open directory; do not change it."""
         self._flags = _OPEN if follow else _OPEN | os.O_NOFOLLOW
-        self._top = os.open(top, _OPEN)
+        self._top = (
+            os.open(b'.', _OPEN, dir_fd=top)
+            if isinstance(top, int)
+            else os.open(top, _OPEN)
+        )
         # Descriptors of the last components of the path.
         self._open: collections.deque[int] = collections.deque()
 

@@ -15,11 +15,11 @@ from freezer.engine.engine import Archiving, Warnings
 from freezer.engine.index.record import REBUILT, Record
 from freezer.engine.index.state import merged
 from freezer.engine.settings import EngineSettings
-from freezer.engine.tar import messages, process, snapshot
+from freezer.engine.tar import messages, process, reading, snapshot
 from freezer.engine.tar.excludes import Excludes
 from freezer.engine.tar.indexer import Indexer
 from freezer.engine.tar.options import OPTIONS
-from freezer.engine.tar.source import PathSource
+from freezer.engine.tar.source import PathSource, opened
 from freezer.engine.tar.walk import Dated, Indexed, Known, Nothing, Walk
 from freezer.exceptions import EngineError
 from freezer.utils import file_system, human, machine
@@ -47,6 +47,13 @@ class ArchiveWriter:
 
     def blocks(self) -> Generator[Block, None, None]:
         """The archive; see :meth:`freezer.engine.engine.Engine.archive`."""
+        with opened(self._source) as folder:
+            yield from self._blocks(folder)
+
+    def _blocks(self, folder: int) -> Generator[Block, None, None]:
+        """
+        :param folder: descriptor of the source's folder
+        """
         run, source = self._run, self._source
         temporary = run.state.parent
         if self._sync:
@@ -54,6 +61,7 @@ class ArchiveWriter:
                 file_system.sync(source.folder)
         walk = Walk(
             source,
+            folder,
             self._known(),
             run.now_ns,
             follows_links(self._options),
@@ -81,7 +89,13 @@ class ArchiveWriter:
             f'--listed-incremental={run.state}',
         )
         LOG.info('archiving %s of %s', source.name, source.folder)
-        with process.running(arguments, stdout=subprocess.PIPE) as (tar, stderr):
+        confine = reading.confinement(
+            folder, source.folder, follows_links(self._options), str(run.state)
+        )
+        with process.running(arguments, subprocess.PIPE, confine=confine) as (
+            tar,
+            stderr,
+        ):
             assert tar.stdout is not None
             while block := tar.stdout.read(_READ_BLOCK):
                 indexer.feed(block)
@@ -190,7 +204,14 @@ def members(
         excludes,
         *('--file=/dev/null', '--verbose', '--quoting-style=escape'),
     )
-    with process.running(arguments, stdout=subprocess.PIPE) as (tar, stderr):
+    with (
+        opened(source) as folder,
+        process.running(
+            arguments,
+            subprocess.PIPE,
+            confine=reading.confinement(folder, source.folder, follows_links(options)),
+        ) as (tar, stderr),
+    ):
         assert tar.stdout is not None
         listing = tar.stdout.read()
         messages.check(tar.wait(), stderr.lines(), source.name, Warnings())

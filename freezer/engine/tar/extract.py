@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import logging
 import os
 import random
@@ -85,7 +86,11 @@ class ArchiveExtractor:
         else:
             also = f'; Landlock is not available ({unavailable})'
         LOG.info('every member is checked before tar reads it%s', also)
-        self._confined = unavailable is None
+        self._confine = (
+            functools.partial(landlock.run_confined, target)
+            if unavailable is None
+            else None
+        )
         self._arguments = process.extract_arguments(target, untrusted)
 
     def warn(self, text: str) -> None:
@@ -102,7 +107,7 @@ class ArchiveExtractor:
             self._arguments,
             stdin=subprocess.PIPE,
             cwd=self.target,
-            confined=self._confined,
+            confine=self._confine,
         ) as (tar, stderr):
             assert tar.stdin is not None
             # If tar has exited, its status and messages say why.

@@ -7,13 +7,13 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from freezer.engine.tar.excludes import Excludes
 from freezer.engine.tar.source import PathSource
 from freezer.exceptions import ConfigError
-from freezer.utils import landlock, signals
+from freezer.utils import signals
 from freezer.utils.process import StderrReader
 
 LOG = logging.getLogger(__name__)
@@ -25,6 +25,10 @@ _PIPE_SIZE = 1024 * 1024
 _WRITE_BUFFER = 256 * 1024
 # In the C locale messages are known texts; TAR_OPTIONS would change what tar does.
 _ENVIRONMENT = ('PATH', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH', 'LD_PRELOAD')
+
+Start = Callable[[], 'subprocess.Popen[bytes]']
+Confine = Callable[[Start], 'subprocess.Popen[bytes]']
+"""Starts a process so that Landlock confines it."""
 
 METADATA = ('--xattrs', '--xattrs-include=*', '--acls')
 _DEREFERENCE = {
@@ -93,18 +97,18 @@ def extract_arguments(target: str, untrusted: bool) -> list[str]:
 @contextlib.contextmanager
 def running(
     arguments: list[str],
-    stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
+    stdin: int = subprocess.DEVNULL,
     cwd: str = '/',
-    confined: bool = False,
+    confine: Confine | None = None,
 ) -> Iterator[tuple['subprocess.Popen[bytes]', StderrReader]]:
     """Run GNU tar; when the block is left, the process has been ended and reaped.
 
     It is started from a list of arguments, never through a shell.
 
     :param cwd: not where the agent was started: that directory may be gone
-    :param confined: Landlock keeps it from changing anything but what is below ``cwd``
     :raises ConfigError: GNU tar is not installed
+    :raises OSError: it cannot be confined
     """
     path = find_tar()
     LOG.debug('running %s %s', path, arguments)
@@ -122,7 +126,7 @@ def running(
             env=_environment(),
         )
 
-    process = landlock.run_confined(cwd, start) if confined else start()
+    process = confine(start) if confine else start()
     assert process.stderr is not None
     stderr = StderrReader(process.stderr)
     for stream in (process.stdin, process.stdout):

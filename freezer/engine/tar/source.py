@@ -1,11 +1,16 @@
 """Sources on the file system."""
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from freezer.engine.engine import Source
 from freezer.exceptions import ConfigError, EngineError
+
+_READ_AT_ONCE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,23 @@ def path_source(source: Source) -> PathSource:
     """A source of this engine, as the type it has."""
     assert isinstance(source, PathSource)
     return source
+
+
+@contextlib.contextmanager
+def opened(source: PathSource) -> Iterator[int]:
+    """A block with a descriptor of the source's folder. A user who may rename the
+    folder can make its path lead elsewhere later.
+
+    :raises EngineError: it cannot be opened
+    """
+    try:
+        folder = os.open(source.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EngineError(f'{source.folder}: {error.strerror}') from error
+    try:
+        yield folder
+    finally:
+        os.close(folder)
 
 
 def source_at(path: str | None, *, follows_links: bool) -> PathSource:
@@ -50,9 +72,9 @@ def _readable(path: str) -> PathSource:
             with os.scandir(path):
                 return PathSource(path, path, '.')
         if stat.S_ISREG(os.lstat(path).st_mode):
-            # Nothing else: opening a fifo waits, and a tape is rewound.
-            with open(path, 'rb'):
-                pass
+            # Nothing else: opening a fifo waits, and a tape is rewound. Another user
+            # may put one in its place.
+            os.close(os.open(path, _READ_AT_ONCE))
     except OSError as error:
         raise EngineError(
             f'path-to-backup {path}: {error.strerror or error}'

@@ -198,7 +198,8 @@ def _index_problem(
     index = indexes[-1]
     if not all(type(each.properties.get('time_ns')) is int for each in indexes):
         return 'the index of a previous level does not have its time'
-    ahead = index.properties['time_ns'] // 10**9 - now
+    # Of any level: whoever can write to the storage may have changed one.
+    ahead = max(each.properties['time_ns'] for each in indexes) // 10**9 - now
     if ahead > 0 and any(each.properties.get(REBUILT) for each in indexes):
         # Without identities, times decide.
         return (

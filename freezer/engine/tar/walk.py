@@ -68,8 +68,8 @@ class Indexed:
 
     :param records: its state, in order
     :param settled: whether its files were seen at least two seconds ago
-    :param rebuilt: the levels whose indexes were made later, without identities: of
-        what they hold, times decide
+    :param rebuilt: the levels whose indexes were made later: of files in them whose
+        identity is not known, times decide
     :param before: epoch nanoseconds; what changed before that, those levels have
     """
 
@@ -104,7 +104,7 @@ class Indexed:
         record = self._find(path)
         if record is None:
             return False
-        if self._level in self._rebuilt:
+        if self._level in self._rebuilt and record.inode == 0:
             same = (
                 max(status.st_mtime_ns, status.st_ctime_ns) < self._before
                 # Archives of Freezer 19 have whole seconds.
@@ -177,6 +177,7 @@ class _Links:
 class Walk:
     """One walk over the source.
 
+    :param folder: descriptor of the source's folder
     :param now: epoch nanoseconds; files that changed two seconds before it, or later,
         may change again without another ctime: the next level archives them again
     :param crosses_mounts: whether tar goes into other file systems
@@ -192,6 +193,7 @@ class Walk:
     def __init__(
         self,
         source: PathSource,
+        folder: int,
         known: Known,
         now: int,
         follows_links: bool,
@@ -207,6 +209,7 @@ class Walk:
         self._excludes = excludes
         self._left_out = left_out
         self._source = source
+        self._folder = folder
         self._known = known
         self._settled_before = now - snapshot.MARGIN_NANOSECONDS
         self._follows_links = follows_links
@@ -227,7 +230,7 @@ class Walk:
                 return
             _begin(file)
             try:
-                with Folders(source.folder, follow=self._follows_links) as folders:
+                with Folders(self._folder, follow=self._follows_links) as folders:
                     self._walk(folders, file)
             except OSError as error:
                 path = os.path.join(source.folder, os.fsdecode(error.filename or b''))
@@ -240,7 +243,7 @@ class Walk:
         follow = self._follows_links
         path = os.path.join(os.fsencode(self._source.folder), name)
         try:
-            status = os.stat(path, follow_symlinks=follow)
+            status = os.stat(name, dir_fd=self._folder, follow_symlinks=follow)
         except OSError as error:
             raise EngineError(f'{os.fsdecode(path)}: {error.strerror}') from error
         if stat.S_ISDIR(status.st_mode) or not self._note(name, status):

@@ -1,0 +1,110 @@
+"""Keeps tar from reading outside of the source.
+
+tar follows a symbolic link in any component of a path but the last. A user who can
+write to the source can replace a directory by a link to another directory while tar
+runs; without Landlock, files that only root can read would get into the backup, in the
+user's directory.
+"""
+
+import functools
+import logging
+import os
+import stat
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from freezer.engine.tar import process
+from freezer.engine.tar.process import Confine
+from freezer.utils import landlock
+
+LOG = logging.getLogger(__name__)
+
+# What tar needs: programs, libraries, and the names of users and groups. All users can
+# read these, and no secret is among them.
+_READ: Final = (
+    *('/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/libx32'),
+    *('/nix/store', '/gnu/store', '/dev/null'),
+    *('/etc/ld.so.cache', '/etc/ld.so.preload'),
+    *('/etc/nsswitch.conf', '/etc/passwd', '/etc/group'),
+    # Of the services systemd, sss, extrausers, cache and db.
+    *('/etc/userdb', '/run/userdb', '/run/host/userdb', '/run/systemd/userdb'),
+    '/var/lib/sss/mc',
+    *('/var/lib/extrausers/passwd', '/var/lib/extrausers/group'),
+    *('/etc/passwd.cache', '/etc/passwd.cache.ixuid', '/etc/passwd.cache.ixname'),
+    *('/etc/group.cache', '/etc/group.cache.ixgid', '/etc/group.cache.ixname'),
+    *('/var/db/passwd.db', '/var/db/group.db'),
+    *('/var/lib/misc/passwd.db', '/var/lib/misc/group.db'),
+)
+# tar reads extended attributes by way of /proc/self/fd.
+_LISTED: Final = ('/proc',)
+
+
+def confinement(
+    folder: int, name: str, follows_links: bool, *files: str
+) -> Confine | None:
+    """How to start tar, so that it reads nothing but the source; None where that is not
+    possible. The log says which.
+
+    :param folder: descriptor of the directory that tar may read
+    :param name: its path, for the log
+    :param files: further files that tar reads
+    """
+    tar = process.find_tar()
+    confine: Confine = functools.partial(
+        landlock.run_reading, folder, (*_READ, tar, *_libraries(), *files), _LISTED
+    )
+    reason = (
+        '--dereference-symlink follows links out of it'
+        if follows_links
+        else _reason(tar, confine)
+    )
+    if reason is not None:
+        LOG.info('tar is not kept from reading outside of %s: %s', name, reason)
+        return None
+    number = landlock.version()
+    LOG.info('Landlock %d keeps tar from reading outside of %s', number, name)
+    return confine
+
+
+def _reason(tar: str, confine: Confine) -> str | None:
+    """Why tar cannot be confined; None if it can."""
+    if _is_script(tar):
+        return f'{tar} is a script, which may have to read other files'
+    if os.geteuid() != 0 and _has_rights(tar):
+        return 'tar has rights of its own, which Landlock would remove'
+    try:
+        with process.running(['--version'], subprocess.PIPE, confine=confine) as (
+            started,
+            _stderr,
+        ):
+            assert started.stdout is not None
+            runs = b'GNU tar' in started.stdout.read()
+    except OSError as error:
+        return f'Landlock is not available ({error.strerror})'
+    return None if runs else 'tar does not run under Landlock'
+
+
+def _is_script(tar: str) -> bool:
+    try:
+        with open(tar, 'rb') as file:
+            return file.read(2) == b'#!'
+    except PermissionError:
+        # It can be executed, but not read.
+        return False
+
+
+def _has_rights(tar: str) -> bool:
+    """Whether the program has rights that its caller need not have."""
+    try:
+        os.getxattr(tar, 'security.capability')
+    except OSError:
+        return bool(os.stat(tar).st_mode & (stat.S_ISUID | stat.S_ISGID))
+    return True
+
+
+def _libraries() -> Sequence[str]:
+    """The files and directories that the environment makes the linker read."""
+    paths = os.environ.get('LD_LIBRARY_PATH', '').replace(';', ':').split(':')
+    loaded = os.environ.get('LD_PRELOAD', '').replace(':', ' ').split()
+    return [path for path in (*paths, *loaded) if os.path.isabs(path)]
