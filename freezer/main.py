@@ -1,7 +1,8 @@
 """The command freezer-agent: arguments in, exit code out.
 
 Exit codes: 0 success; 1 failure, with one line on standard error that says why; 2 an
-unknown argument; for action exec, that of the command.
+unknown argument; 3 done, but something is missing; for action exec, that of the
+command.
 """
 
 import os

@@ -33,8 +33,8 @@ _RUN = {
     'freezer_last_run_duration_seconds': 'Duration of the last run.',
     'freezer_last_run_retries': 'Requests that the last run repeated.',
     'freezer_last_run_warnings': 'Warnings of the last run.',
-    'freezer_last_run_incomplete': 'Read errors of the last run: files, or attributes '
-    'of files, that are missing from the backup.',
+    'freezer_last_run_incomplete': 'Files, or attributes of files, that the last run '
+    'could not read, or in a restore not create or set.',
 }
 _SUCCESS = {
     'freezer_last_success_timestamp_seconds': 'Time of the end of the '

@@ -256,7 +256,8 @@ AGENT_OPTS = (
         'allow-incomplete',
         default=False,
         help='Exit with 0, not 3, if files of the source could not be read and are '
-        'missing from the backup.',
+        'missing from the backup, or if the target of a restore cannot hold '
+        'everything.',
     ),
     cfg.StrOpt(
         'metadata-out',

@@ -40,7 +40,8 @@ class Source:
 class Warnings:
     """Problems that did not make the run fail: all are logged, the first ones kept.
 
-    :ivar incomplete: how many of them leave something of the source out of the backup
+    :ivar incomplete: how many of them leave something out: of the source in a backup,
+        of the backup in a restore
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from freezer.engine.engine import TargetPlan, require_files
 from freezer.engine.restore import RestoreChain
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
-from freezer.job import summary
+from freezer.job import INCOMPLETE, summary
 from freezer.job.job import (
     MAX_LISTED,
     Job,
@@ -111,6 +111,7 @@ class RestoreJob(Job):
         progress = self.progress
         progress.level = newest.level
         progress.warnings += warnings.count
+        progress.incomplete = warnings.incomplete
         # Each level tries again to read what the level below it could not.
         if errors := newest.marker.get(layout.INCOMPLETE_KEY):
             NOTICES.warning(
@@ -119,9 +120,16 @@ class RestoreJob(Job):
                 human.number(errors, 'read error'),
             )
         head = f'Restored {what} into {target}'
+        lines = summary.of_restore(config, progress, head, warnings.kept)
+        failed = warnings.incomplete and not config.allow_incomplete
+        if failed:
+            message = _incomplete(target, warnings.incomplete)
+            LOG.error('%s', message)
+            lines.append(f'Error: {message}')
         return Outcome(
             self._document(newest, target),
-            lines=summary.of_restore(config, progress, head, warnings.kept),
+            exit_code=INCOMPLETE if failed else 0,
+            lines=lines,
         )
 
     def _document(self, newest: StoredLevel, target: str) -> dict[str, Any]:
@@ -173,6 +181,15 @@ class RestoreJob(Job):
             self.say(f'  {os.fsdecode(path)}')
         if len(paths) > MAX_LISTED:
             self.say(f'  … see {self.config.log_file}')
+
+
+def _incomplete(target: str, count: int) -> str:
+    """An error: the target holds the contents of the backup, but not all of it."""
+    return (
+        f'{target}: restored, except for {human.number(count, "item")} that its file '
+        f'system or this user cannot have; the log names all: restore as root, into '
+        f'another file system, or without attributes and ACLs by --no-attributes'
+    )
 
 
 def _is_within(path: str, folder: str) -> bool:

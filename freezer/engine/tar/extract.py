@@ -9,14 +9,14 @@ import os
 import random
 import stat
 import subprocess
-from collections.abc import Container, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from freezer.engine.engine import Extractor, Warnings
-from freezer.engine.tar import messages, process
+from freezer.engine.tar import process, unsupported
 from freezer.engine.tar.guard import TargetGuard
 from freezer.engine.tar.patterns import Patterns
-from freezer.exceptions import EngineError, RestoreError
+from freezer.exceptions import RestoreError
 from freezer.utils import landlock, tree
 from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
@@ -47,6 +47,7 @@ class ArchiveExtractor:
     has it, confines the tar process.
 
     :param target: created if it is missing
+    :param options: those of the engine
     :param patterns: the archives contain only what these choose
     :param makes_writable: whether each directory that an archive may change is made
         ready before it
@@ -60,6 +61,7 @@ class ArchiveExtractor:
         untrusted: bool,
         warnings: Warnings,
         progress: Progress,
+        options: Mapping[str, Any],
         patterns: Patterns | None = None,
         makes_writable: bool = True,
         untouched: Container[bytes] = (),
@@ -71,6 +73,7 @@ class ArchiveExtractor:
         self.target = target
         self.directories = TargetDirectories(target, untouched)
         self._warnings = warnings
+        self._lost: set[int] = set()
         self._guard = TargetGuard(
             target,
             untrusted,
@@ -91,7 +94,7 @@ class ArchiveExtractor:
             if unavailable is None
             else None
         )
-        self._arguments = process.extract_arguments(target, untrusted)
+        self._arguments = process.extract_arguments(target, untrusted, options)
 
     def warn(self, text: str) -> None:
         """Add a warning to those of the restore."""
@@ -108,6 +111,7 @@ class ArchiveExtractor:
             stdin=subprocess.PIPE,
             cwd=self.target,
             confine=self._confine,
+            keep=unsupported.is_relevant,
         ) as (tar, stderr):
             assert tar.stdin is not None
             # If tar has exited, its status and messages say why.
@@ -118,13 +122,7 @@ class ArchiveExtractor:
                 tar.stdin.close()
             status = tar.wait()
             lines = stderr.lines()
-        if status != 0:
-            raise EngineError(
-                f'tar could not extract into {self.target} (status {status}): '
-                f'{messages.summary(lines)}'
-            )
-        for line in lines:
-            self._warnings.add(line)
+        unsupported.check(status, lines, self.target, self._warnings, self._lost)
 
 
 class _Path(NamedTuple):

@@ -37,6 +37,18 @@ OPTIONS = PluginOptions(
                 help='Do not warn about file systems that are mounted below the source '
                 'and are not in the backup.',
             ),
+            cfg.BoolOpt(
+                'numeric-owner',
+                default=False,
+                help='Restore owners by their numbers. By default, owners are restored '
+                'by their names, if this machine has users and groups of these names.',
+            ),
+            cfg.BoolOpt(
+                'no-attributes',
+                default=False,
+                help='Restore neither extended attributes, which include capabilities '
+                'and SELinux labels, nor ACLs.',
+            ),
         )
     }
 )

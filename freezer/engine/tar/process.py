@@ -30,7 +30,8 @@ Start = Callable[[], 'subprocess.Popen[bytes]']
 Confine = Callable[[Start], 'subprocess.Popen[bytes]']
 """Starts a process so that Landlock confines it."""
 
-METADATA = ('--xattrs', '--xattrs-include=*', '--acls')
+XATTRS = ('--xattrs', '--xattrs-include=*')
+METADATA = (*XATTRS, '--acls')
 _DEREFERENCE = {
     'none': (),
     'soft': ('--dereference',),
@@ -79,14 +80,24 @@ def create_arguments(
     ]
 
 
-def extract_arguments(target: str, untrusted: bool) -> list[str]:
-    """The arguments that extract an archive from standard input."""
+def extract_arguments(
+    target: str, untrusted: bool, options: Mapping[str, Any]
+) -> list[str]:
+    """The arguments that extract an archive from standard input.
+
+    :param options: those of the engine
+    """
+    attributes = not options['no_attributes']
+    # Archives have ACLs with names, and as extended attributes with numbers.
+    by_name = attributes and not options['numeric_owner']
     return [
         '--extract',
         '--file=-',
         '--listed-incremental=/dev/null',
         '--preserve-permissions',
-        *METADATA,
+        *(XATTRS if attributes else ['--no-xattrs']),
+        '--acls' if by_name else '--no-acls',
+        *(['--numeric-owner'] if options['numeric_owner'] else []),
         # security.capability grants root privileges.
         *(['--xattrs-exclude=security.capability'] if untrusted else []),
         '--warning=no-timestamp',
@@ -101,12 +112,14 @@ def running(
     stdin: int = subprocess.DEVNULL,
     cwd: str = '/',
     confine: Confine | None = None,
+    keep: Callable[[str], bool] = lambda _line: True,
 ) -> Iterator[tuple['subprocess.Popen[bytes]', StderrReader]]:
     """Run GNU tar; when the block is left, the process has been ended and reaped.
 
     It is started from a list of arguments, never through a shell.
 
     :param cwd: not where the agent was started: that directory may be gone
+    :param keep: whether to keep a line of its standard error
     :raises ConfigError: GNU tar is not installed
     :raises OSError: it cannot be confined
     """
@@ -128,7 +141,7 @@ def running(
 
     process = confine(start) if confine else start()
     assert process.stderr is not None
-    stderr = StderrReader(process.stderr)
+    stderr = StderrReader(process.stderr, keep)
     for stream in (process.stdin, process.stdout):
         # Popen's pipesize would raise: a user who has many pipes is refused more room.
         with contextlib.suppress(OSError):

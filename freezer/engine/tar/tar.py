@@ -117,6 +117,7 @@ class TarEngine(FileEngine):
             self.settings.untrusted,
             warnings,
             self._progress,
+            self._options,
             makes_writable=whole_tree,
         )
         return TarExtractor(archives, whole_tree)
@@ -136,6 +137,7 @@ class TarEngine(FileEngine):
             self.settings.untrusted,
             warnings,
             self._progress,
+            self._options,
             self._patterns,
             untouched=plan.untouched,
         )
