@@ -25,6 +25,7 @@ from freezer.common import (
     jobfile,
     logs,
     opts,
+    own_files,
     parsing,
     plugins,
     restore_command,
@@ -157,14 +158,14 @@ def load_job(
     job: jobfile.JobFile, argv: Sequence[str], environ: Mapping[str, str]
 ) -> AgentConfig:
     """As :func:`load`, with this job file; nothing is written, and there is no log."""
-    return _load(argv, environ, job, lambda _conf: '')
+    return _load(argv, environ, job, lambda _conf: None)
 
 
 def _load(
     argv: Sequence[str],
     environ: Mapping[str, str],
     job: jobfile.JobFile | None,
-    set_up_log: Callable[[cfg.ConfigOpts], str],
+    set_up_log: Callable[[cfg.ConfigOpts], object],
 ) -> AgentConfig:
     conf = opts.declare()
     parsing.parse(conf, argv, opts.PROG, opts.declared_options(), use_env=True)
@@ -176,7 +177,7 @@ def _load(
     _apply_environment(conf, environ)
     opts.refuse_unavailable(conf)
     values = _values(conf)
-    values['log_file'] = set_up_log(conf)
+    values['log_file'] = logs.location(conf, 'freezer.log')
     values['storages'] = storages.chosen(conf, values, job)
     if job is not None and job.storages:
         values['storage'] = 'multiple'
@@ -185,10 +186,14 @@ def _load(
     )
     secrets = tuple(secret_files.find(conf, values, job))
     values['secret_warnings'] = tuple(secret_files.warnings(secrets))
-    used = (job.path if job else '', values['log_file'], values['metrics_file'] or '')
-    files = (*used, *parsing.configuration_files(conf), *secrets)
-    values['own_files'] = tuple(
-        os.path.abspath(os.path.expanduser(f)) for f in files if f
+    named = (job.path if job else '', *parsing.configuration_files(conf), *secrets)
+    read = [os.path.abspath(os.path.expanduser(path)) for path in named if path]
+    own_files.check(values, read)
+    set_up_log(conf)
+    written = (values['log_file'], values['metrics_file'] or '')
+    values['own_files'] = (
+        *read,
+        *(os.path.abspath(os.path.expanduser(path)) for path in written if path),
     )
     return AgentConfig(**values)
 

@@ -16,6 +16,16 @@ _DESTINATIONS = (
     *('log_file', 'log_dir', 'use_syslog', 'use_journal'),
     'log_config_append',
 )
+_FOLDER = '~/.freezer'
+
+
+def location(conf: cfg.ConfigOpts, default: str | None) -> str:
+    """The path of the log file, or ''; see :func:`set_up`."""
+    if default is not None and not any(conf[dest] for dest in _DESTINATIONS):
+        return os.path.join(os.path.expanduser(_FOLDER), default)
+    if conf.log_file and conf.log_dir:
+        return os.path.join(str(conf.log_dir), str(conf.log_file))
+    return str(conf.log_file or '')
 
 
 def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
@@ -30,7 +40,7 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
         if default is None:
             conf.set_override('use_stderr', True)
         else:
-            folder = os.path.expanduser('~/.freezer')
+            folder = os.path.expanduser(_FOLDER)
             try:
                 os.makedirs(folder, mode=0o700, exist_ok=True)
             except OSError as error:
@@ -49,9 +59,7 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
         if isinstance(handler, logging.FileHandler):
             handler.errors = 'backslashreplace'
             handler.handleError = _warn_once()  # type: ignore[assignment,method-assign]
-    if conf.log_file and conf.log_dir:
-        return os.path.join(str(conf.log_dir), str(conf.log_file))
-    return str(conf.log_file or '')
+    return location(conf, default)
 
 
 def _warn_once() -> Callable[[logging.LogRecord], None]:

@@ -2,9 +2,11 @@
 
 import logging
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import freezer
 from freezer.engine.engine import TargetPlan, require_files
 from freezer.engine.restore import RestoreChain
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
@@ -22,6 +24,7 @@ from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import StorageException
 from freezer.utils import checksum, human
 from freezer.utils.text import NOTICES
+from freezer.utils.tree import is_within
 
 LOG = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ class RestoreJob(Job):
         )
         for driver, settings in config.storages:
             for folder in driver.local_paths(settings):
-                if _is_within(folder, target) or _is_within(target, folder):
+                if is_within(folder, target) or is_within(target, folder):
                     raise RestoreError(
                         f'restore-abs-path {target} and the container {folder} '
                         f'overlap: the restore would change the backups that it '
@@ -150,8 +153,10 @@ class RestoreJob(Job):
 
     def _check_own_files(self, target: str, removed: Sequence[bytes]) -> None:
         """:raises RestoreError: the restore would remove a file that this run uses"""
+        if not removed:
+            return
         top = os.path.realpath(target)
-        for file in self.config.own_files:
+        for file in (*self.config.own_files, *_program()):
             path = os.path.relpath(os.path.realpath(file), top)
             parts = os.fsencode(path).split(b'/')
             above = {b'/'.join(parts[:depth]) for depth in range(1, len(parts) + 1)}
@@ -183,6 +188,15 @@ class RestoreJob(Job):
             self.say(f'  … see {self.config.log_file}')
 
 
+def _program() -> Iterator[str]:
+    """The files of this program. More of them are read as they are needed."""
+    yield sys.executable
+    yield os.path.dirname(freezer.__file__)
+    for module in tuple(sys.modules.values()):
+        if file := getattr(module, '__file__', None):
+            yield file
+
+
 def _incomplete(target: str, count: int) -> str:
     """An error: the target holds the contents of the backup, but not all of it."""
     return (
@@ -190,24 +204,3 @@ def _incomplete(target: str, count: int) -> str:
         f'system or this user cannot have; the log names all: restore as root, into '
         f'another file system, or without attributes and ACLs by --no-attributes'
     )
-
-
-def _is_within(path: str, folder: str) -> bool:
-    """Whether a path is a directory or below it, also under another name."""
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    found = _stat(folder)
-    while True:
-        here = _stat(path)
-        if path == folder or (found and here and os.path.samestat(found, here)):
-            return True
-        parent = os.path.dirname(path)
-        if parent == path:
-            return False
-        path = parent
-
-
-def _stat(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except OSError:
-        return None

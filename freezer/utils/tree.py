@@ -253,3 +253,24 @@ def _unescaped(text: bytes) -> bytes:
     octal."""
     head, *parts = text.split(b'\\')
     return head + b''.join(bytes([int(part[:3], 8)]) + part[3:] for part in parts)
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path is a directory or below it, also under another name."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    found = _status(folder)
+    while True:
+        here = _status(path)
+        if path == folder or (found and here and os.path.samestat(found, here)):
+            return True
+        parent = os.path.dirname(path)
+        if parent == path:
+            return False
+        path = parent
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

@@ -1,0 +1,110 @@
+"""Rejects a run that would overwrite what it reads."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from freezer.exceptions import ConfigError
+from freezer.storage import layout
+from freezer.utils.tree import is_within
+
+#: the folders of a container that hold backups
+_FOLDERS: Final = (layout.DATA, layout.METADATA, layout.CHECK)
+
+
+def check(values: Mapping[str, Any], read: Iterable[str]) -> None:
+    """Check the files that a run writes. Must precede the first line of the log.
+
+    :param values: fields of AgentConfig
+    :param read: files that the run reads
+    :raises ConfigError: one is a file that the run reads, is among the backups, or is
+        written twice; or the run backs up or overwrites its own container
+    """
+    written = dict(_written(values))
+    source = _path(values, 'backup', 'path_to_backup')
+    kept = [*read, *([source] if source else [])]
+    for what, path in written.items():
+        if any(_is_same(path, file) for file in kept):
+            raise ConfigError(f'{what} {path}: this run reads that file: give another')
+    _refuse_twice(written)
+    _refuse_beside_restored(values, written)
+    if source:
+        written['path-to-backup'] = source
+    for driver, settings in values['storages']:
+        for container in driver.local_paths(settings):
+            if source and _is_same(source, container):
+                raise ConfigError(
+                    f'path-to-backup {source}: is the container itself: back up '
+                    f'another directory, or into another container'
+                )
+            for what, path in written.items():
+                _refuse_among_backups(what, path, container)
+
+
+def _written(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The option and the path of each file that the run writes."""
+    if values['log_file']:
+        yield 'log-file', os.path.abspath(values['log_file'])
+    if values['metadata_out'] not in (None, '', '-'):
+        yield 'metadata-out', os.path.abspath(values['metadata_out'])
+    if values['metrics_file']:
+        yield (
+            'metrics-file',
+            os.path.abspath(os.path.expanduser(values['metrics_file'])),
+        )
+    try:
+        if stat.S_ISREG(os.fstat(1).st_mode):
+            yield 'standard output', os.readlink('/proc/self/fd/1')
+    except OSError:
+        # It is closed, or there is no /proc.
+        return
+
+
+def _path(values: Mapping[str, Any], action: str, key: str) -> str | None:
+    """The path of an option that an action has."""
+    if values['action'] != action or not values[key]:
+        return None
+    path: str = values[key]
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _refuse_twice(written: Mapping[str, str]) -> None:
+    # Standard output and the log may be one file: lines are appended to both.
+    named = [each for each in written.items() if each[0] != 'standard output']
+    for number, (what, path) in enumerate(named):
+        for other, same in named[:number]:
+            if _is_same(path, same):
+                raise ConfigError(f'{what} and {other} are one file: {path}')
+
+
+def _refuse_beside_restored(
+    values: Mapping[str, Any], written: Mapping[str, str]
+) -> None:
+    target = _path(values, 'restore', 'restore_abs_path')
+    # Everything is below the root directory.
+    if target is None or os.path.realpath(target) == '/':
+        return
+    for what in ('metadata-out', 'metrics-file'):
+        if what in written and is_within(written[what], target):
+            raise ConfigError(
+                f'{what} {written[what]}: is in restore-abs-path {target}, and could '
+                f'overwrite a restored file: write it elsewhere'
+            )
+
+
+def _refuse_among_backups(what: str, path: str, container: str) -> None:
+    for folder in _FOLDERS:
+        if is_within(path, os.path.join(container, folder)):
+            raise ConfigError(
+                f'{what} {path}: is among the backups in container {container}: give '
+                f'another path'
+            )
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two paths are one file, also under another name."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
