@@ -35,7 +35,12 @@ class Excludes:
     ) -> None:
         self._texts = tuple(patterns)
         self._top = top
-        self._patterns = [os.fsencode(_translated(each, top)) for each in patterns]
+        #: number of the text, and a pattern of tar
+        self._patterns = [
+            (number, os.fsencode(pattern))
+            for number, text in enumerate(patterns)
+            for pattern in sorted(_translated(text, top))
+        ]
         self._unmatched = set(range(len(patterns)))
         self._own = {os.fsencode(path) for path in _below(own, top)}
         self._hidden: list[bytes] = []
@@ -46,7 +51,7 @@ class Excludes:
         literal = [b'./' + path for path in sorted(self._own)]
         # What is in these directories; they themselves are mount points.
         literal += [b'./' + path + b'/*' for path in self._hidden]
-        patterns = [*self._patterns, *literal]
+        patterns = [*(pattern for _number, pattern in self._patterns), *literal]
         return [f'--exclude={os.fsdecode(pattern)}' for pattern in patterns]
 
     def __bool__(self) -> bool:
@@ -61,7 +66,7 @@ class Excludes:
         if self.is_own(path):
             return True
         found = False
-        for number, pattern in enumerate(self._patterns):
+        for number, pattern in self._patterns:
             if (not found or number in self._unmatched) and _matches(pattern, path):
                 found = True
                 self._unmatched.discard(number)
@@ -73,7 +78,7 @@ class Excludes:
         """Note that a directory is not read; patterns for what is in it did not fail to
         match. Returns whether one excludes all that is in it, as ``proc/*``."""
         is_empty = False
-        for number, pattern in enumerate(self._patterns):
+        for number, pattern in self._patterns:
             slashes = [place for place, byte in enumerate(pattern) if byte == _SLASH]
             for place in slashes:
                 parent = pattern[:place]
@@ -90,7 +95,8 @@ class Excludes:
         """A sentence for each pattern that has matched nothing."""
         for number in sorted(self._unmatched):
             text = self._texts[number]
-            if self._patterns[number].startswith(b'/'):
+            translated = [p for each, p in self._patterns if each == number]
+            if translated[0].startswith(b'/'):
                 why = f'the path is not below {self._top}'
             elif ',' in text:
                 why = 'a comma does not separate patterns: repeat the option for each'
@@ -99,24 +105,29 @@ class Excludes:
             yield f'--exclude {text!r} excluded nothing: {why}'
 
 
-def _translated(pattern: str, top: str) -> str:
-    """A pattern as tar understands it."""
-    plain = pattern.rstrip('/')
-    if not pattern.startswith('/') or not top:
-        return plain
+def _translated(text: str, top: str) -> set[str]:
+    """A pattern as tar understands it; several, if ``**`` or two names of the source
+    leave more than one meaning."""
+    plain = text.rstrip('/')
+    if not text.startswith('/') or not top:
+        return {plain}
     parts = plain.split('/')[1:]
+    found = set()
     for root in {top, os.path.realpath(top)}:
         for rest in _after(parts, [part for part in root.split('/') if part]):
             if not rest or rest == ['**']:
-                raise ConfigError(f'exclude {pattern}: excludes all of {top}')
-            return '/'.join(['.', *rest])
-    return pattern
+                raise ConfigError(f'exclude {text}: excludes all of {top}')
+            found.add('/'.join(['.', *rest]))
+    return found or {plain}
 
 
 def _after(pattern: list[str], path: list[str]) -> Iterator[list[str]]:
     """The parts of a pattern that follow those that match a path."""
     if not path:
         yield pattern
+        if pattern[:1] == ['**']:
+            # For tar it matches one directory at least.
+            yield pattern[1:]
     elif pattern[:1] == ['**']:
         yield from _after(pattern[1:], path)
         yield from _after(pattern, path[1:])

@@ -119,9 +119,10 @@ FILES = (
         ('./cache', {'cache'}),
         ('{source}/deep/*.log', {'deep/y.log'}),
         ('{parent}/*/deep/cache', {'deep/cache'}),
-        ('/**/source/cache', {'cache'}),
+        ('/**/{through}/cache', {'cache'}),
         ('{source}/[[]odd]', {'[odd]'}),
         ('{source}/x.log', {'x.log'}),
+        ('{source}/**/cache', {'cache', 'deep/cache'}),
         ('*.log', {'x.log', 'deep/y.log'}),
     ],
 )
@@ -141,7 +142,7 @@ def test_what_a_pattern_excludes(
     link = tmp_path / 'link'
     link.symlink_to(source)
     names = {'source': source, 'link': link}
-    text = pattern.format(source=source, parent=tmp_path)
+    text = pattern.format(source=source, parent=tmp_path, through=through)
     made = local.backup(f'{names[through]}/', '--exclude', text).check()
     assert left_out(made.err) == []
     target = tmp_path / 'target'
