@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from freezer.engine.index.new import NewIndex
 from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import EngineError
-from freezer.storage import layout, levels
+from freezer.storage import layout, levels, manifest
 from freezer.storage.backup import (
     Backup,
     Owner,
@@ -85,7 +86,10 @@ class BackupWriter:
         self._engine = engine
         self._settings = settings
         self._progress = settings.progress
-        self._opener = LevelOpener(settings, engine.is_archive_start)
+        # A new level gets a copy of the key's file from its base alone.
+        self._opener = LevelOpener(
+            settings, engine.is_archive_start, replaces_keys=False
+        )
         self._passphrase = self._opener.passphrase
         self._writes_age = (
             self._passphrase is not None and settings.encryption == layout.AGE
@@ -243,6 +247,7 @@ class BackupWriter:
                 state.write_bytes(sealer.engine_metadata(content))
                 if index is not None:
                     index = sealed_index(sealer, index, folder / 'sealed-index')
+                marker[manifest.IDENTITY_KEY] = hashlib.sha256(sealer.file).hexdigest()
                 marker = sealer.sealed(marker)
             written.commit(state, marker, index)
             self._check_base(backup)

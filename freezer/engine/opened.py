@@ -29,14 +29,19 @@ class LevelOpener:
     """Opens levels, however they are compressed and encrypted.
 
     :param is_archive_start: whether bytes (512, or all there are) begin an archive
+    :param replaces_keys: see :class:`freezer.engine.sealing.Keyring`
     :ivar passphrase: None if none is given
     :raises ConfigError: the passphrase cannot be read
     """
 
     def __init__(
-        self, settings: EngineSettings, is_archive_start: Callable[[bytes], bool]
+        self,
+        settings: EngineSettings,
+        is_archive_start: Callable[[bytes], bool],
+        replaces_keys: bool = True,
     ) -> None:
         self.settings = settings
+        self._replaces_keys = replaces_keys
         self.is_archive_start = is_archive_start
         self.passphrase = (
             encryption.read_passphrase(settings.encrypt_pass_file)
@@ -51,7 +56,7 @@ class LevelOpener:
         from freezer.engine.sealing import Keyring
 
         assert self.passphrase is not None
-        return Keyring(self.passphrase)
+        return Keyring(self.passphrase, self._replaces_keys)
 
     def open(self, stored: StoredLevel) -> 'OpenedLevel':
         """Check that a level can be opened, as far as its marker shows.

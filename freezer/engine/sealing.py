@@ -17,15 +17,15 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from freezer.exceptions import TamperedError
-from freezer.storage import layout, manifest
+from freezer.exceptions import EncryptionError, TamperedError
+from freezer.storage import layout, levels, manifest
 from freezer.storage.backup import Backup, StoredLevel
-from freezer.storage.exceptions import IntegrityError
+from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
+from freezer.storage.manifest import SEAL_KEY
 from freezer.stream import age
 from freezer.utils.blocks import Block
 from freezer.utils.ranges import RangedStream
-
-SEAL_KEY = 'seal'
+from freezer.utils.text import NOTICES
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,15 @@ class ChainKey:
 
 class Keyring:
     """Decrypts key files. Each is read once, and decrypted once even if all levels of a
-    chain have the same, because that takes memory and time."""
+    chain have the same, because that takes memory and time.
 
-    def __init__(self, passphrase: bytes) -> None:
+    :param replaces: whether a file that is missing or damaged is replaced by the same
+        file of another level
+    """
+
+    def __init__(self, passphrase: bytes, replaces: bool = True) -> None:
         self._passphrase = passphrase
+        self._replaces = replaces
         self._opened: dict[bytes, ChainKey] = {}
         self._known: dict[str, ChainKey] = {}
         self._unlocking = threading.Lock()
@@ -54,19 +59,61 @@ class Keyring:
     def key_of(self, stored: StoredLevel) -> ChainKey:
         """The key that a level is encrypted for.
 
+        If its file is missing or damaged, the same file of another level serves, with
+        a notice.
+
         :raises NotFound: its file is missing
-        :raises PassphraseError: the passphrase is wrong
+        :raises EncryptionError: it does not open: wrong passphrase, or damaged
         """
         where = stored.paths.identity
         if where not in self._known:
-            file = stored.identity
-            # Several threads may open levels of one chain.
-            with self._unlocking:
-                if file not in self._opened:
-                    content = age.unlock(self._passphrase, file, where)
-                    self._opened[file] = ChainKey(age.Key.parse(content, where), file)
-            self._known[where] = self._opened[file]
+            try:
+                self._known[where] = self.own_key_of(stored)
+            except (NotFound, EncryptionError) as error:
+                found = self.key_elsewhere(stored) if self._replaces else None
+                if found is None:
+                    raise
+                other, self._known[where] = found
+                NOTICES.warning(
+                    '%s; used %s of level %d instead',
+                    error,
+                    other.paths.identity,
+                    other.level,
+                )
         return self._known[where]
+
+    def own_key_of(self, stored: StoredLevel) -> ChainKey:
+        """The key in the file of the level itself.
+
+        :raises NotFound: it is missing
+        :raises EncryptionError: it does not open: wrong passphrase, or damaged
+        """
+        try:
+            return self._open(stored.identity, stored.paths.identity)
+        except IntegrityError as error:
+            # Far larger than such a file.
+            raise TamperedError(error.message) from error
+
+    def key_elsewhere(self, stored: StoredLevel) -> tuple[StoredLevel, ChainKey] | None:
+        """Another level of the chain whose file opens, and the key in it."""
+        tried = set()
+        with contextlib.suppress(StorageException):
+            tried.add(stored.identity)
+        for other, file in levels.identities_elsewhere(stored):
+            # Each takes memory and time.
+            if file not in tried:
+                tried.add(file)
+                with contextlib.suppress(EncryptionError):
+                    return other, self._open(file, other.paths.identity)
+        return None
+
+    def _open(self, file: bytes, where: str) -> ChainKey:
+        # Several threads may open levels of one chain.
+        with self._unlocking:
+            if file not in self._opened:
+                content = age.unlock(self._passphrase, file, where)
+                self._opened[file] = ChainKey(age.Key.parse(content, where), file)
+        return self._opened[file]
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from freezer.exceptions import (
     EngineError,
     RestoreError,
 )
-from freezer.storage import layout
+from freezer.storage import layout, manifest
 from freezer.storage.backup import StoredLevel
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import NotFound, StorageException
 from freezer.storage.verify import Problem
 from freezer.stream import compression, encryption
 from freezer.stream.points import Points
@@ -73,6 +73,7 @@ class ChainVerifier(UsesIndexes):
         reader = self._reader(below)
         try:
             level = self._opener.open(stored)
+            yield from self._check_key(level)
             self._check_seal(level, below)
             with contextlib.closing(level.decode(blocks, points)) as archive:
                 contents = reader.read(archive, self._folder)
@@ -86,6 +87,57 @@ class ChainVerifier(UsesIndexes):
                 yield Problem(f'{where}: {what}', fatal=False)
         except (EngineError, EncryptionError) as error:
             yield Problem(str(error), fatal=False)
+
+    def check_seal(
+        self, stored: StoredLevel, below: Sequence[StoredLevel]
+    ) -> Iterator[Problem]:
+        """Open the key and the seal of a level in format age; reads no data.
+
+        :param below: the levels that it builds on, from level 0 up
+        """
+        try:
+            level = OpenedLevel(stored, self._opener)
+            if level.format != layout.AGE:
+                return
+            yield from self._check_key(level)
+            # A gap in the chain is a problem of its own.
+            if len(below) == level.level:
+                level.check_base(below[-1] if below else None)
+            else:
+                _ = level.sealed
+        except (EncryptionError, StorageException) as error:
+            folder = stored.storage.location(stored.paths.folder)
+            yield Problem(f'{folder}: {error}')
+
+    def opens_key(self, stored: StoredLevel) -> bool:
+        """Whether the passphrase opens the file with the key of a level."""
+        try:
+            if self.unreadable(stored) or stored.marker.get(layout.FORMAT_KEY) != (
+                layout.AGE
+            ):
+                return False
+            self._opener.keyring.own_key_of(stored)
+        except (EncryptionError, StorageException):
+            return False
+        return True
+
+    def _check_key(self, level: OpenedLevel) -> Iterator[Problem]:
+        """Report a level's own key file if only that of another level opens; the
+        storage does, if the marker has its digest."""
+        marker = level.stored.marker
+        if level.format != layout.AGE or manifest.IDENTITY_KEY in marker:
+            return
+        keyring = self._opener.keyring
+        try:
+            keyring.own_key_of(level.stored)
+        except NotFound:
+            # The storage's own examination reports it.
+            return
+        except EncryptionError as error:
+            if other := keyring.key_elsewhere(level.stored):
+                where = other[0].paths.identity
+                what = f'{error}; a restore uses {where}, which opens'
+                yield Problem(what, fatal=False)
 
     def has_read(self, stored: StoredLevel) -> bool:
         """Whether the archive of a level was read to its end."""

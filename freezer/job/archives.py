@@ -50,14 +50,35 @@ class Archives:
         """What reads the stream of a level; None if only its bytes are checked."""
         if not self._job.config.verify_data:
             return None
+        verifier = self._verifier_of(stored)
+        if verifier is None:
+            return None
+        return functools.partial(self._read, verifier, stored)
+
+    def seal_problems(self, stored: StoredLevel) -> Iterable[Problem]:
+        """What is wrong with the key and the seal of a level in format age; nothing if
+        they cannot be opened here, or its archive was read."""
+        verifier = self._verifier_of(stored)
+        if verifier is None or stored in self.read or verifier.unreadable(stored):
+            return ()
+        return verifier.check_seal(stored, self._below(stored))
+
+    def key_opens(self, stored: StoredLevel) -> bool:
+        """Whether the passphrase opens the file with the key of a level."""
+        verifier = self._verifier_of(stored)
+        return verifier is not None and verifier.opens_key(stored)
+
+    def _below(self, stored: StoredLevel) -> Sequence[StoredLevel]:
+        """The levels that it builds on, from level 0 up."""
+        return levels.needed(stored, self._chains[_chain_of(stored)])[::-1]
+
+    def _verifier_of(self, stored: StoredLevel) -> ChainVerifier | None:
         chain = _chain_of(stored)
         if chain != self._chain:
             self._stack.close()
             self._chain = chain
             self._verifier = self._new_verifier(stored.backup.engine)
-        if self._verifier is None:
-            return None
-        return functools.partial(self._read, self._verifier, stored)
+        return self._verifier
 
     def notes(self) -> Iterator[str]:
         """A line for each reason for which archives were not read."""
@@ -89,8 +110,7 @@ class Archives:
         if reason is not None:
             self._unread[reason] = self._unread.get(reason, 0) + 1
             return
-        chain = self._chains[_chain_of(stored)]
-        yield from verifier.read(stored, levels.needed(stored, chain)[::-1], blocks)
+        yield from verifier.read(stored, self._below(stored), blocks)
         if verifier.has_read(stored):
             self.read.add(stored)
 

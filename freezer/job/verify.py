@@ -1,7 +1,7 @@
 """Action verify: check backups without restoring them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from freezer.storage.levels import NoSuchBackup
 from freezer.storage.verify import Problem, Verification
 from freezer.stream import compression, encryption
 from freezer.utils import human
+from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
 
@@ -68,7 +69,13 @@ class VerifyJob(Job):
     """Checks the backups of a name, or all; with ``--verify-data`` reads their data."""
 
     def execute(self) -> Outcome:
-        present = self._find()
+        # Before the markers, which are written after them.
+        data = self.repository.complete_data()
+        present = self.repository.committed()
+        lost = self._without_marker(data, present)
+        for line in _lost(lost, self.config.log_file):
+            NOTICES.warning('Warning: %s', line)
+        present = self._find(present)
         checked: list[_Checked] = []
         failure: StorageException | VerifyError | None = None
         with Archives(self, present) as archives:
@@ -87,7 +94,9 @@ class VerifyJob(Job):
         if complete and not all(one.ok for one in checked):
             failure = VerifyError(f'{_verdict(checked)}: see the result')
         outcome = Outcome(
-            self._document(checked, complete), [self._table(checked)], failure=failure
+            self._document(checked, complete, lost),
+            [self._table(checked)],
+            failure=failure,
         )
         outcome.lines = [
             *_problems(checked, gaps),
@@ -112,15 +121,33 @@ class VerifyJob(Job):
             if self.config.verify_data:
                 self.say(f'Reading {number} of {len(present)}: {_name(stored)}')
             found = self.repository.verify(
-                stored, self.config.verify_data, archives.reader(stored)
+                stored,
+                self.config.verify_data,
+                archives.reader(stored),
+                archives.key_opens(stored),
             )
             if found is not None:
                 archive = stored in archives.read
-                yield _Checked(stored, _check_names(found), archive)
+                found = _check_names(found)
+                if found.restorable:
+                    found = _with_problems(found, archives.seal_problems(stored))
+                yield _Checked(stored, found, archive)
 
-    def _find(self) -> list[StoredLevel]:
+    def _without_marker(
+        self, data: Iterable[StoredLevel], present: Iterable[StoredLevel]
+    ) -> list[StoredLevel]:
+        """The selected levels that should have a marker, and have none."""
+        committed = {(each.member, each.backup) for each in present}
+        found = [
+            each
+            for each in data
+            if (each.member, each.backup) not in committed
+            and self.is_selected(each.backup.hostname_backup_name)
+        ]
+        return sorted(found, key=lambda each: (each.member, each.backup.path))
+
+    def _find(self, present: Sequence[StoredLevel]) -> list[StoredLevel]:
         """:raises NoSuchBackup: a storage has none that is selected"""
-        present = self.repository.committed()
         selected = [
             stored
             for stored in present
@@ -189,7 +216,12 @@ class VerifyJob(Job):
             ],
         )
 
-    def _document(self, checked: Sequence[_Checked], complete: bool) -> dict[str, Any]:
+    def _document(
+        self,
+        checked: Sequence[_Checked],
+        complete: bool,
+        lost: Sequence[StoredLevel],
+    ) -> dict[str, Any]:
         several = self.config.storage == 'multiple'
         return {
             'container': self.config.container,
@@ -203,7 +235,26 @@ class VerifyJob(Job):
                 ({'storage': one.stored.member} if several else {}) | _entry(one)
                 for one in checked
             ],
+            'without_marker': [
+                ({'storage': each.member} if several else {}) | _name_keys(each.backup)
+                for each in lost
+            ],
         }
+
+
+def _lost(levels: Sequence[StoredLevel], log: str) -> Iterator[str]:
+    """A line for each level without a marker; the log has those that are not shown."""
+    lines = [
+        f'{_name(each)}: data, manifest and engine file are there, but no marker: the '
+        f'backup was interrupted, or its marker '
+        f'{each.storage.location(each.paths.marker)} was lost'
+        for each in levels
+    ]
+    for line in lines[MAX_LISTED:]:
+        LOG.warning('%s', line)
+    yield from lines[:MAX_LISTED]
+    if len(lines) > MAX_LISTED:
+        yield f'{len(lines)} levels have no marker; see {log}'
 
 
 def _check_names(found: Verification) -> Verification:
@@ -219,13 +270,18 @@ def _check_names(found: Verification) -> Verification:
             f'{found.stored.paths.marker}: unknown {key} {name!r}: damaged, or made by '
             f'a newer agent'
         )
-        found = replace(
-            found,
-            problems=(*found.problems, problem),
-            count=found.count + 1,
-            restorable=False,
-        )
+        found = _with_problems(found, [problem])
     return found
+
+
+def _with_problems(found: Verification, more: Iterable[Problem]) -> Verification:
+    problems = tuple(more)
+    return replace(
+        found,
+        problems=(*found.problems, *problems),
+        count=found.count + len(problems),
+        restorable=found.restorable and not any(each.fatal for each in problems),
+    )
 
 
 def _find_gaps(checked: Sequence[_Checked]) -> list[_Gap]:
@@ -244,7 +300,12 @@ def _find_gaps_of(chain: Sequence[_Checked]) -> list[_Gap]:
     damaged = [one.stored for one in chain if not one.found.restorable]
     above: dict[str, list[StoredLevel]] = {}
     for one in chain:
-        one.gaps = [f'level {level} is missing' for level in one.found.missing]
+        one.gaps = [
+            f'level {first} is missing'
+            if first == last
+            else f'levels {first} to {last} are missing'
+            for first, last in one.found.missing
+        ]
         one.gaps += (
             f'{describe_levels([below])} is damaged'
             for below in reversed(levels.needed(one.stored, there))
@@ -255,14 +316,8 @@ def _find_gaps_of(chain: Sequence[_Checked]) -> list[_Gap]:
     return [_Gap(what, those) for what, those in above.items()]
 
 
-def _entry(one: _Checked) -> dict[str, Any]:
-    """A backup in the document, with the keys of action info."""
-    backup, found = one.backup, one.found
+def _name_keys(backup: Backup) -> dict[str, Any]:
     host, name = layout.split_identity(backup.hostname_backup_name)
-    problems = [
-        *found.problems,
-        *(Problem(f'cannot be restored: {gap}') for gap in one.gaps),
-    ]
     return {
         'hostname': host,
         'backup_name': name,
@@ -272,6 +327,17 @@ def _entry(one: _Checked) -> dict[str, Any]:
         'level': backup.level,
         'time_stamp': backup.timestamp,
         'date': iso(backup.timestamp),
+    }
+
+
+def _entry(one: _Checked) -> dict[str, Any]:
+    """A backup in the document, with the keys of action info."""
+    found = one.found
+    problems = [
+        *found.problems,
+        *(Problem(f'cannot be restored: {gap}') for gap in one.gaps),
+    ]
+    return _name_keys(one.backup) | {
         'size': found.size,
         'digests': found.digests,
         'archive_read': one.archive,

@@ -40,10 +40,12 @@ INCOMPLETE_KEY = 'incomplete'
 
 # A number with more digits is not a time: this many are enough until the year 5138.
 _SECONDS = '[0-9]{1,11}'
-_LEVEL_NAME = re.compile(rf'(0|[1-9][0-9]*)_({_SECONDS})\Z')
+# Nor is one a level: with a backup every minute a chain has as many after two years.
+_LEVEL = '0|[1-9][0-9]{0,5}'
+_LEVEL_NAME = re.compile(rf'({_LEVEL})_({_SECONDS})\Z')
 # An identity may have slashes: engine nova's is <host>_<name>/<server id>.
 _PATH = re.compile(
-    rf'(data|metadata)/([^/]+)/(.+?)/({_SECONDS})/(0|[1-9][0-9]*)_({_SECONDS})/(.+)\Z',
+    rf'(data|metadata)/([^/]+)/(.+?)/({_SECONDS})/({_LEVEL})_({_SECONDS})/(.+)\Z',
     re.DOTALL,
 )
 

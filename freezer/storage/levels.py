@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from freezer.storage import layout
+from freezer.storage import claims, layout
 from freezer.storage.backup import Backup, Owner, Readable, StoredLevel
 from freezer.storage.exceptions import (
     AccessDenied,
@@ -92,9 +92,10 @@ def needed(backup: L, backups: Iterable[L]) -> list[L]:
     by_level = _by_level(backups)
     found: list[L] = []
     above = backup
-    for level in range(backup.level - 1, -1, -1):
-        if same := by_level.get(level):
-            above = _newest_below(above, same)
+    # The levels that exist, as a key may have any number.
+    for level in sorted(by_level, reverse=True):
+        if level < backup.level:
+            above = _newest_below(above, by_level[level])
             found.append(above)
     return found
 
@@ -174,6 +175,44 @@ def is_owned(chain: Iterable[StoredLevel], owner: Owner | None) -> bool:
         except (NotFound, IntegrityError) as error:
             LOG.warning('the owner of %r is unknown: %s', each, error.message)
     return True
+
+
+def complete_data(storage: Readable, member: str = '') -> list[StoredLevel]:
+    """Every level in the container whose manifest and engine's file are there, and that
+    no agent claims: it should have a marker."""
+    names: dict[Backup, set[str]] = {}
+    root = layout.join(storage.storage_path, layout.DATA)
+    for path, _size in storage.list_tree(root):
+        found = layout.parse(layout.join(layout.DATA, path))
+        if found is None:
+            continue
+        name = claims.CLAIM if claims.is_claim(path) else found.name
+        if name in (layout.MANIFEST, layout.ENGINE_METADATA, claims.CLAIM):
+            names.setdefault(backup_at(found), set()).add(name)
+    return [
+        StoredLevel(storage, backup, member)
+        for backup, there in names.items()
+        if there == {layout.MANIFEST, layout.ENGINE_METADATA}
+    ]
+
+
+def identities_elsewhere(stored: StoredLevel) -> Iterator[tuple[StoredLevel, bytes]]:
+    """The files with the key of the chain that its other levels have, as far as they
+    can be read."""
+    backup = stored.backup
+    name = backup.engine, backup.hostname_backup_name
+    try:
+        there = chains(stored.storage, *name, stored.member)
+    except StorageException as error:
+        LOG.info('the other levels of %r are unknown: %s', stored, error.message)
+        return
+    for other in there.get(stored.level_zero_timestamp, ()):
+        if other.backup == backup:
+            continue
+        try:
+            yield other, other.identity
+        except StorageException as error:
+            LOG.info('%r has no key to read: %s', other, error.message)
 
 
 def _markers(storage: Readable, root: str) -> Iterator[layout.Location]:

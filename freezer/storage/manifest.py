@@ -33,8 +33,14 @@ MARKER_KEY = 'manifest'
 STATE_KEY = 'engine_metadata_sha256'
 # Key in the marker: size and digest of the index, if there is one (``index_file.py``).
 INDEX_KEY = 'index'
+# Key in the marker: the SHA-256 of its other content.
+CONTENT_KEY = 'content_sha256'
 #: what the storage adds to the engine's content of the marker
-STORAGE_KEYS = (MARKER_KEY, STATE_KEY, INDEX_KEY)
+STORAGE_KEYS = (MARKER_KEY, STATE_KEY, INDEX_KEY, CONTENT_KEY)
+# Keys of the engine's content, in format age: the SHA-256 of identity.age, and the
+# encrypted fingerprints of the level.
+IDENTITY_KEY = 'identity_sha256'
+SEAL_KEY = 'seal'
 # A manifest has about 250 bytes for each volume of 281 GiB: real ones are far smaller.
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
@@ -266,7 +272,7 @@ def commit_marker(
     }
     if index is not None:
         document[INDEX_KEY] = dict(index)
-    return json.dumps(document).encode()
+    return _whole(document)
 
 
 def indexed_marker(
@@ -280,7 +286,29 @@ def indexed_marker(
     :param index: what is recorded of the index
     """
     kept = {key: stored[key] for key in (MARKER_KEY, STATE_KEY) if key in stored}
-    return json.dumps({**marker, **kept, INDEX_KEY: dict(index)}).encode()
+    return _whole({**marker, **kept, INDEX_KEY: dict(index)})
+
+
+def _whole(document: Mapping[str, Any]) -> bytes:
+    """A marker with the digest of its content."""
+    return json.dumps({**document, CONTENT_KEY: _content_digest(document)}).encode()
+
+
+def is_whole(marker: Mapping[str, Any]) -> bool:
+    """Whether a marker has the content that it was written with.
+
+    One of Freezer 19, or of an earlier version, has no digest.
+    """
+    if CONTENT_KEY not in marker:
+        # They came with the same version.
+        return IDENTITY_KEY not in marker
+    return bool(marker[CONTENT_KEY] == _content_digest(marker))
+
+
+def _content_digest(marker: Mapping[str, Any]) -> str:
+    """The same for every order of keys: a store or a tool may write it again."""
+    content = {key: value for key, value in marker.items() if key != CONTENT_KEY}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_state(state: bytes, marker: Mapping[str, Any], where: str) -> bytes:
@@ -294,6 +322,15 @@ def check_state(state: bytes, marker: Mapping[str, Any], where: str) -> bytes:
     if expected and hashlib.sha256(state).hexdigest() != expected:
         raise IntegrityError(f'{where} differs from the file that was written')
     return state
+
+
+def is_identity(identity: bytes, marker: Mapping[str, Any]) -> bool:
+    """Whether it is the file with the key of the chain that a marker names.
+
+    One of an earlier version names none.
+    """
+    expected = marker.get(IDENTITY_KEY)
+    return expected is None or expected == hashlib.sha256(identity).hexdigest()
 
 
 class _Malformed(Exception):

@@ -18,7 +18,7 @@ from freezer.storage.backup import (
 )
 from freezer.storage.base import Storage
 from freezer.storage.check import CheckReport, CheckRow, Finding, Result
-from freezer.storage.exceptions import StorageException
+from freezer.storage.exceptions import AccessDenied, StorageException
 from freezer.storage.housekeeping import CleanUpReport
 from freezer.storage.levels import NoSuchBackup
 from freezer.storage.verify import ReadStream, Verification, examine
@@ -165,6 +165,17 @@ class Repository:
                 found += levels.committed(storage, name)
         return found
 
+    def complete_data(self) -> list[StoredLevel]:
+        """See :func:`levels.complete_data`; of all storages that let us list."""
+        found = []
+        for name, storage in self.storages.items():
+            try:
+                with _named(name):
+                    found += levels.complete_data(storage, name)
+            except AccessDenied as error:
+                LOG.info('lost markers are not looked for: %s', error.message)
+        return found
+
     # Reading
 
     def report(self) -> reports.StorageReport:
@@ -185,11 +196,15 @@ class Repository:
             return reports.details(level)
 
     def verify(
-        self, level: StoredLevel, data: bool, read: ReadStream | None = None
+        self,
+        level: StoredLevel,
+        data: bool,
+        read: ReadStream | None = None,
+        key_opens: bool = False,
     ) -> Verification | None:
         """See :func:`verify.examine`."""
         with _named(level.member):
-            return examine(level, data, read)
+            return examine(level, data, read, key_opens)
 
     def check(self) -> CheckReport:
         """The rows of all storages; one problem for a storage that cannot be checked.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from freezer.storage import layout, manifest
+from freezer.storage import layout, levels, manifest
 from freezer.storage.backup import Stat, StoredLevel
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.utils.blocks import Block
@@ -55,7 +55,8 @@ class Verification:
     :param digests: whether it has any; Freezer 19 wrote none
     :param problems: the first ones; ``count`` is the number of all
     :param restorable: whether its own data can be restored despite the problems
-    :param missing: the lower levels of its chain that are missing
+    :param missing: the lower levels of its chain that are missing: first and last of
+        each gap
     :param warnings: irregularities that do no harm
     :param marker: the content of its marker, empty if it could not be read
     """
@@ -66,7 +67,7 @@ class Verification:
     problems: tuple[Problem, ...]
     count: int
     restorable: bool
-    missing: tuple[int, ...] = ()
+    missing: tuple[tuple[int, int], ...] = ()
     warnings: tuple[str, ...] = ()
     marker: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,7 +78,10 @@ ReadStream = Callable[[Iterator[Block]], Iterable[Problem]]
 
 
 def examine(
-    stored: StoredLevel, data: bool, read: ReadStream | None = None
+    stored: StoredLevel,
+    data: bool,
+    read: ReadStream | None = None,
+    key_opens: bool = False,
 ) -> Verification | None:
     """Check everything that a level consists of; with ``data``, read every byte.
 
@@ -86,13 +90,24 @@ def examine(
 
     :param read: gets the blocks of the stream that are read for ``data``, up to the
         first that is damaged
+    :param key_opens: whether the passphrase opens the file with the key of the chain,
+        which then may be another than the one that was written
     :returns: None if it is not committed any more: another agent removes it
     :raises StorageException: the storage cannot be listed
     """
     try:
-        return _Examination(stored, data, read).run()
+        return _Examination(stored, data, read, key_opens).run()
     except _Removed:
         return None
+
+
+def _gaps(level: int, present: set[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each gap in the levels below one."""
+    first = 0
+    for each in sorted({*(below for below in present if below < level), level}):
+        if each > first:
+            yield first, each - 1
+        first = each + 1
 
 
 class _Removed(Exception):
@@ -108,8 +123,13 @@ _ANYWHERE = Problem('')
 
 class _Examination:
     def __init__(
-        self, stored: StoredLevel, data: bool, read: ReadStream | None
+        self,
+        stored: StoredLevel,
+        data: bool,
+        read: ReadStream | None,
+        key_opens: bool,
     ) -> None:
+        self._key_opens = key_opens
         self._stored = stored
         self._storage = stored.storage
         self._paths = stored.paths
@@ -126,6 +146,11 @@ class _Examination:
         marker = self._attempt(paths.marker, lambda: stored.marker)
         if marker is not None:
             self._check_engine(marker)
+            if not manifest.is_whole(marker):
+                # Where the passphrase is known, the seal shows whether it restores.
+                fatal = manifest.SEAL_KEY in marker and not self._key_opens
+                where = replace(_ANYWHERE, fatal=fatal)
+                self._report(f'{paths.marker}: was modified or damaged', where)
             found = self._attempt(paths.manifest, lambda: stored.manifest)
             if found is not None:
                 self._check_stream(self._volumes(found))
@@ -139,13 +164,13 @@ class _Examination:
             # As a restore does, all of it at once.
             read=stored.checked_engine_metadata if marker else stored.engine_metadata,
         )
-        if sealed:
-            self._check_file(paths.identity, fatal=True)
+        if sealed and not self._key_opens:
+            self._check_identity()
         if marker is not None:
             self._check_index()
         # Last, so that it detects what was removed meanwhile.
         present = self._committed()
-        levels = {level for level, _timestamp in present}
+        below = {level for level, _timestamp in present}
         return Verification(
             stored,
             self._size,
@@ -153,7 +178,7 @@ class _Examination:
             tuple(self._problems),
             self._count,
             self._restorable,
-            tuple(level for level in range(stored.level) if level not in levels),
+            tuple(_gaps(stored.level, below)),
             tuple(self._warnings),
             marker or {},
         )
@@ -325,6 +350,28 @@ class _Examination:
         except NotFound:
             return False
         return True
+
+    def _check_identity(self) -> None:
+        """Check the file with the key of the chain, which is small."""
+        stored, path = self._stored, self._paths.identity
+        error: StorageException | None = None
+        try:
+            if manifest.is_identity(stored.identity, stored.marker):
+                return
+            what = (
+                f'{path} differs from the file that was written: it is damaged, unless '
+                f'its passphrase was changed, which --encrypt-pass-file shows'
+            )
+        except NotFound as missing:
+            error, what = missing, f'{path} is missing'
+        except StorageException as failed:
+            error, what = failed, failed.message
+        for other, file in levels.identities_elsewhere(stored):
+            if manifest.is_identity(file, stored.marker):
+                what += f'; a restore uses {other.paths.identity}, which is the same'
+                self._report(what, replace(_ANYWHERE, fatal=False), error)
+                return
+        self._report(what, error=error)
 
     def _check_file(
         self, path: str, fatal: bool, read: Callable[[], bytes] | None = None

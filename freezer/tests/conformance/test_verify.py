@@ -305,15 +305,15 @@ class TestEveryStorage:
                 if found.stored.backup.hostname_backup_name == HOST
             } == {
                 (ZERO, 0): (),
-                (ZERO, 2): (1,),
-                (ZERO, 3): (1,),
+                (ZERO, 2): ((1, 1),),
+                (ZERO, 3): ((1, 1),),
                 (ZERO + 100, 0): (),
                 (ZERO + 100, 1): (),
             }
         place.delete(marker(backup()))
         for member in split(repository, place):
             missing = [found.missing for found in member]
-            assert missing == [(0, 1), (0, 1), (), (), (0,)]
+            assert missing == [((0, 1),), ((0, 1),), (), (), ((0, 0),)]
 
     # What is no damage
 

@@ -225,15 +225,18 @@ def test_overwrite_knows_what_to_remove(world: World) -> None:
 def test_every_changed_or_missing_file_is_detected(world: World) -> None:
     for backup in world.levels():
         for name, path in world.files(backup).items():
-            if name == 'index':
-                continue  # A restore does not read it.
+            if name in ('index', 'identity.age'):
+                continue  # A restore does not read it, or has it from another level.
             content = path.read_bytes()
             unread = content.find(b'"index": {')
+            digest = content.find(b'"content_sha256"')
             # A manifest may say of parts what it likes, if the bytes are right.
             step = len(content) // 5 if name != 'manifest' else len(content)
             for position in range(0, len(content), step):
                 if 0 <= unread <= position <= content.find(b'}', unread):
                     continue
+                if name == 'marker' and digest + len('"content_sha256": "') <= position:
+                    continue  # verify alone reads it.
                 changed = bytearray(content)
                 changed[position] ^= 0x01
                 path.write_bytes(changed)
@@ -467,3 +470,36 @@ def test_change_behind_the_end_of_the_archive_is_detected(
     path.write_bytes(content)
     assert 'was modified, cut off' in world.refuse(TamperedError)
     assert extracted == [True]
+
+
+# A key file that is damaged
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize('how', ['damaged', 'missing'])
+@pytest.mark.parametrize('level', range(LEVELS))
+def test_the_same_key_file_of_another_level_serves(
+    world: World, level: int, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    levels = world.levels()
+    file = world.files(levels[level])['identity.age']
+    if how == 'missing':
+        file.unlink()
+    else:
+        damage(file)
+    with caplog.at_level(logging.WARNING, 'freezer.notices'):
+        world.restore()
+    (line,) = [each for each in caplog.messages if 'instead' in each]
+    assert str(file) in line
+    assert f'identity.age of level {0 if level else 1} instead' in line
+
+
+def test_no_key_file_serves_if_all_are_damaged(world: World) -> None:
+    for each in world.levels():
+        damage(world.files(each)['identity.age'])
+    assert 'identity.age' in world.refuse()

@@ -8,6 +8,7 @@ from freezer.storage import layout
 from freezer.storage.backup import Backup, LevelPaths
 
 NUMBERS = st.integers(min_value=0, max_value=10**11 - 1)
+LEVELS = st.integers(min_value=0, max_value=10**6 - 1)
 PARTS = st.text(min_size=1).filter(
     lambda text: '/' not in text and text not in ('.', '..')
 )
@@ -17,7 +18,7 @@ IDENTITIES = st.lists(
 ).map('/'.join)
 
 
-@given(NUMBERS, NUMBERS)
+@given(LEVELS, NUMBERS)
 def test_level_names(level: int, timestamp: int) -> None:
     name = layout.level_name(level, timestamp)
     assert layout.parse_level_name(name) == (level, timestamp)
@@ -37,6 +38,9 @@ def test_level_names(level: int, timestamp: int) -> None:
         ' 1_2',
         '1_x',
         '0_999999999999',
+        '1000000_1',
+        '99999999999_1',
+        f'{"9" * 5000}_1',
     ],
 )
 def test_no_level_names(name: str) -> None:
@@ -56,7 +60,7 @@ def test_any_text_is_a_level_name_or_not(text: str) -> None:
     PARTS,
     IDENTITIES,
     NUMBERS,
-    NUMBERS,
+    LEVELS,
     NUMBERS,
     st.sampled_from(['data', 'metadata', 'segments/00000001', 'engine_metadata']),
 )

@@ -221,12 +221,33 @@ def test_the_marker_names_the_other_files() -> None:
         manifest.STATE_KEY: hashlib.sha256(b'state').hexdigest(),
     }
     made = manifest.commit_marker({'engine_name': 'tar'}, TOKEN, b'state')
-    assert json.loads(made) == expected
+    marker = json.loads(made)
+    assert marker.pop(manifest.CONTENT_KEY)
+    assert marker == expected
     index = {'size': 5}
     made = manifest.commit_marker({'engine_name': 'tar'}, TOKEN, b'state', index)
-    assert json.loads(made) == {**expected, 'index': index}
+    marker = json.loads(made)
+    assert marker.pop(manifest.CONTENT_KEY)
+    assert marker == {**expected, 'index': index}
     # Freezer 19 reads the first line.
     assert b'\n' not in made
+
+
+@pytest.mark.parametrize('add', ['commit', 'index'])
+def test_the_marker_has_a_digest_of_itself(add: str) -> None:
+    content = {'engine_name': 'tar', 'seal': 'abc', manifest.IDENTITY_KEY: 'd'}
+    made = manifest.commit_marker(content, TOKEN, b'state')
+    if add == 'index':
+        made = manifest.indexed_marker(json.loads(made), content, {'size': 5})
+    marker = json.loads(made)
+    assert manifest.is_whole(marker)
+    assert manifest.is_whole(dict(reversed(marker.items())))
+    for key in marker:
+        assert not manifest.is_whole({**marker, key: 'other'})
+        changed = {name: value for name, value in marker.items() if name != key}
+        assert not manifest.is_whole(changed)
+    # Of Freezer 19.
+    assert manifest.is_whole({'engine_name': 'tar'})
 
 
 def test_the_error_of_damage() -> None:
