@@ -19,7 +19,7 @@ from freezer.storage.exceptions import StorageException
 from freezer.storage.repository import Repository
 from freezer.utils import signals, startup
 from freezer.utils.progress import Progress
-from freezer.utils.rate import Rate
+from freezer.utils.rate import Rate, Share
 from freezer.utils.text import NOTICES, SayHandler
 from freezer.watch import Watch
 
@@ -136,9 +136,9 @@ class Agent:
             job.validate()
             if settings.max_priority:
                 _raise_priority()
-            if repository is not None and job.writes and not settings.dry_run:
-                repository.prepare()
             with self._watching(progress):
+                if repository is not None and job.writes and not settings.dry_run:
+                    repository.prepare()
                 outcome = job.execute()
                 # Otherwise the terminal may show what is written.
                 is_shown = outcome.content is not None and output.is_file()
@@ -195,18 +195,20 @@ def make_repository(settings: AgentConfig, progress: Progress) -> Repository | N
     """The storages, without contacting any; None for action exec."""
     if not settings.storages:
         return None
+    sent = {options.name: Share(progress.sending) for _, options in settings.storages}
     return Repository(
         {
             options.name: driver.from_settings(
                 dataclasses.replace(
                     options,
-                    sending=progress.sending,
+                    sending=sent[options.name],
                     receiving=progress.receiving,
                     progress=progress,
                 )
             )
             for driver, options in settings.storages
-        }
+        },
+        sent,
     )
 
 

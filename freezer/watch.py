@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LINE_SECONDS = 30.0
 #: seconds between updates of the live line
 LIVE_SECONDS = 0.25
+#: seconds after which a store that has not answered is named, on a terminal
+UNANSWERED_SECONDS = 2.0
 #: columns, if the terminal does not report them
 WIDTH = 80
 
@@ -60,6 +62,7 @@ class Watch:
         self._rate = _RateMeter(lambda: self._done or progress.moved)
         self._doing = ''
         self._bar: tqdm[None] | None = None
+        self._named: set[str] = set()
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -111,8 +114,26 @@ class Watch:
         if self._ended.wait(_FIRST_SECONDS):
             return
         while not self._ended.wait(LIVE_SECONDS):
+            if silent := self._silent():
+                self._attempt(functools.partial(self._name, silent))
             if self._progress.phase:
                 self._attempt(functools.partial(self._draw, _line()))
+
+    def _silent(self) -> list[str]:
+        """Stores that have not answered for some time, each once."""
+        now = time.monotonic()
+        return [
+            store
+            for store, since in self._progress.unanswered.copy().items()
+            if now - since >= UNANSWERED_SECONDS and store not in self._named
+        ]
+
+    def _name(self, stores: Sequence[str]) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        for store in stores:
+            self._named.add(store)
+            print(f'Waiting for an answer from {store}', file=self._stream, flush=True)
 
     def _attempt(self, show: Callable[[], None]) -> None:
         try:

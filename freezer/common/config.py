@@ -38,6 +38,7 @@ from freezer.exceptions import ConfigError
 from freezer.storage.backup import Owner
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
+from freezer.utils.text import control_character
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +176,14 @@ def _load(
     if job is not None:
         job_options.apply(conf, job, pinned)
     _apply_environment(conf, environ)
+    parsing.refuse_control_characters(conf, opts.every_option())
     opts.refuse_unavailable(conf)
     values = _values(conf)
     values['log_file'] = logs.location(conf, 'freezer.log')
     values['storages'] = storages.chosen(conf, values, job)
+    for driver, settings in values['storages']:
+        if getattr(driver, 'needs_utf8', False):
+            _check_utf8(settings, values)
     if job is not None and job.storages:
         values['storage'] = 'multiple'
     values['restore_args'], values['restore_secrets'] = restore_command.arguments(
@@ -251,7 +256,9 @@ def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None
             variable = declared.environment.get(key, '')
             text = environ.get(variable)
             if text and parsing.source(conf, option.dest, group) in weaker:
-                target = job_options.Key(option.dest, group, secret=option.secret)
+                target = job_options.Key(
+                    option.dest, group, secret=option.secret, option=option
+                )
                 job_options.override(conf, target, text, variable)
 
 
@@ -319,12 +326,34 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
 
 
 def _check_path_part(name: str, value: str) -> None:
+    if found := control_character(value):
+        # The host name of the machine, which is no option.
+        raise ConfigError(f'{name.replace("_", "-")}: contains {found}: set another')
     parts = value.split('/')
-    if '..' in parts or '.' in parts or '' in parts or '\0' in value:
+    if '..' in parts or '.' in parts or '' in parts:
         raise ConfigError(
             f'{name.replace("_", "-")} {value!r}: becomes part of a path: remove empty '
             f'parts, "." and ".."'
         )
+
+
+def _check_utf8(settings: StorageSettings, values: Mapping[str, Any]) -> None:
+    """:raises ConfigError: a name is not UTF-8, and its storage has no other names"""
+    where = f'{settings.section}: ' if settings.name else ''
+    names = {
+        f'{where}container': settings.container,
+        **{
+            name.replace('_', '-'): values[name] for name in ('hostname', 'backup_name')
+        },
+    }
+    for name, value in names.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f'{name} {value!r}: not UTF-8, which names on this storage must be: '
+                f'choose another'
+            ) from error
 
 
 def _check_proxy(proxy: str) -> None:

@@ -18,6 +18,7 @@ class Key(NamedTuple):
     :ivar many: whether each line is a value
     :ivar inverted: true means that the option is off; false means nothing
     :ivar of_log: whether it is an option of oslo.log
+    :ivar option: of oslo.config; None for one of oslo.log
     """
 
     dest: str
@@ -27,6 +28,7 @@ class Key(NamedTuple):
     secret: bool = False
     inverted: bool = False
     of_log: bool = False
+    option: Any = None
 
     def is_unset(self, value: str) -> bool:
         """Whether this value does not set the option."""
@@ -48,6 +50,7 @@ def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
                 isinstance(option, cfg.BoolOpt),
                 isinstance(option, cfg.MultiStrOpt),
                 option.secret,
+                option=option,
             )
             keys[prefix + option.name.replace('-', '_')] = key
             keys[prefix + option.dest] = key
@@ -94,6 +97,8 @@ def override(conf: cfg.ConfigOpts, key: Key, value: str, where: str) -> None:
     """:raises ConfigError: the value is malformed; begins with ``where``"""
     value = parsing.literal(value)
     given: Any = [line for line in value.splitlines() if line] if key.many else value
+    if key.option is not None:
+        parsing.check_text(key.group, key.option, given, f'{where}: ')
     try:
         if key.inverted:
             if not types.Boolean()(value):

@@ -10,7 +10,7 @@ from oslo_log import log
 
 from freezer.common.parsing import literal
 from freezer.exceptions import ConfigError
-from freezer.utils.text import NOTICES
+from freezer.utils.text import NOTICES, printable
 
 _DESTINATIONS = (
     *('log_file', 'log_dir', 'use_syslog', 'use_journal'),
@@ -52,6 +52,8 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
     except (OSError, log.LogConfigError) as error:
         raise ConfigError(f'the log cannot be written: {error}') from error
     for handler in logging.getLogger().handlers:
+        handler.addFilter(_escape)
+        handler.setFormatter(_Escaped(handler.formatter))
         if not isinstance(handler, logging.StreamHandler) or not handler.stream:
             continue
         # File names may not be valid UTF-8.
@@ -60,6 +62,27 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
             handler.errors = 'backslashreplace'
             handler.handleError = _warn_once()  # type: ignore[assignment,method-assign]
     return location(conf, default)
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Escape what a terminal would obey: a message may have text of a store. One line
+    stays one, so that none can be forged."""
+    message = printable(record.getMessage())
+    record.msg, record.args = message, None
+    return True
+
+
+class _Escaped(logging.Formatter):
+    """Escapes and indents the other lines that a formatter makes, those of tracebacks:
+    they repeat errors, and so text of a store."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = self._inner.format(record).split('\n')
+        return '\n  '.join(map(printable, lines))
 
 
 def _warn_once() -> Callable[[logging.LogRecord], None]:

@@ -4,18 +4,25 @@ For the agent and the scheduler: oslo.config's messages in plain words, and valu
 ``$`` in them left as they are.
 """
 
+import argparse
 import contextlib
 import io
+import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
 
+from freezer.common import usage
 from freezer.exceptions import ConfigError
+from freezer.utils.text import control_character
 
+# Values of these are names of files on this machine, patterns of them, or a command:
+# they may have any character but NUL.
+_ANY_TEXT = ('PATH', 'FILE', 'DIR', 'PATTERN', 'COMMAND')
 _RAW_NAME = re.compile(r'argument (?:-\w/)?--([\w-]+)\Z')
 
 
@@ -45,8 +52,126 @@ def parse(
         elif stop.code != 0:  # oslo.config 9 exits with None, which is 0
             raise ConfigError(_plainly(text, declared)) from stop
         raise
+    except _NO_OPTION as error:
+        files = _files(words, prog, sources)
+        raise _dollar(_line_with(files, error) or 'a configuration file') from None
+    except cfg.ConfigFileParseError as error:
+        # Its text and that of its cause have the line, which may hold a secret.
+        raise ConfigError(re.sub(r": '.*", '', one_line(error))) from None
     except cfg.Error as error:
         raise ConfigError(one_line(error)) from error
+    _refuse_substitution(conf, declared)
+
+
+def _refuse_substitution(
+    conf: cfg.ConfigOpts, declared: Mapping[str | None, Iterable[Any]]
+) -> None:
+    """:raises ConfigError: a ``$`` in a value names no option; the error says where,
+    without the value, which may be a secret"""
+    for group, options in declared.items():
+        for option in options:
+            try:
+                _read(conf, group, option)
+            except _NO_OPTION as error:
+                variable = f'OS_{(group or "default").upper()}__{option.dest.upper()}'
+                where = (
+                    f'{variable} in the environment'
+                    if '$' in os.environ.get(variable, '')
+                    else _line_with(configuration_files(conf), error)
+                )
+                raise _dollar(
+                    where or f'[{group or "DEFAULT"}] {option.dest}'
+                ) from None
+            except (cfg.Error, ValueError):
+                # Reported where the value is used.
+                continue
+
+
+# Raised for a $ that names no option. Their text is a part of the value, so nothing is
+# chained to them.
+_NO_OPTION = (
+    cfg.TemplateSubstitutionError,
+    cfg.NoSuchOptError,
+    cfg.NoSuchGroupError,
+)
+
+
+def _dollar(where: str) -> ConfigError:
+    return ConfigError(
+        f'{where}: $ stands for the value of another option there: write $$ for a $'
+    )
+
+
+def _files(words: Iterable[str], prog: str, sources: Mapping[str, Any]) -> list[str]:
+    """The configuration files of a command line that could not be parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--config-file', action='append')
+    parser.add_argument('--config-dir', action='append', default=[])
+    given, _others = parser.parse_known_args(list(words))
+    files = given.config_file or sources.get('default_config_files')
+    if files is None:
+        files = cfg.find_config_files('freezer', prog)
+    return [*files, *_in_folders(given.config_dir)]
+
+
+def _line_with(files: Iterable[str], error: Exception) -> str:
+    """File, group and key of the value that oslo.config could not make; else empty."""
+    name = getattr(error, 'opt_name', '') or getattr(error, 'group_name', '')
+    pattern = re.compile(rf'\${{?{re.escape(str(name))}')
+    for path in files:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(path, sections).parse()
+        for group, values in sections.items():
+            for key, lines in values.items():
+                if pattern.search('\n'.join(lines)):
+                    return f'{path}, [{group}] {key}'
+    return ''
+
+
+def _read(conf: cfg.ConfigOpts, group: str | None, option: Any) -> Any:
+    return conf[group][option.dest] if group else conf[option.dest]
+
+
+def refuse_control_characters(
+    conf: cfg.ConfigOpts, declared: Mapping[str | None, Iterable[Any]]
+) -> None:
+    """Check every value, wherever it comes from.
+
+    :raises ConfigError: see :func:`check_text`
+    """
+    for group, options in declared.items():
+        for option in options:
+            try:
+                value = _read(conf, group, option)
+            except (cfg.Error, ValueError):
+                # Reported where the value is used.
+                continue
+            check_text(group, option, value)
+
+
+def check_text(group: str | None, option: Any, value: Any, where: str = '') -> None:
+    """Check the text of an option: it may become a header, a key or a name.
+
+    :param value: text or a list of texts; anything else is right
+    :param where: what the error begins with
+    :raises ConfigError: it has a control character; names the option, but not its
+        value, which may be a secret
+    """
+    for text in value if isinstance(value, list) else [value]:
+        if not isinstance(text, str):
+            continue
+        found = control_character(text)
+        if found and ('\0' in text or usage.metavar(option) not in _ANY_TEXT):
+            advice = '; does it come from a file with the line ends of Windows?'
+            raise ConfigError(
+                f'{where}{shown(group, option.name)}: contains {found}: remove it'
+                + (advice if '\r' in text else '')
+            )
+
+
+def shown(group: str | None, name: str) -> str:
+    """The name of an option as on the command line, without the hyphens before it."""
+    return (f'{group}-{name}' if group else name).replace('_', '-')
 
 
 def literal(value: str) -> str:
@@ -69,14 +194,8 @@ def value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
 
     :raises ConfigError: it is malformed in the environment: oslo.config checks it here
     """
-    shown = (f'{group}-{name}' if group else name).replace('_', '-')
     try:
         return conf[group][name] if group else conf[name]
-    except (cfg.TemplateSubstitutionError, cfg.NoSuchOptError) as error:
-        raise ConfigError(
-            f'{shown}: in the environment and in configuration files '
-            f'$ stands for the value of another option: write $$ for a $'
-        ) from error
     except (cfg.Error, ValueError) as error:
         # oslo.config: "Value for option X from LocationInfo(…, detail='Y') is not
         # valid: Z"; asking it for the location raises the same again.
@@ -84,16 +203,17 @@ def value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
         detail = re.search(r"detail='([^']*)'", text)
         reason = text.rpartition('is not valid: ')[2]
         where = f'{detail[1]}: ' if detail else ''
-        raise ConfigError(f'{where}{shown}: {reason}') from error
+        raise ConfigError(f'{where}{shown(group, name)}: {reason}') from error
 
 
 def configuration_files(conf: cfg.ConfigOpts) -> list[str]:
     """The files oslo.config has read: named ones, and those it finds by itself."""
-    folders = (Path(folder) for folder in conf.config_dir or ())
-    return [
-        *(conf.config_file or ()),
-        *(str(path) for folder in folders for path in sorted(folder.glob('*.conf'))),
-    ]
+    return [*(conf.config_file or ()), *_in_folders(conf.config_dir or ())]
+
+
+def _in_folders(folders: Iterable[str]) -> Iterator[str]:
+    for folder in folders:
+        yield from map(str, sorted(Path(folder).glob('*.conf')))
 
 
 def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:

@@ -5,12 +5,13 @@ from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import jobfile, parsing, plugins, upstream
+from freezer.common import jobfile, opts, parsing, plugins, upstream
 from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 
 #: driver class and its settings
 Chosen = tuple[Any, StorageSettings]
+(_CONTAINER,) = (each for each in opts.AGENT_OPTS if each.dest == 'container')
 
 
 def plugin_options(conf: cfg.ConfigOpts, kind: str, name: str) -> dict[str, Any]:
@@ -71,10 +72,12 @@ def of_section(
         raise ConfigError(f'{where}: storage = … is missing')
     plugins.check(plugins.STORAGES, f'{where}: storage', name)
     container = given.pop('container', '')
+    parsing.check_text(None, _CONTAINER, container, f'{where}: ')
     options: dict[str, Any] = {}
     problems: list[str] = []
-    for key, _group, option in plugins.options(plugins.STORAGES)[name]:
+    for key, group, option in plugins.options(plugins.STORAGES)[name]:
         text = given.pop(key, '')
+        parsing.check_text(group, option, text, f'{where}: ')
         try:
             unset = upstream.is_unset(isinstance(option, cfg.BoolOpt), text)
             options[key] = option.default if unset else option.type(text)

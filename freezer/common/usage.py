@@ -69,7 +69,7 @@ def entry(option: Any, group: str | None = None) -> Entry:
         return Entry(names, '', ' '.join(parts), inverse=inverse)
     if option.default not in (None, '', [], 0, -1) and 'efault' not in option.help:
         parts.append(f'Default: {_shown(option)}.')
-    return Entry(names, _metavar(option), ' '.join(parts), choices, many=option.multi)
+    return Entry(names, metavar(option), ' '.join(parts), choices, many=option.multi)
 
 
 def _shown(option: Any) -> str:
@@ -81,8 +81,9 @@ def _shown(option: Any) -> str:
     return f'{value:g}' if isinstance(value, float) else str(value)
 
 
-def _metavar(option: Any) -> str:
-    """The option's own, else by its type, else the last word of its name."""
+def metavar(option: Any) -> str:
+    """What help shows for the value: the option's own, else by its type, else the last
+    word of its name."""
     if option.metavar:
         return str(option.metavar)
     if isinstance(option, cfg.IntOpt | cfg.FloatOpt):

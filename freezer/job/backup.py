@@ -110,6 +110,7 @@ class BackupJob(Job):
             self.remove_old(made.backup.level_zero_timestamp)
         except (FreezerError, StorageException) as error:
             outcome.failure = error
+        outcome.failure = self.repository.failure() or outcome.failure
         return outcome
 
     def _rehearse(self, writer: BackupWriter, policy: LevelPolicy) -> Outcome:

@@ -179,6 +179,8 @@ def _service(given: Mapping[str, Any], environ: Mapping[str, str]) -> Service:
         each.dest: given[each.dest] or environ.get(f'OS_{each.dest.upper()}') or ''
         for each in options.SERVICE_AUTH_OPTS
     }
+    for each in options.SERVICE_AUTH_OPTS:
+        parsing.check_text(options.SERVICE_AUTH, each, values[each.dest])
     # The legacy spelling is publicURL.
     kind = (values['endpoint_type'] or 'public').removesuffix('URL')
     if kind not in ('public', 'internal', 'admin'):
@@ -225,6 +227,7 @@ def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
         default_config_dirs=[],
         use_env=True,
     )
+    parsing.refuse_control_characters(conf, dict(options.list_opts()))
     problems = [
         f'[{group}] {option.dest} is not supported by this scheduler yet'
         for group, unsupported in options.UNSUPPORTED_OPTS.items()

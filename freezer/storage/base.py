@@ -70,6 +70,8 @@ class Storage(abc.ABC):
 
     #: the name of its entry point
     _type: ClassVar[str]
+    #: whether container, host name and backup name must be UTF-8
+    needs_utf8: ClassVar[bool] = False
 
     storage_path: str
 

@@ -10,9 +10,12 @@ table in ``_s3/transport/errors.py`` selects the class.
 
 from typing import Any
 
+from freezer.utils.text import shortened
+
 
 class StorageException(Exception):
-    """A storage operation failed; ``message`` is a line for the user.
+    """A storage operation failed; ``message`` is a line for the user, cut where a store
+    makes it too long.
 
     :ivar retry_after: seconds that the store asks to wait before the next request
     """
@@ -21,6 +24,7 @@ class StorageException(Exception):
     retry_after: float | None = None
 
     def __init__(self, message: str) -> None:
+        message = shortened(message)
         super().__init__(message)
         self.message = message
 
@@ -68,6 +72,14 @@ class Unreachable(StorageException):
     """No response: name resolution, connection, TLS or a time-out."""
 
     temporary = True
+
+
+class WrongScheme(StorageException):
+    """The server speaks https where http is configured, or the reverse."""
+
+
+class LocalFailure(StorageException):
+    """The request failed on this machine, not on the network or at the store."""
 
 
 class CertificateError(StorageException):

@@ -2,49 +2,44 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from freezer.storage import levels, reports, retention
-from freezer.storage.backup import (
-    Backup,
-    Owner,
-    PendingBackup,
-    StoredLevel,
-    WrittenBackup,
-)
+from freezer.storage.backup import Backup, Owner, PendingBackup, StoredLevel
 from freezer.storage.base import Storage
 from freezer.storage.check import CheckReport, CheckRow, Finding, Result
-from freezer.storage.exceptions import AccessDenied, StorageException
+from freezer.storage.exceptions import AccessDenied, NotFound, StorageException
 from freezer.storage.housekeeping import CleanUpReport
 from freezer.storage.levels import NoSuchBackup
+from freezer.storage.several import Members, PendingOnAll, named
 from freezer.storage.verify import ReadStream, Verification, examine
-from freezer.utils.blocks import Block
-from freezer.utils.streaming import ConsumerGone, RichQueue
+from freezer.utils.rate import Rate
 
 LOG = logging.getLogger(__name__)
-
-_QUEUE_BLOCKS = 2
 
 
 class Repository:
     """Storages by name; a single one has the empty name.
 
-    A storage that fails fails the backup, and the error names it. A restore reads from
-    the first storage that has the newest backup.
+    A backup goes to all; :meth:`failure` names those that failed while the others got
+    it. A restore reads from the first storage that has the newest backup.
+
+    :param sent: name -> what the storage sends
     """
 
-    def __init__(self, storages: Mapping[str, Storage]) -> None:
+    def __init__(
+        self, storages: Mapping[str, Storage], sent: Mapping[str, Rate] | None = None
+    ) -> None:
         self.storages = storages
+        self._members = Members(storages, sent)
 
     def prepare(self) -> None:
         """Create the containers that are missing."""
-        for name, storage in self.storages.items():
-            with _named(name):
-                storage.prepare()
+        self._members.each({n: s.prepare for n, s in self.storages.items()})
 
     def close(self) -> None:
         for storage in self.storages.values():
@@ -53,31 +48,36 @@ class Repository:
     # Writing
 
     def begin(self, backup: Backup) -> PendingBackup:
-        """Claim the level's place on every storage, or on none.
+        """Claim the level's place on every storage; on none if another agent has it.
 
         :raises Conflict: another agent has it
         """
         if '' in self.storages:
             return self.storages[''].begin(backup)
-        begun: dict[str, PendingBackup] = {}
-        pending = _PendingOnAll(backup, begun)
-        try:
-            for name, storage in self.storages.items():
-                with _named(name):
-                    begun[name] = storage.begin(backup)
-        except BaseException:
-            try:
-                pending.discard()
-            except StorageException as error:
-                LOG.error('a claim remains: %s', error.message)
-            raise
-        return pending
+        claims = {
+            name: functools.partial(storage.begin, backup)
+            for name, storage in self._members.live.items()
+        }
+        begun = self._members.each(claims, lambda pending: pending.discard())
+        return PendingOnAll(backup, self._members, begun)
+
+    def failure(self) -> StorageException | None:
+        """The storages that do not have the backup that the others got; None if all
+        have it."""
+        errors = self._members.failures
+        if not errors:
+            return None
+        reasons = '; '.join(error.message for error in errors.values())
+        return StorageException(
+            f'{reasons}; the backup is complete on {", ".join(self._members.live)}, '
+            f'and the next one starts a new chain on all storages'
+        )
 
     def add_index(
         self, level: StoredLevel, index: Path, marker: Mapping[str, Any]
     ) -> None:
         """See :meth:`base.Storage.add_index`."""
-        with _named(level.member):
+        with named(level.member):
             self.storages[level.member].add_index(level, index, marker)
 
     # Finding
@@ -94,15 +94,19 @@ class Repository:
 
         :returns: those of the first storage
         """
-        plans = []
-        earliest = 0
-        for name, storage in self.storages.items():
-            with _named(name):
-                below, soonest = levels.plan(
-                    storage, engine, hostname_backup_name, policy, now, owner
+        made = self._members.each(
+            {
+                name: functools.partial(
+                    levels.plan,
+                    *(storage, engine, hostname_backup_name, policy, now, owner),
                 )
-            plans.append(below)
-            earliest = max(earliest, soonest)
+                for name, storage in self._members.live.items()
+            },
+            # Without its container, a dry run has no plan.
+            of_all=(NotFound,),
+        )
+        plans = [below for below, _soonest in made.values()]
+        earliest = max(soonest for _below, soonest in made.values())
         if len({tuple(each.backup for each in below) for below in plans}) > 1:
             LOG.warning(
                 'the storages do not hold the same backups of %s: starting a new chain '
@@ -117,8 +121,8 @@ class Repository:
     ) -> dict[int, list[StoredLevel]]:
         """Every chain of a name, from the first storage that has its newest level."""
         best: dict[int, list[StoredLevel]] = {}
-        for name, storage in self.storages.items():
-            with _named(name):
+        for name, storage in self._members.live.items():
+            with named(name):
                 found = levels.chains(storage, engine, hostname_backup_name, name)
             for zero, chain in found.items():
                 if zero not in best or _newest(chain) > _newest(best[zero]):
@@ -140,7 +144,7 @@ class Repository:
         problems: list[StorageException] = []
         for name, storage in self.storages.items():
             try:
-                with _named(name):
+                with named(name):
                     found = levels.find_state(
                         storage, engine, hostname_backup_name, date, name, owner
                     )
@@ -161,7 +165,7 @@ class Repository:
         """Every level on every storage, one storage after the other."""
         found = []
         for name, storage in self.storages.items():
-            with _named(name):
+            with named(name):
                 found += levels.committed(storage, name)
         return found
 
@@ -170,7 +174,7 @@ class Repository:
         found = []
         for name, storage in self.storages.items():
             try:
-                with _named(name):
+                with named(name):
                     found += levels.complete_data(storage, name)
             except AccessDenied as error:
                 LOG.info('lost markers are not looked for: %s', error.message)
@@ -181,7 +185,7 @@ class Repository:
     def report(self) -> reports.StorageReport:
         found = []
         for name, storage in self.storages.items():
-            with _named(name):
+            with named(name):
                 found.append(reports.report(storage, name))
         return reports.StorageReport(
             ', '.join(report.container for report in found),
@@ -192,7 +196,7 @@ class Repository:
 
     def details(self, level: StoredLevel) -> reports.Details:
         """See :func:`reports.details`."""
-        with _named(level.member):
+        with named(level.member):
             return reports.details(level)
 
     def verify(
@@ -203,7 +207,7 @@ class Repository:
         key_opens: bool = False,
     ) -> Verification | None:
         """See :func:`verify.examine`."""
-        with _named(level.member):
+        with named(level.member):
             return examine(level, data, read, key_opens)
 
     def check(self) -> CheckReport:
@@ -228,7 +232,7 @@ class Repository:
 
     def time(self) -> float | None:
         """The earliest storage clock, so that retention removes the least."""
-        clocks = [storage.time() for storage in self.storages.values()]
+        clocks = [storage.time() for storage in self._members.live.values()]
         return min((each for each in clocks if each is not None), default=None)
 
     # Removing
@@ -244,8 +248,8 @@ class Repository:
     ) -> list[list[StoredLevel]]:
         """On every storage; see :func:`retention.remove_older_than`."""
         removed = []
-        for name, storage in self.storages.items():
-            with _named(name):
+        for name, storage in self._members.live.items():
+            with named(name):
                 removed += retention.remove_older_than(
                     *(storage, engine, hostname_backup_name, cutoff, keep),
                     *(dry_run, name, owner),
@@ -267,128 +271,12 @@ class Repository:
     def clean_up(self, dry_run: bool = False) -> CleanUpReport:
         found = CleanUpReport()
         for name, storage in self.storages.items():
-            with _named(name):
+            with named(name):
                 one = storage.clean_up(dry_run)
             found = CleanUpReport(
                 found.leftovers + one.leftovers, found.old_versions + one.old_versions
             )
         return found
-
-
-class _PendingOnAll(PendingBackup):
-    """A level being written to several storages at once.
-
-    :param storages: name -> the same level on that storage
-    """
-
-    def __init__(self, backup: Backup, storages: Mapping[str, PendingBackup]) -> None:
-        super().__init__(backup)
-        self._storages = storages
-
-    def put_identity(self, identity: bytes) -> None:
-        for name, pending in self._storages.items():
-            with _named(name):
-                pending.put_identity(identity)
-
-    def write(self, blocks: Iterable[Block]) -> WrittenBackup:
-        """One thread and queue for each storage; the slowest sets the pace."""
-        queues = {name: RichQueue(_QUEUE_BLOCKS) for name in self._storages}
-        written: dict[str, WrittenBackup] = {}
-        errors: list[BaseException] = []
-
-        def write(name: str) -> None:
-            try:
-                with _named(name):
-                    written[name] = self._storages[name].write(
-                        queues[name].get_messages()
-                    )
-            except BaseException as error:  # noqa: BLE001 - raised below
-                errors.append(error)
-                self.cancel()
-            finally:
-                queues[name].close()
-
-        failure: BaseException | None = None
-        with ThreadPoolExecutor(len(queues), 'store') as pool:
-            # Not Thread.join: before Python 3.13, a thread whose join was interrupted
-            # counts as ended while it still runs.
-            members = [pool.submit(write, name) for name in queues]
-
-            def end() -> None:
-                for queue in queues.values():
-                    with contextlib.suppress(ConsumerGone):
-                        queue.end(failure)
-                wait(members)
-
-            try:
-                try:
-                    for block in blocks:
-                        for queue in queues.values():
-                            queue.put(block)
-                except ConsumerGone:
-                    failure = _OtherFailed('another storage failed')
-                end()
-            except BaseException as error:
-                # Possibly raised while waiting. No thread may write any more when the
-                # backup is discarded.
-                failure = error
-                self.cancel()
-                end()
-                raise
-        first = [error for error in errors if not isinstance(error, _OtherFailed)]
-        if first:
-            raise first[0]
-        if failure is not None:
-            raise StorageException(
-                'a storage stopped reading before the end: run the backup again'
-            )
-        return _WrittenOnAll({name: written[name] for name in self._storages})
-
-    def cancel(self) -> None:
-        for pending in self._storages.values():
-            pending.cancel()
-
-    def discard(self) -> None:
-        """On every storage, even after errors; then the first error is raised."""
-        errors = []
-        for name, pending in self._storages.items():
-            try:
-                with _named(name):
-                    pending.discard()
-            except StorageException as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
-
-
-class _WrittenOnAll(WrittenBackup):
-    def __init__(self, storages: Mapping[str, WrittenBackup]) -> None:
-        self._storages = storages
-
-    def commit(
-        self,
-        engine_metadata: Path,
-        marker: Mapping[str, Any],
-        index: Path | None = None,
-    ) -> None:
-        for name, written in self._storages.items():
-            with _named(name):
-                written.commit(engine_metadata, marker, index)
-
-
-class _OtherFailed(StorageException):
-    """Ends the stream to the storages that did not fail."""
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Put the name of the storage, if it has one, in front of its errors."""
-    try:
-        yield
-    except StorageException as error:
-        if not name or isinstance(error, _OtherFailed):
-            raise
-        raise type(error)(f'[storage:{name}]: {error.message}') from error
 
 
 def _newest(chain: Iterable[StoredLevel]) -> tuple[int, int]:

@@ -39,6 +39,7 @@ class Retry:
     :param budget: seconds an operation may take with all its attempts
     :param clock: seconds, monotonic
     :param progress: counts the repetitions
+    :param store: its name for the user, who is told that it does not answer
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Retry:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         progress: Progress | None = None,
+        store: str = '',
     ) -> None:
+        self._store = store
         self._budget = budget
         self._clock = clock
         self._jitter = jitter
@@ -84,6 +87,12 @@ class Retry:
         :raises StorageException: the last error, once it is final or time is up
         """
         cancelled = cancelled or threading.Event()
+        if self._answered:
+            return self._run(call, cancelled)
+        with self._progress.waiting_for(self._store):
+            return self._run(call, cancelled)
+
+    def _run(self, call: Callable[[], T], cancelled: threading.Event) -> T:
         start = self._clock()
         attempt = 0
         while True:

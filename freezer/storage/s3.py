@@ -23,7 +23,13 @@ from freezer.storage._s3.check.run import addressing_style_hint, rows
 from freezer.storage._s3.check.scratch import ScratchPrefix
 from freezer.storage._s3.download import read_pieces
 from freezer.storage._s3.freezer19 import Freezer19Calls
-from freezer.storage._s3.options import MIN_PART_SIZE, STALE_AFTER, S3Options
+from freezer.storage._s3.options import (
+    MIN_PART_SIZE,
+    PATIENCE,
+    STALE_AFTER,
+    S3Options,
+    with_aws_environment,
+)
 from freezer.storage._s3.pending import S3PendingBackup
 from freezer.storage._s3.transport.bucket import Bucket, open_bucket
 from freezer.storage._s3.volumes import UploadPlan
@@ -40,6 +46,7 @@ from freezer.storage.housekeeping import CleanUpReport, OldVersions
 from freezer.storage.journal import Journal
 from freezer.storage.survey import Survey
 from freezer.utils import startup
+from freezer.utils.text import unfit
 
 if TYPE_CHECKING:
     # Not at run time: Freezer 19 has a module of this name, without it.
@@ -70,6 +77,7 @@ class S3Storage(Freezer19Calls):
     """
 
     _type = 's3'
+    needs_utf8 = True
 
     def __init__(
         self,
@@ -82,6 +90,8 @@ class S3Storage(Freezer19Calls):
         *,
         options: S3Options | None = None,
     ) -> None:
+        if unfit(endpoint):
+            raise StorageConfigError(f'endpoint: {unfit(endpoint)}')
         keys.check_endpoint(endpoint)
         container = container.rstrip('/')
         keys.check_container(container)
@@ -108,7 +118,7 @@ class S3Storage(Freezer19Calls):
 
     @classmethod
     def from_settings(cls, settings: 'StorageSettings') -> Self:
-        given = settings.options
+        given = with_aws_environment(settings.options, os.environ, settings.insecure)
         profile = given.get('s3_profile')
         needed = {
             'access-key': profile or given['access_key'],
@@ -137,6 +147,7 @@ class S3Storage(Freezer19Calls):
             sending=settings.sending,
             receiving=settings.receiving,
             progress=settings.progress,
+            patience=PATIENCE if settings.name else None,
         )
         try:
             storage = cls(
@@ -255,7 +266,10 @@ class S3Storage(Freezer19Calls):
         return self._bucket.where(keys.key_of(path))
 
     def begin(self, backup: Backup) -> PendingBackup:
-        return S3PendingBackup(self, self._bucket, backup, self._plan, self._journal)
+        bucket, patience = self._bucket, self.options.patience
+        if patience is not None:
+            bucket = bucket.within(patience)
+        return S3PendingBackup(self, bucket, backup, self._plan, self._journal)
 
     def add_index(
         self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]

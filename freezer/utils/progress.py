@@ -52,6 +52,9 @@ class Progress:
         self.incomplete = 0
         """Files, or attributes of files, that are missing from the backup because they
         could not be read."""
+        self.unanswered: dict[str, float] = {}
+        """Store -> since when it is waited for, in monotonic seconds: only those that
+        have not answered yet."""
         self.notices: list[str] = []
         """Those of them that were shown to the user at once."""
 
@@ -102,6 +105,17 @@ class Progress:
         finally:
             with self._lock:
                 self.under_way -= 1
+
+    @contextlib.contextmanager
+    def waiting_for(self, store: str) -> Iterator[None]:
+        """While in the block, a store that has not answered yet is waited for."""
+        with self._lock:
+            self.unanswered.setdefault(store, time.monotonic())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.unanswered.pop(store, None)
 
     def retry(self) -> None:
         """Count a request that is repeated."""

@@ -63,4 +63,16 @@ class Rate:
         return self._clock() - begun
 
 
+class Share(Rate):
+    """A rate that counts its own bytes, and is limited by another with all others."""
+
+    def __init__(self, whole: Rate) -> None:
+        super().__init__(whole.per_second)
+        self._whole = whole
+
+    def take(self, size: int, cancelled: threading.Event | None = None) -> float:
+        self.passed += size
+        return self._whole.take(size, cancelled)
+
+
 UNLIMITED = Rate(0)

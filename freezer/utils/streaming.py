@@ -12,6 +12,10 @@ from freezer.utils.blocks import Block
 _POLL_SECONDS = 0.2
 
 
+def _never() -> bool:
+    return False
+
+
 class ConsumerGone(Exception):
     """The consumer has stopped reading."""
 
@@ -54,16 +58,24 @@ class RichQueue:
             if close is not None:
                 close()
 
-    def put(self, message: Block) -> None:
-        """:raises ConsumerGone: the consumer has stopped"""
-        self._put(message)
+    def put(self, message: Block, stop: Callable[[], bool] = _never) -> None:
+        """
+        :param stop: whether to wait no longer; asked again and again
+        :raises ConsumerGone: the consumer has stopped, or does not go on
+        """
+        self._put(message, stop)
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(
+        self,
+        error: BaseException | None = None,
+        stop: Callable[[], bool] = _never,
+    ) -> None:
         """End the stream; the consumer gets the error, if any.
 
-        :raises ConsumerGone: the consumer has stopped
+        :param stop: as for :meth:`put`
+        :raises ConsumerGone: the consumer has stopped, or does not go on
         """
-        self._put(_End(error))
+        self._put(_End(error), stop)
 
     def get_messages(self) -> Iterator[Block]:
         """The messages.
@@ -89,11 +101,13 @@ class RichQueue:
             while True:
                 self._queue.get_nowait()
 
-    def _put(self, item: 'Block | _End') -> None:
+    def _put(self, item: 'Block | _End', stop: Callable[[], bool]) -> None:
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
                 self._queue.put(item, timeout=_POLL_SECONDS)
                 return
+            if stop():
+                break
         raise ConsumerGone
 
 

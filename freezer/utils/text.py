@@ -1,6 +1,7 @@
 """Text shown to users."""
 
 import logging
+import re
 from collections.abc import Callable
 
 #: messages shown on the terminal as well as logged
@@ -17,6 +18,47 @@ def printable(text: str) -> str:
     return ''.join(
         c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
     )
+
+
+# Messages with a few keys of 1,024 bytes stay whole.
+_LONGEST = 8_000
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """The text, cut if it is longer than so many characters."""
+    if len(text) <= longest:
+        return text
+    return f'{text[:longest]} … ({len(text)} characters)'
+
+
+# C0, DEL and C1.
+_CONTROL = re.compile('[\x00-\x1f\x7f-\x9f]')
+_CONTROL_NAMES = {
+    '\0': 'a NUL',
+    '\t': 'a tab',
+    '\n': 'a line feed',
+    '\r': 'a carriage return',
+}
+
+
+def control_character(text: str) -> str:
+    """The first control character of a text, in words; empty if it has none."""
+    found = _CONTROL.search(text)
+    if found is None:
+        return ''
+    character = found[0]
+    name = f'the control character U+{ord(character):04X}'
+    return _CONTROL_NAMES.get(character, name)
+
+
+def unfit(text: str) -> str:
+    """Why a text cannot be a part of a request; empty if it can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return 'is not UTF-8 text'
+    found = control_character(text)
+    return f'contains {found}' if found else ''
 
 
 class SayHandler(logging.Handler):

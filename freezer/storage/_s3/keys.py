@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from freezer.storage import layout
 from freezer.storage.exceptions import StorageConfigError
+from freezer.utils.text import unfit
 
 #: of UTF-8, on AWS and on Ceph
 MAX_KEY_BYTES = 1024
@@ -23,6 +24,8 @@ _HOST = re.compile(
 
 def check_container(container: str) -> None:
     """:raises StorageConfigError: not ``bucket`` or ``bucket/prefix``"""
+    if problem := unfit(container):
+        raise StorageConfigError(f'container: {problem}: choose another name')
     bucket, *prefix = container.split('/')
     if not _BUCKET.match(bucket):
         raise StorageConfigError(
@@ -41,6 +44,8 @@ def check_folder(path: str) -> None:
 
     Checked before the first object is written, as the longest keys come last.
     """
+    if problem := unfit(path):
+        raise StorageConfigError(f'{path!r}: {problem}: choose another backup name')
     # The marker's, in a folder of its own, is five bytes shorter.
     size = len(os.fsencode(key_of(layout.join(path, layout.volume_name(1)))))
     if size > MAX_KEY_BYTES:

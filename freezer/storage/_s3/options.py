@@ -5,8 +5,10 @@ Apart from the driver, so that ``--help`` does not import it.
 
 import base64
 import binascii
+import contextlib
 import ipaddress
 import math
+import os
 import re
 import urllib.parse
 from collections.abc import Hashable, Iterator, Mapping
@@ -20,6 +22,7 @@ from freezer.storage.exceptions import StorageConfigError
 from freezer.utils.plugin_options import PluginOptions
 from freezer.utils.progress import Progress
 from freezer.utils.rate import UNLIMITED, Rate
+from freezer.utils.text import unfit
 from freezer.utils.types import Duration, Size
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -27,6 +30,8 @@ MIN_PART_SIZE = 5 * 2**20
 #: a little below what most stores take; AWS alone takes more since 2025
 MAX_OBJECT_SIZE = 49 * 2**40 // 10
 STALE_AFTER = 24 * 3600.0
+# Where other storages get the same backup, they wait no longer than that for a request.
+PATIENCE = 60.0
 #: bytes, and numbers of connections; decision 0008
 MEMORY_UNDER_WAY = 128 * 2**20
 LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16
@@ -90,6 +95,14 @@ S3_OPTS = (
         help='Named profile of ~/.aws/config and ~/.aws/credentials to take keys '
         'from, instead of access-key and secret-key. Roles and the other sources of '
         'botocore work, and keys that expire are renewed.',
+    ),
+    cfg.BoolOpt(
+        'aws-environment',
+        default=False,
+        help='Take what is not set otherwise from the variables of the AWS SDKs: '
+        'AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, together; '
+        'AWS_REGION or AWS_DEFAULT_REGION; AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; '
+        'AWS_CA_BUNDLE. Without this option no such variable counts.',
     ),
     cfg.StrOpt(
         'signature-version',
@@ -245,8 +258,44 @@ S3_OPTS = (
 )
 
 
+def with_aws_environment(
+    given: Mapping[str, Any], environ: Mapping[str, str], insecure: bool = False
+) -> dict[str, Any]:
+    """The settings, completed from the variables of the AWS SDKs if they ask for it.
+
+    The keys and the session token belong together: none is taken if one is set.
+
+    :raises StorageConfigError: a variable has a value that no request can have
+    """
+    filled = dict(given)
+    if not given['s3_aws_environment']:
+        return filled
+
+    def fill(key: str, *names: str) -> None:
+        name = next((name for name in names if environ.get(name)), '')
+        if not name or filled[key]:
+            return
+        if problem := unfit(environ[name]):
+            # Not repeated: it may be a key.
+            raise StorageConfigError(f'{name}: {problem}: correct the variable')
+        filled[key] = environ[name]
+
+    if not (given['access_key'] or given['secret_key'] or given['s3_session_token']):
+        fill('access_key', 'AWS_ACCESS_KEY_ID')
+        fill('secret_key', 'AWS_SECRET_ACCESS_KEY')
+        fill('s3_session_token', 'AWS_SESSION_TOKEN')
+    fill('s3_region', 'AWS_REGION', 'AWS_DEFAULT_REGION')
+    fill('endpoint', 'AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL')
+    if not insecure and filled['endpoint'].startswith('https://'):
+        fill('s3_ca_bundle', 'AWS_CA_BUNDLE')
+    return filled
+
+
 def _place(container: str, options: Mapping[str, Any]) -> Hashable:
     """The bucket and prefix, and the service they are at, however they are written."""
+    with contextlib.suppress(StorageConfigError):
+        # The driver reports it.
+        options = with_aws_environment(options, os.environ)
     try:
         url = urllib.parse.urlsplit(options['endpoint'])
         port = url.port or {'http': 80, 'https': 443}.get(url.scheme)
@@ -289,6 +338,7 @@ class S3Options:
     addressing_style: str = _default('addressing_style')
     session_token: str | None = _default('session_token', repr=False)
     profile: str | None = _default('profile')
+    aws_environment: bool = _default('aws_environment')
     signature_version: str = _default('signature_version')
     ca_bundle: str | None = _default('ca_bundle')
     connect_timeout: float = _default('connect_timeout')
@@ -319,6 +369,8 @@ class S3Options:
     sending: Rate = UNLIMITED
     receiving: Rate = UNLIMITED
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
+    #: seconds for a request of a backup with its retries, if other storages wait for it
+    patience: float | None = None
 
     def __post_init__(self) -> None:
         # oslo.config has a list.
@@ -345,6 +397,7 @@ class S3Options:
         """
         url = urllib.parse.urlsplit(endpoint)
         problems = [
+            *self._text_problems(endpoint, *keys),
             *self._credential_problems(*keys),
             *self._address_problems(url, bucket),
             *self._encryption_problems(url),
@@ -354,6 +407,26 @@ class S3Options:
         if problems:
             raise StorageConfigError('; '.join(problems))
 
+    def _text_problems(
+        self, endpoint: str, access_key: str, secret_key: str
+    ) -> Iterator[str]:
+        """Values that no request can have; without them, as they may be secret."""
+        texts = {
+            'endpoint': endpoint,
+            'access-key': access_key,
+            'secret-key': secret_key,
+            's3-tags': ','.join(self.tags),
+            **{
+                f's3-{name.replace("_", "-")}': getattr(self, name)
+                for name in _DEFAULTS
+                # A file may have any name.
+                if name not in ('ca_bundle', 'sse_customer_key_file')
+            },
+        }
+        for name, value in texts.items():
+            if isinstance(value, str) and (problem := unfit(value)):
+                yield f'{name}: {problem}'
+
     def _credential_problems(self, access_key: str, secret_key: str) -> Iterator[str]:
         if self.profile and (access_key or secret_key):
             yield (
@@ -362,6 +435,8 @@ class S3Options:
             )
         if not self.profile and not (access_key and secret_key):
             yield 'both access-key and secret-key are needed, or s3-profile'
+        if self.profile and self.aws_environment:
+            yield 's3-profile cannot be combined with s3-aws-environment'
         if self.profile and self.session_token:
             yield 's3-session-token cannot be combined with s3-profile'
         owner = self.expected_bucket_owner

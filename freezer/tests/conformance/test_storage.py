@@ -4,14 +4,17 @@ import contextlib
 import json
 import logging
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from freezer.storage import exceptions as e
+from freezer.storage import several
 from freezer.storage._s3.transport.objects import Objects
 from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
 from freezer.storage.levels import BrokenChain, LevelPolicy, NoSuchBackup
@@ -853,6 +856,12 @@ class TestVariantsOfPages(TestPages):
     """Pages are what the two versions of listings differ in."""
 
 
+def commit_all(written: WrittenBackup) -> None:
+    """As the engine does."""
+    with tempfile.NamedTemporaryFile() as state:
+        written.commit(Path(state.name), {'engine_name': TAR})
+
+
 def begin_with(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, **methods: Any
 ) -> PendingBackup:
@@ -885,48 +894,134 @@ class TestMultiple:
             repository.begin(backup())
         place.members[0].storage().begin(backup())
 
-    def test_a_member_that_fails_fails_the_backup(
+    def test_the_others_finish_when_one_fails(
+        self,
+        place: Place,
+        repository: Repository,
+        there: Place,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fails(_blocks: Iterable[bytes]) -> WrittenBackup:
+            raise e.ServerError('no more space')
+
+        pending = begin_with(repository, monkeypatch, write=fails)
+        commit_all(write(pending, chunks(NOISE)))
+        failure = repository.failure()
+        assert failure is not None
+        assert '[storage:here]: no more space; the backup is' in failure.message
+        assert 'complete on there' in failure.message
+        # What the one had begun is discarded.
+        assert place.members[0].files() == {}
+        assert there.uploads() == []
+        assert restore(place.repository()) == NOISE
+
+    def test_the_others_finish_when_one_cannot_commit(
+        self, place: Place, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Written(WrittenBackup):
+            def commit(self, *_arguments: object) -> None:
+                raise e.ServerError('no more space')
+
+        def write_all(blocks: Iterable[bytes]) -> WrittenBackup:
+            for _block in blocks:
+                pass
+            return Written()
+
+        pending = begin_with(repository, monkeypatch, write=write_all)
+        commit_all(write(pending, chunks(NOISE)))
+        assert repository.failure() is not None
+        assert place.members[0].files() == {}
+        assert restore(place.repository()) == NOISE
+
+    @pytest.mark.parametrize('when', ['in the stream', 'at its end'])
+    def test_the_others_finish_when_one_hangs(
+        self,
+        place: Place,
+        repository: Repository,
+        monkeypatch: pytest.MonkeyPatch,
+        when: str,
+    ) -> None:
+        # Enough for the other one, also on a busy machine.
+        monkeypatch.setattr(several, 'PATIENCE', 8)
+        monkeypatch.setattr(several, 'LAST_PATIENCE', 8)
+        monkeypatch.setattr(several, 'CLEAN_UP_SECONDS', 0.1)
+        released = threading.Event()
+
+        def hangs(blocks: Iterable[bytes]) -> WrittenBackup:
+            if when == 'at its end':
+                for _block in blocks:
+                    pass
+            assert released.wait(60)
+            raise e.Unreachable('released')
+
+        pending = begin_with(repository, monkeypatch, write=hangs)
+        try:
+            commit_all(write(pending, chunks(NOISE)))
+            failure = repository.failure()
+            assert failure is not None
+            assert '[storage:here]: nothing happened for' in failure.message
+            assert restore(place.repository()) == NOISE
+        finally:
+            released.set()
+
+    def test_one_that_hangs_when_it_is_asked(
+        self, place: Place, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A claim that it makes afterwards is taken back."""
+        monkeypatch.setattr(several, 'PATIENCE', 8)
+        here = repository.storages['here']
+        released, begun = threading.Event(), threading.Event()
+        begin = here.begin
+
+        def late(backup: Backup) -> PendingBackup:
+            assert released.wait(60)
+            pending = begin(backup)
+            discard = pending.discard
+
+            def discarded() -> None:
+                discard()
+                begun.set()
+
+            monkeypatch.setattr(pending, 'discard', discarded)
+            return pending
+
+        monkeypatch.setattr(here, 'begin', late)
+        pending = repository.begin(backup())
+        released.set()
+        commit_all(write(pending, chunks(NOISE)))
+        assert repository.failure() is not None
+        assert begun.wait(60)
+        assert place.members[0].files() == {}
+
+    def test_all_fail(
         self, place: Place, repository: Repository, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fails(_blocks: Iterable[bytes]) -> WrittenBackup:
             raise e.ServerError('no more space')
 
         pending = begin_with(repository, monkeypatch, write=fails)
+        there = pending._begun['there']  # type: ignore[attr-defined]
+        monkeypatch.setattr(there, 'write', fails)
         with pytest.raises(e.ServerError, match=r'\[storage:here\].*no more space'):
-            write(pending, chunks(NOISE))
+            commit_all(write(pending, chunks(NOISE)))
         pending.discard()
         assert place.files() == {}
         assert place.uploads() == []
 
-    def test_members_do_not_go_on_when_one_has_failed(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    def test_a_stream_that_fails_leaves_nothing(
+        self, place: Place, repository: Repository
     ) -> None:
-        """However slow they are: they have all they need."""
-        rate = Taken()
-        repository = place.repository(sending=rate)
-        repository.prepare()
-
-        def fails(_blocks: Iterable[bytes]) -> WrittenBackup:
-            assert rate.asked.wait(60)
-            raise e.ServerError('no more space')
-
-        pending = begin_with(repository, monkeypatch, write=fails)
-        rate.closed = True
-        with ThreadPoolExecutor(1) as pool:
-            future = pool.submit(write, pending, [NOISE])
-            try:
-                with pytest.raises(e.ServerError, match=r'storage:here.*no more space'):
-                    future.result(60)
-            finally:
-                pending.cancel()  # or the pool would wait for it
-        rate.closed = False
+        pending = repository.begin(backup())
+        with pytest.raises(Stopped):
+            write(pending, then_fail(chunks(NOISE), Stopped()))
         pending.discard()
         assert place.files() == {}
+        assert place.uploads() == []
 
     def test_a_signal_while_members_finish(
         self, repository: Repository, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """They have, or have given up, when the signal is passed on."""
+        """They have, or have given up, when the backup is discarded."""
 
         class Signal(BaseException):
             pass
@@ -955,11 +1050,11 @@ class TestMultiple:
         before = signal.signal(signal.SIGUSR1, handle)
         try:
             with pytest.raises(Signal):
-                write(pending, [b'content'])
-            assert ended.is_set()
+                commit_all(write(pending, [b'content']))
         finally:
             signal.signal(signal.SIGUSR1, before)
         pending.discard()
+        assert ended.is_set()
 
     def test_a_member_that_cannot_be_read_is_passed_over(
         self, place: Place, repository: Repository, store: Store

@@ -19,12 +19,14 @@ from freezer.tests.agent import (
     S3Store,
     Store,
     assert_restores,
+    in_parts,
     iso,
     job_file,
     missed,
     run,
     wrap_tar,
 )
+from freezer.tests.proxy import Ending, Proxy
 from freezer.tests.trees import describe, make_tree, mutate_tree
 
 REAL = pytest.mark.parametrize('s3_server', ['seaweedfs', 'ceph'], indirect=True)
@@ -478,19 +480,26 @@ def test_backup_to_several_storages(store: S3Store, tmp_path: Path) -> None:
 
 
 @REAL
-def test_member_that_fails_fails_the_backup(
+def test_the_others_get_the_backup_when_a_member_fails(
     store: S3Store, source: Path, tmp_path: Path
 ) -> None:
     # Read, and not write: what fails is the S3 member.
     local = LocalStore(tmp_path / 'local')
     both = Several(tmp_path / 'job', local, store)
     Agent(both).increment(source).check()
-    before = store.files(), local.files()
+    before = store.files()
     failing = Several(tmp_path / 'failing', local, store, read_only=True)
-    error = Agent(failing).increment(source).error
-    assert '[storage:s1]' in error
-    assert 'AccessDenied' in error
-    assert (store.files(), local.files()) == before
+    result = Agent(failing).increment(source)
+    assert '[storage:s1]' in result.error
+    assert 'AccessDenied' in result.error
+    assert 'the backup is complete on l0' in result.error
+    assert result.document['curr_backup_level'] == 1
+    assert store.files() == before
+    assert len(local.markers()) == 2
+    assert_restores(Agent(local), source, tmp_path / 'target')
+    # The chains are not the same any more.
+    made = Agent(both).increment(source).check().document
+    assert made['curr_backup_level'] == 0
 
 
 @REAL
@@ -573,3 +582,33 @@ def test_exec_dry_run(tmp_path: Path) -> None:
     assert not file.exists()
     run(*command).check()
     assert file.exists()
+
+
+@pytest.mark.parametrize('operation', ['ListObjectsV2', 'UploadPart', 'PutObject'])
+def test_a_member_that_hangs_does_not_hold_up_the_others(
+    proxied: S3Store, proxy: Proxy, source: Path, tmp_path: Path, operation: str
+) -> None:
+    """It has its own time for that; see ``jobfile.rst``."""
+    (source / 'big').write_bytes(os.urandom(6 << 20))
+    local = LocalStore(tmp_path / 'local')
+    both = Several(tmp_path / 'job', local, proxied)
+    hasty = sections(local, proxied)
+    for section in hasty.values():
+        if section.get('storage') == 's3':
+            section |= {'s3_read_timeout': 0.5, 's3_retry_budget': 2}
+    both.options = ('--config', str(job_file(tmp_path / 'hasty', hasty)))
+    proxy.interrupt(
+        lambda request: request.operation == operation,
+        lambda rest: rest.end(Ending.STALL),
+    )
+    result = in_parts(Agent(both)).backup(source)
+    assert '[storage:s1]: ' in result.error
+    assert 'the backup is complete on l0' in result.error
+    assert len(local.markers()) == 1
+    assert_restores(Agent(local), source, tmp_path / 'target')
+    proxy.clear()
+    assert proxied.markers() == []
+    # All have the next one, which is not an increment.
+    made = Agent(both).increment(source).check().document
+    assert made['curr_backup_level'] == 0
+    assert len(proxied.markers()) == 1

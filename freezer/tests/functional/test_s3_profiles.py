@@ -76,6 +76,9 @@ AMBIENT = {
     'AWS_USE_DUALSTACK_ENDPOINT': 'true',
     'AWS_REQUEST_CHECKSUM_CALCULATION': 'when_supported',
     'AWS_RESPONSE_CHECKSUM_VALIDATION': 'when_supported',
+    'AWS_S3_US_EAST_1_REGIONAL_ENDPOINT': 'nonsense',
+    'AWS_S3_USE_ARN_REGION': 'nonsense',
+    'AWS_S3_DISABLE_MULTIREGION_ACCESS_POINTS': 'nonsense',
 }
 
 
@@ -132,6 +135,63 @@ def test_ambient_settings_are_ignored(front: Front, ambient: Path) -> None:
     assert signed(requests) == {(ACCESS_KEY, 'us-east-1')}
     assert carriers(requests, 'x-amz-security-token') == set()
     assert carriers(requests, 'x-amz-checksum-crc32') <= DELETING
+
+
+# Variables of the AWS SDKs
+
+
+@shows('aws_environment')
+@pytest.mark.parametrize('general', [False, True])
+def test_keys_region_and_endpoint_of_the_environment(
+    front: Front, ambient: Path, monkeypatch: pytest.MonkeyPatch, general: bool
+) -> None:
+    monkeypatch.setenv('AWS_ENDPOINT_URL_S3', front.endpoint)
+    if general:
+        monkeypatch.delenv('AWS_ENDPOINT_URL_S3')
+        monkeypatch.setenv('AWS_ENDPOINT_URL', front.endpoint)
+        monkeypatch.delenv('AWS_REGION')
+    front.keys, front.endpoint = (), ''
+    requests = front.life(front.driver('--s3-aws-environment'))
+    assert {what(request) for request in requests} == EVERY
+    assert signed(requests) == {('AKOFTHEENVIRONMENT', 'sa-east-1')}
+    assert values(requests, 'x-amz-security-token') == {'token/of+the+environment'}
+    # All other variables are still ignored.
+    assert carriers(requests, 'x-amz-checksum-crc32') <= DELETING
+
+
+def test_options_win_over_the_environment(front: Front, ambient: Path) -> None:
+    """The session token of other keys is not sent with ours."""
+    requests = front.life(
+        front.driver('--s3-aws-environment', '--s3-region', 'eu-west-3')
+    )
+    assert signed(requests) == {(ACCESS_KEY, 'eu-west-3')}
+    assert carriers(requests, 'x-amz-security-token') == set()
+
+
+def test_certificates_of_the_environment(
+    front: Front, ambient: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('AWS_ENDPOINT_URL_S3', 'https://127.0.0.1:9')
+    front.keys, front.endpoint = (), ''
+    with pytest.raises(e.StorageConfigError, match='s3-ca-bundle /nowhere'):
+        front.driver('--s3-aws-environment')
+    front.driver('--s3-aws-environment', '--insecure')
+
+
+def test_the_environment_and_a_profile(front: Front, ambient: Path) -> None:
+    front.keys = ()
+    with pytest.raises(e.StorageConfigError, match='cannot be combined'):
+        front.driver('--s3-aws-environment', '--s3-profile', 'backups')
+
+
+def test_a_malformed_variable_is_named_without_its_value(
+    front: Front, ambient: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('AWS_SESSION_TOKEN', 'secret\r')
+    front.keys = ()
+    with pytest.raises(e.StorageConfigError, match=r'^AWS_SESSION_TOKEN: ') as caught:
+        front.driver('--s3-aws-environment')
+    assert 'secret' not in caught.value.message
 
 
 def of_program(folder: Path, script: str) -> None:

@@ -33,6 +33,7 @@ from freezer.tests.agent import (
 from freezer.tests.commands import seen_on_terminal
 from freezer.tests.functional.waiting import until
 from freezer.tests.proxy import Proxy, error
+from freezer.tests.scripted import Scripted
 
 MIB = 1 << 20
 SIZE = r'\d+(\.\d)? (B|KiB|MiB)'
@@ -383,3 +384,17 @@ def test_metrics_that_cannot_be_written(
     agent.env['PYTHONPATH'] = f'{absent}:{ROOT}'
     assert 'pip install freezer[metrics]' in agent.backup(noise).only_error
     assert local.store.is_untouched()
+
+
+def test_a_store_that_does_not_answer(local: Agent) -> None:
+    """It is named while it is waited for."""
+    with Scripted(lambda exchange: exchange.wait_until_closed()) as store:
+        options = ('--storage', 's3', '--container', 'bucket')
+        keys: dict[str, str | None] = {'ACCESS_KEY': 'AK', 'SECRET_KEY': 'sk'}
+        agent = local.told(*options, ENDPOINT=store.endpoint, **keys)
+        said = f'Waiting for an answer from {store.endpoint}'
+        screen = on_terminal(
+            agent, 'info', see=said, act=lambda pid: os.kill(pid, signal.SIGTERM)
+        )
+    assert screen.written.count(said) == 1
+    assert said in screen.lines[0]

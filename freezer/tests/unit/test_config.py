@@ -519,12 +519,16 @@ def test_storage_sections(job: Job, environ: Environ) -> None:
 def test_limits_are_for_all_storages_together(job: Job) -> None:
     limits = ('--upload-limit', '1M', '--download-limit', '2000')
     settings = load(*job(MULTIPLE), *limits)
-    repository = agent.make_repository(settings, agent.make_progress(settings))
+    progress = agent.make_progress(settings)
+    repository = agent.make_repository(settings, progress)
     assert repository is not None
     one, two = repository.storages.values()
     assert isinstance(one, LocalStorage)
     assert isinstance(two, S3Storage)
-    assert one.sending is two.options.sending
+    one.sending.take(1000)
+    two.options.sending.take(500)
+    assert (one.sending.passed, two.options.sending.passed) == (1000, 500)
+    assert progress.sending.passed == 1500
     assert one.receiving is two.options.receiving
     assert one.sending.per_second == 1 << 20
     assert one.receiving.per_second == 2000

@@ -1,14 +1,18 @@
 """What a store says -> which error, and what its message says."""
 
 import email.utils
+import errno
+import http.client
 import re
 import socket
+import ssl
 import time
 from typing import Any
 
 import pytest
 from botocore import exceptions as wire
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import LocationParseError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from freezer.storage import exceptions as e
@@ -63,6 +67,12 @@ def test_answers(told: str, expected: type[Exception]) -> None:
         assert part in error.message
 
 
+def said_by_the_server() -> Exception:
+    error = http.client.BadStatusLine('HTTP/1.1 abc')
+    error.__context__ = ValueError('invalid literal for int()')
+    return error
+
+
 WIRE: dict[type[Exception], list[Exception]] = {
     e.Unreachable: [
         wire.EndpointConnectionError(endpoint_url=ENDPOINT),
@@ -73,6 +83,12 @@ WIRE: dict[type[Exception], list[Exception]] = {
         wire.HTTPClientError(error=OSError('x')),
         wire.SSLError(endpoint_url=ENDPOINT, error='WRONG_VERSION'),
         ConnectionResetError(104, 'Connection reset by peer'),
+        # What a server says: http.client makes it of a ValueError.
+        wire.ConnectionClosedError(endpoint_url=ENDPOINT, error=said_by_the_server()),
+        wire.HTTPClientError(error=said_by_the_server()),
+        # What a firewall says.
+        wire.HTTPClientError(error=OSError(errno.EPERM, 'Operation not permitted')),
+        wire.HTTPClientError(error=ssl.SSLCertVerificationError('x')),
         socket.gaierror(-2, 'Name or service not known'),
     ],
     e.CertificateError: [
@@ -89,6 +105,21 @@ WIRE: dict[type[Exception], list[Exception]] = {
         wire.ClientError({}, 'PutObject'),
     ],
     e.Cancelled: [wire.HTTPClientError(error=e.Cancelled('given up'))],
+    e.LocalFailure: [
+        wire.HTTPClientError(error=ValueError(f'Invalid header value {SECRET}')),
+        wire.HTTPClientError(error=UnicodeError(f'label empty or too long {SECRET}')),
+        wire.HTTPClientError(error=TypeError(f'cannot send {SECRET}')),
+        wire.HTTPClientError(error=LocationParseError(SECRET)),
+        wire.HTTPClientError(error=OSError(errno.ENOSPC, 'No space left on device')),
+        wire.EndpointConnectionError(
+            endpoint_url=ENDPOINT, error=OSError(errno.EMFILE, 'Too many open files')
+        ),
+        wire.SSLError(
+            endpoint_url=ENDPOINT, error=FileNotFoundError(errno.ENOENT, 'No such file')
+        ),
+        OSError(errno.EMFILE, 'Too many open files'),
+        PermissionError(errno.EACCES, 'Permission denied', '/a/file'),
+    ],
 }
 
 
@@ -100,6 +131,7 @@ def test_errors_of_botocore(error: Exception, expected: type[Exception]) -> None
     assert type(translated) is expected
     for part in (DOING, ENDPOINT, 'given up' if expected is e.Cancelled else ''):
         assert part in translated.message
+    assert SECRET not in translated.message
 
 
 NOW = 1_700_000_000

@@ -186,7 +186,9 @@ def open_bucket(
         name,
         endpoint,
         Clients(client(), lambda: client(patience)),
-        Retry(options.retry_budget, wire.now, progress=options.progress),
+        Retry(
+            options.retry_budget, wire.now, progress=options.progress, store=endpoint
+        ),
         options,
         credentials.secrets,
         wire,

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import botocore.config
+import botocore.credentials
 import botocore.exceptions
 import botocore.loaders
 import botocore.session
@@ -17,6 +18,7 @@ from urllib3.exceptions import InsecureRequestWarning
 from freezer.storage._s3.checksums import Checksum, md5
 from freezer.storage._s3.options import DEFAULT_REGION, MOST_AT_ONCE, S3Options
 from freezer.storage.exceptions import StorageConfigError
+from freezer.utils.text import unfit
 
 LOG = logging.getLogger(__name__)
 # Complete on a large upload may take the store minutes. Repeated too early, it is
@@ -49,6 +51,8 @@ class Credentials:
         _limit_loggers()
         self.session = botocore.session.Session(session_vars=_NOTHING_AMBIENT)
         self.session.register_component('data_loader', _Loader())
+        # What botocore reads for S3 alone, as AWS_S3_US_EAST_1_REGIONAL_ENDPOINT.
+        self.session.get_component('config_store').set_config_variable('s3', {})
         self.region = options.region or DEFAULT_REGION
         customer_key = options.customer_key() or b''
         self._secrets = {base64.b64encode(customer_key).decode()}
@@ -56,6 +60,7 @@ class Credentials:
             self.session.set_credentials(access_key, secret_key, options.session_token)
             return
         keys, self.region = _of_profile(options.profile, options.region)
+        _check_keys(options.profile, keys)
         self.session.register_component('credential_provider', _Provider(keys))
 
     def secrets(self) -> tuple[str, ...]:
@@ -112,6 +117,17 @@ def _of_profile(name: str, region: str | None) -> tuple[Any, str]:
             f's3-profile {name}: gives no keys; see aws configure list --profile {name}'
         )
     return keys, region
+
+
+def _check_keys(profile: str, keys: Any) -> None:
+    """:raises StorageConfigError: a key in a file could not be sent"""
+    if isinstance(keys, botocore.credentials.RefreshableCredentials):
+        # Fetched when they are needed.
+        return
+    for name in ('access_key', 'secret_key', 'token'):
+        if problem := unfit(getattr(keys, name) or ''):
+            shown = name.replace('_', ' ')
+            raise StorageConfigError(f's3-profile {profile}: its {shown} {problem}')
 
 
 # Where botocore looks if a profile has no keys. A profile that names one of them

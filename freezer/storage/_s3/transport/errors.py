@@ -1,13 +1,18 @@
 """Translates errors of stores and botocore to :mod:`freezer.storage.exceptions`."""
 
+import errno
+import http.client
 import time
+import urllib.parse
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from botocore import exceptions as wire
+from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.clock import epoch
+from freezer.utils.text import printable, shortened
 
 
 class Meaning(NamedTuple):
@@ -128,16 +133,29 @@ def wants_md5(error: Exception) -> bool:
     return _meaning(error)[1] == 400 and 'content-md5' in message.lower()
 
 
-def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException:
+def translate(
+    error: Exception, doing: str, endpoint: str, proxy: str = ''
+) -> e.StorageException:
     """The StorageException for what a call raised.
 
     :param doing: what was tried and where: ``put s3://bucket/key``
+    :param proxy: URL of the proxy that was used, without a password
     :returns: an error that names operation, bucket, key, endpoint and request id; the
         caller raises it ``from`` the original
     """
     where = f'{doing} at {endpoint}'
+    if proxy:
+        where += f' through the proxy {proxy}'
     if isinstance(error, wire.ClientError):
         return _from_answer(error, where)
+    ours = getattr(error, 'kwargs', {}).get('error')
+    if isinstance(ours, e.StorageException):
+        # Of the code that sends and receives.
+        return type(ours)(f'{where}: {ours.message}')
+    if reason := _on_this_machine(error):
+        return e.LocalFailure(f'{where}: {reason}')
+    if isinstance(error, wire.ProxyConnectionError) and _PLAIN_PROXY in str(error):
+        return e.WrongScheme(f'{where}: the proxy speaks http: set --proxy http://…')
     if isinstance(error, wire.SSLError) and (advice := _of_certificate(error)):
         return e.CertificateError(
             f"{where}: the server's certificate is not trusted: {_reason(error)}; "
@@ -149,9 +167,6 @@ def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException
         )
     if isinstance(error, wire.ResponseStreamingError | wire.IncompleteReadError):
         return e.IncompleteAnswer(f'{where}: the answer ended early')
-    given_up = getattr(error, 'kwargs', {}).get('error')
-    if isinstance(given_up, e.Cancelled):
-        return e.Cancelled(f'{where}: {given_up.message}')
     if isinstance(error, wire.HTTPClientError | wire.ConnectionError):
         return e.Unreachable(
             f'{where}: cannot be reached: {_reason(error)}; check --endpoint, --proxy '
@@ -166,12 +181,67 @@ def translate(error: Exception, doing: str, endpoint: str) -> e.StorageException
     return e.Rejected(f'{where}: {_reason(error)}')
 
 
+# What urllib3 says of it.
+_PLAIN_PROXY = 'appears to only use HTTP and not HTTPS'
+# What this machine lacks. Other errors of the system are those of the network.
+_LACKS = {
+    errno.EMFILE: 'raise its limit of open files (ulimit -n)',
+    errno.ENFILE: 'too many files are open on it',
+    errno.ENOMEM: 'it is out of memory',
+    errno.ENOSPC: 'free some space',
+    errno.EROFS: 'write it elsewhere',
+    errno.EINVAL: 'check --endpoint and --proxy',
+    errno.EAFNOSUPPORT: 'it has no network of that kind',
+}
+
+
+def _on_this_machine(error: Exception) -> str:
+    """What failed here, and what to do; empty if the network or the store failed.
+
+    Without the text of errors that may repeat a header.
+    """
+    inner = _innermost(error)
+    if isinstance(inner, OSError):
+        of_file = isinstance(
+            inner, FileNotFoundError | NotADirectoryError | IsADirectoryError
+        )
+        if of_file or inner.filename is not None or inner.errno in _LACKS:
+            name = f'{inner.filename}: ' if inner.filename is not None else ''
+            advice = _LACKS.get(inner.errno or 0, 'check --s3-ca-bundle')
+            return f'failed on this machine: {name}{inner.strerror}; {advice}'
+    # botocore wraps every exception of its HTTP client alike.
+    wrapped = type(error) is wire.HTTPClientError
+    cause = getattr(error, 'kwargs', {}).get('error') if wrapped else error
+    local = isinstance(cause, ValueError) and not isinstance(cause, OSError)
+    expected = OSError | HTTPError | http.client.HTTPException
+    if wrapped and isinstance(cause, Exception):
+        local |= not isinstance(cause, expected)
+    if local:
+        return (
+            f'the request could not be made on this machine ({type(cause).__name__}): '
+            f'check the options of the storage for characters that a header or a URL '
+            f'cannot have'
+        )
+    return ''
+
+
+def wrong_scheme(endpoint: str) -> str:
+    """What to do if a server speaks the other of http and https."""
+    scheme, _, rest = endpoint.partition('://')
+    other = 'http' if scheme == 'https' else 'https'
+    return f'the server speaks {other} there: set --endpoint {other}://{rest}'
+
+
+# Characters of a store's own words.
+_LONGEST_REASON = 1_000
+
+
 def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     answer = error.response
     detail = answer.get('Error', {})
     meta = answer.get('ResponseMetadata', {})
     code, status, (kind, advice) = _meaning(error)
-    message = str(detail.get('Message') or '')
+    message = shortened(str(detail.get('Message') or ''), _LONGEST_REASON)
     headers = meta.get('HTTPHeaders', {})
     region = detail.get('Region')
     advice = advice or _advice(code, message)
@@ -181,14 +251,32 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
     right = RIGHTS.get(str(getattr(error, 'operation_name', '')))
     if kind is e.AccessDenied and right:
         advice += f': it needs {right}'
-    reason = ' '.join(part for part in (code, message) if part and part != 'Unknown')
+    parts = shortened(code, _LONGEST_REASON), message
+    reason = ' '.join(part for part in parts if part and part != 'Unknown')
     request = meta.get('RequestId') or meta.get('HostId') or 'unknown'
     line = f'{where}: {reason or "failed"} (HTTP {status}, request {request})'
     if region:
         line += f'; the bucket is in region {region}'
+    if 300 <= status < 400 and (location := _origin(headers.get('location', ''))):
+        # Not followed: the keys are not for another server.
+        line += f'; it points to {location}'
+        advice = advice if region else 'if that is your store, set --endpoint to it'
     made = kind(f'{line}; {advice}' if advice else line)
     made.retry_after = _retry_after(headers)
     return made
+
+
+def _origin(url: str) -> str:
+    """A URL without user, password and query; empty if it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return ''
+    if not parts.hostname:
+        return ''
+    host = parts.netloc.rpartition('@')[2]
+    text = printable(f'{parts.scheme or "http"}://{host}{parts.path}')
+    return shortened(text, _LONGEST_REASON)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -82,6 +82,10 @@ _PARTS = _Listing(
 )
 
 
+# Pages without a key, one after another: stores that filter late have a few.
+_MAX_EMPTY = 1000
+
+
 class Listings:
     """Lists what a bucket holds.
 
@@ -152,6 +156,8 @@ class Listings:
     def _pages(self, listing: _Listing, what: str, **where: Any) -> Iterator[Any]:
         """:param what: the key, or the prefix"""
         after: dict[str, Any] = {}
+        empty = 0
+        before: list[str] = []
 
         def call() -> Any:
             page = self._http.send(listing.operation, **where, **after)
@@ -160,10 +166,18 @@ class Listings:
 
         while True:
             page = self._http.run(listing.doing, what, call)
+            keys = _keys(page)
+            empty = 0 if keys else empty + 1
+            # Versions, uploads and parts may fill several pages for one key.
+            same = bool(keys) and keys == before and listing in _OBJECTS.values()
+            if same or empty > _MAX_EMPTY:
+                raise e.Rejected(
+                    f'{listing.doing} {self._http.where(what)}: the listing has no end'
+                )
             yield page
             if not page.get('IsTruncated'):
                 return
-            after = listing.following(page)
+            after, before = listing.following(page), keys
 
     def _check(
         self, page: Any, listing: _Listing, what: str, after: Mapping[str, Any]

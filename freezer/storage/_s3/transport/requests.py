@@ -14,11 +14,18 @@ from urllib3.exceptions import HTTPError
 from freezer.storage import exceptions as e
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.clock import StoreClock
-from freezer.storage._s3.transport.errors import Refusal, refusal, translate
+from freezer.storage._s3.transport.errors import (
+    Refusal,
+    refusal,
+    translate,
+    wrong_scheme,
+)
 from freezer.storage._s3.transport.parameters import Parameters
+from freezer.storage._s3.transport.route import Route
 from freezer.storage._s3.transport.wire import Wire
 from freezer.storage.objects import ObjectKind
 from freezer.storage.retry import Retry
+from freezer.utils.text import shortened
 
 T = TypeVar('T')
 
@@ -78,6 +85,7 @@ class Requests:
         self.progress = options.progress
         self.wire = wire or Wire()
         self._secrets = secrets
+        self._route = Route(endpoint, options.proxy)
         self._clock = clock or StoreClock(endpoint)
 
     def within(self, seconds: float) -> Self:
@@ -158,19 +166,31 @@ class Requests:
         with self.wire.cancelled_by(cancelled):
             while True:
                 try:
-                    return call()
+                    result = call()
                 except _WIRE_ERRORS as error:
                     if not redated and self._clock.correct(offset, error):
                         redated = True
                     elif self.parameters.add_md5(with_md5, error):
                         with_md5 = True
                     else:
-                        raise self._translate(error, doing, key, kind) from error
+                        translated = self._translate(error, doing, key, kind)
+                        if isinstance(translated, e.LocalFailure):
+                            # The log has the text of causes, and that of this one
+                            # may repeat a header.
+                            raise translated from None
+                        raise translated from error
+                else:
+                    self._route.answered = True
+                    return result
 
     def _translate(
         self, error: Exception, doing: str, key: str, kind: ObjectKind | None
     ) -> e.StorageException:
-        translated = translate(error, f'{doing} {self.url(key)}', self.endpoint)
+        what = f'{doing} {self.url(key)}'
+        translated = translate(error, what, self.endpoint, self._route.proxy)
+        if self._route.is_wrong_scheme(error):
+            advice = wrong_scheme(self.endpoint)
+            translated = e.WrongScheme(f'{what} at {self.endpoint}: {advice}')
         message = translated.message
         # Stores that do not support an option often say no more than that.
         refused = isinstance(translated, e.Rejected | e.ServerError | e.AccessDenied)
@@ -179,18 +199,20 @@ class Requests:
             message += f'; sent with {", ".join(options)}'
         # Some stores repeat the access key, or what was signed. In the error itself as
         # well: its text is in the log's traceback.
-        error.args = tuple(map(self._without_secrets, error.args))
+        error.args = tuple(
+            shortened(self._without_secrets(arg)) if isinstance(arg, str) else arg
+            for arg in error.args
+        )
         if isinstance(translated, e.ClockSkew) and self._clock.offset:
             message += '; the store refused its own time as well'
         made = type(translated)(self._without_secrets(message))
         made.retry_after = translated.retry_after
         return made
 
-    def _without_secrets(self, text: Any) -> Any:
-        if isinstance(text, str):
-            # The longest first: one may be part of another.
-            for secret in sorted(filter(None, self._secrets()), key=len, reverse=True):
-                text = text.replace(secret, '***')
+    def _without_secrets(self, text: str) -> str:
+        # The longest first: one may be part of another.
+        for secret in sorted(filter(None, self._secrets()), key=len, reverse=True):
+            text = text.replace(secret, '***')
         return text
 
     def etag(self, answer: Any, doing: str, key: str) -> str:

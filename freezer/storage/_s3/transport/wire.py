@@ -7,18 +7,27 @@ that timeout for sending, and ``sendall`` counts it once).
 """
 
 import contextlib
+import functools
 import http.client
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import botocore.awsrequest
+import urllib3.exceptions
 from botocore.exceptions import ReadTimeoutError, ResponseStreamingError
 
-from freezer.storage.exceptions import Cancelled
+from freezer.storage.exceptions import Cancelled, Rejected
 from freezer.utils.rate import UNLIMITED, Rate
 
 _READ_BLOCK = 256 * 1024
+#: bytes of an answer that is read as a whole: a page of a listing with 1,000 keys of
+#: 1,024 bytes, each escaped, has about 4 MB
+MAX_ANSWER = 16 * 1024 * 1024
+# How many times a server may say that it will answer. Most say it once, or never.
+_MAX_INTERIM = 20
 
 
 class Wire:
@@ -39,9 +48,11 @@ class Wire:
         self._thread = threading.local()
 
     def attach(self, client: Any) -> None:
-        """Make a botocore client send block by block."""
+        """Make a botocore client send block by block, and read bounded answers."""
         # After signing: what is signed is the body as it is.
         client.meta.events.register('before-send.s3', self._wrap)
+        session = client._endpoint.http_session
+        session.send = functools.partial(_send_bounded, session.send)
 
     @contextlib.contextmanager
     def cancelled_by(self, event: threading.Event | None) -> Iterator[None]:
@@ -99,6 +110,62 @@ class Wire:
     def _held(self) -> float:
         held: float = getattr(self._thread, 'held', 0.0)
         return held
+
+
+def _send_bounded(send: Callable[[Any], Any], request: Any) -> Any:
+    """Send a request as botocore does, which reads errors and listings to their end.
+
+    :raises Rejected: the answer is longer than any of S3
+    """
+    streams = request.stream_output
+    request.stream_output = True
+    response = send(request)
+    if streams and response.status_code < 300:
+        return response
+    content = bytearray()
+    try:
+        for block in response.raw.stream(_READ_BLOCK):
+            content += block
+            if len(content) > MAX_ANSWER:
+                response.raw.close()
+                raise Rejected(
+                    f'{urllib.parse.urlsplit(request.url).netloc}: an answer has more '
+                    f'than {MAX_ANSWER} bytes, and S3 has none of that size: check '
+                    f'--endpoint and --proxy'
+                )
+    # As botocore does.
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise ReadTimeoutError(endpoint_url=request.url, error=error) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise ResponseStreamingError(error=error) from error
+    # What the property "content" returns from now on.
+    response._content = bytes(content)
+    return response
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer, before which a server may only say a few times that it will come."""
+
+    _interim = 0
+
+    def _read_status(self) -> tuple[str, int, str]:
+        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        if found[1] == http.client.CONTINUE:
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                raise Rejected(
+                    'the server says 100 Continue again and again: check --endpoint '
+                    'and --proxy'
+                )
+        return found
+
+
+# botocore's connections take it from their class.
+for _kind in (
+    botocore.awsrequest.AWSHTTPConnection,
+    botocore.awsrequest.AWSHTTPSConnection,
+):
+    _kind.response_class = _Response
 
 
 def receive(body: Any, view: memoryview) -> int:
