@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
@@ -42,6 +43,7 @@ class LocalStorage(PathStorage):
                 f'that holds the backups'
             )
         (path,) = cls.local_paths(settings)
+        _check_container(path)
         return cls(
             path,
             settings.max_segment_size,
@@ -64,7 +66,13 @@ class LocalStorage(PathStorage):
     def reserve(self, folder: str) -> None:
         with _errors(folder):
             _make_folder(os.path.dirname(folder))
-            os.mkdir(folder, 0o700)
+            try:
+                os.mkdir(folder, 0o700)
+            except FileExistsError as error:
+                raise Conflict(
+                    f'{folder} is there already: another backup of this name started '
+                    f'in the same second; run it again'
+                ) from error
 
     def write_stream(self, path: str, blocks: Iterable[memoryview]) -> None:
         with _errors(path):
@@ -170,6 +178,28 @@ class LocalStorage(PathStorage):
                 folder = os.path.dirname(folder)
 
 
+def _check_container(path: str) -> None:
+    """:raises StorageConfigError: it is no directory, and none can be made there"""
+    nearest = path
+    while not os.path.lexists(nearest):
+        nearest = os.path.dirname(nearest)
+    try:
+        if stat.S_ISDIR(os.stat(nearest).st_mode):
+            return
+        problem = 'is not a directory'
+    except FileNotFoundError:
+        target = os.readlink(nearest)
+        problem = f'is a symbolic link to {target}, which does not exist'
+    except OSError as error:
+        # A loop of links.
+        problem = error.strerror or str(error)
+    where = '' if nearest == path else f'{nearest} '
+    raise StorageConfigError(
+        f'container {path}: {where}{problem}; name a directory, or a place for a new '
+        f'one'
+    )
+
+
 def _make_folder(path: str) -> None:
     os.makedirs(path, mode=0o700, exist_ok=True)
 
@@ -213,11 +243,6 @@ def _errors(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise NotFound(f'{error.filename or path}: not found') from error
-    except FileExistsError as error:
-        raise Conflict(
-            f'{error.filename or path} is there already: another backup of this name '
-            f'started in the same second; run it again'
-        ) from error
     except OSError as error:
         raise StorageException(
             f'{error.filename or path}: {error.strerror or error}'
