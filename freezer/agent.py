@@ -56,7 +56,8 @@ class Agent:
                     settings, progress, lambda: self._act(settings, progress)
                 )
             except (FreezerError, StorageException) as error:
-                LOG.exception('%s', error)
+                LOG.error('%s', error)
+                LOG.debug('where it was raised', exc_info=True)
                 self._complain(str(error))
                 return 1
             except signals.Interrupted as interruption:

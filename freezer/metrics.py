@@ -7,13 +7,14 @@ failed run keeps the metrics of the last successful one.
 import contextlib
 import fcntl
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError, FreezerError
+from freezer.utils import trusted
 from freezer.utils.progress import Progress
 from freezer.utils.text import printable
 
@@ -85,6 +86,7 @@ class MetricsFile:
                 f'metrics-file {path}: no permission to write to {self._folder}'
             )
         try:
+            trusted.check(self._folder)
             self._read()
         except (OSError, ValueError) as error:
             raise ConfigError(self._message(error)) from error
@@ -98,10 +100,10 @@ class MetricsFile:
         :raises FreezerError: it could not be written
         """
         try:
-            with self._locked(patience):
+            with self._locked(patience) as folder:
                 samples = self._read()
                 samples |= self._of_run(progress, success, samples)
-                self._replace(_dump(samples))
+                self._replace(folder, _dump(samples))
         except (OSError, ValueError) as error:
             raise FreezerError(self._message(error)) from error
 
@@ -169,9 +171,12 @@ class MetricsFile:
             raise ValueError(_FOREIGN) from error
         return found
 
-    def _replace(self, content: bytes) -> None:
+    def _replace(self, folder: int, content: bytes) -> None:
+        """:param folder: descriptor of the directory"""
         # node_exporter ignores this name.
-        descriptor, temporary = tempfile.mkstemp('.tmp', '.freezer-', self._folder)
+        temporary = f'.freezer-{secrets.token_hex(8)}.tmp'
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=folder)
         try:
             with open(descriptor, 'wb') as stream:
                 stream.write(content)
@@ -179,20 +184,21 @@ class MetricsFile:
                 os.fchmod(stream.fileno(), _MODE)
                 # Without it the file may be empty after a crash.
                 os.fsync(stream.fileno())
-            os.replace(temporary, self._path)
+            name = os.path.basename(self._path)
+            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+                os.unlink(temporary, dir_fd=folder)
             raise
 
     @contextlib.contextmanager
-    def _locked(self, patience: float) -> Iterator[None]:
-        """A block that one agent at a time runs. The directory is locked: the file
-        itself is replaced, and a lock file would remain.
+    def _locked(self, patience: float) -> Iterator[int]:
+        """A block that one agent at a time runs, with a descriptor of the directory,
+        which is locked: the file itself is replaced, and a lock file would remain.
 
         :raises ValueError: another process holds the lock for too long
         """
-        folder = os.open(self._folder, os.O_RDONLY)
+        folder = trusted.open_file(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             deadline = time.monotonic() + patience
             while True:
@@ -206,7 +212,7 @@ class MetricsFile:
                             f'than {patience:g} s'
                         ) from error
                 time.sleep(_POLL_SECONDS)
-            yield
+            yield folder
         finally:
             os.close(folder)
 

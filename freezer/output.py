@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from freezer.exceptions import FreezerError
+from freezer.utils import trusted
 from freezer.utils.blocks import Block
 from freezer.utils.text import printable
 
@@ -102,7 +103,7 @@ def _write(texts: Iterator[str], path: str) -> None:
     if first is None:
         return
     try:
-        with open(path, 'w', encoding='utf-8') as stream:
+        with open(path, 'w', encoding='utf-8', opener=trusted.opener) as stream:
             stream.write(first)
             for text in texts:
                 stream.write(text)

@@ -40,6 +40,7 @@ FILES=(
     freezer/utils/rate.py
     freezer/utils/startup.py
     freezer/utils/text.py
+    freezer/utils/trusted.py
     freezer/utils/types.py
 )
 REQUIRED=(botocore oslo.config six)

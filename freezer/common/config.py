@@ -38,6 +38,7 @@ from freezer.exceptions import ConfigError
 from freezer.storage.backup import Owner
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
+from freezer.utils import trusted
 from freezer.utils.text import control_character
 
 
@@ -381,5 +382,9 @@ def _check_metadata_out(path: str) -> None:
     elif not os.access(path if os.path.lexists(path) else folder, os.W_OK):
         reason = 'cannot be written'
     else:
-        return
+        try:
+            trusted.check(path)
+            return
+        except OSError as error:
+            reason = error.strerror or str(error)
     raise ConfigError(f'metadata-out {path}: {reason}')

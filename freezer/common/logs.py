@@ -4,12 +4,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from oslo_config import cfg
 from oslo_log import log
 
 from freezer.common.parsing import literal
 from freezer.exceptions import ConfigError
+from freezer.utils import trusted
 from freezer.utils.text import NOTICES, printable
 
 _DESTINATIONS = (
@@ -19,36 +21,37 @@ _DESTINATIONS = (
 _FOLDER = '~/.freezer'
 
 
-def location(conf: cfg.ConfigOpts, default: str | None) -> str:
+def location(conf: cfg.ConfigOpts, name: str, by_default: bool = True) -> str:
     """The path of the log file, or ''; see :func:`set_up`."""
-    if default is not None and not any(conf[dest] for dest in _DESTINATIONS):
-        return os.path.join(os.path.expanduser(_FOLDER), default)
-    if conf.log_file and conf.log_dir:
-        return os.path.join(str(conf.log_dir), str(conf.log_file))
-    return str(conf.log_file or '')
+    if not any(conf[dest] for dest in _DESTINATIONS):
+        return os.path.join(os.path.expanduser(_FOLDER), name) if by_default else ''
+    if not (conf.log_file or conf.log_dir):
+        return ''
+    return os.path.join(conf.log_dir or '', conf.log_file or name)
 
 
-def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
+def set_up(conf: cfg.ConfigOpts, name: str, by_default: bool = True) -> str:
     """Start logging.
 
-    :param default: where to log if the options do not say: the name of a file in
-        ``~/.freezer``; None is standard error
+    :param name: of the log file, if the options do not give one
+    :param by_default: without an option that says where to log, do so to ``~/.freezer``
+        and not to standard error
     :returns: the path of the log file, or ''
     :raises ConfigError: it cannot be written
     """
+    path = location(conf, name, by_default)
     if not any(conf[dest] for dest in _DESTINATIONS):
-        if default is None:
+        if not by_default:
             conf.set_override('use_stderr', True)
         else:
-            folder = os.path.expanduser(_FOLDER)
+            folder = os.path.dirname(path)
             try:
                 os.makedirs(folder, mode=0o700, exist_ok=True)
             except OSError as error:
                 reason = f'{error.strerror}; give another with --log-dir'
                 raise ConfigError(f'log directory {folder}: {reason}') from error
-            conf.set_override('log_file', literal(os.path.join(folder, default)))
     try:
-        log.setup(conf, 'freezer')
+        _start(conf, path)
     except (OSError, log.LogConfigError) as error:
         raise ConfigError(f'the log cannot be written: {error}') from error
     for handler in logging.getLogger().handlers:
@@ -60,8 +63,10 @@ def set_up(conf: cfg.ConfigOpts, default: str | None) -> str:
         handler.stream.reconfigure(errors='backslashreplace')
         if isinstance(handler, logging.FileHandler):
             handler.errors = 'backslashreplace'
-            handler.handleError = _warn_once()  # type: ignore[assignment,method-assign]
-    return location(conf, default)
+            warn = _warn_once()
+            handler.handleError = warn  # type: ignore[assignment,method-assign]
+            _reopen_safely(handler, path, warn)
+    return path
 
 
 def _escape(record: logging.LogRecord) -> bool:
@@ -85,14 +90,54 @@ class _Escaped(logging.Formatter):
         return '\n  '.join(map(printable, lines))
 
 
-def _warn_once() -> Callable[[logging.LogRecord], None]:
+def _start(conf: cfg.ConfigOpts, path: str) -> None:
+    """Set up oslo.log, with a file that no link of another user leads to.
+
+    :raises OSError: the file cannot be opened
+    """
+    if not path or conf.log_config_append:
+        log.setup(conf, 'freezer')
+        return
+    fd = trusted.open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        # oslo.log opens this very file, whatever the path leads to by then.
+        conf.set_override('log_file', f'/proc/self/fd/{fd}')
+        log.setup(conf, 'freezer')
+    finally:
+        os.close(fd)
+        conf.set_override('log_file', literal(path))
+
+
+def _reopen_safely(
+    handler: logging.FileHandler, path: str, failed: Callable[[object], None]
+) -> None:
+    """When the log is rotated, open the path again in the same way."""
+
+    def reopened() -> TextIO:
+        try:
+            return open(
+                path,
+                'a',
+                encoding=handler.encoding,
+                errors=handler.errors,
+                opener=trusted.opener,
+            )
+        except OSError:
+            failed(None)
+            return open(os.devnull, 'a')
+
+    handler.baseFilename = os.path.abspath(path)
+    handler._open = reopened  # type: ignore[assignment,method-assign]
+
+
+def _warn_once() -> Callable[[object], None]:
     """A handler's ``handleError``: one warning on the terminal, and the work goes on.
 
     logging's own prints a traceback on standard error for each line.
     """
     warned = False
 
-    def failed(_record: logging.LogRecord) -> None:
+    def failed(_record: object) -> None:
         nonlocal warned
         if not warned:
             warned = True

@@ -90,7 +90,7 @@ def start(settings: Settings) -> int:
     lock = pid_file.take()
     if not settings.no_daemon:
         _detach(lock)
-    logs.set_up(settings.conf, None if settings.no_daemon else 'scheduler.log')
+    logs.set_up(settings.conf, 'scheduler.log', by_default=not settings.no_daemon)
     pid_file.write_pid(lock)
     source: JobSource = JobDirectory(settings.jobs_dir, settings.check)
     if settings.service is not None:

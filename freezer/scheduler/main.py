@@ -69,7 +69,7 @@ def _run(settings: Settings) -> int:
         raise ConfigError(
             f'job {document.job_id} is already running: wait for it, or stop it'
         )
-    logs.set_up(settings.conf, None)
+    logs.set_up(settings.conf, 'scheduler.log', by_default=False)
     run = JobRun(document, lock, settings.environ)
 
     def stop(_number: int, _frame: FrameType | None) -> None:

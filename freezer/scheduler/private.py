@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from freezer.exceptions import ConfigError
+from freezer.utils import trusted
 
 LOG = logging.getLogger(__name__)
 T = TypeVar('T')
@@ -32,6 +33,7 @@ def directory(path: Path) -> Path:
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        trusted.check(path)
         found = os.lstat(path)
     except OSError as error:
         raise ConfigError(f'{path}: {error.strerror or error}') from error

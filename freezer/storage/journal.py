@@ -21,6 +21,7 @@ from freezer.storage import leftovers
 from freezer.storage.exceptions import StorageException
 from freezer.storage.housekeeping import Leftover
 from freezer.storage.objects import ObjectStore, Upload
+from freezer.utils import trusted
 
 LOG = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Journal:
         path = self._folder / f'{secrets.token_hex(8)}.new'
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            trusted.check(self._folder)
             stream = open(path, 'x', encoding='utf-8', opener=_private)  # noqa: SIM115
             fcntl.flock(stream, fcntl.LOCK_EX)
             _write(stream, vars(place))
@@ -121,6 +123,11 @@ class Journal:
         return found
 
     def _entries(self) -> Iterator[tuple[Path, IO[str]]]:
+        try:
+            trusted.check(self._folder)
+        except OSError as error:
+            LOG.warning('no journal of uploads in %s: %s', self._folder, error.strerror)
+            return
         for path in sorted(self._folder.glob(f'*{_SUFFIX}')):
             try:
                 yield path, path.open(encoding='utf-8')

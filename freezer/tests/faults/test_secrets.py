@@ -147,7 +147,7 @@ def test_60_no_secret_in_output_log_files_or_children(
     said = ''.join(result.out + result.err for result in results).encode()
     logged = log.read_bytes()
     assert (b'DEBUG' in logged) is debug
-    assert b'Traceback' in logged
+    assert (b'Traceback' in logged) is debug
     assert b'SignatureDoesNotMatch' in said
     kept = b''.join(_contents(Path(os.environ['HOME'])))
     assert os.listdir(os.environ['TMPDIR']) == []
