@@ -17,7 +17,7 @@ from freezer.job import job_of
 from freezer.metrics import MetricsFile
 from freezer.storage.exceptions import StorageException
 from freezer.storage.repository import Repository
-from freezer.utils import signals, startup
+from freezer.utils import signals, startup, streams
 from freezer.utils.progress import Progress
 from freezer.utils.rate import Rate, Share
 from freezer.utils.text import NOTICES, SayHandler
@@ -144,11 +144,13 @@ class Agent:
                 # Otherwise the terminal may show what is written.
                 is_shown = outcome.content is not None and output.is_file()
                 if is_shown:
-                    _publish(outcome, settings)
+                    is_read = _publish(outcome, settings)
             if not is_shown:
-                _publish(outcome, settings)
-        for line in outcome.lines:
-            self.say(line)
+                is_read = _publish(outcome, settings)
+        # Without a document, the lines count what was shown.
+        if is_read or outcome.document is not None:
+            for line in outcome.lines:
+                self.say(line)
         if outcome.failure is not None:
             raise outcome.failure
         return outcome.exit_code
@@ -165,7 +167,7 @@ class Agent:
         if self._quiet:
             return
         with self._watch.interrupted() if self._watch else contextlib.nullcontext():
-            output.say(text)
+            streams.say(text)
 
     def _complain(self, text: str) -> None:
         """Show the error that ends the run."""
@@ -174,17 +176,23 @@ class Agent:
         self.say(f'Error: {" ".join(text.split())}')
 
 
-def _publish(outcome: 'Outcome', settings: AgentConfig) -> None:
-    """:raises FreezerError: the result cannot be written"""
+def _publish(outcome: 'Outcome', settings: AgentConfig) -> bool:
+    """Whether all of the result was read.
+
+    :raises FreezerError: the result cannot be written
+    """
     try:
-        output.publish(outcome, settings.metadata_out)
-    except output.NoOutput as error:
+        output.publish(outcome, settings.metadata_out, settings.long)
+    except streams.ReaderGone:
+        return False
+    except streams.NoOutput as error:
         raise FreezerError(
             f'standard output {error} before all of the file was written'
             if outcome.content is not None
             else f'the action succeeded, but standard output {error} before the result '
             f'was written'
         ) from error
+    return True
 
 
 def make_progress(settings: AgentConfig) -> Progress:

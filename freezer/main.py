@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from freezer.common.version import version
-from freezer.utils import startup
+from freezer.utils import startup, streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``freezer-agent``."""
     argv = sys.argv[1:] if argv is None else argv
     if '--version' in argv:
-        print(f'freezer-agent {version()}')
+        streams.show(f'freezer-agent {version()}\n')
         return 0
     _reserve_std_fds()
     with startup.no_garbage_collection():

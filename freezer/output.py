@@ -1,8 +1,4 @@
-"""Writes the result to standard output or ``--metadata-out``, and messages to standard
-error.
-
-Either stream may be missing, closed or full, or its encoding may lack characters.
-"""
+"""Writes the result to standard output or ``--metadata-out``."""
 
 import contextlib
 import itertools
@@ -10,11 +6,11 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from freezer.exceptions import FreezerError
-from freezer.utils import trusted
+from freezer.utils import streams, trusted
 from freezer.utils.blocks import Block
 from freezer.utils.text import printable
 
@@ -26,14 +22,11 @@ if TYPE_CHECKING:
 _LINES = 512
 
 
-class NoOutput(Exception):
-    """Standard output cannot be written; the action itself succeeded."""
-
-
-def publish(outcome: 'Outcome', metadata_out: str | None) -> None:
+def publish(outcome: 'Outcome', metadata_out: str | None, long: bool) -> None:
     """Write the result: bytes; or JSON with ``--metadata-out``, else tables and text.
 
-    :raises NoOutput: standard output cannot be written
+    :param long: write the tables of an outcome that is summarized, too
+    :raises NoOutput, ReaderGone: standard output cannot be written
     :raises FreezerError: the file cannot be written
     """
     if outcome.content is not None:
@@ -41,19 +34,8 @@ def publish(outcome: 'Outcome', metadata_out: str | None) -> None:
     elif metadata_out:
         _write(_as_json(outcome), metadata_out)
     elif sys.stdout is not None:
-        _print(_as_text(outcome))
-
-
-def say(text: str) -> None:
-    """Print a line to standard error, if it is there."""
-    # Without one, print() would take standard output.
-    if sys.stderr is None:
-        return
-    try:
-        print(printable(text), file=sys.stderr, flush=True)
-    except OSError:
-        # The action does not fail for that; the log has the line.
-        _discard(sys.stderr)
+        shortened = outcome.summarized and streams.is_terminal() and not long
+        streams.write(_as_text(outcome, () if shortened else outcome.tables))
 
 
 def _as_json(outcome: 'Outcome') -> Iterator[str]:
@@ -64,8 +46,8 @@ def _as_json(outcome: 'Outcome') -> Iterator[str]:
         yield json.dumps(outcome.document)
 
 
-def _as_text(outcome: 'Outcome') -> Iterator[str]:
-    for table in outcome.tables:
+def _as_text(outcome: 'Outcome', tables: Sequence['Table']) -> Iterator[str]:
+    for table in tables:
         yield f'{_render(table)}\n'
     yield from _joined(outcome.text)
 
@@ -94,9 +76,7 @@ def _render(table: 'Table') -> str:
 
 def _write(texts: Iterator[str], path: str) -> None:
     if path == '-':
-        if sys.stdout is None:
-            raise NoOutput('was closed')
-        _print(texts)
+        streams.write(texts)
         return
     # An empty result creates no file.
     first = next(texts, None)
@@ -114,26 +94,15 @@ def _write(texts: Iterator[str], path: str) -> None:
         ) from error
 
 
-def _print(texts: Iterable[str]) -> None:
-    """Write to standard output; characters its encoding lacks are escaped."""
-    encoding = sys.stdout.encoding or 'ascii'
-    for text in texts:
-        with _output():
-            encoded = text.encode(encoding, 'backslashreplace')
-            sys.stdout.write(encoded.decode(encoding))
-    with _output():
-        sys.stdout.flush()
-
-
 def _print_bytes(content: Generator[Block, None, None]) -> None:
     if sys.stdout is None:
-        raise NoOutput('was closed')
+        raise streams.NoOutput('was closed')
     # It has downloads in flight.
     with contextlib.closing(content) as blocks:
         for block in blocks:
-            with _output():
+            with streams.writing():
                 sys.stdout.buffer.write(block)
-    with _output():
+    with streams.writing():
         sys.stdout.flush()
 
 
@@ -143,22 +112,3 @@ def is_file() -> bool:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     except (AttributeError, OSError, ValueError):
         return False
-
-
-@contextlib.contextmanager
-def _output() -> Iterator[None]:
-    """:raises NoOutput: the block could not write to standard output"""
-    try:
-        yield
-    except OSError as error:
-        _discard(sys.stdout)
-        gone = isinstance(error, BrokenPipeError)
-        why = 'was closed' if gone else f'failed ({error.strerror})'
-        raise NoOutput(why) from error
-
-
-def _discard(stream: TextIO) -> None:
-    """Redirect to /dev/null: the interpreter flushes the stream again at exit."""
-    descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(descriptor, stream.fileno())
-    os.close(descriptor)

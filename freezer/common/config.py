@@ -12,7 +12,6 @@ import math
 import os
 import re
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -38,7 +37,7 @@ from freezer.exceptions import ConfigError
 from freezer.storage.backup import Owner
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
-from freezer.utils import trusted
+from freezer.utils import streams, trusted
 from freezer.utils.text import control_character
 
 
@@ -151,7 +150,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
     :raises SystemExit: --help was given (0), no argument (1), or an unknown one (2)
     """
     if usage.wanted(argv) or not argv:
-        sys.stdout.write(usage.text(opts.help_usage()))
+        streams.show(usage.text(opts.help_usage()))
         raise SystemExit(0 if argv else 1)
     return _load(argv, environ, None, lambda conf: logs.set_up(conf, 'freezer.log'))
 

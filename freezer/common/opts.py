@@ -239,7 +239,8 @@ AGENT_OPTS = (
         'long',
         default=False,
         help='With action info: show compression, encryption, storage class and locks '
-        'of each level. Takes three requests per level.',
+        'of each level. Takes three requests per level. With action backup: show the '
+        'table of its properties on a terminal, too.',
     ),
     cfg.BoolOpt(
         'dry-run',

@@ -48,7 +48,7 @@ def parse(
     except SystemExit as stop:
         text = written.getvalue().strip().rpartition('error: ')[2]
         if stop.code == 2:
-            sys.stderr.write(f'{prog}: {_without_values(text)}; see --help\n')
+            sys.stderr.write(f'Error: {_without_values(text)}; see --help\n')
         elif stop.code != 0:  # oslo.config 9 exits with None, which is 0
             raise ConfigError(_plainly(text, declared)) from stop
         raise

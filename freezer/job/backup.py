@@ -103,6 +103,7 @@ class BackupJob(Job):
         if progress.incomplete and not config.allow_incomplete:
             outcome.exit_code = INCOMPLETE
         outcome.tables = [property_table(outcome.document)]
+        outcome.summarized = True
         outcome.lines = summary.of_backup(
             config, progress, made.backup, made.warnings.kept, made.left_out
         )

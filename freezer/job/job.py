@@ -65,6 +65,7 @@ class Outcome:
     :param text: lines to print below the tables; as ``records``, read only once
     :param failure: an error after which the document is still true
     :param lines: a summary for the terminal, shown and made last
+    :param summarized: whether the lines have all of the tables that a person reads
     """
 
     document: Any = None
@@ -75,6 +76,7 @@ class Outcome:
     exit_code: int = 0
     failure: FreezerError | StorageException | None = None
     lines: Iterable[str] = ()
+    summarized: bool = False
 
 
 class Job(abc.ABC):

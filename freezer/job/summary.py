@@ -55,7 +55,8 @@ def of_backup(
         *_left_out(config, left_out),
         *_incomplete(progress),
         *_rest(config, progress, warnings),
-        *_how_to_restore(config, backup),
+        # A chain is restored in the same way at each level.
+        *(_how_to_restore(config, backup) if config.long or not backup.level else ()),
     ]
 
 

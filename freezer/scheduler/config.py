@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from freezer.scheduler import options
 from freezer.scheduler.documents.check import check
 from freezer.scheduler.documents.document import Document, DocumentError
 from freezer.scheduler.options import COMMANDS, FILE_COMMANDS, PROG
+from freezer.utils import streams
 
 _JOBS_DIR = '/etc/freezer/scheduler/conf.d'
 # Settings that are the value of the option.
@@ -139,7 +139,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     :raises SystemExit: 0: --help; 2: an argument is unknown, or there is no command
     """
     if usage.wanted(argv):
-        sys.stdout.write(usage.text(options.help_usage()))
+        streams.show(usage.text(options.help_usage()))
         raise SystemExit(0)
     conf = _parse(argv)
     given = _group(conf, options.GROUP)

@@ -16,6 +16,7 @@ from freezer.scheduler.loop import Scheduler
 from freezer.scheduler.sources.directory import JobDirectory
 from freezer.scheduler.sources.remote import ApiJobSource
 from freezer.scheduler.sources.source import JobSource
+from freezer.utils import streams
 
 LOG = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def stop(settings: Settings) -> int:
     pid_file = PidFile(settings.runtime_dir)
     number = pid_file.process()
     if number is None:
-        print('freezer-scheduler is not running')
+        streams.show('freezer-scheduler is not running\n')
         return 0
     _send(number, signal.SIGTERM)
     deadline = time.monotonic() + settings.stop_grace + _EXIT_SECONDS

@@ -24,7 +24,7 @@ from freezer.scheduler.options import PROG
 from freezer.scheduler.runs.record import ABORTED
 from freezer.scheduler.runs.runner import JobRun, job_lock
 from freezer.scheduler.sources import directory
-from freezer.utils.text import printable
+from freezer.utils import streams
 
 LOG = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if '--version' in argv:
-        print(f'{PROG} {version()}')
+        streams.show(f'{PROG} {version()}\n')
         return 0
     os.umask(private.UMASK)
     # Until the log is set up, logging must not write to standard error.
@@ -52,7 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f'{PROG}: {printable(" ".join(text.split()))}', file=sys.stderr)
+    streams.say(f'Error: {" ".join(text.split())}')
+
+
+def _shown(command: Callable[[Settings], int]) -> Callable[[Settings], int]:
+    """A command that shows all it prints at once, at its end."""
+
+    def run(settings: Settings) -> int:
+        with streams.shown():
+            return command(settings)
+
+    return run
 
 
 def _run(settings: Settings) -> int:
@@ -90,8 +100,8 @@ _COMMANDS: dict[str, Callable[[Settings], int]] = {
     'stop': control.stop,
     'restart': control.restart,
     'reload': control.reload,
-    'status': report.status,
-    'validate': report.validate,
+    'status': _shown(report.status),
+    'validate': _shown(report.validate),
     'run': _run,
 }
 

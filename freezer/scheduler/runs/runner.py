@@ -36,8 +36,8 @@ AGENT = (*PYTHON, 'freezer.main')
 #: seconds from SIGTERM to SIGKILL; the agent takes 4 to stop (utils/signals.py)
 KILL_SECONDS = 15.0
 
-# Lines of the agent's standard error that begin like this say why it failed.
-_REASONS = ('Error: ', 'freezer-agent: ')
+# A line of the agent's standard error that begins like this says why it failed.
+_REASON = 'Error: '
 _LONGEST_LINE = 1 << 16
 _STDERR_SECONDS = 2.0
 # The metadata of a backup that is shown and remembered.
@@ -197,7 +197,7 @@ class JobRun:
                     return RunResult(ABORTED, -signal.SIGTERM, 'aborted')
                 stderr = process.stderr and StderrReader(
                     process.stderr,
-                    keep=lambda line: line.strip().startswith(_REASONS),
+                    keep=lambda line: line.strip().startswith(_REASON),
                     longest=_LONGEST_LINE,
                 )
                 # Do not reap it until no other thread can send it a signal.

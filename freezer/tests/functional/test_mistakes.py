@@ -2,12 +2,102 @@
 
 import itertools
 import os
+import pty
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from freezer.tests.agent import Agent, LocalStore, job_file, run
+from freezer.tests import scheduler
+from freezer.tests.agent import (
+    Agent,
+    LocalStore,
+    command,
+    environment,
+    job_file,
+    run,
+)
+from freezer.tests.commands import run_command
+
+# Terminals and pipes
+
+
+def on_terminal(*words: object) -> list[str]:
+    """What a command that succeeds shows on a terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*command(), *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(),
+    ) as process:
+        os.close(theirs)
+        shown = b''.join(iter(lambda: _read(ours), b'')).decode()
+        os.close(ours)
+    assert process.returncode == 0, shown
+    return [
+        line.rpartition('\r')[2] for line in shown.replace('\r\n', '\n').split('\n')
+    ]
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:
+        return b''
+
+
+def test_a_backup_on_a_terminal(local: Agent, source: Path) -> None:
+    words = ('--action', 'backup', *local.options, '--path-to-backup', source)
+    summary = [
+        *('Backed up', '  To:', '  Read:', '  Stored:', '  Took:', 'To restore'),
+    ]
+    lines = on_terminal(*words)
+    start = next(n for n, line in enumerate(lines) if line.startswith('Backed up'))
+    for line, head in zip(lines[start:], summary, strict=False):
+        assert line.startswith(head)
+    assert not any(line.startswith(('+', '|')) for line in lines)
+    long = on_terminal(*words, '--long')
+    assert sum(line.startswith('| ') for line in long) > 30
+    # For a pipe it is as it was.
+    assert local.run('backup', '--path-to-backup', source).out.count('\n| ') > 30
+
+
+READERS = ('list', 'info', 'find --include file*', 'diff --from-date now')
+
+
+@pytest.mark.parametrize('action', READERS)
+def test_a_reader_that_leaves(local: Agent, source: Path, action: str) -> None:
+    for number in range(3000):
+        (source / f'file{number}').touch()
+    local.backup(source).check()
+    words = (*action.split(), *local.options)
+    assert piped(*command(), '--action', *words) == (0, '')
+
+
+@pytest.mark.parametrize('word', ['--help', '--version'])
+def test_a_reader_of_the_help_leaves(word: str) -> None:
+    assert piped(*command(), word) == (0, '')
+    assert piped(*scheduler.command(), word) == (0, '')
+
+
+def test_a_reader_of_the_scheduler_leaves(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f'{number}.conf').write_text('{}')
+    found = piped(*scheduler.command(), 'validate', tmp_path)
+    # The jobs are invalid.
+    assert found == (1, '')
+
+
+def piped(*words: object) -> tuple[int, str]:
+    """Exit code and standard error of a command whose reader has gone at once."""
+    line = f'{shlex.join(map(str, words))} | true; exit ${{PIPESTATUS[0]}}'
+    done = run_command('bash', '-c', line, env=environment())
+    return done.returncode, done.stderr
+
 
 # A local container
 

@@ -86,7 +86,7 @@ def is_alive(pid: int) -> bool:
 def test_missing_credentials(scheduler: Scheduler) -> None:
     result = scheduler.call('start')
     assert result.code == 1
-    assert result.err.startswith('freezer-scheduler: freezer-api needs credentials: ')
+    assert result.err.startswith('Error: freezer-api needs credentials: ')
     assert 'OS_AUTH_URL' in result.err
     assert '--no-api' in result.err
     assert result.err.count('\n') == 1
