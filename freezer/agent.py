@@ -50,7 +50,7 @@ class Agent:
                 progress = make_progress(settings)
                 for listener in (progress.notice, self.say):
                     NOTICES.addHandler(SayHandler(listener))
-                for line in settings.secret_warnings:
+                for line in settings.warnings:
                     NOTICES.warning('%s', line)
                 return self._with_metrics(
                     settings, progress, lambda: self._act(settings, progress)

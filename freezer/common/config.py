@@ -12,14 +12,15 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from oslo_config import cfg
 
 from freezer.common import (
+    config_files,
     job_options,
     jobfile,
     logs,
@@ -50,7 +51,8 @@ class AgentConfig:
     :ivar storages: driver class and settings of each; none for action exec
     :ivar given: which of backup_name and hostname were set
     :ivar own_files: files that this run uses on this machine: configuration, keys, log
-    :ivar secret_warnings: a line for each file with secrets that others can read
+    :ivar warnings: a line for each file with secrets that others can read, and for each
+        key of a configuration file that has no effect
     :ivar restore_args: arguments, quoted for a shell, with which another action finds
         the same storage and opens its backups; none where no command line can do that
     :ivar restore_secrets: the secret options that have to be given with them
@@ -108,7 +110,7 @@ class AgentConfig:
     storages: tuple[tuple[Any, StorageSettings], ...]
     given: frozenset[str]
     own_files: tuple[str, ...] = field(default=(), compare=False)
-    secret_warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     restore_args: tuple[str, ...] = field(default=(), compare=False)
     restore_secrets: tuple[str, ...] = field(default=(), compare=False)
 
@@ -125,6 +127,22 @@ class AgentConfig:
     @property
     def identities(self) -> tuple[str, ...]:
         return tuple(owner.identity for owner in self.owners)
+
+    def name_on(self, hostname: str) -> str:
+        """The backup name on another host: the host name may be a part of it."""
+        return replace(self, hostname=hostname).fill_in(self.backup_name)
+
+    def other_hosts(self, identities: Iterable[str]) -> list[str]:
+        """The hosts that have a backup of the same name, sorted."""
+        found = set()
+        for identity in identities:
+            # Where a host name has an underscore, nothing says where it ends.
+            parts = identity.split('_')
+            for end in range(1, len(parts)):
+                host = '_'.join(parts[:end])
+                if '_'.join(parts[end:]) == self.name_on(host):
+                    found.add(host)
+        return sorted(found - {self.hostname})
 
     def fill_in(self, template: str) -> str:
         """A name with its variables replaced; slashes in a value would be folders."""
@@ -169,7 +187,7 @@ def _load(
     set_up_log: Callable[[cfg.ConfigOpts], object],
 ) -> AgentConfig:
     conf = opts.declare()
-    parsing.parse(conf, argv, opts.PROG, opts.declared_options(), use_env=True)
+    parsing.parse(conf, argv, opts.help_usage(), opts.declared_options(), use_env=True)
     pinned = _pin_command_line(conf, argv)
     if job is None and conf.config:
         job = jobfile.read(conf.config)
@@ -190,8 +208,11 @@ def _load(
         conf, values, job, pinned
     )
     secrets = tuple(secret_files.find(conf, values, job))
-    values['secret_warnings'] = tuple(secret_files.warnings(secrets))
-    named = (job.path if job else '', *parsing.configuration_files(conf), *secrets)
+    values['warnings'] = (
+        *secret_files.warnings(secrets),
+        *config_files.warnings(conf, opts.every_option()),
+    )
+    named = (job.path if job else '', *config_files.paths(conf), *secrets)
     read = [os.path.abspath(os.path.expanduser(path)) for path in named if path]
     own_files.check(values, read)
     set_up_log(conf)

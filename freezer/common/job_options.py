@@ -1,11 +1,11 @@
 """The options in a job file: which keys it may have, and what they override."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from oslo_config import cfg, types
 
-from freezer.common import jobfile, opts, parsing, storages, upstream
+from freezer.common import arguments, jobfile, opts, parsing, storages, upstream
 from freezer.exceptions import ConfigError
 
 # These files are read before the job file.
@@ -19,6 +19,7 @@ class Key(NamedTuple):
     :ivar inverted: true means that the option is off; false means nothing
     :ivar of_log: whether it is an option of oslo.log
     :ivar option: of oslo.config; None for one of oslo.log
+    :ivar choices: the possible values; empty if there are others
     """
 
     dest: str
@@ -26,6 +27,7 @@ class Key(NamedTuple):
     flag: bool = False
     many: bool = False
     secret: bool = False
+    choices: tuple[str, ...] = ()
     inverted: bool = False
     of_log: bool = False
     option: Any = None
@@ -36,6 +38,21 @@ class Key(NamedTuple):
             # A program.
             return False
         return upstream.is_unset(self.flag, value)
+
+    def setting(self, value: str) -> tuple[object, object] | None:
+        """(option, value) that a key sets, for comparison; None if it sets nothing.
+
+        Several keys may be names of one option.
+        """
+        if self.is_unset(value):
+            return None
+        option = self.group, self.dest
+        if not self.flag:
+            return option, value
+        on = types.Boolean()(value)
+        if self.inverted:
+            return (option, False) if on else None
+        return option, on
 
 
 def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
@@ -50,6 +67,7 @@ def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
                 isinstance(option, cfg.BoolOpt),
                 isinstance(option, cfg.MultiStrOpt),
                 option.secret,
+                choices=tuple(getattr(option.type, 'choices', None) or ()),
                 option=option,
             )
             keys[prefix + option.name.replace('-', '_')] = key
@@ -72,15 +90,27 @@ def apply(
     """Override everything that the command line did not set.
 
     :param pinned: (group, dest) of what the command line did set
-    :raises ConfigError: a key is unknown, or its value malformed; names every problem
+    :raises ConfigError: a key is unknown or given twice, or its value malformed; names
+        every problem
     """
     known = keys_of(conf)
     problems: list[str] = []
+    places: dict[str, str] = {}
+    set_by: dict[object, tuple[str, object]] = {}
     for section in job.main:
         for name, value in section.values.items():
             where = f'config {job.path}, [{section.name}]'
             if name not in known:
-                problems.append(f'{where}: {name} is not an option of this agent')
+                close = unknown_key(name, known, section.name)
+                problems.append(
+                    f'{where}: {name} is not an option of this agent{close}'
+                )
+                continue
+            if places.setdefault(name, section.name) != section.name:
+                problems.append(
+                    f'{where}: {name} is given in [{places[name]}] already: keep one '
+                    f'of them'
+                )
                 continue
             key = known[name]
             if key.is_unset(value) or (key.group, key.dest) in pinned:
@@ -89,6 +119,13 @@ def apply(
                 override(conf, key, value, f'{where}, {name}')
             except ConfigError as error:
                 problems.append(str(error))
+                continue
+            setting = None if key.inverted else key.setting(value)
+            if setting:
+                option, wanted = setting
+                first, other = set_by.setdefault(option, (name, wanted))
+                if wanted != other:
+                    problems.append(f'{where}: {name} contradicts {first}')
     if problems:
         raise ConfigError('; '.join([*problems, *opts.unavailable(conf)]))
 
@@ -107,7 +144,15 @@ def override(conf: cfg.ConfigOpts, key: Key, value: str, where: str) -> None:
         conf.set_override(key.dest, given, key.group)
     except ValueError as error:
         reason = 'malformed value' if key.secret else str(error)
-        raise ConfigError(f'{where}: {reason}') from error
+        close = arguments.suggestion(value, key.choices)
+        raise ConfigError(f'{where}: {reason}{close}') from error
+
+
+def unknown_key(name: str, known: Iterable[str], section: str = '') -> str:
+    """``; did you mean s3_region?``, also for ``region`` in a section ``[s3]``."""
+    known = list(known)
+    within = arguments.suggestion(f'{section}_{name}', known)
+    return arguments.suggestion(name, known) or within
 
 
 class JobKeys:
@@ -136,16 +181,7 @@ class JobKeys:
 
         Several keys may be names of one option.
         """
-        found = self._keys[key]
-        if found.is_unset(value):
-            return None
-        option = found.group, found.dest
-        if not found.flag:
-            return option, value
-        on = types.Boolean()(value)
-        if found.inverted:
-            return (option, False) if on else None
-        return option, on
+        return self._keys[key].setting(value)
 
     def takes_lines(self, key: str) -> bool:
         """Whether it may have several values, one per line."""
@@ -154,7 +190,8 @@ class JobKeys:
     def check(self, name: str, value: str) -> None:
         """:raises ConfigError: the agent would refuse this, in its main part"""
         if name not in self._keys:
-            raise ConfigError('not an option of the agent')
+            close = unknown_key(name, self._keys)
+            raise ConfigError(f'not an option of the agent{close}')
         key = self._keys[name]
         if key.is_unset(value):
             return

@@ -8,6 +8,7 @@ import configparser
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from freezer.common.arguments import closest
 from freezer.exceptions import ConfigError
 
 STORAGE_PREFIX = 'storage:'
@@ -55,6 +56,13 @@ def parse(path: str, lines: Iterable[str]) -> JobFile:
         parser.read_file(lines, source=path)
     except configparser.Error as error:
         raise ConfigError(f'config {path}: {_without_text(error)}') from error
+    for name in parser.sections():
+        head, colon, member = name.partition(':')
+        if head + colon != STORAGE_PREFIX and closest(head + colon, [STORAGE_PREFIX]):
+            raise ConfigError(
+                f'config {path}: unknown section [{name}]; did you mean '
+                f'[{STORAGE_PREFIX}{member.strip()}]?'
+            )
     sections = [
         Section(
             name,

@@ -92,19 +92,22 @@ AGENT_OPTS = (
     ),
     cfg.Opt(
         'restore-from-date',
-        type=Date(),
-        help='Restore the newest backup made at or before this date (ISO 8601, UTC '
-        'unless it has an offset), or list or dump files of it. Default: the newest.',
+        type=Date(until=True),
+        help='Restore the newest backup made at or before this time, or list or dump '
+        'files of it; with action find, search only backups made by then. ISO 8601, '
+        'UTC unless it has an offset, or epoch seconds. A date alone, as 2026-01-31, '
+        'means the end of that day; now, today and yesterday are understood. Default: '
+        'the newest.',
     ),
     cfg.Opt(
         'from-date',
-        type=Date(),
+        type=Date(until=True),
         help='With action diff: the older state, that of the newest backup made at or '
-        'before this date.',
+        'before this date, which is written as that of --restore-from-date.',
     ),
     cfg.Opt(
         'to-date',
-        type=Date(),
+        type=Date(until=True),
         help='With action diff: the newer state. Default: the newest.',
     ),
     cfg.MultiStrOpt(
@@ -172,14 +175,15 @@ AGENT_OPTS = (
     ),
     cfg.Opt(
         'remove-from-date',
-        type=Date(),
+        type=Date(until=False),
         help='The old name of --remove-before-date.',
     ),
     cfg.Opt(
         'remove-before-date',
-        type=Date(),
-        help='Delete chains in which every level was made at or before this date. '
-        'With action admin, or after a backup.',
+        type=Date(until=False),
+        help='Delete chains in which every level was made at or before this date. A '
+        'date alone, as 2026-01-31, keeps all that was made on that day. With action '
+        'admin, or after a backup.',
     ),
     cfg.StrOpt(
         'compression',

@@ -10,13 +10,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import usage
+from freezer.common import arguments, config_files
+from freezer.common.usage import Usage, metavar
 from freezer.exceptions import ConfigError
 from freezer.utils.text import control_character
 
@@ -28,8 +28,8 @@ _RAW_NAME = re.compile(r'argument (?:-\w/)?--([\w-]+)\Z')
 
 def parse(
     conf: cfg.ConfigOpts,
-    argv: Iterable[str],
-    prog: str,
+    argv: Sequence[str],
+    usage: Usage,
     declared: Mapping[str | None, Iterable[Any]],
     **sources: Any,
 ) -> None:
@@ -37,29 +37,31 @@ def parse(
 
     :param declared: group -> options, to report a malformed one by its typed name
     :param sources: more arguments of oslo.config's parser
-    :raises ConfigError: a value is malformed, or a file cannot be read
+    :raises ConfigError: a value is malformed, an option is given twice, or a file
+        cannot be read
     :raises SystemExit: 2, and one line on standard error: an argument is unknown
     """
     written = io.StringIO()
     words = [literal(argument) for argument in argv]
     try:
         with contextlib.redirect_stderr(written):
-            conf(words, project='freezer', prog=prog, **sources)
+            conf(words, project='freezer', prog=usage.prog, **sources)
     except SystemExit as stop:
         text = written.getvalue().strip().rpartition('error: ')[2]
         if stop.code == 2:
-            sys.stderr.write(f'Error: {_without_values(text)}; see --help\n')
+            sys.stderr.write(f'Error: {_without_values(text, usage)}; see --help\n')
         elif stop.code != 0:  # oslo.config 9 exits with None, which is 0
             raise ConfigError(_plainly(text, declared)) from stop
         raise
     except _NO_OPTION as error:
-        files = _files(words, prog, sources)
+        files = _files(words, usage.prog, sources)
         raise _dollar(_line_with(files, error) or 'a configuration file') from None
     except cfg.ConfigFileParseError as error:
         # Its text and that of its cause have the line, which may hold a secret.
         raise ConfigError(re.sub(r": '.*", '', one_line(error))) from None
     except cfg.Error as error:
         raise ConfigError(one_line(error)) from error
+    arguments.refuse_repeated(argv, usage)
     _refuse_substitution(conf, declared)
 
 
@@ -77,7 +79,7 @@ def _refuse_substitution(
                 where = (
                     f'{variable} in the environment'
                     if '$' in os.environ.get(variable, '')
-                    else _line_with(configuration_files(conf), error)
+                    else _line_with(config_files.paths(conf), error)
                 )
                 raise _dollar(
                     where or f'[{group or "DEFAULT"}] {option.dest}'
@@ -111,7 +113,7 @@ def _files(words: Iterable[str], prog: str, sources: Mapping[str, Any]) -> list[
     files = given.config_file or sources.get('default_config_files')
     if files is None:
         files = cfg.find_config_files('freezer', prog)
-    return [*files, *_in_folders(given.config_dir)]
+    return [*files, *config_files.in_folders(given.config_dir)]
 
 
 def _line_with(files: Iterable[str], error: Exception) -> str:
@@ -119,9 +121,7 @@ def _line_with(files: Iterable[str], error: Exception) -> str:
     name = getattr(error, 'opt_name', '') or getattr(error, 'group_name', '')
     pattern = re.compile(rf'\${{?{re.escape(str(name))}')
     for path in files:
-        sections: dict[str, dict[str, list[str]]] = {}
-        cfg.ConfigParser(path, sections).parse()
-        for group, values in sections.items():
+        for group, values in config_files.read(path).items():
             for key, lines in values.items():
                 if pattern.search('\n'.join(lines)):
                     return f'{path}, [{group}] {key}'
@@ -161,7 +161,7 @@ def check_text(group: str | None, option: Any, value: Any, where: str = '') -> N
         if not isinstance(text, str):
             continue
         found = control_character(text)
-        if found and ('\0' in text or usage.metavar(option) not in _ANY_TEXT):
+        if found and ('\0' in text or metavar(option) not in _ANY_TEXT):
             advice = '; does it come from a file with the line ends of Windows?'
             raise ConfigError(
                 f'{where}{shown(group, option.name)}: contains {found}: remove it'
@@ -206,16 +206,6 @@ def value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
         raise ConfigError(f'{where}{shown(group, name)}: {reason}') from error
 
 
-def configuration_files(conf: cfg.ConfigOpts) -> list[str]:
-    """The files oslo.config has read: named ones, and those it finds by itself."""
-    return [*(conf.config_file or ()), *_in_folders(conf.config_dir or ())]
-
-
-def _in_folders(folders: Iterable[str]) -> Iterator[str]:
-    for folder in folders:
-        yield from map(str, sorted(Path(folder).glob('*.conf')))
-
-
 def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:
     """``argument --max_level: Invalid Integer value: q``, in words.
 
@@ -234,7 +224,9 @@ def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:
     name = f'--{dest.replace("_", "-")}'
     choices = re.match(r'Invalid String\(choices=\[(.*)\]\) value: (.*)', problem)
     if choices:
-        return f'{name}: {choices[2]} is not one of {choices[1].replace(chr(39), "")}'
+        known = choices[1].replace("'", '')
+        close = arguments.suggestion(choices[2], known.split(', '))
+        return f'{name}: {choices[2]} is not one of {known}{close}'
     malformed = re.match(r'Invalid (?:Date|Duration|Size) value: (.*)', problem)
     if malformed and kind is not None:
         # argparse drops the messages of our types.
@@ -245,12 +237,7 @@ def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:
     return f'{name}: {problem}'
 
 
-def _without_values(text: str) -> str:
+def _without_values(text: str, usage: Usage) -> str:
     """argparse repeats unknown arguments, which may contain secrets."""
     _before, found, rest = text.partition('unrecognized arguments: ')
-    if not found:
-        return text
-    names = [word.partition('=')[0] for word in rest.split() if word.startswith('-')]
-    if not names:
-        return 'unexpected positional argument'
-    return f'unknown argument {" ".join(names)}'
+    return arguments.explain_unknown(rest.split(), usage) if found else text

@@ -11,6 +11,7 @@ from typing import Any
 
 from stevedore.named import NamedExtensionManager
 
+from freezer.common.arguments import suggestion
 from freezer.exceptions import ConfigError
 from freezer.utils.plugin_options import PluginOptions
 
@@ -38,7 +39,7 @@ def check(namespace: str, option: str, name: str) -> None:
     if name not in installed:
         raise ConfigError(
             f'{option} {name!r} is not available; available: '
-            f'{", ".join(installed) or "none"}'
+            f'{", ".join(installed) or "none"}{suggestion(name, installed)}'
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import job_options, jobfile, parsing, plugins
+from freezer.common import config_files, job_options, jobfile, plugins
 
 
 def find(
@@ -27,7 +27,7 @@ def find(
     given += [values[f'{kind}_options'] for kind in ('engine', 'mode', 'snapshot')]
     for options in given:
         yield from (str(options[key]) for key in keys if options.get(key))
-    files = parsing.configuration_files(conf)
+    files = config_files.paths(conf)
     if job is None and not files:
         return
     known = job_options.keys_of(conf)
@@ -38,11 +38,9 @@ def find(
     ):
         yield job.path
     for path in files:
-        sections: dict[str, dict[str, list[str]]] = {}
-        cfg.ConfigParser(path, sections).parse()
         found = (
             (name if group == 'DEFAULT' else f'{group.lower()}_{name}', value)
-            for group, options in sections.items()
+            for group, options in config_files.read(path).items()
             for name, lines in options.items()
             for value in lines
         )

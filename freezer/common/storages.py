@@ -5,7 +5,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import jobfile, opts, parsing, plugins, upstream
+from freezer.common import arguments, jobfile, opts, parsing, plugins, upstream
 from freezer.exceptions import ConfigError
 from freezer.storage.base import StorageSettings
 
@@ -86,7 +86,9 @@ def of_section(
             problems.append(f'{where}, {key}: {reason}')
     if given:
         names = ', '.join(sorted(given))
-        problems.append(f'{where}: {names}: not an option of storage {name}')
+        known = [*options, 'storage', 'container']
+        close = ''.join(arguments.suggestion(key, known) for key in sorted(given)[:1])
+        problems.append(f'{where}: {names}: not an option of storage {name}{close}')
     if problems:
         raise ConfigError('; '.join(problems))
     return name, StorageSettings(

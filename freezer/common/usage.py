@@ -26,6 +26,8 @@ class Entry(NamedTuple):
     :param choices: the possible values; empty if there are others
     :param inverse: the option that turns a flag off
     :param many: whether it may be given more than once
+    :param old_names: other names, which the help does not show
+    :param old_inverses: the same of ``inverse``
     """
 
     names: tuple[str, ...]
@@ -34,6 +36,16 @@ class Entry(NamedTuple):
     choices: tuple[str, ...] = ()
     inverse: str = ''
     many: bool = False
+    old_names: tuple[str, ...] = ()
+    old_inverses: tuple[str, ...] = ()
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        return (*self.names, *self.old_names)
+
+    @property
+    def all_inverses(self) -> tuple[str, ...]:
+        return (*((self.inverse,) if self.inverse else ()), *self.old_inverses)
 
 
 class Section(NamedTuple):
@@ -62,14 +74,32 @@ def entry(option: Any, group: str | None = None) -> Entry:
     # Choices with descriptions are listed in the description of the command.
     if choices and not any(known.values()):
         parts.append(f'One of: {", ".join(choices)}.')
+    # None of them has a group.
+    old = [each.name for each in option.deprecated_opts]
+    old_names = tuple(f'--{name}' for name in old)
     if isinstance(option, cfg.BoolOpt):
         inverse = f'--{prefix}no{option.name}'
         if option.default:
             parts.append(f'On by default; {inverse} turns it off.')
-        return Entry(names, '', ' '.join(parts), inverse=inverse)
+        old_inverses = tuple(f'--no{name}' for name in old)
+        return Entry(
+            names,
+            '',
+            ' '.join(parts),
+            inverse=inverse,
+            old_names=old_names,
+            old_inverses=old_inverses,
+        )
     if option.default not in (None, '', [], 0, -1) and 'efault' not in option.help:
         parts.append(f'Default: {_shown(option)}.')
-    return Entry(names, metavar(option), ' '.join(parts), choices, many=option.multi)
+    return Entry(
+        names,
+        metavar(option),
+        ' '.join(parts),
+        choices,
+        many=option.multi,
+        old_names=old_names,
+    )
 
 
 def _shown(option: Any) -> str:
@@ -142,15 +172,27 @@ def common(defaults: str) -> Section:
                 ('--config-dir',),
                 DIRECTORY,
                 'Also read the *.conf files in this directory.',
+                many=True,
             ),
             Entry(('-d', '--debug'), '', 'Log debug messages.', inverse='--nodebug'),
-            Entry(('--log-file',), FILE, 'Log to this file, relative to --log-dir.'),
-            Entry(('--log-dir',), DIRECTORY, 'Directory of log files.'),
+            Entry(
+                ('--log-file',),
+                FILE,
+                'Log to this file, relative to --log-dir.',
+                old_names=('--logfile',),
+            ),
+            Entry(
+                ('--log-dir',),
+                DIRECTORY,
+                'Directory of log files.',
+                old_names=('--logdir',),
+            ),
             Entry(
                 ('--log-config-append',),
                 FILE,
                 "Configuration file of Python's logging, used instead of the other "
                 'log options.',
+                old_names=('--log-config',),
             ),
             Entry(('--log-date-format',), 'FORMAT', 'Format of dates in the log.'),
             Entry(('--use-syslog',), '', 'Log to syslog.', inverse='--nouse-syslog'),

@@ -3,6 +3,7 @@
 from freezer.exceptions import ConfigError
 from freezer.job.indexes import rebuild_indexes
 from freezer.job.job import Job, Outcome, retention_requested
+from freezer.storage.levels import NoSuchBackup
 from freezer.utils import human
 
 
@@ -26,11 +27,23 @@ class AdminJob(Job):
 
     def execute(self) -> Outcome:
         with self.repository.housekeeping():
+            if retention_requested(self.config):
+                self._check_name()
             self.remove_old()
             self._clean_up()
         if self.config.rebuild_index:
             return rebuild_indexes(self)
         return Outcome()
+
+    def _check_name(self) -> None:
+        """:raises NoSuchBackup: a storage has no backup of the name"""
+        config = self.config
+        for member in self.repository.members_without(
+            config.engine_name, config.owners
+        ):
+            where = f'[storage:{member}]: ' if member else ''
+            raise NoSuchBackup(f'{where}{self.no_state(None)}')
+        self.warn_of_dates_ahead()
 
     def _clean_up(self) -> None:
         would = 'Would ' if self.config.dry_run else ''

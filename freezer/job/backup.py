@@ -12,7 +12,7 @@ from freezer.engine.backup import CLOCK_TOLERANCE, BackupWriter
 from freezer.engine.engine import LeftOut, require_files
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.job import INCOMPLETE, summary
-from freezer.job.job import Job, Outcome, property_table, retention_requested
+from freezer.job.job import Job, Outcome, iso, property_table, retention_requested
 from freezer.job.source import at_rest, load_mode, load_snapshot
 from freezer.mode.mode import Mode
 from freezer.snapshot.snapshot import Snapshot
@@ -87,6 +87,8 @@ class BackupJob(Job):
             now = taken // 10**9
             owner = config.owners[0]
             plan = writer.plan(owner.identity, policy, now, owner)
+            if plan.backup.timestamp - now > CLOCK_TOLERANCE:
+                self.warn_of_dates_ahead()
             # The second backup of one second gets the next second as its timestamp, and
             # waits for it: a backup must not look younger than it is.
             ahead = plan.backup.timestamp - time.time()
@@ -121,6 +123,8 @@ class BackupJob(Job):
         now = int(time.time())
         try:
             backup = writer.plan(identity, policy, now, owner).backup
+            if backup.timestamp - now > CLOCK_TOLERANCE:
+                self.warn_of_dates_ahead()
         except NotFound as error:
             self.say(f'Would create the container: {error.message}')
             backup = None
@@ -171,6 +175,7 @@ class BackupJob(Job):
         return {key: value or '' for key, value in document.items()} | {
             'curr_backup_level': backup.level,
             'engine_name': config.engine_name,
+            'date': iso(backup.timestamp),
             **summary.figures(self.progress),
             'left_out': sum(left_out.counts.values()),
         }

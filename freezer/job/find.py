@@ -55,15 +55,19 @@ class FindJob(Job):
     def _chains(self) -> dict[int, list[StoredLevel]]:
         """:raises NoSuchBackup: there is none"""
         config = self.config
+        cutoff = self.cutoff(config.restore_from_date)
         found: dict[int, list[StoredLevel]] = {}
         for owner in config.owners:
             for zero, chain in self.repository.chains(
                 config.engine_name, owner.identity
             ).items():
-                if is_owned(chain, owner):
-                    found.setdefault(zero, chain)
+                in_time = [
+                    each for each in chain if cutoff is None or each.timestamp <= cutoff
+                ]
+                if in_time and is_owned(in_time, owner):
+                    found.setdefault(zero, in_time)
         if not found:
-            raise NoSuchBackup(self.no_state(None))
+            raise NoSuchBackup(self.no_state(cutoff))
         return found
 
     def _report(self, each: Unsearched) -> None:

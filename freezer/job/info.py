@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from freezer.exceptions import VerifyError
-from freezer.job.job import Job, Outcome, Table, iso
+from freezer.job.job import Job, Outcome, Table, iso, shortened
 from freezer.storage import layout
 from freezer.storage.backup import Backup
 from freezer.storage.exceptions import IntegrityError, NotFound
@@ -49,6 +49,7 @@ class InfoJob(Job):
             'size': report.size,
             'objects_count': report.objects,
             'backups': backups,
+            'prefixes': list(report.prefixes),
         }
         total = Table(
             ('Container', 'Size', 'Object Count'),
@@ -58,8 +59,17 @@ class InfoJob(Job):
         if not backups:
             present = [chain.identity for chain in report.chains]
             outcome.lines = [self.none_selected(report.container, present)]
+        if report.prefixes:
+            outcome.lines = [
+                *outcome.lines,
+                'Containers below this one that hold backups: '
+                + shortened(report.prefixes),
+            ]
         if found is not None and found.problems:
-            outcome.lines = [f'Problem: {problem}' for problem in found.problems]
+            outcome.lines = [
+                *(f'Problem: {problem}' for problem in found.problems),
+                *outcome.lines,
+            ]
             outcome.failure = VerifyError(
                 f'{len(found.problems)} of {sum(len(b["levels"]) for b in backups)} '
                 f'backups are damaged: --action verify shows what can be restored'

@@ -7,6 +7,7 @@ import datetime
 import functools
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +29,7 @@ from freezer.storage.repository import Repository
 from freezer.utils import human
 from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
+from freezer.utils.text import NOTICES
 
 if TYPE_CHECKING:
     # Not every action has an engine.
@@ -35,8 +37,11 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Days are not counted by a clock that is further ahead of the storage's.
+# Clocks may differ by this much: days are not counted by one that is further ahead of
+# the storage's.
 _TOLERATED_SECONDS = 3600
+# Of levels, hosts and names in one line.
+_FEW = 10
 
 #: lines of a long list that are shown; the log has all of them
 MAX_LISTED = 20
@@ -103,6 +108,7 @@ class Job(abc.ABC):
         self._repository = repository
         self.say = say
         self.progress = progress
+        self._has_warned = False
 
     def check_options(self) -> None:
         """Check the options alone: neither the source, the target nor the storage.
@@ -205,23 +211,34 @@ class Job(abc.ABC):
         if 'backup_name' in config.given:
             return self._no_such_name(container, present)
         if 'hostname' in config.given:
-            return (
-                f'No backup of host {config.hostname!r} in {container}; --action info '
-                f'lists the backups'
+            hosts = {layout.split_identity(identity)[0] for identity in present}
+            return f'No backup of host {config.hostname!r} in {container}' + (
+                f'; hosts with backups: {_listed(sorted(hosts))}' if hosts else ''
             )
         return f'No backup in {container}: check --container'
 
-    def _no_such_name(self, container: str, present: Iterable[str]) -> str:
-        host = self.config.hostname
-        name = self.config.fill_in(self.config.backup_name)
+    def _no_such_name(
+        self, container: str, present: Iterable[str], engine: str = ''
+    ) -> str:
+        """:param engine: only backups of this engine were looked for"""
+        config = self.config
+        host, present = config.hostname, sorted(set(present))
+        text = f'No backup {config.name_on(host)!r} of host {host!r} in {container}'
+        if engine and not set(config.identities).isdisjoint(present):
+            return f'{text} is of engine {engine}; --action info shows the engines'
+        others = config.other_hosts(present)
+        if len(others) == 1:
+            option = f'--hostname {shlex.quote(others[0])}'
+            return f'{text}. Host {others[0]!r} has one of that name: add {option}'
+        if others:
+            return (
+                f'{text}. These hosts have one of that name: {_listed(others)}; add '
+                f'--hostname with the one that you want'
+            )
         split = map(layout.split_identity, present)
-        others = sorted({h for h, n in split if n == name and h != host})
-        what_next = (
-            f'. Host {others[0]!r} has one of that name: add --hostname {others[0]}'
-            if others
-            else '; --action info lists the backups'
-        )
-        return f'No backup {name!r} of host {host!r} in {container}{what_next}'
+        if names := [name for each, name in split if each == host]:
+            return f'{text}; backups of this host: {_listed(names)}'
+        return f'{text}; --action info lists the backups'
 
     def owner_of(self, stored: StoredLevel) -> Owner:
         """Host and backup name of a level that :meth:`find_state` found."""
@@ -241,13 +258,52 @@ class Job(abc.ABC):
         :raises NoSuchBackup: there is none
         """
         config = self.config
-        cutoff = int(date.timestamp()) if date else None
+        cutoff = self.cutoff(date)
+        if cutoff is not None:
+            with contextlib.suppress(StorageException):
+                self.warn_of_dates_ahead()
         for owner in config.owners:
             with contextlib.suppress(NoSuchBackup):
                 return self.repository.find_state(
                     config.engine_name, owner.identity, cutoff, owner
                 )
         raise NoSuchBackup(self.no_state(cutoff))
+
+    @staticmethod
+    def cutoff(date: datetime.datetime | None) -> int | None:
+        """The last second of backups that are not after a date."""
+        return None if date is None else int(date.timestamp())
+
+    def warn_of_dates_ahead(self) -> None:
+        """Warn of levels of the name that are dated later than now, if there are any.
+
+        :raises StorageException: the storage cannot be read
+        """
+        config = self.config
+        now = time.time()
+        ahead = [
+            stored
+            for identity in config.identities
+            for chain in self.repository.chains(config.engine_name, identity).values()
+            for stored in chain
+            if stored.timestamp > now + _TOLERATED_SECONDS
+        ]
+        if self._has_warned or not ahead:
+            return
+        self._has_warned = True
+        NOTICES.warning(
+            'the clock of this machine shows %s, and %s of %r dated later: %s. '
+            '--restore-from-date finds them only with such a date, and '
+            '--remove-older-than keeps them; new backups of this name get later dates '
+            'still. If the clock is right now, back up with another --backup-name '
+            'from now on; --action admin --remove-before-date %s removes all that this '
+            'name has now',
+            iso(int(now)),
+            '1 backup is' if len(ahead) == 1 else f'{len(ahead)} backups are',
+            config.name_on(config.hostname),
+            shortened(describe_levels([each]) for each in ahead),
+            iso(max(stored.timestamp for stored in ahead)),
+        )
 
     def no_state(self, cutoff: int | None) -> str:
         """A message: there is no backup of the name, or none at or before a time.
@@ -284,7 +340,9 @@ class Job(abc.ABC):
                 f'{iso(min(stored.timestamp for stored in same))}'
             )
         return self._no_such_name(
-            container, (stored.backup.hostname_backup_name for stored in present)
+            container,
+            (stored.backup.hostname_backup_name for stored in present),
+            config.engine_name,
         )
 
     def remove_old(self, keep: int | None = None) -> None:
@@ -381,6 +439,17 @@ def _cutoff(config: AgentConfig, now: float) -> int | None:
     if config.remove_older_than:
         return int(max(0.0, now - config.remove_older_than * SECONDS_PER_DAY))
     return None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return shortened(map(repr, names))
+
+
+def shortened(words: Iterable[str]) -> str:
+    """The first ones, separated by commas."""
+    shown = list(words)
+    more = f' and {len(shown) - _FEW} more' if len(shown) > _FEW else ''
+    return ', '.join(shown[:_FEW]) + more
 
 
 def describe_levels(levels: Iterable[StoredLevel]) -> str:

@@ -147,6 +147,7 @@ class RestoreJob(Job):
             'engine_name': newest.backup.engine,
             'level': newest.level,
             'time_stamp': newest.timestamp,
+            'date': iso(newest.timestamp),
             'restore_abs_path': target,
             **summary.figures(self.progress),
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import parsing, usage
+from freezer.common import arguments, config_files, parsing, usage
 from freezer.exceptions import ConfigError
 from freezer.scheduler import options
 from freezer.scheduler.documents.check import check
@@ -218,7 +218,7 @@ def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
     parsing.parse(
         conf,
         _positional_last(conf, argv),
-        PROG,
+        options.help_usage(),
         dict(options.list_opts()),
         # It finds freezer.conf as well, which is the agent's.
         default_config_files=[
@@ -227,6 +227,11 @@ def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
         default_config_dirs=[],
         use_env=True,
     )
+    declared: dict[str | None, list[Any]] = dict(options.list_opts())
+    for group, unsupported in options.UNSUPPORTED_OPTS.items():
+        declared[group] = [*declared.get(group, ()), *unsupported]
+    for line in config_files.warnings(conf, declared):
+        streams.say(f'Warning: {line}')
     parsing.refuse_control_characters(conf, dict(options.list_opts()))
     problems = [
         f'[{group}] {option.dest} is not supported by this scheduler yet'
@@ -238,7 +243,8 @@ def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
         raise ConfigError('; '.join(problems))
     command = conf.command
     if command not in COMMANDS:
-        raise ConfigError(f'{command} is not one of {", ".join(COMMANDS)}')
+        close = arguments.suggestion(command, COMMANDS)
+        raise ConfigError(f'{command} is not one of {", ".join(COMMANDS)}{close}')
     if conf.files and command not in FILE_COMMANDS:
         raise ConfigError(f'{command} takes no file; only validate and run do')
     if command in FILE_COMMANDS and not conf.files:

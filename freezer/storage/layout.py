@@ -48,6 +48,10 @@ _PATH = re.compile(
     rf'(data|metadata)/([^/]+)/(.+?)/({_SECONDS})/({_LEVEL})_({_SECONDS})/(.+)\Z',
     re.DOTALL,
 )
+_MARKER_BELOW = re.compile(
+    rf'(.+?)/metadata/[^/]+/.+/{_SECONDS}/(?:0|[1-9][0-9]*)_{_SECONDS}/metadata\Z',
+    re.DOTALL,
+)
 
 
 def join(*parts: str) -> str:
@@ -100,6 +104,12 @@ def parse(path: str) -> Location | None:
     return Location(
         kind, engine, identity, int(level_zero), int(level), int(timestamp), name
     )
+
+
+def prefix(path: str) -> str | None:
+    """The container below this one that a path is a commit marker of; None if none."""
+    match = _MARKER_BELOW.match(path)
+    return match[1] if match else None
 
 
 def split_identity(identity: str) -> tuple[str, str]:

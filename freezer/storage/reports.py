@@ -35,12 +35,16 @@ class ChainReport:
 
 @dataclass(frozen=True)
 class StorageReport:
-    """What a container holds: objects of any kind, and the backups among them."""
+    """What a container holds: objects of any kind, and the backups among them.
+
+    :param prefixes: the containers below it that hold backups, sorted
+    """
 
     container: str
     size: int
     objects: int
     chains: tuple[ChainReport, ...] = ()
+    prefixes: tuple[str, ...] = ()
 
 
 def report(storage: Readable, member: str = '') -> StorageReport:
@@ -49,11 +53,14 @@ def report(storage: Readable, member: str = '') -> StorageReport:
     total = 0
     sizes: dict[tuple[str, str, int], dict[tuple[int, int], int]] = {}
     committed: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
+    prefixes: set[str] = set()
     for path, size in storage.list_tree(storage.storage_path):
         objects += 1
         total += size
         found = layout.parse(path)
         if found is None:
+            if prefix := layout.prefix(path):
+                prefixes.add(layout.join(storage.storage_path, prefix))
             continue
         chain = (found.engine, found.identity, found.level_zero)
         level = (found.level, found.timestamp)
@@ -70,7 +77,9 @@ def report(storage: Readable, member: str = '') -> StorageReport:
         )
         for chain, levels in sorted(committed.items())
     )
-    return StorageReport(storage.storage_path, total, objects, chains)
+    return StorageReport(
+        storage.storage_path, total, objects, chains, tuple(sorted(prefixes))
+    )
 
 
 @dataclass(frozen=True)

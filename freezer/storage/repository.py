@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,19 @@ class Repository:
                     best[zero] = chain
         return dict(sorted(best.items()))
 
+    def members_without(self, engine: str, owners: Sequence[Owner]) -> list[str]:
+        """The storages that have no level of any of these owners."""
+        found = []
+        for name, storage in self.storages.items():
+            with named(name):
+                if not any(
+                    levels.is_owned(chain, owner)
+                    for owner in owners
+                    for chain in levels.chains(storage, engine, owner.identity).values()
+                ):
+                    found.append(name)
+        return found
+
     def find_state(
         self,
         engine: str,
@@ -192,6 +205,7 @@ class Repository:
             sum(report.size for report in found),
             sum(report.objects for report in found),
             tuple(chain for report in found for chain in report.chains),
+            tuple(prefix for report in found for prefix in report.prefixes),
         )
 
     def details(self, level: StoredLevel) -> reports.Details:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import freezer
+from freezer.common import opts
 from freezer.engine.tar import snapshot
 from freezer.storage import layout, manifest
 from freezer.tests import servers, trees, warm
@@ -139,6 +140,39 @@ class Result:
 
 #: that each agent is to be started from nothing; by the fixture ``cold``, or for all
 COLD = os.environ.get('FREEZER_TEST_COLD', '') not in ('', '0')
+
+
+@functools.cache
+def _single_options() -> dict[str, str]:
+    """Every name of an option that takes one value -> its long name."""
+    return {
+        name: one.names[-1]
+        for section in opts.help_usage().sections
+        for one in section.entries
+        if one.metavar and not one.many
+        for name in one.names
+    }
+
+
+def last_given(arguments: Iterable[object]) -> list[str]:
+    """The arguments, with the last value of each option that takes one: the agent
+    refuses two."""
+    words = list(map(str, arguments))
+    single = _single_options()
+    kept: list[str] = []
+    seen: set[str] = set()
+    # From the end; an option is followed by its value.
+    while words:
+        word = words.pop()
+        taken = [word]
+        if words and words[-1] in single:
+            taken = [words.pop(), word]
+        name = single.get(taken[0].partition('=')[0], '')
+        if name not in seen:
+            kept = [*taken, *kept]
+        if name:
+            seen.add(name)
+    return kept
 
 
 class Process:
@@ -416,7 +450,7 @@ class Agent:
 
     def start(self, action: str, *arguments: object) -> Process:
         return Process(
-            *('--action', action, *self.options, *arguments),
+            *last_given(('--action', action, *self.options, *arguments)),
             env=self.env,
             runner=self.runner,
             program=self.program,

@@ -19,7 +19,7 @@ from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.levels import committed
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
-from freezer.tests.agent import PART, Agent, S3Store, in_parts
+from freezer.tests.agent import PART, Agent, S3Store, in_parts, last_given
 from freezer.tests.proxy import BROKEN, Proxy, Request
 from freezer.utils.streaming import RichQueue
 
@@ -73,7 +73,7 @@ class Front:
             *self.told,
             *map(str, options),
         )
-        ((driver, settings),) = config.load(argv, os.environ).storages
+        ((driver, settings),) = config.load(last_given(argv), os.environ).storages
         storage: S3Storage = driver.from_settings(settings)
         self._opened.callback(storage.close)
         return storage

@@ -8,6 +8,8 @@ from oslo_config import types
 _SIZE = re.compile(r'(-?[0-9]+)\s*(?:([KMGTP])(?:i?B)?|B)?\Z', re.IGNORECASE)
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40, 'P': 2**50}
 _DURATION = re.compile(r'([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\Z', re.IGNORECASE)
+# 8 digits are a date: 20260131.
+_EPOCH = re.compile(r'[0-9]{9,11}\Z')
 _SECONDS = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
 
@@ -66,22 +68,55 @@ class Duration(_Type):
 
 
 class Date(_Type):
-    """A time in ISO 8601; without an offset it is UTC, as in Freezer 19."""
+    """A time: ISO 8601, epoch seconds, ``now``; or a day: a date alone, ``today``,
+    ``yesterday``. Without an offset it is UTC, as in Freezer 19.
 
-    def __init__(self) -> None:
-        super().__init__(type_name='ISO 8601 date')
+    :param until: what a day means: true is its last second, to find the newest backup
+        of the day; false is the last second before it, so that what is removed until
+        then is older than the day
+    """
+
+    def __init__(self, until: bool) -> None:
+        super().__init__(type_name='date')
+        self.until = until
 
     def __call__(self, value: str | datetime.datetime) -> datetime.datetime:
         if isinstance(value, datetime.datetime):
             return value
+        text = str(value).strip()
         try:
-            moment = datetime.datetime.fromisoformat(str(value).strip())
-        except ValueError:
+            if _EPOCH.match(text):
+                return datetime.datetime.fromtimestamp(int(text), datetime.UTC)
+            if text.lower() == 'now':
+                return datetime.datetime.now(datetime.UTC)
+            day = _day(text.lower())
+            if day is not None:
+                return self._of_day(day)
+            moment = datetime.datetime.fromisoformat(text)
+        except (ValueError, OverflowError):
             raise ValueError(
                 f'{value!r} is not a date: write 2026-01-31T23:59:59, which is UTC, '
-                f'or with an offset 2026-01-31T23:59:59+02:00'
+                f'or with an offset 2026-01-31T23:59:59+02:00; 2026-01-31, today or '
+                f'yesterday for a day; epoch seconds; or now'
             ) from None
         return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
+    def _of_day(self, day: datetime.date) -> datetime.datetime:
+        start = datetime.datetime.combine(day, datetime.time(), datetime.UTC)
+        if not self.until:
+            return start - datetime.timedelta(seconds=1)
+        return start.replace(hour=23, minute=59, second=59)
+
     def _formatter(self, value: datetime.datetime) -> str:
         return value.isoformat()
+
+
+def _day(text: str) -> datetime.date | None:
+    """None for what is no date alone."""
+    if text in ('today', 'yesterday'):
+        today = datetime.datetime.now(datetime.UTC).date()
+        return today - datetime.timedelta(days=text == 'yesterday')
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        return None

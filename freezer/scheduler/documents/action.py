@@ -171,6 +171,8 @@ def _storage(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise _Wrong('must be an object with the options of a storage')
     texts = {_key(key): _text(_key(key), part) for key, part in value.items()}
+    if len(texts) < len(value):
+        raise _Wrong('duplicate key')
     section = {key: text for key, text in texts.items() if text is not None}
     keys().check_storage(short, section)
     return section

@@ -19,6 +19,7 @@ from freezer.tests.agent import (
     Store,
     in_parts,
     iso,
+    last_given,
     run,
 )
 from freezer.tests.proxy import DENIED, Proxy, Request
@@ -257,7 +258,10 @@ def test_names_limit_what_is_verified(
 @pytest.mark.parametrize(
     'options, says',
     [
-        (['-N', 'one'], "Host 'h1' has one of that name: add --hostname h1"),
+        (
+            ['-N', 'one'],
+            "These hosts have one of that name: 'h1', 'h2'; add --hostname",
+        ),
         (['-N', 'three', '--hostname', 'h1'], "No backup 'three' of host 'h1' in "),
         (['--hostname', 'h'], "No backup of host 'h' in "),
         (['--container', '{empty}'], 'No backup in'),
@@ -270,7 +274,8 @@ def test_nothing_to_verify_is_an_error(
     empty = tmp_path / 'empty'
     empty.mkdir()
     filled = [option.format(empty=empty) for option in options]
-    assert says in run('--action', 'verify', *several.options, *filled).only_error
+    told = last_given((*several.options, *filled))
+    assert says in run('--action', 'verify', *told).only_error
 
 
 def test_name_as_freezer_19_stored_it_is_found(local: Agent, source: Path) -> None:

@@ -156,6 +156,18 @@ def test_hyphens_and_capitals_in_keys() -> None:
     assert problems == [(('backup_name',), 'duplicate key')]
 
 
+def test_a_key_twice_in_a_storage() -> None:
+    storage = {'storage': 's3', 'access-key': 'a', 'access_key': 'b'}
+    _made, problems = action.parse({'storage:a': storage})
+    assert problems == [(('storage:a',), 'duplicate key')]
+
+
+def test_a_misspelt_key() -> None:
+    _made, problems = action.parse({'s3_regoin': 'x'})
+    text = 'not an option of the agent; did you mean s3_region?'
+    assert problems == [(('s3_regoin',), text)]
+
+
 @pytest.mark.parametrize(
     'text', ['x\x0by', 'x\x85y', 'x\u2028y', 'x\n', 'x\r', '\x1cx']
 )

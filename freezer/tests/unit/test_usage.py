@@ -146,7 +146,7 @@ def test_help_is_what_the_commands_say(
             Entry(('--parts',), 'N', 'At most. Default: many.'),
         ),
         (
-            cfg.Opt('since', type=Date(), help='When.'),
+            cfg.Opt('since', type=Date(until=True), help='When.'),
             Entry(('--since',), 'DATE', 'When.'),
         ),
         (
