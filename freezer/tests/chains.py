@@ -33,7 +33,7 @@ from freezer.tests.functional.test_part import (
 )
 
 #: How many chains the tests make.
-COUNT = int(os.environ.get('FREEZER_TEST_CHAINS', '') or 25)
+COUNT = int(os.environ.get('FREEZER_TEST_CHAINS', '') or 14)
 
 _LEVELS = (5, 5, 5, 6, 7)
 _FILES = 40
