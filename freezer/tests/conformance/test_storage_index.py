@@ -20,6 +20,7 @@ from freezer.storage.index_file import (
     OutgoingIndex,
     StoredIndex,
 )
+from freezer.storage.manifest import CONTENT_KEY
 from freezer.storage.repository import Repository
 from freezer.storage.verify import Verification
 from freezer.tests import servers
@@ -414,6 +415,8 @@ def describe(place: Place, value: object) -> None:
     for member in place.members:
         document = json.loads(member.read(marker(backup())))
         document['index'] = value
+        # Which would be another problem.
+        document.pop(CONTENT_KEY, None)
         member.write(marker(backup()), json.dumps(document).encode())
 
 
@@ -675,6 +678,7 @@ class TestAdding:
         for member, old in before:
             new = json.loads(member.read(marker(backup())))
             assert new.pop('index')['size'] == size
+            assert new.pop(CONTENT_KEY) != old.pop(CONTENT_KEY)
             assert new == old
         assert place.uploads() == []
         assert {each.count for each in verified(repository, True)} == {0}
@@ -694,6 +698,7 @@ class TestAdding:
         for member in place.members:
             new = json.loads(member.read(marker(backup())))
             assert new.pop('index')['size'] == 5
+            del new[CONTENT_KEY]
             assert new == MARKER
         assert restore(repository) == b'content'
         assert {each.count for each in verified(repository, True)} == {0}
