@@ -222,6 +222,8 @@ class TestWriting:
         with pytest.raises(e.StorageException, match='1001 bytes, and at most 1000'):
             commit(written, NOISE[:1001])
         assert listed(repository) == {}
+        pending.discard()
+        written = write(repository.begin(backup()), chunks(b'content'))
         commit(written, NOISE[:1000])
         assert [index.read(0, 1000) for index in indexes(repository)] == [
             NOISE[:1000]
