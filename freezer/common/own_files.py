@@ -1,16 +1,14 @@
 """Rejects a run that would overwrite what it reads."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from freezer.exceptions import ConfigError
 from freezer.storage import layout
 from freezer.utils.tree import is_within
-
-#: the folders of a container that hold backups
-_FOLDERS: Final = (layout.DATA, layout.METADATA, layout.CHECK)
 
 
 def check(values: Mapping[str, Any], read: Iterable[str]) -> None:
@@ -85,26 +83,41 @@ def _refuse_beside_restored(
     # Everything is below the root directory.
     if target is None or os.path.realpath(target) == '/':
         return
-    for what in ('metadata-out', 'metrics-file'):
-        if what in written and is_within(written[what], target):
-            raise ConfigError(
-                f'{what} {written[what]}: is in restore-abs-path {target}, and could '
-                f'overwrite a restored file: write it elsewhere'
-            )
+    # Not the metrics, which a configuration file may place below /var.
+    out = written.get('metadata-out')
+    if out is not None and is_within(out, target):
+        raise ConfigError(
+            f'metadata-out {out}: is in restore-abs-path {target}, and could overwrite '
+            f'a restored file: write it elsewhere'
+        )
 
 
 def _refuse_among_backups(what: str, path: str, container: str) -> None:
-    for folder in _FOLDERS:
-        if is_within(path, os.path.join(container, folder)):
+    for folder in _folders(container):
+        # Or a directory of the container that has backups.
+        holds = is_within(path, container) and is_within(folder, path)
+        if holds or is_within(path, folder):
             raise ConfigError(
                 f'{what} {path}: is among the backups in container {container}: give '
                 f'another path'
             )
 
 
+def _folders(container: str) -> Iterator[str]:
+    """The directories of a container that hold backups. The container may have other
+    files, in a directory ``data``, too."""
+    with contextlib.suppress(OSError):
+        for engine in os.listdir(os.path.join(container, layout.METADATA)):
+            for kind in (layout.DATA, layout.METADATA):
+                yield os.path.join(container, kind, engine)
+
+
 def _is_same(one: str, other: str) -> bool:
-    """Whether two paths are one file, also under another name."""
+    """Whether two paths are one file or directory, also under another name. A terminal,
+    a pipe or ``/dev/null`` may be used for several things."""
     try:
-        return os.path.samefile(one, other)
+        kind = os.stat(one).st_mode
+        same = os.path.samefile(one, other)
     except OSError:
         return os.path.realpath(one) == os.path.realpath(other)
+    return same and (stat.S_ISREG(kind) or stat.S_ISDIR(kind))

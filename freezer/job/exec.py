@@ -17,6 +17,7 @@ _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 # A single | is a pipe here as well. Patterns such as *.log and $NAME stay as they are:
 # find and other programs take them.
 _SHELL = re.compile(r'&&|\|\||\|&|>>|<<|\$\(|[;&<>()`]')
+_FIND_EXEC = {'-exec', '-execdir', '-ok', '-okdir'}
 
 
 class ExecJob(Job):
@@ -66,6 +67,21 @@ class ExecJob(Job):
         return Outcome(exit_code=code if code >= 0 else 128 - code)
 
 
+def _operator(command: str) -> str | None:
+    """The first operator of a shell in a command, outside of quotes.
+
+    ``;`` ends the command of ``find -exec``, and a URL may have ``&``.
+    """
+    words = _QUOTED.sub('quoted', command).split()
+    for number, word in enumerate(words):
+        if word == ';' and not _FIND_EXEC.isdisjoint(words[:number]):
+            continue
+        found = _SHELL.search(word)
+        if found and '://' not in word:
+            return found[0]
+    return None
+
+
 def _split_command(command: str | None) -> list[list[str]]:
     """``a "b c" | d`` -> ``[['a', 'b c'], ['d']]``."""
     if not command:
@@ -73,11 +89,10 @@ def _split_command(command: str | None) -> list[list[str]]:
             'command is required for action exec: give --command, or command in the '
             'job file'
         )
-    operator = _SHELL.search(_QUOTED.sub('quoted', command))
-    if operator:
+    if operator := _operator(command):
         raise ConfigError(
-            f'command: {operator[0]} is for a shell, and no shell runs this command: '
-            f"write sh -c '…' to use one, or quote {operator[0]} to pass it on"
+            f'command: {operator} is for a shell, and no shell runs this command: '
+            f"write sh -c '…' to use one, or quote {operator} to pass it on"
         )
     lexer = shlex.shlex(command, posix=True, punctuation_chars='|')
     lexer.whitespace_split = True

@@ -229,13 +229,20 @@ def _empty(fd: int, device: int) -> list[bytes]:
 
 
 def mount_points(top: str) -> set[bytes]:
-    """The paths below a directory on which something is mounted, relative to it.
+    """The paths below a directory on which something is mounted; see
+    :func:`mount_types`."""
+    return set(mount_types(top))
+
+
+def mount_types(top: str) -> dict[bytes, bytes]:
+    """The paths below a directory on which something is mounted, relative to it, and
+    the type of each file system, such as ``ext4``.
 
     Bind mounts of the same device are among them, and files on which another file is
     mounted; subvolumes are not: those only have another ``st_dev``. Empty where there
     is no ``/proc``.
     """
-    found: set[bytes] = set()
+    found: dict[bytes, bytes] = {}
     prefix = os.path.join(os.fsencode(os.path.realpath(top)), b'')
     with (
         contextlib.suppress(FileNotFoundError),
@@ -244,7 +251,9 @@ def mount_points(top: str) -> set[bytes]:
         for line in f:
             point = _unescaped(line.split(b' ', 5)[4])
             if point.startswith(prefix) and point != prefix:
-                found.add(point.removeprefix(prefix))
+                # The last one on a path hides those below it.
+                kind = line.partition(b' - ')[2].split(b' ', 1)[0]
+                found[point.removeprefix(prefix)] = kind
     return found
 
 

@@ -8,10 +8,12 @@ import contextlib
 import logging
 import os
 import subprocess
+import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from freezer.engine.engine import Archiving, Warnings
+from freezer.engine.engine import Archiving, LeftOut, Warnings
 from freezer.engine.index.record import REBUILT, Record
 from freezer.engine.index.state import merged
 from freezer.engine.settings import EngineSettings
@@ -42,6 +44,7 @@ class ArchiveWriter:
         self._progress = settings.progress
         self._sync = settings.sync
         self._excludes = excludes_of(settings, self._options)
+        self._own_paths = settings.own_paths
         self._origin = settings.origin or source.label
         self._path = os.path.join(source.folder, source.name)
 
@@ -67,6 +70,7 @@ class ArchiveWriter:
             follows_links(self._options),
             self._options['cross_mounts'],
             self._excludes,
+            self._own_paths,
             run.left_out,
             temporary,
         )
@@ -78,6 +82,7 @@ class ArchiveWriter:
             source,
             self._options,
             self._excludes,
+            walk.crosses,
             '--file=-',
             '--format=posix',
             # The default name contains tar's process number.
@@ -92,6 +97,7 @@ class ArchiveWriter:
         confine = reading.confinement(
             folder, source.folder, follows_links(self._options), str(run.state)
         )
+        names = reading.names_version()
         with process.running(arguments, subprocess.PIPE, confine=confine) as (
             tar,
             stderr,
@@ -104,6 +110,11 @@ class ArchiveWriter:
             status = tar.wait()
             lines = stderr.lines()
         found = messages.check(status, lines, source.name, run.warnings)
+        if confine is not None and names != reading.names_version():
+            run.warnings.add(
+                'users or groups of this machine were changed meanwhile: owners of '
+                'some files may be stored by number only'
+            )
         indexer.finish()
         if not indexer.members and (run.base is None or source.name == '.'):
             raise EngineError(f'{self._path}: --exclude leaves nothing to back up')
@@ -193,27 +204,37 @@ def subject(source: PathSource) -> bytes:
     return os.fsencode(os.path.join(source.folder, source.name))
 
 
-def members(
-    source: PathSource, options: Mapping[str, Any], excludes: Excludes
-) -> list[bytes]:
+def members(source: PathSource, settings: EngineSettings) -> list[bytes]:
     """The paths that an archive would hold, below the source's folder, unsorted."""
-    # With /dev/null tar reads no file, and prints the names that it would store.
-    arguments = process.create_arguments(
-        source,
-        options,
-        excludes,
-        *('--file=/dev/null', '--verbose', '--quoting-style=escape'),
-    )
+    options = OPTIONS.defaults() | {**settings.options}
     with (
         opened(source) as folder,
-        process.running(
-            arguments,
-            subprocess.PIPE,
-            confine=reading.confinement(folder, source.folder, follows_links(options)),
-        ) as (tar, stderr),
+        tempfile.TemporaryDirectory(prefix='freezer-') as name,
     ):
-        assert tar.stdout is not None
-        listing = tar.stdout.read()
-        messages.check(tar.wait(), stderr.lines(), source.name, Warnings())
+        temporary = Path(name)
+        excludes = excludes_of(settings, options)
+        walk = Walk(
+            *(source, folder, Nothing(), 0, follows_links(options)),
+            *(options['cross_mounts'], excludes, settings.own_paths, LeftOut()),
+            temporary,
+        )
+        # For what it adds to the excludes.
+        walk.write_state(temporary / 'state')
+        # With /dev/null tar reads no file, and prints the names that it would store.
+        arguments = process.create_arguments(
+            source,
+            options,
+            excludes,
+            walk.crosses,
+            *('--file=/dev/null', '--verbose', '--quoting-style=escape'),
+        )
+        confine = reading.confinement(folder, source.folder, follows_links(options))
+        with process.running(arguments, subprocess.PIPE, confine=confine) as (
+            tar,
+            stderr,
+        ):
+            assert tar.stdout is not None
+            listing = tar.stdout.read()
+            messages.check(tar.wait(), stderr.lines(), source.name, Warnings())
     names = listing.decode('ascii', 'surrogateescape').splitlines()
     return [messages.unescape(name) for name in names]

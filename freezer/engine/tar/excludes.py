@@ -11,7 +11,6 @@ should have excluded may be in the backup.
 """
 
 import ctypes
-import fnmatch
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
@@ -43,19 +42,22 @@ class Excludes:
         ]
         self._unmatched = set(range(len(patterns)))
         self._own = {os.fsencode(path) for path in _below(own, top)}
-        self._hidden: list[bytes] = []
+        self._hidden: set[bytes] = set()
+        self._emptied: list[bytes] = []
 
-    @property
-    def arguments(self) -> list[str]:
-        """The options that make tar exclude the same."""
-        literal = [b'./' + path for path in sorted(self._own)]
-        # What is in these directories; they themselves are mount points.
-        literal += [b'./' + path + b'/*' for path in self._hidden]
+    def arguments(self, *, crosses: bool) -> list[str]:
+        """The options that make tar exclude the same.
+
+        :param crosses: whether tar goes into other file systems
+        """
+        literal = [b'./' + path for path in sorted(self._own | self._hidden)]
+        if crosses:
+            literal += [b'./' + path + b'/*' for path in self._emptied]
         patterns = [*(pattern for _number, pattern in self._patterns), *literal]
         return [f'--exclude={os.fsdecode(pattern)}' for pattern in patterns]
 
     def __bool__(self) -> bool:
-        return bool(self._patterns or self._own)
+        return bool(self._patterns or self._own or self._hidden)
 
     def is_own(self, path: bytes) -> bool:
         """Whether a path below the source is one of the directories left out."""
@@ -63,7 +65,7 @@ class Excludes:
 
     def matches(self, path: bytes) -> bool:
         """Whether a path below the source, or a directory it is in, is excluded."""
-        if self.is_own(path):
+        if self.is_own(path) or _literal(path) in self._hidden:
             return True
         found = False
         for number, pattern in self._patterns:
@@ -88,8 +90,12 @@ class Excludes:
         return is_empty
 
     def hide(self, path: bytes) -> None:
-        """Leave out what is in a directory below the source."""
-        self._hidden.append(_literal(path))
+        """Leave out a path below the source."""
+        self._hidden.add(_literal(path))
+
+    def empty(self, path: bytes) -> None:
+        """Leave out what is in a directory below the source, which is a mount point."""
+        self._emptied.append(_literal(path))
 
     def unmatched(self) -> Iterator[str]:
         """A sentence for each pattern that has matched nothing."""
@@ -106,32 +112,55 @@ class Excludes:
 
 
 def _translated(text: str, top: str) -> set[str]:
-    """A pattern as tar understands it; several, if ``**`` or two names of the source
-    leave more than one meaning."""
-    plain = text.rstrip('/')
-    if not text.startswith('/') or not top:
-        return {plain}
-    parts = plain.split('/')[1:]
+    """A pattern as tar understands it; several, if ``**`` or several names of a
+    directory leave more than one meaning.
+
+    :raises ConfigError: it is empty, or excludes the whole source
+    """
+    if not text.strip('/') and not text.startswith('/'):
+        raise ConfigError('exclude: a pattern is empty')
+    parts = [part for part in text.split('/') if part not in ('', '.')]
+    if not text.startswith('/'):
+        anchor = ['.'] if text.startswith('./') else []
+        return {'/'.join([*anchor, *parts]) or '.'}
+    if not top:
+        return {text}
     found = set()
     for root in {top, os.path.realpath(top)}:
-        for rest in _after(parts, [part for part in root.split('/') if part]):
-            if not rest or rest == ['**']:
-                raise ConfigError(f'exclude {text}: excludes all of {top}')
-            found.add('/'.join(['.', *rest]))
-    return found or {plain}
+        for given in (parts, _resolved(parts)):
+            for rest in _after(given, [part for part in root.split('/') if part]):
+                if not rest or rest in (['*'], ['**']):
+                    raise ConfigError(f'exclude {text}: excludes all of {top}')
+                found.add('/'.join(['.', *rest]))
+    return found or {text}
 
 
-def _after(pattern: list[str], path: list[str]) -> Iterator[list[str]]:
+def _resolved(parts: Sequence[str]) -> list[str]:
+    """A path with its links followed, as far as it has no wildcards; its last component
+    stays, because that itself is excluded."""
+    plain = 0
+    while plain < len(parts) - 1 and not set(parts[plain]) & set('*?[\\'):
+        plain += 1
+    folder = os.path.realpath('/' + '/'.join(parts[:plain]))
+    return [*(part for part in folder.split('/') if part), *parts[plain:]]
+
+
+def _after(pattern: Sequence[str], path: Sequence[str]) -> Iterator[list[str]]:
     """The parts of a pattern that follow those that match a path."""
     if not path:
-        yield pattern
+        yield list(pattern)
         if pattern[:1] == ['**']:
             # For tar it matches one directory at least.
-            yield pattern[1:]
-    elif pattern[:1] == ['**']:
+            yield list(pattern[1:])
+    elif not pattern:
+        # A directory above.
+        yield []
+    elif pattern[0] == '**':
         yield from _after(pattern[1:], path)
         yield from _after(pattern, path[1:])
-    elif pattern and fnmatch.fnmatchcase(path[0], pattern[0]):
+    elif pattern[0] == path[0] or not _fnmatch(
+        os.fsencode(pattern[0]), os.fsencode(path[0]), 0
+    ):
         yield from _after(pattern[1:], path[1:])
 
 

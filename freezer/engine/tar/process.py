@@ -62,18 +62,23 @@ def find_tar() -> str:
 
 
 def create_arguments(
-    source: PathSource, options: Mapping[str, Any], excludes: Excludes, *further: str
+    source: PathSource,
+    options: Mapping[str, Any],
+    excludes: Excludes,
+    crosses: bool,
+    *further: str,
 ) -> list[str]:
     """The arguments that archive a source.
 
     :param options: those of the engine
+    :param crosses: whether tar goes into other file systems
     """
     return [
         '--create',
         *further,
-        *([] if options['cross_mounts'] else ['--one-file-system']),
+        *([] if crosses else ['--one-file-system']),
         *_DEREFERENCE[options['dereference_symlink']],
-        *excludes.arguments,
+        *excludes.arguments(crosses=crosses),
         f'--directory={source.folder}',
         '--',
         source.name,

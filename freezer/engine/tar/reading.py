@@ -6,9 +6,12 @@ runs; without Landlock, files that only root can read would get into the backup,
 user's directory.
 """
 
+import contextlib
 import functools
+import glob
 import logging
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Sequence
@@ -20,15 +23,16 @@ from freezer.utils import landlock
 
 LOG = logging.getLogger(__name__)
 
-# What tar needs: programs, libraries, and the names of users and groups. All users can
-# read these, and no secret is among them.
+_NAMES: Final = ('/etc/passwd', '/etc/group')
+# What tar needs: libraries, and the names of users and groups.
 _READ: Final = (
-    *('/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/libx32'),
+    *('/lib', '/lib32', '/lib64', '/libx32'),
+    *('/usr/lib', '/usr/lib32', '/usr/lib64', '/usr/libx32', '/usr/local/lib'),
+    *('/usr/share/zoneinfo', '/etc/localtime'),
     *('/nix/store', '/gnu/store', '/dev/null'),
     *('/etc/ld.so.cache', '/etc/ld.so.preload'),
-    *('/etc/nsswitch.conf', '/etc/passwd', '/etc/group'),
-    # Of the services systemd, sss, extrausers, cache and db.
-    *('/etc/userdb', '/run/userdb', '/run/host/userdb', '/run/systemd/userdb'),
+    *('/etc/nsswitch.conf', *_NAMES),
+    # Of the services sss, extrausers, cache and db.
     '/var/lib/sss/mc',
     *('/var/lib/extrausers/passwd', '/var/lib/extrausers/group'),
     *('/etc/passwd.cache', '/etc/passwd.cache.ixuid', '/etc/passwd.cache.ixname'),
@@ -36,6 +40,22 @@ _READ: Final = (
     *('/var/db/passwd.db', '/var/db/group.db'),
     *('/var/lib/misc/passwd.db', '/var/lib/misc/group.db'),
 )
+# Of the service systemd: users and groups, each in a file; others in the same
+# directories hold the hashes of passwords.
+_USERDB: Final = tuple(
+    f'{folder}/*.{kind}'
+    for folder in (
+        *('/etc/userdb', '/run/userdb', '/run/host/userdb', '/usr/lib/userdb'),
+        '/run/systemd/userdb',
+    )
+    for kind in ('user', 'group', 'membership')
+)
+# Services of nsswitch.conf that read nothing but the above, or that ask a daemon.
+_SERVICES: Final = (
+    *('files', 'compat', 'systemd', 'sss', 'cache', 'db', 'extrausers', 'winbind'),
+    'mymachines',
+)
+_NSSWITCH: Final = '/etc/nsswitch.conf'
 # tar reads extended attributes by way of /proc/self/fd.
 _LISTED: Final = ('/proc',)
 
@@ -51,8 +71,12 @@ def confinement(
     :param files: further files that tar reads
     """
     tar = process.find_tar()
+    userdb = (path for pattern in _USERDB for path in glob.glob(pattern))
     confine: Confine = functools.partial(
-        landlock.run_reading, folder, (*_READ, tar, *_libraries(), *files), _LISTED
+        landlock.run_reading,
+        folder,
+        (*_READ, *userdb, tar, *_libraries(), *files),
+        _LISTED,
     )
     reason = (
         '--dereference-symlink follows links out of it'
@@ -71,6 +95,8 @@ def _reason(tar: str, confine: Confine) -> str | None:
     """Why tar cannot be confined; None if it can."""
     if _is_script(tar):
         return f'{tar} is a script, which may have to read other files'
+    if others := sorted(_services().difference(_SERVICES)):
+        return f'{", ".join(others)} in {_NSSWITCH} may have to read other files'
     if os.geteuid() != 0 and _has_rights(tar):
         return 'tar has rights of its own, which Landlock would remove'
     try:
@@ -83,6 +109,24 @@ def _reason(tar: str, confine: Confine) -> str | None:
     except OSError as error:
         return f'Landlock is not available ({error.strerror})'
     return None if runs else 'tar does not run under Landlock'
+
+
+def names_version() -> tuple[int, ...]:
+    """Changes if the names of users or groups do: a new file takes the place of the old
+    one, and a confined tar may not read it."""
+    return tuple(os.stat(path).st_ino for path in _NAMES if os.path.exists(path))
+
+
+def _services() -> set[str]:
+    """The services that know users and groups."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError), open(_NSSWITCH, encoding='utf-8') as file:
+        for line in file:
+            database, colon, services = line.partition('#')[0].partition(':')
+            if colon and database.strip() in ('passwd', 'group'):
+                # Without conditions, as in [NOTFOUND=return].
+                found.update(re.sub(r'\[[^]]*\]', ' ', services).split())
+    return found
 
 
 def _is_script(tar: str) -> bool:

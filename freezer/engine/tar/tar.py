@@ -76,8 +76,7 @@ class TarEngine(FileEngine):
 
     def checksum(self, source: Source) -> str:
         source = path_source(source)
-        excludes = create.excludes_of(self.settings, self._options)
-        members = create.members(source, self._options, excludes)
+        members = create.members(source, self.settings)
         return checksum.checksum(
             source.folder, members, self._follows_links, LOG.warning
         )

@@ -12,7 +12,7 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -23,12 +23,21 @@ from freezer.engine.tar import snapshot
 from freezer.engine.tar.excludes import Excludes
 from freezer.engine.tar.source import PathSource
 from freezer.exceptions import EngineError
-from freezer.utils.tree import Folders, entries
+from freezer.utils.tree import Folders, entries, mount_types
 
 # Errors of this machine; all others are of a file.
 _EXHAUSTED: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 # Bytes of most members before their data.
 _HEADERS: Final = 1536
+# Reasons why a path is left out.
+_ELSEWHERE: Final = 'on another file system'
+_STORAGE: Final = 'storage of backups'
+#: types of file systems without files of their own: the kernel makes them up
+_VIRTUAL: Final = frozenset(
+    b'binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl '
+    b'hugetlbfs mqueue nfsd nsfs proc pstore rpc_pipefs securityfs selinuxfs sysfs '
+    b'tracefs'.split()
+)
 #: the word for a type of file; tar ignores sockets
 _KINDS: Final = {
     stat.S_IFREG: 'file',
@@ -180,14 +189,16 @@ class Walk:
     :param folder: descriptor of the source's folder
     :param now: epoch nanoseconds; files that changed two seconds before it, or later,
         may change again without another ctime: the next level archives them again
-    :param crosses_mounts: whether tar goes into other file systems
-    :param excludes: what tar will not archive
+    :param crosses_mounts: whether other file systems belong to the source
+    :param excludes: what tar will not archive; gets what is found to be left out
+    :param own_paths: directories that are left out under any name
     :param left_out: gets what is not in the backup
     :ivar found: records of what may be archived, with identities; attributes are those
         of the archive
     :ivar bytes: of the archive, about
     :ivar mounts: what is left out because it is on another file system, and its size in
-        bytes; virtual file systems, which have no blocks, are not in it
+        bytes; virtual file systems are not in it
+    :ivar crosses: whether tar has to go into other file systems
     """
 
     def __init__(
@@ -199,13 +210,16 @@ class Walk:
         follows_links: bool,
         crosses_mounts: bool,
         excludes: Excludes,
+        own_paths: Iterable[str],
         left_out: LeftOut,
         temporary: Path,
     ) -> None:
         self.found = Sorter(temporary)
         self.bytes = 0
         self.mounts: list[tuple[bytes, int]] = []
-        self._crosses_mounts = crosses_mounts
+        self.crosses = self._crosses_mounts = crosses_mounts
+        self._mounted = mount_types(source.folder)
+        self._own = set(_identities(own_paths))
         self._excludes = excludes
         self._left_out = left_out
         self._source = source
@@ -264,13 +278,15 @@ class Walk:
             path = directory.path + b'/' + name if directory.path else name
             if self._excludes.matches(path):
                 own = self._excludes.is_own(path)
-                self._leave_out('storage of backups' if own else 'excluded', path)
+                self._leave_out(_STORAGE if own else 'excluded', path)
                 continue
             elsewhere = status.st_dev != directory.status.st_dev
             is_directory = stat.S_ISDIR(status.st_mode)
-            if elsewhere and not (is_directory or self._crosses_mounts):
-                self._leave_out('on another file system', path)
-                self.mounts.append((path, status.st_size))
+            if (status.st_dev, status.st_ino) in self._own:
+                self._excludes.hide(path)
+                self._leave_out(_STORAGE, path)
+                continue
+            if elsewhere and not is_directory and not self._takes(path, status.st_size):
                 continue
             unchanged = self._note(path, status)
             if is_directory:
@@ -292,18 +308,31 @@ class Walk:
 
     def _enters_mount(self, folders: Folders, name: bytes, path: bytes) -> bool:
         """Whether to go into the file system that is mounted on a directory."""
-        used = _used(folders.fd, name)
-        if used is not None and self._crosses_mounts:
+        is_virtual = self._mounted.get(path) in _VIRTUAL
+        if self._crosses_mounts and not is_virtual:
             return True
         is_excluded = self._excludes.skip(path)
-        if used is None:
-            if self._crosses_mounts:
-                self._excludes.hide(path)
+        self._excludes.empty(path)
+        if is_virtual:
             self._leave_out('virtual file system', path)
         else:
-            self._leave_out('on another file system', path)
+            self._leave_out(_ELSEWHERE, path)
             if not is_excluded:
-                self.mounts.append((path, used))
+                self.mounts.append((path, _used(folders.fd, name)))
+        return False
+
+    def _takes(self, path: bytes, size: int) -> bool:
+        """Whether a file with another device than its directory is archived.
+
+        It may be a mount point. Otherwise a link leads to it that is followed, or it is
+        on an overlay file system, whose files keep the devices of their layers.
+        """
+        if self._crosses_mounts or path not in self._mounted:
+            self.crosses = True
+            return True
+        self._excludes.hide(path)
+        self._leave_out(_ELSEWHERE, path)
+        self.mounts.append((path, size))
         return False
 
     def _enter(self, folders: Folders, path: bytes, status: os.stat_result) -> None:
@@ -311,9 +340,15 @@ class Walk:
         try:
             with entries(folders.fd) as found:
                 for name, entry in found:
-                    # Vanished, or a link that leads nowhere: tar reports it.
-                    with contextlib.suppress(OSError):
+                    try:
                         status_of = entry.stat(follow_symlinks=self._follows_links)
+                    except OSError:
+                        # Vanished, or a link that leads nowhere: tar reports it. root
+                        # may not look into a FUSE file system of another user.
+                        below = path + b'/' + name if path else name
+                        if below in self._mounted:
+                            self._takes(below, 0)
+                    else:
                         names.append((name, status_of))
         except OSError:
             if path:
@@ -436,9 +471,8 @@ def _begin(file: BinaryIO) -> None:
     file.write(b'GNU tar-1.34-2\n%d\0000\0' % snapshot.FUTURE)
 
 
-def _used(parent: int, name: bytes) -> int | None:
-    """The bytes in use on the file system of a directory; None if it is a virtual one,
-    which has no blocks."""
+def _used(parent: int, name: bytes) -> int:
+    """The bytes in use on the file system of a directory; 0 if they are unknown."""
     try:
         place = os.open(name, os.O_PATH | os.O_DIRECTORY, dir_fd=parent)
         try:
@@ -448,8 +482,15 @@ def _used(parent: int, name: bytes) -> int | None:
     except OSError:
         # tar reports it.
         return 0
-    used = (found.f_blocks - found.f_bfree) * found.f_frsize
-    return used if found.f_blocks else None
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+def _identities(folders: Iterable[str]) -> Iterator[tuple[int, int]]:
+    """Device and inode of those that exist."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            status = os.stat(folder)
+            yield status.st_dev, status.st_ino
 
 
 def _shown(folder: bytes, path: bytes) -> str:

@@ -81,10 +81,10 @@ def test_output_is_among_the_backups(
     local: Agent, store: Path, source: Path, tmp_path: Path, action: str
 ) -> None:
     marker = next(store.glob('metadata/**/metadata'))
-    (tmp_path / 'other name').symlink_to(store / 'data')
+    (tmp_path / 'other name').symlink_to(store / 'data/tar')
     before = files(store)
     for output in outputs(action):
-        for path in (marker, store / 'data' / 'new', tmp_path / 'other name' / 'new'):
+        for path in (marker, store / 'data/tar/new', tmp_path / 'other name/new'):
             result = local.run(
                 action, *arguments(action, source, tmp_path / 'target'), output, path
             )
@@ -118,7 +118,21 @@ def test_two_outputs_are_one_file(local: Agent, source: Path, tmp_path: Path) ->
     assert not path.exists()
 
 
-@pytest.mark.parametrize('output', OUTPUTS[1:])
+def test_devices_are_no_files(local: Agent, source: Path, tmp_path: Path) -> None:
+    null = ('--log-file', '/dev/null', '--metadata-out', '/dev/null')
+    local.run('backup', '--path-to-backup', source, *null).check()
+
+
+def test_a_directory_that_is_only_called_data(tmp_path: Path) -> None:
+    photos = tmp_path / 'data/photos'
+    photos.mkdir(parents=True)
+    (photos / 'photo').touch()
+    local = Agent(LocalStore(tmp_path))
+    for _time in range(2):
+        local.run('backup', '--path-to-backup', photos).check()
+
+
+@pytest.mark.parametrize('output', OUTPUTS[1:2])
 def test_output_is_in_the_target(
     local: Agent, store: Path, tmp_path: Path, output: str
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from freezer.tests import trees
 from freezer.tests.agent import Agent, LocalStore, assert_restores
 from freezer.tests.machine import bound, mounted
 
@@ -22,7 +23,8 @@ def left_out(made_err: str) -> list[str]:
 def with_mounts(source: Path, tmp_path: Path) -> Iterator[None]:
     """A directory and a file of another file system, and a virtual file system."""
     (source / 'file name').touch()
-    (source / 'proc').mkdir()
+    (source / 'proc').mkdir(exist_ok=True)
+    tmp_path.mkdir(exist_ok=True)
     with (
         mounted('none', tmp_path / 'other', '-t', 'tmpfs') as other,
         mounted('proc', source / 'proc', '-t', 'proc'),
@@ -30,7 +32,7 @@ def with_mounts(source: Path, tmp_path: Path) -> Iterator[None]:
         (other / 'data').mkdir()
         (other / 'data/inside').write_text('inside')
         (other / 'one').write_text('one file')
-        (source / 'data').mkdir()
+        (source / 'data').mkdir(exist_ok=True)
         with (
             bound(other / 'data', source / 'data'),
             bound(other / 'one', source / 'file name'),
@@ -81,20 +83,89 @@ def test_excluded_mounts_are_no_surprise(
     assert made.document['warnings'] == 0
 
 
-def test_links_to_another_file_system_are_named(
+def test_links_to_another_file_system(
     local: Agent, source: Path, tmp_path: Path
 ) -> None:
-    """tar leaves out what they lead to."""
+    """Files that a followed link leads to are stored, directories are named."""
     with mounted('none', tmp_path / 'other', '-t', 'tmpfs') as other:
         (other / 'file').write_text('content')
+        (other / 'folder').mkdir()
+        (other / 'folder/file').write_text('deeper')
         (source / 'link').symlink_to(other / 'file')
-        told = local.told('--dereference-symlink', 'soft')
-        made = told.backup(source).check()
-        assert f'{source}/link is on another file system' in made.err
+        (source / 'to folder').symlink_to(other / 'folder')
+        told = local.told('--dereference-symlink', 'soft', '--consistency-check')
+        made = told.increment(source).check()
+        assert made.document['warnings'] == 1
+        assert f'{source}/to folder is on another file system' in made.err
+        target = tmp_path / 'target'
+        local.restore(
+            target,
+            *('--consistency-checksum', made.document['consistency_checksum']),
+        ).check()
+        assert (target / 'link').read_text() == 'content'
+        assert list((target / 'to folder').iterdir()) == []
         told.increment(source, '--cross-mounts').check()
-    target = tmp_path / 'target'
-    local.restore(target).check()
-    assert (target / 'link').read_text() == 'content'
+    local.restore(tmp_path / 'all').check()
+    assert (tmp_path / 'all/to folder/file').read_text() == 'deeper'
+
+
+@pytest.mark.parametrize('options', [(), ('--one-file-system',), ('--cross-mounts',)])
+def test_an_overlay_of_several_devices(
+    local: Agent, source: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Its files have the devices of its layers, and its directories another one."""
+    (tmp_path / 'lower/deep').mkdir(parents=True)
+    (tmp_path / 'lower/deep/below').write_text('below')
+    (tmp_path / 'lower/name').write_text('below')
+    with mounted('none', tmp_path / 'memory', '-t', 'tmpfs') as memory:
+        for name in ('upper', 'work'):
+            (memory / name).mkdir()
+        layers = (
+            f'lowerdir={tmp_path}/lower,upperdir={memory}/upper,workdir={memory}/work'
+        )
+        with mounted('overlay', source, '-t', 'overlay', '-o', layers):
+            (source / 'above').write_text('above')
+            (source / 'mount').mkdir()
+            (memory / 'elsewhere').write_text('elsewhere')
+            with bound(memory, source / 'mount'):
+                made = local.increment(source, *options).check()
+            (source / 'deep/below').write_text('changed')
+            expected = trees.describe(source)
+            again = local.increment(source, *options).check()
+            assert again.document['curr_backup_level'] == 1
+    crossed = options == ('--cross-mounts',)
+    assert made.document['warnings'] == (not options)
+    # The mount has the upper layer, too.
+    assert made.document['files'] == 3 + 2 * crossed
+    assert_restores(local, expected, tmp_path / 'target')
+
+
+def test_a_file_system_without_blocks(
+    local: Agent, source: Path, tmp_path: Path
+) -> None:
+    """As that of autofs, and others by FUSE."""
+    (source / 'home').mkdir()
+    with mounted('none', source / 'home', '-t', 'tmpfs', '-o', 'size=0'):
+        (source / 'home/file').write_text('content')
+        made = local.increment(source).check()
+        assert f'{source}/home is on another file system' in made.err
+        local.increment(source, '--cross-mounts').check()
+    local.restore(tmp_path / 'target').check()
+    assert (tmp_path / 'target/home/file').read_text() == 'content'
+
+
+def test_the_checksum_is_of_the_backup(
+    local: Agent, source: Path, tmp_path: Path
+) -> None:
+    """Not of what it leaves out."""
+    for options in ((), ('--cross-mounts',)):
+        target = tmp_path / f'target{options}'
+        with with_mounts(source, tmp_path / f'mounts{options}'):
+            made = local.backup(source, '--consistency-check', *options).check()
+            local.restore(
+                target,
+                *('--consistency-checksum', made.document['consistency_checksum']),
+            ).check()
 
 
 def test_both_options_at_once(local: Agent, source: Path) -> None:
@@ -123,6 +194,12 @@ FILES = (
         ('{source}/[[]odd]', {'[odd]'}),
         ('{source}/x.log', {'x.log'}),
         ('{source}/**/cache', {'cache', 'deep/cache'}),
+        ('{parent}//source/./cache', {'cache'}),
+        ('.//cache', {'cache'}),
+        ('./cache/.', {'cache'}),
+        ('{parent}/alias/cache', {'cache'}),
+        ('{source}/short/cache', {'deep/cache'}),
+        ('{source}/[[]odd]/*', {'[odd]/a'}),
         ('*.log', {'x.log', 'deep/y.log'}),
     ],
 )
@@ -141,6 +218,8 @@ def test_what_a_pattern_excludes(
         (source / name).touch()
     link = tmp_path / 'link'
     link.symlink_to(source)
+    (tmp_path / 'alias').symlink_to(source)
+    (source / 'short').symlink_to('deep')
     names = {'source': source, 'link': link}
     text = pattern.format(source=source, parent=tmp_path, through=through)
     made = local.backup(f'{names[through]}/', '--exclude', text).check()
@@ -195,10 +274,28 @@ def test_patterns_below_an_excluded_directory(local: Agent, source: Path) -> Non
     assert left_out(local.backup(source, *told).check().err) == []
 
 
-@pytest.mark.parametrize('pattern', ['{source}', '{source}/', '{source}/**', '/**'])
+ALL = ('{source}', '{source}/', '{source}/*', '{source}/**', '/**', '{parent}', '/')
+
+
+@pytest.mark.parametrize('pattern', ALL)
 def test_all_excluded(local: Agent, source: Path, pattern: str) -> None:
-    made = local.increment(source, '--exclude', pattern.format(source=source))
+    text = pattern.format(source=source, parent=source.parent)
+    made = local.increment(source, '--exclude', text)
     assert 'excludes all of' in made.only_error
+
+
+def test_an_empty_pattern(local: Agent, source: Path) -> None:
+    assert 'a pattern is empty' in local.backup(source, '--exclude', '').only_error
+
+
+def test_a_source_whose_name_is_a_pattern(
+    local: Agent, tmp_path: Path, source: Path
+) -> None:
+    odd = tmp_path / '[x]'
+    source.rename(odd)
+    (odd / 'tmp').touch()
+    made = local.backup(odd, '--exclude', f'{odd}/tmp').check()
+    assert made.document['left_out'] == 1
 
 
 def test_all_excluded_at_an_increment(local: Agent, source: Path) -> None:
@@ -228,6 +325,17 @@ def test_the_container_inside_the_source(
     local.restore(target).check()
     assert not (target / name).exists()
     assert (target / 'deep/b').exists()
+
+
+def test_the_container_under_another_name(source: Path, tmp_path: Path) -> None:
+    local = Agent(LocalStore(tmp_path / 'store'))
+    (source / 'alias').mkdir()
+    local.backup(source).check()
+    with bound(tmp_path / 'store', source / 'alias'):
+        made = local.backup(source).check()
+    assert '1 path (1 storage of backups)' in made.err
+    local.restore(tmp_path / 'target').check()
+    assert not (tmp_path / 'target/alias').exists()
 
 
 # Another path

@@ -14,6 +14,7 @@ from freezer.job.exec import _split_command
         ('a || b', '||'),
         ('a |& b', '|&'),
         ('a ; b', ';'),
+        ('a ; find / -exec b {} ;', ';'),
         ('a; b', ';'),
         ('a &', '&'),
         ('mysqldump db > /srv/db.sql', '>'),
@@ -47,6 +48,8 @@ def test_operators_of_a_shell_are_refused(command: str, operator: str) -> None:
         ('find / -name *.log', [['find', '/', '-name', '*.log']]),
         ('a "x y" | b', [['a', 'x y'], ['b']]),
         ("curl 'http://x/?a=1&b=2'", [['curl', 'http://x/?a=1&b=2']]),
+        ('curl http://x/?a=1&b=2', [['curl', 'http://x/?a=1&b=2']]),
+        ('find / -exec rm {} ;', [['find', '/', '-exec', 'rm', '{}', ';']]),
         ('grep a$ b', [['grep', 'a$', 'b']]),
     ],
 )
