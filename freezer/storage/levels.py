@@ -215,6 +215,16 @@ def identities_elsewhere(stored: StoredLevel) -> Iterator[tuple[StoredLevel, byt
             LOG.info('%r has no key to read: %s', other, error.message)
 
 
+def has_any(storage: Readable, engine: str, owner: Owner) -> bool:
+    """Whether there is a level of the owner, or anything in its folder if there is no
+    level there."""
+    there = chains(storage, engine, owner.identity)
+    if there:
+        return any(is_owned(chain, owner) for chain in there.values())
+    root = layout.join(storage.storage_path, layout.DATA, engine, owner.identity)
+    return any(True for _file in storage.list_tree(root))
+
+
 def _markers(storage: Readable, root: str) -> Iterator[layout.Location]:
     for path, _size in storage.list_tree(layout.join(storage.storage_path, root)):
         found = layout.parse(layout.join(root, path))

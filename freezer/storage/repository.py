@@ -130,15 +130,12 @@ class Repository:
         return dict(sorted(best.items()))
 
     def members_without(self, engine: str, owners: Sequence[Owner]) -> list[str]:
-        """The storages that have no level of any of these owners."""
+        """The storages that have no level of any of these owners, nor leftovers of one,
+        such as those of a deletion that was interrupted."""
         found = []
         for name, storage in self.storages.items():
             with named(name):
-                if not any(
-                    levels.is_owned(chain, owner)
-                    for owner in owners
-                    for chain in levels.chains(storage, engine, owner.identity).values()
-                ):
+                if not any(levels.has_any(storage, engine, owner) for owner in owners):
                     found.append(name)
         return found
 

@@ -91,12 +91,6 @@ def in_the_marker(store: S3Store) -> str:
     return change(store, path, store.files()[path].index(b'"seal"') + 200)
 
 
-def no_identity(store: S3Store) -> str:
-    path = names(store, 1)['identity.age']
-    store.delete(path)
-    return path
-
-
 def no_end(store: S3Store) -> str:
     """At the border of a chunk, by somebody who knows what a manifest is."""
     path = names(store, 0)['data']
@@ -148,8 +142,7 @@ def chain(
     [
         in_file('data', 1, -1),
         in_file('engine_metadata', 0, -1),
-        in_file('identity.age', 0, 100),
-        *(in_the_marker, no_identity, no_end, exchanged),
+        *(in_the_marker, no_end, exchanged),
     ],
 )
 def test_51_changed_by_somebody(chain: Agent, tmp_path: Path, act: Change) -> None:

@@ -292,5 +292,5 @@ def test_59_deletion_interrupted(
     assert not [path for path in left if path.startswith('metadata/')]
     assert {each['backup_name'] for each in listed(aged)} == {'other'}
     held.release()
-    aged.run('admin', *OLD, '--s3-stale-after', '0').check()
+    aged.run('admin', '--s3-stale-after', '0').check()
     assert not [path for path in proxied.sizes() if '_bk/' in path]

@@ -116,8 +116,11 @@ def test_a_name_that_is_not_utf8(option: str, action: str, tmp_path: Path) -> No
     with Scripted(lambda exchange: exchange.refuse(403, 'AccessDenied')) as store:
         name = b'bucket/\xff'.decode(errors='surrogateescape')
         env = {**KEYS, 'ENDPOINT': store.endpoint}
+        given = {'--container': 'bucket/prefix', option: name}
+        names = [word for pair in given.items() for word in pair]
         result = run(
-            *('--action', action, *S3, option, name, *paths.get(action, ())), env=env
+            *('--action', action, '--storage', 's3', *names, *paths.get(action, ())),
+            env=env,
         )
         assert f'{option[2:]} ' in result.only_error
         assert 'not UTF-8' in result.only_error
