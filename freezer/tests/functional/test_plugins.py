@@ -175,7 +175,10 @@ def test_job_file_secret_file_and_environment(
 
 def test_the_scheduler_knows_the_keys(run: Run, tmp_path: Path) -> None:
     action = 'mode = sqlite\nsnapshot = {}\nengine_name = sqldump\ntimeout = {}\n'
-    rest = 'storage = sqlite\ncontainer = b\nsqldump_mask = users.email\n'
+    rest = (
+        'storage = sqlite\ncontainer = b\nsqldump_mask = users.email\n'
+        'path_to_backup = /db\n'
+    )
     for snapshot, timeout, problem in (
         ('copy', '3', ''),
         ('lvm', '3', "--snapshot 'lvm' is not available; available: copy"),
