@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from freezer.tests.agent import ROOT
+from freezer.tests.agent import ROOT, private
 
 PACKAGE = ROOT / 'freezer' / 'tests' / 'plugins'
 ALL = ('--mode', 'sqlite', '--engine', 'sqldump', '--snapshot', 'copy')
@@ -177,8 +177,9 @@ def test_the_scheduler_knows_the_keys(run: Run, tmp_path: Path) -> None:
     action = 'mode = sqlite\nsnapshot = {}\nengine_name = sqldump\ntimeout = {}\n'
     rest = (
         'storage = sqlite\ncontainer = b\nsqldump_mask = users.email\n'
-        'path_to_backup = /db\n'
+        f'path_to_backup = /db\nsqldump_mask_key_file = {tmp_path}/key\n'
     )
+    private(tmp_path / 'key', 'secret')
     for snapshot, timeout, problem in (
         ('copy', '3', ''),
         ('lvm', '3', "--snapshot 'lvm' is not available; available: copy"),
