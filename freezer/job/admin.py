@@ -26,14 +26,19 @@ class AdminJob(Job):
             )
 
     def execute(self) -> Outcome:
+        failure = None
         with self.repository.housekeeping():
             if retention_requested(self.config):
-                self._check_name()
-            self.remove_old()
+                try:
+                    self._check_name()
+                    self.remove_old()
+                except NoSuchBackup as error:
+                    # Leftovers are removed all the same.
+                    failure = error
             self._clean_up()
-        if self.config.rebuild_index:
+        if failure is None and self.config.rebuild_index:
             return rebuild_indexes(self)
-        return Outcome()
+        return Outcome(failure=failure)
 
     def _check_name(self) -> None:
         """:raises NoSuchBackup: a storage has no backup of the name"""

@@ -116,7 +116,7 @@ def test_33_signal_while_the_store_does_not_answer(
     assert list(scratch.iterdir()) == []
     proxy.clear()
     assert agent.run('info', '--metadata-out', '-').check().document['backups'] == []
-    agent.run('admin', '--remove-older-than', '1').check()
+    agent.run('admin', '--s3-stale-after', '1').check()
     assert proxied.is_untouched()
     held.release()
 
