@@ -285,7 +285,9 @@ class BackupWriter:
         """
         if not backup.level:
             return
-        chains = self._repository.chains(backup.engine, backup.hostname_backup_name)
+        chains = self._repository.chains_after_commit(
+            backup.engine, backup.hostname_backup_name
+        )
         chain = [b.backup for b in chains.get(backup.level_zero_timestamp, [])]
         if len(levels.needed(backup, chain)) < backup.level:
             raise EngineError(

@@ -116,6 +116,10 @@ class IncompleteAnswer(StorageException):
     temporary = True
 
 
+class MalformedAnswer(StorageException):
+    """The response has a value that S3 does not have; it would have it again."""
+
+
 class IntegrityError(StorageException):
     """Stored data differs from the data that was written, or is incomplete."""
 

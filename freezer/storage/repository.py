@@ -120,14 +120,26 @@ class Repository:
         self, engine: str, hostname_backup_name: str
     ) -> dict[int, list[StoredLevel]]:
         """Every chain of a name, from the first storage that has its newest level."""
-        best: dict[int, list[StoredLevel]] = {}
+        found = []
         for name, storage in self._members.live.items():
             with named(name):
-                found = levels.chains(storage, engine, hostname_backup_name, name)
-            for zero, chain in found.items():
-                if zero not in best or _newest(chain) > _newest(best[zero]):
-                    best[zero] = chain
-        return dict(sorted(best.items()))
+                found.append(levels.chains(storage, engine, hostname_backup_name, name))
+        return _best(found)
+
+    def chains_after_commit(
+        self, engine: str, hostname_backup_name: str
+    ) -> dict[int, list[StoredLevel]]:
+        """:meth:`chains`, without the storages that now fail: they are set aside."""
+        found = self._members.each(
+            {
+                name: functools.partial(
+                    levels.chains, storage, engine, hostname_backup_name, name
+                )
+                for name, storage in self._members.live.items()
+            },
+            of_all=(),
+        )
+        return _best(found.values())
 
     def members_without(self, engine: str, owners: Sequence[Owner]) -> list[str]:
         """The storages that have no level of any of these owners, nor leftovers of one,
@@ -288,6 +300,17 @@ class Repository:
                 found.leftovers + one.leftovers, found.old_versions + one.old_versions
             )
         return found
+
+
+def _best(
+    found: Iterable[Mapping[int, list[StoredLevel]]],
+) -> dict[int, list[StoredLevel]]:
+    best: dict[int, list[StoredLevel]] = {}
+    for chains in found:
+        for zero, chain in chains.items():
+            if zero not in best or _newest(chain) > _newest(best[zero]):
+                best[zero] = chain
+    return dict(sorted(best.items()))
 
 
 def _newest(chain: Iterable[StoredLevel]) -> tuple[int, int]:

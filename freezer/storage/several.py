@@ -67,10 +67,17 @@ class Members:
             if name not in self.failures
         }
 
-    def set_aside(self, name: str, error: StorageException) -> None:
-        if name not in self.failures:
-            self.failures[name] = error
-            LOG.error('set aside: %s', error.message)
+    def set_aside(self, name: str, error: Exception) -> None:
+        """:param error: of this storage; a defect in its driver does not end the others
+        either"""
+        if name in self.failures:
+            return
+        if not isinstance(error, StorageException):
+            LOG.error('unexpected error', exc_info=error)
+            defect = f'{type(error).__name__}: {error} (this is a defect; the log has'
+            error = StorageException(f'[storage:{name}]: {defect} the traceback)')
+        self.failures[name] = error
+        LOG.error('set aside: %s', error.message)
 
     def require_one(self) -> None:
         """:raises StorageException: all failed: the first error"""
@@ -103,10 +110,10 @@ class Members:
             raise
         results: dict[str, T] = {}
         for name, future in futures.items():
-            error = future.exception() if future.done() else _no_answer(name, PATIENCE)
+            error = future.exception() if future.done() else _too_slow(name, PATIENCE)
             if error is None:
                 results[name] = future.result()
-            elif isinstance(error, StorageException) and not isinstance(error, of_all):
+            elif isinstance(error, Exception) and not isinstance(error, of_all):
                 self._undo([future], undo)
                 self.set_aside(name, error)
             else:
@@ -121,8 +128,8 @@ class Members:
             if future.exception() is None:
                 try:
                     undo(future.result())
-                except StorageException as error:
-                    LOG.error('a claim remains: %s', error.message)
+                except Exception as error:  # noqa: BLE001 - only a claim remains
+                    LOG.error('a claim remains: %s', error)
 
         for future in futures:
             # At once, or in its thread when that ends.
@@ -154,6 +161,13 @@ def _wait_for(futures: Iterable['Future[T]']) -> None:
         done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
         if until is None and any(future.exception() is None for future in done):
             until = time.monotonic() + PATIENCE
+
+
+def _too_slow(name: str, seconds: float) -> StorageException:
+    return Unreachable(
+        f'[storage:{name}]: took longer than {seconds:.0f} s while the other storages '
+        f'waited: check it with --action check'
+    )
 
 
 def _no_answer(name: str, seconds: float) -> StorageException:
@@ -253,7 +267,7 @@ class PendingOnAll(PendingBackup):
         """Set aside a storage that has failed, or does nothing; its level is discarded
         when its thread has ended."""
         error = writer.failure() or _no_answer(name, seconds)
-        if not isinstance(error, StorageException):
+        if not isinstance(error, Exception):
             raise error
         self._members.set_aside(name, error)
         writer.stop()

@@ -18,6 +18,7 @@ FINAL = (
     e.Conflict,
     e.CertificateError,
     e.Rejected,
+    e.MalformedAnswer,
     e.ClockSkew,
     e.IntegrityError,
     e.PartialDelete,

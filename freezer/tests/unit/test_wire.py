@@ -442,3 +442,25 @@ def test_how_long_a_store_wants_to_be_left_alone(status: int, code: str) -> None
             assert isinstance(cause, e.StorageException)
             assert cause.temporary
             assert cause.retry_after == 17
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [
+        '<Key>k</Key><LastModified>garbage</LastModified><Size>1</Size>',
+        '<Key>k</Key><LastModified>2024-01-01T00:00:00Z</LastModified><Size>abc</Size>',
+        '<Key>k</Key><LastModified></LastModified><Size>1</Size>',
+    ],
+)
+def test_a_value_that_botocore_cannot_read(entry: str) -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.read()
+        body = f'<ListBucketResult><Contents>{entry}</Contents></ListBucketResult>'
+        exchange.answer(body=body.encode())
+
+    with Scripted(answer) as server:
+        # With a budget, but it is not repeated.
+        bucket = bucket_at(server.endpoint, retry_budget=60.0)
+        with pytest.raises(e.MalformedAnswer, match='not what S3 answers'):
+            list(bucket.list('prefix/'))
+    assert len(server.exchanges) == 1

@@ -3,6 +3,7 @@
 import errno
 import http.client
 import time
+import traceback
 import urllib.parse
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -152,6 +153,10 @@ def translate(
     if isinstance(ours, e.StorageException):
         # Of the code that sends and receives.
         return type(ours)(f'{where}: {ours.message}')
+    if type(error).__name__ == 'ResponseParserError':
+        return e.ServerError(f'{where}: {_NOT_S3}')
+    if is_of_parser(error):
+        return e.MalformedAnswer(f'{where}: {_NOT_S3}')
     if reason := _on_this_machine(error):
         return e.LocalFailure(f'{where}: {reason}')
     if isinstance(error, wire.ProxyConnectionError) and _PLAIN_PROXY in str(error):
@@ -172,15 +177,12 @@ def translate(
             f'{where}: cannot be reached: {_reason(error)}; check --endpoint, --proxy '
             f'and the network'
         )
-    if type(error).__name__ == 'ResponseParserError':
-        return e.ServerError(
-            f'{where}: the answer is not what S3 answers; check --endpoint and --proxy'
-        )
     if isinstance(error, OSError):
         return e.Unreachable(f'{where}: {_reason(error)}')
     return e.Rejected(f'{where}: {_reason(error)}')
 
 
+_NOT_S3 = 'the answer is not what S3 answers; check --endpoint and --proxy'
 # What urllib3 says of it.
 _PLAIN_PROXY = 'appears to only use HTTP and not HTTPS'
 # What this machine lacks. Other errors of the system are those of the network.
@@ -193,6 +195,17 @@ _LACKS = {
     errno.EINVAL: 'check --endpoint and --proxy',
     errno.EAFNOSUPPORT: 'it has no network of that kind',
 }
+
+
+def is_of_parser(error: Exception) -> bool:
+    """Whether botocore failed to read a value in an answer, e.g. a date.
+
+    It raises whatever the conversion raised.
+    """
+    frames = (frame for frame, _line in traceback.walk_tb(error.__traceback__))
+    return any(
+        frame.f_globals.get('__name__') == 'botocore.parsers' for frame in frames
+    )
 
 
 def _on_this_machine(error: Exception) -> str:

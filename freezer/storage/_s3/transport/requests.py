@@ -16,6 +16,7 @@ from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.clock import StoreClock
 from freezer.storage._s3.transport.errors import (
     Refusal,
+    is_of_parser,
     refusal,
     translate,
     wrong_scheme,
@@ -167,7 +168,9 @@ class Requests:
             while True:
                 try:
                     result = call()
-                except _WIRE_ERRORS as error:
+                except Exception as error:
+                    if not isinstance(error, _WIRE_ERRORS) and not is_of_parser(error):
+                        raise
                     if not redated and self._clock.correct(offset, error):
                         redated = True
                     elif self.parameters.add_md5(with_md5, error):
