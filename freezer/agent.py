@@ -205,7 +205,7 @@ def make_repository(settings: AgentConfig, progress: Progress) -> Repository | N
     if not settings.storages:
         return None
     sent = {options.name: Share(progress.sending) for _, options in settings.storages}
-    return Repository(
+    repository = Repository(
         {
             options.name: driver.from_settings(
                 dataclasses.replace(
@@ -213,12 +213,14 @@ def make_repository(settings: AgentConfig, progress: Progress) -> Repository | N
                     sending=sent[options.name],
                     receiving=progress.receiving,
                     progress=progress,
+                    others_wait=lambda: repository.has_several,
                 )
             )
             for driver, options in settings.storages
         },
         sent,
     )
+    return repository
 
 
 def _raise_priority() -> None:

@@ -11,7 +11,7 @@ container joined with a path of ``layout.py``.
 
 import abc
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -37,6 +37,7 @@ class StorageSettings:
     :param sending: rate limit of all storages of this process together
     :param receiving: the same for what they receive
     :param progress: gets parts and retries reported
+    :param others_wait: whether other storages, with the same backup, wait for this one
     """
 
     container: str
@@ -49,6 +50,7 @@ class StorageSettings:
     sending: Rate = UNLIMITED
     receiving: Rate = UNLIMITED
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
+    others_wait: Callable[[], bool] = field(default=bool, repr=False, compare=False)
 
 
 class Storage(abc.ABC):

@@ -37,6 +37,11 @@ class Repository:
         self.storages = storages
         self._members = Members(storages, sent)
 
+    @property
+    def has_several(self) -> bool:
+        """Whether more than one storage gets the backup: none that was set aside."""
+        return len(self._members.live) > 1
+
     def prepare(self) -> None:
         """Create the containers that are missing."""
         self._members.each({n: s.prepare for n, s in self.storages.items()})

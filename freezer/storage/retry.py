@@ -11,6 +11,7 @@ minute.
 
 import copy
 import logging
+import math
 import random
 import threading
 import time
@@ -29,6 +30,8 @@ FIRST_ANSWER_SECONDS = 20.0
 NOTICE_SECONDS = 30.0
 _FIRST_DELAY = 0.2
 _LONGEST_DELAY = 30.0
+# Possible whatever the limit of :meth:`Retry.limited`: one attempt may take longer.
+_REPETITIONS = 2
 
 
 class Retry:
@@ -52,6 +55,7 @@ class Retry:
     ) -> None:
         self._store = store
         self._budget = budget
+        self._limit: Callable[[], float] = lambda: math.inf
         self._clock = clock
         self._jitter = jitter
         self._progress = progress or Progress()
@@ -63,6 +67,16 @@ class Retry:
         shorter = copy.copy(self)
         shorter._budget = min(self._budget, seconds)
         return shorter
+
+    def limited(self, seconds: float, when: Callable[[], bool]) -> Self:
+        """The same, but after two repetitions it gives up sooner.
+
+        :param seconds: that an operation may take then
+        :param when: whether this is the case at the moment
+        """
+        limited = copy.copy(self)
+        limited._limit = lambda: seconds if when() else math.inf
+        return limited
 
     def _notice(self, failure: StorageException, elapsed: float) -> None:
         """Report a long wait on the terminal, every 30 seconds at most."""
@@ -110,12 +124,15 @@ class Retry:
             allowed = self._budget
             if not self._answered:
                 allowed = min(allowed, FIRST_ANSWER_SECONDS)
+            limit = min(allowed, self._limit())
             # Full jitter: clients that were refused together return at different times.
             delay = self._jitter() * min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempt)
             elapsed = self._clock() - start
             if failure.retry_after is not None:
                 # If it asks for more time than there is left, wait for what is left.
-                delay = max(delay, min(failure.retry_after, allowed - elapsed))
+                delay = max(delay, min(failure.retry_after, limit - elapsed))
+            if attempt > _REPETITIONS:
+                allowed = limit
             if elapsed + delay > allowed:
                 raise type(failure)(
                     f'{failure.message}; gave up after {attempt} '

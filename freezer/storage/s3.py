@@ -147,7 +147,7 @@ class S3Storage(Freezer19Calls):
             sending=settings.sending,
             receiving=settings.receiving,
             progress=settings.progress,
-            patience=PATIENCE if settings.name else None,
+            others_wait=settings.others_wait,
         )
         try:
             storage = cls(
@@ -266,9 +266,7 @@ class S3Storage(Freezer19Calls):
         return self._bucket.where(keys.key_of(path))
 
     def begin(self, backup: Backup) -> PendingBackup:
-        bucket, patience = self._bucket, self.options.patience
-        if patience is not None:
-            bucket = bucket.within(patience)
+        bucket = self._bucket.limited(PATIENCE, self.options.others_wait)
         return S3PendingBackup(self, bucket, backup, self._plan, self._journal)
 
     def add_index(

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import urllib.parse
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -30,7 +30,7 @@ MIN_PART_SIZE = 5 * 2**20
 #: a little below what most stores take; AWS alone takes more since 2025
 MAX_OBJECT_SIZE = 49 * 2**40 // 10
 STALE_AFTER = 24 * 3600.0
-# Where other storages get the same backup, they wait no longer than that for a request.
+# Seconds for a request while other storages wait; but two repetitions are possible.
 PATIENCE = 60.0
 #: bytes, and numbers of connections; decision 0008
 MEMORY_UNDER_WAY = 128 * 2**20
@@ -369,8 +369,8 @@ class S3Options:
     sending: Rate = UNLIMITED
     receiving: Rate = UNLIMITED
     progress: Progress = field(default_factory=Progress, repr=False, compare=False)
-    #: seconds for a request of a backup with its retries, if other storages wait for it
-    patience: float | None = None
+    #: whether other storages wait for this one
+    others_wait: Callable[[], bool] = field(default=bool, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # oslo.config has a list.

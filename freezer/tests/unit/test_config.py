@@ -15,7 +15,7 @@ from oslo_config import cfg
 from freezer import agent
 from freezer.common import config
 from freezer.exceptions import ConfigError
-from freezer.storage.exceptions import StorageConfigError
+from freezer.storage.exceptions import StorageConfigError, Unreachable
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.s3 import S3Storage
 from freezer.utils.types import Date, Size
@@ -533,6 +533,27 @@ def test_limits_are_for_all_storages_together(job: Job) -> None:
     assert one.receiving is two.options.receiving
     assert one.sending.per_second == 1 << 20
     assert one.receiving.per_second == 2000
+
+
+def test_a_storage_knows_whether_others_wait(job: Job) -> None:
+    settings = load(*job(MULTIPLE))
+    repository = agent.make_repository(settings, agent.make_progress(settings))
+    assert repository is not None
+    (first, _), (_, storage) = repository.storages.items()
+    assert isinstance(storage, S3Storage)
+    assert storage.options.others_wait()
+    repository._members.set_aside(first, Unreachable('gone'))
+    assert not storage.options.others_wait()
+
+
+def test_the_only_section_keeps_nobody_waiting(job: Job) -> None:
+    local = '[storage:one]\nstorage = local\ncontainer = /one\n'
+    settings = load(*job(MULTIPLE.replace(local, '')))
+    repository = agent.make_repository(settings, agent.make_progress(settings))
+    assert repository is not None
+    (storage,) = repository.storages.values()
+    assert isinstance(storage, S3Storage)
+    assert not storage.options.others_wait()
 
 
 def test_no_limits() -> None:

@@ -242,3 +242,43 @@ def test_a_person_is_told_now_and_then(
     told = [r.getMessage() for r in caplog.records if r.name == NOTICES.name]
     assert 2 <= len(told) <= 200 / NOTICE_SECONDS
     assert all('the store is ill' in text for text in told)
+
+
+TIMEOUT = 60.0
+
+
+def attempts(clock: FakeClock, retry: Retry, takes: float) -> int:
+    call = Script(clock, *(e.Unreachable('x') for _ in range(999)), takes=takes)
+    with pytest.raises(e.Unreachable):
+        run(retry, call, clock)
+    return call.calls
+
+
+@pytest.mark.parametrize('takes', [TIMEOUT, 5 * TIMEOUT])
+def test_a_limit_leaves_two_repetitions(clock: FakeClock, takes: float) -> None:
+    """One attempt may take longer than all of them."""
+    assert attempts(clock, answered(clock).limited(60, lambda: True), takes) == 3
+
+
+def test_a_limit_for_as_long_as_others_wait(clock: FakeClock) -> None:
+    waiting = True
+    retry = answered(clock).limited(60, lambda: waiting)
+    start = clock.now
+    attempts(clock, retry, 1)
+    assert clock.now - start <= 61
+    waiting = False
+    assert attempts(clock, retry, TIMEOUT) > 10
+
+
+def test_a_limit_does_not_raise_the_budget(clock: FakeClock) -> None:
+    assert attempts(clock, answered(clock, 0).limited(60, lambda: True), TIMEOUT) == 1
+    limited = answered(clock).limited(60, lambda: True)
+    assert attempts(clock, limited.within(30), TIMEOUT) == 1
+
+
+def test_a_store_that_asks_for_more_time_than_the_others_wait(clock: FakeClock) -> None:
+    retry = answered(clock).limited(60, lambda: True)
+    start = clock.now
+    with pytest.raises(e.Throttled):
+        run(retry, Script(clock, *[told_to_wait(300)] * 99), clock)
+    assert clock.now - start < 90

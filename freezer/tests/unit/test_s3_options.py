@@ -279,7 +279,7 @@ def test_defaults_are_those_of_the_options() -> None:
     del fields['progress']
     for_every_storage: dict[str, Any] = {'insecure': False, 'proxy': None}
     for_every_storage |= {'sending': UNLIMITED, 'receiving': UNLIMITED}
-    for_every_storage |= {'patience': None}
+    for_every_storage |= {'others_wait': bool}
     assert {name: fields.pop(name) for name in for_every_storage} == for_every_storage
     declared = {option.dest: option.default for option in S3_OPTS}
     assert fields == declared | {'tags': tuple(declared['tags'])}

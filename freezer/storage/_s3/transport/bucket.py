@@ -3,6 +3,7 @@
 import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -62,6 +63,10 @@ class Bucket:
     def within(self, seconds: float) -> 'Bucket':
         """The same, but no request takes longer than that, repetitions included."""
         return Bucket(self.requests.within(seconds))
+
+    def limited(self, seconds: float, when: Callable[[], bool]) -> 'Bucket':
+        """See :meth:`Retry.limited`."""
+        return Bucket(self.requests.limited(seconds, when))
 
     def cleaning_up(self) -> 'Bucket':
         return self.within(CLEAN_UP_SECONDS)

@@ -95,6 +95,12 @@ class Requests:
         limited.retry = self.retry.within(seconds)
         return limited
 
+    def limited(self, seconds: float, when: Callable[[], bool]) -> Self:
+        """See :meth:`Retry.limited`."""
+        limited = copy.copy(self)
+        limited.retry = self.retry.limited(seconds, when)
+        return limited
+
     def url(self, key: str = '') -> str:
         return f's3://{self.name}/{key}' if key else f's3://{self.name}'
 
