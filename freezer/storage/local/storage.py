@@ -25,6 +25,9 @@ from freezer.utils.blocks import Block
 
 # A file has this suffix until it is whole.
 _PARTIAL = '.partial'
+# Bytes after which a file is synchronized: one fsync of all at its end may take longer
+# than other storages wait.
+_SYNC_BYTES = 64 * 2**20
 
 
 class LocalStorage(PathStorage):
@@ -216,7 +219,14 @@ class _WholeFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         descriptor = os.open(self._partial, flags, 0o600)
         self._stream: IO[bytes] = open(descriptor, 'wb')  # noqa: SIM115
-        self.write = self._stream.write
+        self._unsynced = 0
+
+    def write(self, block: Block | memoryview) -> None:
+        self._unsynced += self._stream.write(block)
+        if self._unsynced >= _SYNC_BYTES:
+            self._stream.flush()
+            os.fdatasync(self._stream.fileno())
+            self._unsynced = 0
 
     def finish(self) -> None:
         self._stream.flush()
