@@ -72,8 +72,12 @@ def set_up(conf: cfg.ConfigOpts, name: str, by_default: bool = True) -> str:
 def _escape(record: logging.LogRecord) -> bool:
     """Escape what a terminal would obey: a message may have text of a store. One line
     stays one, so that none can be forged."""
-    message = printable(record.getMessage())
-    record.msg, record.args = message, None
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - of a library, whose call would fail
+        # Its arguments do not fit.
+        message = record.msg if isinstance(record.msg, str) else repr(type(record.msg))
+    record.msg, record.args = printable(message), None
     return True
 
 
