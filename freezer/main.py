@@ -9,16 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from freezer.common.version import version
-from freezer.utils import startup, streams
+from freezer.common import version
+from freezer.utils import startup
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``freezer-agent``."""
     argv = sys.argv[1:] if argv is None else argv
     if '--version' in argv:
-        streams.show(f'freezer-agent {version()}\n')
-        return 0
+        return version.show('freezer-agent')
     _reserve_std_fds()
     with startup.no_garbage_collection():
         # Imported late: --version does not need it, and takes less than half the time.

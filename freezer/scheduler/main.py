@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from freezer.common import logs
-from freezer.common.version import version
+from freezer.common import logs, version
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.scheduler import config, control, private, report
 from freezer.scheduler.config import Settings
@@ -32,8 +31,7 @@ LOG = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if '--version' in argv:
-        streams.show(f'{PROG} {version()}\n')
-        return 0
+        return version.show(PROG)
     os.umask(private.UMASK)
     # Until the log is set up, logging must not write to standard error.
     logging.getLogger().addHandler(logging.NullHandler())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
+from freezer.exceptions import FreezerError
 from freezer.utils.text import printable
 
 
@@ -39,14 +40,26 @@ def write(texts: Iterable[str]) -> None:
 
 
 def show(text: str) -> None:
-    """Write what somebody asked to read, if there is a reader."""
-    with contextlib.suppress(NoOutput, ReaderGone):
+    """Write what somebody asked to read, as far as the reader reads it.
+
+    :raises FreezerError: it cannot be written
+    """
+    try:
         write([text])
+    except ReaderGone:
+        pass
+    except NoOutput as error:
+        raise FreezerError(
+            f'standard output {error} before the result was written'
+        ) from error
 
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """A block whose ``print`` is shown at its end."""
+    """A block whose ``print`` is shown at its end.
+
+    :raises FreezerError: see :func:`show`
+    """
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         yield
     show(printed.getvalue())

@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -10,10 +11,20 @@ import pytest
 
 from freezer.engine.tar import snapshot
 from freezer.tests import trees
-from freezer.tests.agent import Agent, Result, assert_restores, job_file, missed, run
+from freezer.tests.agent import (
+    ROOT,
+    Agent,
+    Result,
+    assert_restores,
+    job_file,
+    missed,
+    run,
+)
+from freezer.tests.commands import run_command
 
 pytestmark = pytest.mark.usefixtures('cold')
 
+JOB = ROOT / 'etc/freezer/scheduler/daily-s3.conf.example'
 # What is this much older than a level counts as not changed by the next.
 OLD = snapshot.MARGIN_NANOSECONDS / 10**9 + 0.1
 
@@ -154,6 +165,31 @@ def test_unwritable_output_fails(local: Agent, source: Path, stream: str) -> Non
     result = shell(f'exec "$@" {stream}', local, 'backup', *options)
     assert 'the action succeeded, but standard output' in result.error
     assert len(local.store.markers()) == 1
+
+
+@pytest.mark.parametrize('stream', ['>&-', '>/dev/full'])
+@pytest.mark.parametrize(
+    'words',
+    [
+        ('freezer-scheduler', 'validate', JOB),
+        ('freezer-scheduler', 'status', '--json', '--no-api'),
+        ('freezer-scheduler', '--help'),
+        ('freezer-scheduler', '--version'),
+        ('freezer-agent', '--help'),
+        ('freezer-agent', '--version'),
+    ],
+    ids=lambda words: ' '.join(map(str, words[:2])),
+)
+def test_an_output_that_is_lost_fails(words: tuple[object, ...], stream: str) -> None:
+    command, *arguments = words
+    ran = run_command(
+        *('sh', '-c', f'exec "$@" {stream}', 'sh'),
+        *(Path(sys.executable).with_name(str(command)), *arguments),
+    )
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith('Error: standard output ')
+    assert line.endswith(' before the result was written')
 
 
 @pytest.mark.parametrize('path', ['.', 'nowhere/file'])
