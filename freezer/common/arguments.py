@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
 from freezer.common.usage import Entry, Usage
 from freezer.exceptions import ConfigError
+from freezer.utils.text import printable
 
 # Longer words are no misspelt options, and matching takes quadratic time.
 _LONGEST = 60
@@ -47,9 +49,13 @@ def explain_unknown(words: Sequence[str], usage: Usage) -> str:
     """What is wrong with arguments that oslo.config does not know.
 
     Repeats no value: it may be a secret.
+
+    :param words: these arguments; empty if it is not certain which they are
     """
+    if not words:
+        return 'unknown argument'
     entries = list(_entries(usage))
-    names = [word.partition('=')[0] for word in words if word.startswith('-')]
+    names = [_name(word) for word in words if word.startswith('-')]
     if names:
         known = [
             name for one in entries for name in (*one.all_names, *one.all_inverses)
@@ -65,6 +71,12 @@ def explain_unknown(words: Sequence[str], usage: Usage) -> str:
         if os.path.isfile(word):
             close.append(f'--config {word}')
     return f'unexpected positional argument{_did_you_mean(close)}'
+
+
+def _name(word: str) -> str:
+    """The part of an argument that is surely no value, as in ``-pVALUE``."""
+    name = re.split(r'[=\s]', word, maxsplit=1)[0] if word[:2] == '--' else word[:2]
+    return printable(name)
 
 
 def closest(word: str, known: Iterable[str]) -> list[str]:

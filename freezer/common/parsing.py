@@ -49,7 +49,8 @@ def parse(
     except SystemExit as stop:
         text = written.getvalue().strip().rpartition('error: ')[2]
         if stop.code == 2:
-            sys.stderr.write(f'Error: {_without_values(text, usage)}; see --help\n')
+            problem = _without_values(text, argv, usage)
+            sys.stderr.write(f'Error: {problem}; see --help\n')
         elif stop.code != 0:  # oslo.config 9 exits with None, which is 0
             raise ConfigError(_plainly(text, declared)) from stop
         raise
@@ -237,7 +238,16 @@ def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:
     return f'{name}: {problem}'
 
 
-def _without_values(text: str, usage: Usage) -> str:
+def _without_values(text: str, argv: Iterable[str], usage: Usage) -> str:
     """argparse repeats unknown arguments, which may contain secrets."""
     _before, found, rest = text.partition('unrecognized arguments: ')
-    return arguments.explain_unknown(rest.split(), usage) if found else text
+    if not found:
+        return text
+    unknown = []
+    rest += ' '
+    for word in argv:
+        # It has joined them by spaces, which they may have as well.
+        if rest.startswith(f'{literal(word)} '):
+            unknown.append(word)
+            rest = rest[len(literal(word)) + 1 :]
+    return arguments.explain_unknown(unknown if not rest else (), usage)

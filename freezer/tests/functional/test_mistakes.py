@@ -258,6 +258,31 @@ def test_a_job_file_without_its_option(tmp_path: Path) -> None:
     assert f'did you mean --config {job}?' in typed(job).err
 
 
+@pytest.mark.parametrize(
+    'words, named',
+    [
+        (('--pasword', 'abc -hunter2 x'), '--pasword'),
+        (('--pasword', 'abc --hunter2 x'), '--pasword'),
+        (('--pasword=hunter2 -hunter2',), '--pasword'),
+        (('--pasword hunter2',), '--pasword'),
+        (('--secret-ky', '-phunter2'), '--secret-ky -p'),
+        (('--secret-ky', 'a$hunter2'), '--secret-ky'),
+        (('--secret-ky', '-p\n--hunter2'), '--secret-ky -p'),
+        (('--backup-name', 'a', '--pasword', 'a -hunter2'), '--pasword'),
+        (('--container', 'b', 'b -hunter2'), ''),
+    ],
+)
+def test_a_value_of_an_unknown_option_is_not_repeated(
+    words: tuple[str, ...], named: str
+) -> None:
+    found = typed(*words)
+    assert found.code == 2
+    line = found.err.split('; ')[0]
+    # Of the last, nobody knows which argument it is.
+    assert line == f'Error: unknown argument {named}'.strip()
+    assert 'hunter2' not in found.err
+
+
 def test_a_word_that_may_be_a_secret_is_not_repeated() -> None:
     found = typed('--access-key', 'a', 'pAsswOrd')
     assert found.err == 'Error: unexpected positional argument; see --help\n'
