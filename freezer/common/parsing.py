@@ -54,7 +54,7 @@ def parse(
         elif stop.code != 0:  # oslo.config 9 exits with None, which is 0
             raise ConfigError(_plainly(text, declared)) from stop
         raise
-    except _NO_OPTION as error:
+    except (*_NO_OPTION, RecursionError) as error:
         files = _files(words, usage.prog, sources)
         raise _dollar(_line_with(files, error) or 'a configuration file') from None
     except cfg.ConfigFileParseError as error:
@@ -71,23 +71,22 @@ def _refuse_substitution(
 ) -> None:
     """:raises ConfigError: a ``$`` in a value names no option; the error says where,
     without the value, which may be a secret"""
-    for group, options in declared.items():
-        for option in options:
-            try:
-                _read(conf, group, option)
-            except _NO_OPTION as error:
-                variable = f'OS_{(group or "default").upper()}__{option.dest.upper()}'
-                where = (
-                    f'{variable} in the environment'
-                    if '$' in os.environ.get(variable, '')
-                    else _line_with(config_files.paths(conf), error)
-                )
-                raise _dollar(
-                    where or f'[{group or "DEFAULT"}] {option.dest}'
-                ) from None
-            except (cfg.Error, ValueError):
-                # Reported where the value is used.
-                continue
+    dests = [(group, each.dest) for group, some in declared.items() for each in some]
+    # With those of oslo.log.
+    dests += [(None, dest) for dest in conf if (None, dest) not in dests]
+    for group, dest in dests:
+        try:
+            _ = conf[group][dest] if group else conf[dest]
+        except (*_NO_OPTION, RecursionError) as error:
+            variable = f'OS_{(group or "default").upper()}__{dest.upper()}'
+            if '$' in os.environ.get(variable, ''):
+                where = f'{variable} in the environment'
+            else:
+                where = _line_with(config_files.paths(conf), error)
+            raise _dollar(where or f'[{group or "DEFAULT"}] {dest}') from None
+        except (cfg.Error, ValueError):
+            # Reported where the value is used.
+            continue
 
 
 # Raised for a $ that names no option. Their text is a part of the value, so nothing is
@@ -118,7 +117,12 @@ def _files(words: Iterable[str], prog: str, sources: Mapping[str, Any]) -> list[
 
 
 def _line_with(files: Iterable[str], error: Exception) -> str:
-    """File, group and key of the value that oslo.config could not make; else empty."""
+    """File, group and key of the value that oslo.config could not make; else empty.
+
+    :param error: a RecursionError means that the value refers to itself
+    """
+    if isinstance(error, RecursionError):
+        return _circular_line(files)
     name = getattr(error, 'opt_name', '') or getattr(error, 'group_name', '')
     pattern = re.compile(rf'\${{?{re.escape(str(name))}')
     for path in files:
@@ -126,6 +130,27 @@ def _line_with(files: Iterable[str], error: Exception) -> str:
             for key, lines in values.items():
                 if pattern.search('\n'.join(lines)):
                     return f'{path}, [{group}] {key}'
+    return ''
+
+
+def _circular_line(files: Iterable[str]) -> str:
+    references: dict[str, list[str]] = {}
+    places: dict[str, str] = {}
+    for path in files:
+        for group, values in config_files.read(path).items():
+            for key, lines in values.items():
+                found = re.findall(r'(?<!\$)\${?(\w+)', '\n'.join(lines))
+                references[key] = found
+                places[key] = f'{path}, [{group}] {key}'
+    for key, following in references.items():
+        waiting, seen = [*following], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name == key:
+                return places[key]
+            if name not in seen:
+                seen.add(name)
+                waiting += references.get(name, ())
     return ''
 
 

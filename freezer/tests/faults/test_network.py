@@ -99,6 +99,37 @@ def test_a_dollar_in_a_configuration_file(
     assert SECRET.replace('-', '_') not in line + logged()
 
 
+@pytest.mark.parametrize(
+    'text, key',
+    [
+        ('secret_key = a$secret_key', 'secret_key'),
+        ('access_key = $secret_key\nsecret_key = $access_key', '_key'),
+        ('log_dir = /x$nope', 'log_dir'),
+        ('log_file = /x$log_file', 'log_file'),
+    ],
+)
+def test_a_dollar_that_leads_nowhere(tmp_path: Path, text: str, key: str) -> None:
+    path = private(tmp_path / 'some.conf', f'[DEFAULT]\n{text}\n')
+    line = run('--action', 'info', *S3, '--config-file', path, env=KEYS).only_error
+    assert line.startswith(f'Error: {path}, [DEFAULT] ')
+    assert f'{key}: $ stands for the value of another option there' in line
+
+
+@pytest.mark.parametrize(
+    'variable, text',
+    [
+        ('OS_DEFAULT__LOG_DIR', '/x$nope'),
+        ('OS_DEFAULT__LOG_FILE', '/x$nope'),
+        ('OS_DEFAULT__SECRET_KEY', 'a$secret_key'),
+    ],
+)
+def test_a_dollar_in_the_environment_that_leads_nowhere(
+    variable: str, text: str
+) -> None:
+    line = run('--action', 'info', *S3, env={**KEYS, variable: text}).only_error
+    assert f'{variable} in the environment: $ stands for' in line
+
+
 def test_a_malformed_line_of_a_configuration_file(tmp_path: Path) -> None:
     path = private(tmp_path / 'some.conf', f'[DEFAULT]\nsecret_key {SECRET}\n')
     line = run('--action', 'info', *S3, '--config-file', path, env=KEYS).only_error
