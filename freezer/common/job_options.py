@@ -135,7 +135,7 @@ def override(conf: cfg.ConfigOpts, key: Key, value: str, where: str) -> None:
     value = parsing.literal(value)
     given: Any = [line for line in value.splitlines() if line] if key.many else value
     if key.option is not None:
-        parsing.check_text(key.group, key.option, given, f'{where}: ')
+        parsing.check_text(key.group, key.option, given, where)
     try:
         if key.inverted:
             if not types.Boolean()(value):

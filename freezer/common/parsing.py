@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from oslo_config import cfg
+from oslo_config import cfg, types
 
 from freezer.common import arguments, config_files
 from freezer.common.usage import Usage, metavar
@@ -179,10 +179,17 @@ def check_text(group: str | None, option: Any, value: Any, where: str = '') -> N
     """Check the text of an option: it may become a header, a key or a name.
 
     :param value: text or a list of texts; anything else is right
-    :param where: what the error begins with
+    :param where: what the error begins with, instead of the name of the option
     :raises ConfigError: it has a control character; names the option, but not its
         value, which may be a secret
     """
+    if isinstance(value, str) and isinstance(option.type, types.List):
+        try:
+            # Its items may be on several lines.
+            value = option.type(value)
+        except ValueError:
+            # Reported where it is converted.
+            return
     for text in value if isinstance(value, list) else [value]:
         if not isinstance(text, str):
             continue
@@ -190,7 +197,7 @@ def check_text(group: str | None, option: Any, value: Any, where: str = '') -> N
         if found and ('\0' in text or metavar(option) not in _ANY_TEXT):
             advice = '; does it come from a file with the line ends of Windows?'
             raise ConfigError(
-                f'{where}{shown(group, option.name)}: contains {found}: remove it'
+                f'{where or shown(group, option.name)}: contains {found}: remove it'
                 + (advice if '\r' in text else '')
             )
 

@@ -72,12 +72,12 @@ def of_section(
         raise ConfigError(f'{where}: storage = … is missing')
     plugins.check(plugins.STORAGES, f'{where}: storage', name)
     container = given.pop('container', '')
-    parsing.check_text(None, _CONTAINER, container, f'{where}: ')
+    parsing.check_text(None, _CONTAINER, container, f'{where}, container')
     options: dict[str, Any] = {}
     problems: list[str] = []
     for key, group, option in plugins.options(plugins.STORAGES)[name]:
         text = given.pop(key, '')
-        parsing.check_text(group, option, text, f'{where}: ')
+        parsing.check_text(group, option, text, f'{where}, {key}')
         try:
             unset = upstream.is_unset(isinstance(option, cfg.BoolOpt), text)
             options[key] = option.default if unset else option.type(text)

@@ -535,6 +535,28 @@ def test_limits_are_for_all_storages_together(job: Job) -> None:
     assert one.receiving.per_second == 2000
 
 
+def test_a_list_on_several_lines(job: Job) -> None:
+    text = MULTIPLE + 's3_tags = a=b,\n  c=d\n'
+    (_, _), (_, settings) = load(*job(text)).storages
+    assert settings.options['s3_tags'] == ['a=b', 'c=d']
+    main = MULTIPLE.partition('[storage:two]')[2]
+    settings = load(*job(f'[action]{main}s3_tags = a=b,\n  c=d\n')).storages[0][1]
+    assert settings.options['s3_tags'] == ['a=b', 'c=d']
+
+
+@pytest.mark.parametrize('section', ['[action]', '[storage:two]'])
+@pytest.mark.parametrize(
+    'key, value', [('s3_tags', 'a=b,\n  c=\x01d'), ('s3_storage_class', 'a\n  b')]
+)
+def test_a_control_character_names_the_key_once(
+    job: Job, section: str, key: str, value: str
+) -> None:
+    main = MULTIPLE.partition('[storage:two]')[2]
+    message = refused(*job(f'{section}{main}{key} = {value}\n'))
+    assert f'{section}, {key}: contains ' in message
+    assert key.replace('_', '-') not in message
+
+
 def test_a_storage_knows_whether_others_wait(job: Job) -> None:
     settings = load(*job(MULTIPLE))
     repository = agent.make_repository(settings, agent.make_progress(settings))
