@@ -2,7 +2,8 @@
 
 For the scheduler, which starts this module as a process: standard input is JSON, a list
 of jobs as the agent's job files; standard output is JSON, a list with a :data:`Found`
-for each. No storage is contacted, and nothing is written.
+for each. No storage is contacted, and nothing is written. Files of this machine do not
+matter: an earlier action may make them.
 """
 
 import json
@@ -20,6 +21,7 @@ from freezer.job import job_of
 from freezer.metrics import MetricsFile
 from freezer.storage.exceptions import OptionsMissing, StorageConfigError
 from freezer.storage.repository import Repository
+from freezer.utils import surroundings
 from freezer.utils.progress import Progress
 
 # As a job file has it that disappears with its process; removed from messages.
@@ -42,6 +44,11 @@ class Found(NamedTuple):
 
 def check(text: str, environ: Mapping[str, str]) -> Found:
     """:param text: the job file"""
+    with surroundings.unchecked():
+        return _check(text, environ)
+
+
+def _check(text: str, environ: Mapping[str, str]) -> Found:
     try:
         job = jobfile.parse(_PATH, text.splitlines(keepends=True))
         given = any('metadata_out' in section.values for section in job.main)

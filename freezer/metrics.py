@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.utils import trusted
+from freezer.utils import surroundings, trusted
 from freezer.utils.progress import Progress
 from freezer.utils.text import printable
 
@@ -77,6 +77,10 @@ class MetricsFile:
         name = config.fill_in(config.backup_name) if named else ''
         values = (config.action, name, config.hostname)
         self._labels = tuple(printable(value) for value in values)
+        if surroundings.is_checked():
+            self._check(path)
+
+    def _check(self, path: str) -> None:
         if not os.path.isdir(self._folder):
             raise ConfigError(
                 f'metrics-file {path}: directory {self._folder} does not exist'

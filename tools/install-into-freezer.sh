@@ -39,6 +39,7 @@ FILES=(
     freezer/utils/ranges.py
     freezer/utils/rate.py
     freezer/utils/startup.py
+    freezer/utils/surroundings.py
     freezer/utils/text.py
     freezer/utils/trusted.py
     freezer/utils/types.py

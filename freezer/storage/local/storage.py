@@ -21,6 +21,7 @@ from freezer.storage.exceptions import (
 )
 from freezer.storage.local.check import check
 from freezer.storage.paths import PathStorage, ReadRange
+from freezer.utils import surroundings
 from freezer.utils.blocks import Block
 
 # A file has this suffix until it is whole.
@@ -46,7 +47,8 @@ class LocalStorage(PathStorage):
                 f'that holds the backups'
             )
         (path,) = cls.local_paths(settings)
-        _check_container(path)
+        if surroundings.is_checked():
+            _check_container(path)
         return cls(
             path,
             settings.max_segment_size,

@@ -98,14 +98,29 @@ def test_a_job_is_refused_when_it_is_read(
 def test_a_refused_job_is_checked_again(
     scheduler: Scheduler, tree: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / 'metrics'
-    action = backup_to(tmp_path / 'store', tree, metrics_file=str(folder / 'a.prom'))
-    scheduler.job('a', document(action))
+    config = tmp_path / 'home/.freezer/freezer.conf'
+    config.parent.mkdir(parents=True)
+    config.write_text('[DEFAULT]\nmode = mysql\n')
+    scheduler.env['HOME'] = str(tmp_path / 'home')
+    scheduler.job('a', document(backup_to(tmp_path / 'store', tree)))
     scheduler.start()
-    scheduler.until_logged(f'directory {folder} does not exist')
-    folder.mkdir()
+    scheduler.until_logged("mode 'mysql' is not available")
+    config.unlink()
     scheduler.call('reload').check()
     scheduler.until('a', result='success')
+
+
+def test_an_action_may_need_what_an_earlier_one_makes(
+    scheduler: Scheduler, tree: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / 'made'
+    options = {name: f'{folder}/{name}' for name in ('metadata_out', 'metrics_file')}
+    backup = backup_to(tmp_path / 'store', tree, **options)
+    path = scheduler.job('a', document(executes(f'mkdir {folder}'), backup))
+    scheduler.call('validate', path).check()
+    scheduler.start()
+    scheduler.until('a', result='success')
+    assert (folder / 'metadata_out').exists()
 
 
 def test_jobs_of_other_clients_are_not_checked(

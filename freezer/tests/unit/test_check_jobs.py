@@ -84,7 +84,6 @@ def test_a_job_that_can_run(options: dict[str, str]) -> None:
         (SOURCE | S3 | {'s3_object_lock_days': '3'}, 'need each other'),
         (SOURCE | S3 | {'s3_tags': 'x'}, 'write name=value'),
         (SOURCE | S3 | {'s3_profile': 'p'}, 's3-profile cannot be combined'),
-        (SOURCE | LOCAL | {'metrics_file': '/none/x.prom'}, 'does not exist'),
     ],
 )
 def test_a_job_that_cannot_run(options: dict[str, str], text: str) -> None:
@@ -92,6 +91,36 @@ def test_a_job_that_cannot_run(options: dict[str, str], text: str) -> None:
     assert text in found
     assert '/dev/fd' not in found
     assert '\n' not in found
+
+
+HTTPS = S3 | {'endpoint': 'https://s3.test'}
+
+
+@pytest.mark.parametrize(
+    'options, wrong',
+    [
+        (LOCAL | {'metadata_out': '/none/here/out'}, {'max_level': '3'}),
+        (LOCAL | {'metadata_out': '/'}, {'hostname': '..'}),
+        (LOCAL | {'metrics_file': '/none/x.prom'}, {'mode': 'x'}),
+        (LOCAL | {'container': '{link}'}, {'engine': 'x'}),
+        (LOCAL | {'container': '{link}/below'}, {'proxy': 'socks:x'}),
+        (LOCAL | {'container': '{file}'}, {'encryption': 'age'}),
+        (HTTPS | {'s3_ca_bundle': '/none/ca.pem'}, {'insecure': 'true'}),
+        (HTTPS | {'s3_ca_bundle': '{file}'}, {'s3_region': 'a b'}),
+        (HTTPS | {'s3_sse_customer_key_file': '/none/key'}, {'s3_sse': 'AES256'}),
+        (HTTPS | {'s3_sse_customer_key_file': '{file}'}, {'insecure': 'true'}),
+    ],
+)
+def test_files_that_an_earlier_action_makes(
+    options: dict[str, str], wrong: dict[str, str], tmp_path: Path
+) -> None:
+    """They do not matter, while everything else does."""
+    (tmp_path / 'link').symlink_to(tmp_path / 'not mounted')
+    (tmp_path / 'file').touch()
+    paths = {'link': tmp_path / 'link', 'file': tmp_path / 'file'}
+    given = {key: value.format(**paths) for key, value in options.items()}
+    assert check(given, SOURCE) == ''
+    assert check(given, SOURCE, wrong) != ''
 
 
 def test_sections_of_storages() -> None:
