@@ -272,7 +272,7 @@ def commit_marker(
     }
     if index is not None:
         document[INDEX_KEY] = dict(index)
-    return _whole(document)
+    return whole(document)
 
 
 def indexed_marker(
@@ -286,10 +286,10 @@ def indexed_marker(
     :param index: what is recorded of the index
     """
     kept = {key: stored[key] for key in (MARKER_KEY, STATE_KEY) if key in stored}
-    return _whole({**marker, **kept, INDEX_KEY: dict(index)})
+    return whole({**marker, **kept, INDEX_KEY: dict(index)})
 
 
-def _whole(document: Mapping[str, Any]) -> bytes:
+def whole(document: Mapping[str, Any]) -> bytes:
     """A marker with the digest of its content."""
     return json.dumps({**document, CONTENT_KEY: _content_digest(document)}).encode()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from freezer.engine.index.file import IndexFile, IndexWriter
 from freezer.engine.index.record import Record
+from freezer.storage import manifest
 from freezer.storage.index_file import OutgoingIndex
 from freezer.tests.agent import Store
 
@@ -65,7 +66,7 @@ def change_index(store: Store, path: str, folder: Path, change: Change) -> None:
     outgoing = OutgoingIndex(local)
     store.put(path, b''.join(outgoing.blocks()))
     marker['index'] = outgoing.record.dump()
-    store.put(marker_path, json.dumps(marker).encode())
+    store.put(marker_path, manifest.whole(marker))
 
 
 def write_index(

@@ -140,7 +140,7 @@ def test_ambient_settings_are_ignored(front: Front, ambient: Path) -> None:
 # Variables of the AWS SDKs
 
 
-@shows('aws_environment')
+@shows('aws-environment')
 @pytest.mark.parametrize('general', [False, True])
 def test_keys_region_and_endpoint_of_the_environment(
     front: Front, ambient: Path, monkeypatch: pytest.MonkeyPatch, general: bool

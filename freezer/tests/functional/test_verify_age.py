@@ -80,7 +80,7 @@ def test_the_passphrase_opens_seals(
     marker['compression'] = 'none'
     # As somebody would who can write to the storage.
     del marker[manifest.CONTENT_KEY]
-    marker = json.loads(manifest._whole(marker))
+    marker = json.loads(manifest.whole(marker))
     encrypted.store.put(chain[1], json.dumps(marker).encode())
     result = encrypted.run('verify')
     assert result.code == 1

@@ -28,6 +28,7 @@ from freezer.tests.agent import (
     environment,
     in_parts,
     job_file,
+    last_given,
     missed,
 )
 from freezer.tests.commands import seen_on_terminal
@@ -84,7 +85,10 @@ def on_terminal(
     ours, theirs = pty.openpty()
     size = struct.pack('HHHH', 24, columns, 0, 0)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
-    told = (*command(), '--action', action, *agent.options, *arguments)
+    told = (
+        *command(),
+        *last_given(('--action', action, *agent.options, *arguments)),
+    )
     with subprocess.Popen(
         list(map(str, told)),
         stdin=subprocess.DEVNULL,
