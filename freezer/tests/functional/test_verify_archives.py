@@ -280,6 +280,8 @@ def test_levels_of_a_sealed_chain_that_were_exchanged(
     for path in above:
         store.delete(path)
     (source / 'c').write_text('c')
+    # In the same second it would have the same name.
+    time.sleep(1.1)
     agent.increment(source).check()
     # On the new level 1 comes a level 2, which then is on the old one.
     (source / 'd').write_text('d')
