@@ -4,6 +4,7 @@ with their indexes."""
 import os
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
