@@ -68,14 +68,20 @@ class Members:
         }
 
     def set_aside(self, name: str, error: Exception) -> None:
-        """:param error: of this storage; a defect in its driver does not end the others
-        either"""
+        """:param error: of this storage; an error of this machine, or a defect in its
+        driver, does not end the others either"""
         if name in self.failures:
             return
         if not isinstance(error, StorageException):
             LOG.error('unexpected error', exc_info=error)
-            defect = f'{type(error).__name__}: {error} (this is a defect; the log has'
-            error = StorageException(f'[storage:{name}]: {defect} the traceback)')
+            reason = str(error)
+            if not isinstance(error, OSError):
+                reason = f'{type(error).__name__}: {error} (this is a defect)'
+            failure = StorageException(
+                f'[storage:{name}]: {reason}; the log has the traceback'
+            )
+            failure.__cause__ = error
+            error = failure
         self.failures[name] = error
         LOG.error('set aside: %s', error.message)
 
