@@ -703,9 +703,12 @@ def _without(tree: Tree, patterns: Sequence[str]) -> Tree:
     texts = [os.fsencode(text) for text in patterns]
 
     def kept(path: bytes) -> bool:
+        parts = path.split(b'/')
+        # Wildcards match slashes, as in [bn]* for a file below a directory new.
         return not any(
-            fnmatch.fnmatchcase(name, text)
-            for name in path.split(b'/')
+            fnmatch.fnmatchcase(b'/'.join(parts[start:end]), text)
+            for start in range(len(parts))
+            for end in range(start + 1, len(parts) + 1)
             for text in texts
         )
 
