@@ -31,7 +31,7 @@ _METADATA_OUT = ('--metadata-out', os.devnull)
 
 
 class Found(NamedTuple):
-    """What is wrong with a job.
+    """The problem of a job.
 
     :ivar error: one line; empty if its options are right
     :ivar is_missing: the error is that options are missing which the environment can

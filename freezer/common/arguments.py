@@ -46,7 +46,7 @@ def refuse_repeated(argv: Sequence[str], usage: Usage) -> None:
 
 
 def explain_unknown(words: Sequence[str], usage: Usage) -> str:
-    """What is wrong with arguments that oslo.config does not know.
+    """The problem of arguments that oslo.config does not know.
 
     Repeats no value: it may be a secret.
 

@@ -1,4 +1,4 @@
-"""Configuration files of oslo.config: what oslo.config ignores without a message."""
+"""Configuration files of oslo.config: keys that oslo.config silently ignores."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

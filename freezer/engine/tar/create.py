@@ -132,7 +132,7 @@ class ArchiveWriter:
             indexer.write(run.index, records, walk.found.sorted(), unread)
 
     def _warn(self, walk: Walk) -> None:
-        """Report what the user may believe to be in the backup, or out of it."""
+        """Report mounts that are left out, and excludes without effect."""
         warnings = self._run.warnings
         if not self._options['one_file_system']:
             for path, size in walk.mounts:
@@ -218,7 +218,7 @@ def members(source: PathSource, settings: EngineSettings) -> list[bytes]:
             *(options['cross_mounts'], excludes, settings.own_paths, LeftOut()),
             temporary,
         )
-        # For what it adds to the excludes.
+        # It adds to the excludes.
         walk.write_state(temporary / 'state')
         # With /dev/null tar reads no file, and prints the names that it would store.
         arguments = process.create_arguments(

@@ -6,8 +6,8 @@ that matches a directory excludes what is in it.
 
 tar knows no absolute paths, and a slash at the end matches nothing. So a pattern is
 translated first: a slash at the end is removed, and an absolute path below the source
-becomes a path below ``./``. A pattern that matched nothing is reported, because what it
-should have excluded may be in the backup.
+becomes a path below ``./``. A pattern that matched nothing is reported, because the
+files to exclude may be in the backup.
 """
 
 import ctypes
@@ -94,7 +94,7 @@ class Excludes:
         self._hidden.add(_literal(path))
 
     def empty(self, path: bytes) -> None:
-        """Leave out what is in a directory below the source, which is a mount point."""
+        """Leave out the contents of a directory below the source, a mount point."""
         self._emptied.append(_literal(path))
 
     def unmatched(self) -> Iterator[str]:

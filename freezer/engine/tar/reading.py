@@ -24,7 +24,7 @@ from freezer.utils import landlock
 LOG = logging.getLogger(__name__)
 
 _NAMES: Final = ('/etc/passwd', '/etc/group')
-# What tar needs: libraries, and the names of users and groups.
+# Needed by tar: libraries, and the names of users and groups.
 _READ: Final = (
     *('/lib', '/lib32', '/lib64', '/libx32'),
     *('/usr/lib', '/usr/lib32', '/usr/lib64', '/usr/libx32', '/usr/local/lib'),

@@ -190,7 +190,7 @@ class Walk:
     :param now: epoch nanoseconds; files that changed two seconds before it, or later,
         may change again without another ctime: the next level archives them again
     :param crosses_mounts: whether other file systems belong to the source
-    :param excludes: what tar will not archive; gets what is found to be left out
+    :param excludes: paths that tar will not archive; further ones are added
     :param own_paths: directories that are left out under any name
     :param left_out: gets what is not in the backup
     :ivar found: records of what may be archived, with identities; attributes are those

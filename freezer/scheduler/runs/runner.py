@@ -30,7 +30,7 @@ from freezer.utils.text import printable
 
 LOG = logging.getLogger(__name__)
 
-#: the agent's exit code for a backup without what of its source could not be read
+#: the agent's exit code for a backup that could not read all of its source
 INCOMPLETE = 3
 AGENT = (*PYTHON, 'freezer.main')
 #: seconds from SIGTERM to SIGKILL; the agent takes 4 to stop (utils/signals.py)

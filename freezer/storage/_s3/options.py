@@ -100,7 +100,7 @@ S3_OPTS = (
     cfg.BoolOpt(
         'aws-environment',
         default=False,
-        help='Take what is not set otherwise from the variables of the AWS SDKs: '
+        help='Take unset options from the variables of the AWS SDKs: '
         'AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, together; '
         'AWS_REGION or AWS_DEFAULT_REGION; AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; '
         'AWS_CA_BUNDLE. Without this option no such variable counts.',

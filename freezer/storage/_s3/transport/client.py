@@ -51,7 +51,7 @@ class Credentials:
         _limit_loggers()
         self.session = botocore.session.Session(session_vars=_NOTHING_AMBIENT)
         self.session.register_component('data_loader', _Loader())
-        # What botocore reads for S3 alone, as AWS_S3_US_EAST_1_REGIONAL_ENDPOINT.
+        # Read by botocore for S3 alone, as AWS_S3_US_EAST_1_REGIONAL_ENDPOINT.
         self.session.get_component('config_store').set_config_variable('s3', {})
         self.region = options.region or DEFAULT_REGION
         customer_key = options.customer_key() or b''

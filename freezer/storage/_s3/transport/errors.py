@@ -183,9 +183,9 @@ def translate(
 
 
 _NOT_S3 = 'the answer is not what S3 answers; check --endpoint and --proxy'
-# What urllib3 says of it.
+# Its text in urllib3.
 _PLAIN_PROXY = 'appears to only use HTTP and not HTTPS'
-# What this machine lacks. Other errors of the system are those of the network.
+# Resources of this machine. Other system errors are those of the network.
 _LACKS = {
     errno.EMFILE: 'raise its limit of open files (ulimit -n)',
     errno.ENFILE: 'too many files are open on it',

@@ -8,9 +8,9 @@ from botocore.utils import get_environ_proxies
 
 from freezer.storage.exceptions import StorageConfigError
 
-# Seconds for the question what a server speaks.
+# Seconds for the TLS handshake that shows the protocol of a server.
 _PATIENCE = 2.0
-# What OpenSSL says of an answer that is plain HTTP; it depends on the version.
+# Texts of OpenSSL for an answer in plain HTTP, of several versions.
 _NO_TLS = (
     *('WRONG_VERSION_NUMBER', 'HTTP_REQUEST', 'UNKNOWN_PROTOCOL'),
     *('PACKET_LENGTH_TOO_LONG', 'RECORD_LAYER_FAILURE'),
