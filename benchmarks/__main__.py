@@ -2,11 +2,13 @@
 
 Run by tools/benchmark.sh, which installs the dependencies:
 
-    tools/benchmark.sh [--quick] [--only P1,P2 …] [--runs N] [--output DIRECTORY]
+    tools/benchmark.sh [--quick] [--only P1,P2 …] [--stores null,null-tls …] [--runs N]
+                       [--output DIRECTORY]
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -16,11 +18,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import looking, report, small, streams, trees
+from benchmarks import looking, report, small, stores, streams, trees
 from benchmarks.bench import Bench
-from benchmarks.helpers import helper
-from benchmarks.peers import Place
-from freezer.tests import servers
 
 WORKS = {
     'P1': streams.p1,
@@ -32,43 +31,25 @@ WORKS = {
     'P10': small.p10,
     'P11': looking.p11,
 }
-FLAVOURS = {'seaweedfs': 'SeaweedFS', 'ceph': 'Ceph', 'null': 'Other'}
 
 
 def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def _store(name: str) -> Iterator[Place]:
-    """A new store for each task, because one would fill its disk."""
-    if name == 'null':
-        with helper('benchmarks.null_store') as endpoint:
-            yield Place(endpoint, 'AKFREEZER', 'sk-freezer', 'benchmark')
-        return
-    with servers.KINDS[name]() as server:
-        yield Place(
-            server.endpoint,
-            server.access_key,
-            server.secret_key,
-            server.make_bucket('benchmark'),
-            flavour=FLAVOURS[name],
-        )
-
-
 def _available(names: list[str]) -> Iterator[str]:
     for name in names:
-        if name == 'null' or servers.KINDS[name].available():
-            yield name
+        if title := stores.missing(name):
+            log(f'{title} is not installed: {name} skipped')
         else:
-            log(f'{servers.KINDS[name].title} is not installed: skipped')
+            yield name
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--quick', action='store_true', help='less than five minutes')
     parser.add_argument('--only', default=','.join(WORKS), help='P1,P2 …')
-    parser.add_argument('--stores', default='seaweedfs,ceph,null')
+    parser.add_argument('--stores', help='null,null-tls … (all; quick: not ceph)')
     parser.add_argument('--runs', type=int, help='runs of each tool (5; quick: 1)')
     parser.add_argument('--output', type=Path, default=Path('benchmark-results'))
     parser.add_argument('--tools', type=json.loads, required=True)
@@ -79,9 +60,11 @@ def main() -> int:
     wanted = options.only.split(',')
     if unknown := set(wanted) - set(WORKS):
         parser.error(f'no such task: {", ".join(sorted(unknown))}')
-    stores = options.stores.split(',')
-    if quick and 'ceph' in stores:
-        stores.remove('ceph')
+    chosen = (options.stores or ','.join(stores.NAMES)).split(',')
+    if unknown := set(chosen) - set(stores.NAMES):
+        parser.error(f'no such store: {", ".join(sorted(unknown))}')
+    if quick and not options.stores:
+        chosen = [name for name in chosen if stores.kind(name) != 'ceph']
     memory = '/dev/shm' if os.access('/dev/shm', os.W_OK) else None
     results = []
     with contextlib.ExitStack() as stack:
@@ -94,8 +77,8 @@ def main() -> int:
             tools={
                 name: path for name, path in options.tools.items() if shutil.which(path)
             },
-            stores=tuple(_available(stores)),
-            store=_store,
+            stores=tuple(_available(chosen)),
+            store=functools.partial(stores.started, scratch=Path(scratch)),
             scratch=Path(scratch),
             memory=Path(fast),
             runs=options.runs or (1 if quick else 5),

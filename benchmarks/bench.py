@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.measure import Cost, Failed
-from benchmarks.peers import Place
+from benchmarks.peers import CONCURRENCY, PART_MIB, Place
 
 MIB = 2**20
 # A tool that failed this often is skipped.
@@ -101,6 +101,11 @@ class Bench:
         self._serial = 0
         self._newest: dict[str, str] = {}
 
+    def real_store(self) -> str:
+        """The first real store, over http."""
+        names = (*self.stores, 'seaweedfs')
+        return next(name for name in names if name in ('seaweedfs', 'ceph'))
+
     def fresh(self, word: str = 'run') -> str:
         """A new, unused name."""
         self._serial += 1
@@ -165,6 +170,25 @@ def ratio(rows: Sequence[Row], name: str, what: str = 'wall') -> float:
     if ours is None or name not in names:
         return math.inf
     return ours.median(what) / names[name].median(what)
+
+
+def not_behind(rows: Sequence[Row]) -> Check:
+    """Check that no other tool is faster than ours by more than the spread of the
+    runs."""
+    best = min(others(rows), key=lambda row: row.median('wall'))
+    value = math.inf
+    if own := list(filter(_is_ours, rows)):
+        ranges = [row.range('wall') for row in (best, *own)]
+        spread = max(high - low for low, high in ranges)
+        value = own[0].median('wall') / (best.median('wall') + spread)
+    return Check(f'wall / ({best.name} + spread)', value, 1.0)
+
+
+def memory(rows: Sequence[Row]) -> Check:
+    """Check the memory: 96 MiB, and a part for each one in flight and one more."""
+    limit = 96 + (CONCURRENCY + 1) * PART_MIB
+    peaks = [row.median('peak') for row in rows if _is_ours(row)]
+    return Check('memory, MiB', max(peaks, default=math.inf), limit)
 
 
 def against(rows: Sequence[Row], what: str, limit: float, title: str) -> Check:

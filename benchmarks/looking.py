@@ -104,7 +104,7 @@ def make_files(root: Path, count: int) -> list[str]:
 
 
 def p11(bench: Bench) -> Iterator[Result]:
-    store = next(name for name in bench.stores if name != 'null')
+    store = bench.real_store()
     with bench.store(store) as place, contextlib.ExitStack() as stack:
         address = place.endpoint.rpartition('/')[2]
         counter = _Counter(address)

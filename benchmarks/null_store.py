@@ -1,13 +1,17 @@
 """An S3 store that drops uploads, to measure the cost of the client alone.
 
-    python -m benchmarks.null_store          # prints its endpoint, runs until EOF
+    python -m benchmarks.null_store [--certificate FILE]
+
+prints its endpoint and runs until the end of standard input.
 
 It keeps objects of up to 256 KiB, such as manifests and markers; of larger objects only
 the size. It returns for them the bytes of :func:`noise` from the same position, so a
 client that uploads these gets them back. It accepts every signature. ``GET
-/-/requests`` counts requests, ``POST /-/repeat`` copies a chain of backups.
+/-/requests`` counts requests, ``GET /-/keys`` lists the keys of all objects, ``POST
+/-/repeat`` copies a chain of backups.
 """
 
+import argparse
 import base64
 import bisect
 import collections
@@ -15,6 +19,8 @@ import http.server
 import json
 import random
 import re
+import socket
+import ssl
 import sys
 import threading
 import urllib.parse
@@ -29,14 +35,14 @@ KEPT = 256 * 1024
 PAGE = 1000
 DATE = '2026-01-01T00:00:00.000Z'
 _BLOCK = random.Random(1).randbytes(MIB)
-# Twice, so that a range that begins in the middle is contiguous.
+# Repeated, so that a range that begins in the middle is contiguous.
 _NOISE = memoryview(_BLOCK * 33)
 
 
 def noise(size: int) -> 'collections.abc.Iterator[memoryview]':
     """Incompressible bytes with a period of one MiB, in blocks of at most one MiB."""
     for start in range(0, size, MIB):
-        yield _NOISE[: min(MIB, size - start)]
+        yield memoryview(_BLOCK)[: size - start]
 
 
 @dataclass
@@ -107,6 +113,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         self.buffer = bytearray(MIB)
+        # Bytes from the network are dropped by the kernel, which copies nothing.
+        is_plain = type(self.connection) is socket.socket
+        self.flags = socket.MSG_TRUNC | socket.MSG_WAITALL if is_plain else 0
         try:
             super().handle()
         except ConnectionError:
@@ -130,8 +139,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         chunks = 'aws-chunked' in self.headers.get('Content-Encoding', '')
         if keep and left <= KEPT and not chunks:
             return self.rfile.read(left)
+        if left:
+            left -= len(self.rfile.read(min(left, len(self.rfile.peek()))))
         while left:
-            read = self.rfile.readinto(memoryview(self.buffer)[: min(left, MIB)])
+            read = self.connection.recv_into(self.buffer, min(left, MIB), self.flags)
             if not read:
                 raise ConnectionError
             left -= read
@@ -272,7 +283,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._request()
         if self.bucket == '-':
-            self._answer(200, json.dumps(self.store.requests).encode())
+            shown = self.store.keys if self.key == 'keys' else self.store.requests
+            self._answer(200, json.dumps(shown).encode())
         elif self.key:
             self._get()
         elif 'uploads' in self.query:
@@ -369,12 +381,32 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.tls = tls
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        # Here and not on accept: this is the thread of the connection.
+        if self.tls is not None:
+            request = self.tls.wrap_socket(request, server_side=True)
+        super().finish_request(request, client_address)
+
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--certificate', help='PEM file with a key and its certificate: https'
+    )
+    certificate = parser.parse_args().certificate
+    tls = None
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
     Handler.store = Store()
-    server = _Server(('127.0.0.1', 0), Handler)
+    server = _Server(tls)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f'http://127.0.0.1:{server.server_address[1]}', flush=True)
+    protocol = 'http' if tls is None else 'https'
+    print(f'{protocol}://127.0.0.1:{server.server_address[1]}', flush=True)
     sys.stdin.read()
 
 

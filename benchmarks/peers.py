@@ -15,6 +15,7 @@ class Place:
     """The place of an object.
 
     :param flavour: rclone's name of the provider
+    :param authority: the certificate of the authority to trust, for https
     """
 
     endpoint: str
@@ -23,6 +24,7 @@ class Place:
     bucket: str
     prefix: str = 'benchmark'
     flavour: str = 'Other'
+    authority: Path | None = None
 
     @property
     def container(self) -> str:
@@ -30,7 +32,15 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """Environment variables with keys and endpoint for every tool."""
-        return {
+        certificates = (
+            'OS_S3__CA_BUNDLE',
+            'AWS_CA_BUNDLE',
+            'RCLONE_CA_CERT',
+            'RESTIC_CACERT',
+        )
+        if self.authority is None:
+            certificates = ()
+        return {name: str(self.authority) for name in certificates} | {
             'ACCESS_KEY': self.access_key,
             'SECRET_KEY': self.secret_key,
             'ENDPOINT': self.endpoint,

@@ -16,25 +16,30 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from freezer.common import config
-from freezer.storage.backup import Backup, StoredLevel
-from freezer.storage.base import Storage
-from freezer.utils.streaming import RichQueue
+from freezer.utils import startup
+
+# As the agent starts.
+startup.defer_seldom_used()
+with startup.no_garbage_collection():
+    from freezer.common import config
+    from freezer.storage.backup import Backup, StoredLevel
+    from freezer.storage.base import Storage
 
 MIB = 2**20
+BLOCK = 256 * 1024
 STORES = ('seaweedfs', 'ceph')
 BACKUP = Backup('pipe', 'host_pipe', 1, 1, 0)
 
 
 def storage(arguments: list[str]) -> Storage:
     """The driver that the agent creates from these arguments and the environment."""
-    settings = config.load(['--storage', 's3', *arguments], os.environ)
+    with startup.no_garbage_collection():
+        settings = config.load(['--storage', 's3', *arguments], os.environ)
     driver, options = settings.storages[0]
     made: Storage = driver.from_settings(options)
     return made
@@ -44,16 +49,14 @@ def put(arguments: list[str]) -> None:
     there = storage(arguments)
     there.prepare()
     pending = there.begin(BACKUP)
-    queue = RichQueue()
+    block = bytearray(BLOCK)
 
-    def read() -> Iterator[bytes]:
-        while block := sys.stdin.buffer.read(MIB):
-            yield block
+    def read() -> Iterator[bytearray]:
+        # Copied into a part before the next one is requested.
+        while size := sys.stdin.buffer.raw.readinto(block):
+            yield block if size == BLOCK else block[:size]
 
-    reader = threading.Thread(target=queue.put_messages, args=(read(),))
-    reader.start()
-    written = pending.write(queue.get_messages())
-    reader.join()
+    written = pending.write(read())
     with tempfile.NamedTemporaryFile() as state:
         written.commit(Path(state.name), {'engine_name': 'pipe'})
     there.close()
@@ -61,8 +64,9 @@ def put(arguments: list[str]) -> None:
 
 def get(arguments: list[str]) -> None:
     there = storage(arguments)
-    for block in StoredLevel(there, BACKUP).blocks():
-        sys.stdout.buffer.write(block)
+    for view in StoredLevel(there, BACKUP).stream().views():
+        while view:
+            view = view[os.write(1, view) :]
     there.close()
 
 

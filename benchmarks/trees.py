@@ -127,7 +127,7 @@ class _Trees:
 
 def trees(bench: Bench) -> Iterator[Result]:
     """P4 to P7, which use each other's backups."""
-    store = next(name for name in bench.stores if name != 'null')
+    store = bench.real_store()
     tree = bench.scratch / 'tree'
     found = make_tree(tree, bench.files, bench.tree_mib)
     with bench.store(store) as place:

@@ -22,6 +22,10 @@ class EngineError(FreezerError):
     """The archive could not be created or extracted."""
 
 
+class CloudError(EngineError):
+    """An OpenStack service cannot be reached, failed, or refused a request."""
+
+
 class EncryptionError(FreezerError):
     """Encrypted data cannot be decrypted."""
 

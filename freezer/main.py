@@ -19,9 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if '--version' in argv:
         return version.show('freezer-agent')
     _reserve_std_fds()
+    startup.defer_seldom_used()
     with startup.no_garbage_collection():
         # Imported late: --version does not need it, and takes less than half the time.
         from freezer.agent import Agent
+    startup.collect_less_often()
     return Agent().run(argv)
 
 

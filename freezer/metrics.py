@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 from freezer.common.config import AgentConfig
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.utils import surroundings, trusted
+from freezer.utils.paths import absolute
 from freezer.utils.progress import Progress
 from freezer.utils.text import printable
 
 _LABELS = ('action', 'backup_name', 'hostname')
-# These actions need no backup name: without one they are about the whole container.
-_NAMELESS = ('info', 'check', 'verify', 'exec')
 _MOVES_DATA = ('backup', 'restore')
 # node_exporter runs as another user, and the scheduler's agents have a umask of 077.
 # The file has no secrets.
@@ -64,18 +63,17 @@ class MetricsFile:
 
     def __init__(self, path: str, config: AgentConfig) -> None:
         try:
+            # Optional: the extra freezer[metrics].
             import prometheus_client.parser  # noqa: F401
         except ImportError as error:
             raise ConfigError(
                 'metrics-file needs the package prometheus-client: pip install '
                 'freezer[metrics]'
             ) from error
-        self._path = os.path.abspath(os.path.expanduser(path))
+        self._path = absolute(path)
         self._folder = os.path.dirname(self._path)
         self._config = config
-        named = config.action not in _NAMELESS or 'backup_name' in config.given
-        name = config.fill_in(config.backup_name) if named else ''
-        values = (config.action, name, config.hostname)
+        values = (config.action, config.reported_name, config.hostname)
         self._labels = tuple(printable(value) for value in values)
         if surroundings.is_checked():
             self._check(path)
@@ -154,6 +152,7 @@ class MetricsFile:
         :raises OSError: it cannot be read
         :raises ValueError: this agent did not write it; with a message for the user
         """
+        # Optional: the extra freezer[metrics].
         from prometheus_client.parser import text_string_to_metric_families
 
         try:
@@ -225,6 +224,7 @@ _FOREIGN = 'not a metrics file of this agent: use another name, or remove the fi
 
 
 def _dump(samples: Mapping[_Sample, float]) -> bytes:
+    # Optional: the extra freezer[metrics].
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     registry = CollectorRegistry()

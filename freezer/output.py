@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from freezer.exceptions import FreezerError
 from freezer.utils import streams, trusted
 from freezer.utils.blocks import Block
-from freezer.utils.text import printable
+from freezer.utils.text import columns_of, printable
 
 if TYPE_CHECKING:
     from freezer.job.job import Outcome, Table
@@ -63,15 +63,37 @@ def _joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _render(table: 'Table') -> str:
+    # Takes 5 ms to import, and not every action prints a table.
     import prettytable
 
     shown = prettytable.PrettyTable(table.header)
     shown.align = 'l'
-    if table.width:
-        shown.max_width = table.width
-        shown.break_on_hyphens = False
-    shown.add_rows([[printable(str(cell)) for cell in row] for row in table.rows])
+    shown.break_on_hyphens = False
+    rows = [[printable(str(cell)) for cell in row] for row in table.rows]
+    limits = [table.width, _cell_width([table.header, *rows])]
+    if any(limits):
+        shown.max_width = min(filter(None, limits))
+    shown.add_rows(rows)
     return str(shown)
+
+
+def _cell_width(rows: Sequence[Sequence[str]]) -> int | None:
+    """At how many columns cells are wrapped, so that a table fits the terminal; the
+    widest are wrapped, and no header. None if it fits, or there is no terminal."""
+    columns = streams.columns()
+    if columns is None:
+        return None
+    widths = [max(map(columns_of, cells)) for cells in zip(*rows, strict=True)]
+    # A border, and a blank on each side of a cell.
+    room = columns - 1 - 3 * len(widths)
+    if sum(widths) <= room:
+        return None
+    width = max(widths)
+    while width > max(map(columns_of, rows[0])) and (
+        sum(min(each, width) for each in widths) > room
+    ):
+        width -= 1
+    return width
 
 
 def _write(texts: Iterator[str], path: str) -> None:

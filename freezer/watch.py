@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from freezer.utils import human
 from freezer.utils.progress import Progress
+from freezer.utils.text import columns_of, cut_middle, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -33,6 +34,8 @@ _FIRST_SECONDS = 0.5
 # The rate is an average over this time.
 _RATE_SECONDS = 15.0
 _SHORTEST_BAR = 10
+# On a terminal with fewer columns, the numbers have the place of the current file.
+_NARROW = 60
 # How long to wait for a thread that may be blocked by a stopped terminal.
 _PATIENCE_SECONDS = 1.0
 # Raised by writes when the terminal is gone or the stream is closed.
@@ -59,6 +62,8 @@ class Watch:
         # Reentrant: a signal may interrupt its holder, which then prints why.
         self._lock = threading.RLock()
         self._ended = threading.Event()
+        # A total, and the most bytes of it that were done.
+        self._reached = 0, 0
         self._rate = _RateMeter(lambda: self._done or progress.moved)
         self._doing = ''
         self._bar: tqdm[None] | None = None
@@ -162,11 +167,21 @@ class Watch:
             self._doing = doing
             self._rate.begin()
         width = _width(self._stream)
-        text = _fit(self._progress.phase, self._pieces(), width)
+        current = printable(os.fsdecode(self._progress.current))
+        # A quarter of the line, whatever the name: the rest must not move.
+        name_width = width // 4 if current and width >= _NARROW else 0
+        text = _fit(self._progress.phase, self._pieces(), width - name_width)
         done = self._done
+        left = width - len(text)
         shape = '{desc}'
-        if done is not None and width - len(text) - 3 >= _SHORTEST_BAR:
+        if done is not None and left - name_width - 3 >= _SHORTEST_BAR:
             shape = '{desc} |{bar}|'
+            left = name_width
+        if name_width:
+            name = cut_middle(current, left - 2)
+            padding = ' ' * (left - 2 - columns_of(name))
+            text_after = f'  {name}{padding}'
+            shape += text_after.replace('{', '{{').replace('}', '}}')
         bar = self._bar
         if bar is None:
             # With a delay: tqdm would draw it at once, before it is set up.
@@ -180,12 +195,23 @@ class Watch:
     @property
     def _done(self) -> int | None:
         """Bytes of the total that are done; None without a total."""
-        progress = self._progress
-        total = progress.total
+        total = self._progress.total
         if not total:
             return None
+        if total != self._reached[0]:
+            self._reached = total, 0
+        # Its parts grow at different times.
+        done = max(self._reached[1], self._measure_done(total))
+        self._reached = total, done
+        return done
+
+    def _measure_done(self, total: int) -> int:
+        progress = self._progress
         if progress.stores:
-            return min(progress.archive_bytes, total)
+            # The archive is ahead of the bytes sent, by some parts.
+            archived, stored = progress.archive_bytes, progress.stored_bytes
+            sent = min(progress.moved, stored)
+            return min(archived * sent // stored if stored else 0, total)
         # A received byte counts half, an extracted one fully: the number grows
         # whichever of the two is slower. Some bytes are received more than once.
         extracted = progress.stored_bytes

@@ -6,7 +6,8 @@
 #   tools/benchmark.sh --quick        under five minutes, less accurate
 #   tools/benchmark.sh --only P1,P2   some of P1, P2, P3, P4-P7, P8, P9, P10, P11
 #   tools/benchmark.sh --runs 3       runs of each tool (5)
-#   tools/benchmark.sh --stores seaweedfs,null        (seaweedfs,ceph,null)
+#   tools/benchmark.sh --stores null,null-tls
+#                                     some of seaweedfs, ceph, null; -tls: over https
 #   tools/benchmark.sh --output DIRECTORY             (benchmark-results)
 #
 #   PYTHON   the Python for the virtual environments (the system's)
@@ -36,7 +37,7 @@ if [ ! -e $PEERS/ready ]; then
     touch $PEERS/ready
 fi
 # Installed and compiled, as users have it.
-$PEERS/bin/python -m pip install -q --disable-pip-version-check '.[zstd]'
+$PEERS/bin/python -m pip install -q --disable-pip-version-check '.[zstd,blake3]'
 $PEERS/bin/python -m pip install -q --disable-pip-version-check \
     --force-reinstall --no-deps .
 OLD=.venv-freezer19

@@ -147,6 +147,43 @@ def _zsh_text(text: str) -> str:
     return text.replace("'", "'\\''")
 
 
+def fish(of: usage.Usage) -> str:
+    """A script that fish finds by the name of the command."""
+    lines = [f'complete -c {of.prog} -f']
+    for entry in entries(of):
+        told = _fish_text(entry.help.partition('. ')[0].rstrip('.'))
+        names = ' '.join(
+            f'-l {name[2:]}' if name.startswith('--') else f'-s {name[1:]}'
+            for name in entry.names
+        )
+        lines.append(f'complete -c {of.prog} {names}{_fish_values(entry)} -d {told}')
+        if entry.inverse:
+            inverse = entry.inverse.removeprefix('--')
+            told = f"'not: {told[1:]}"
+            lines.append(f'complete -c {of.prog} -l {inverse} -d {told}')
+    if commands := ' '.join(COMMANDS[of.prog]):
+        first = f"'not __fish_seen_subcommand_from {commands}'"
+        lines.append(f"complete -c {of.prog} -n {first} -a '{commands}'")
+        files = f"'__fish_seen_subcommand_from {' '.join(WITH_FILES)}'"
+        lines.append(f'complete -c {of.prog} -n {files} -F')
+    return f'{HEAD}# Completion of {of.prog} for fish.\n\n' + '\n'.join(lines) + '\n'
+
+
+def _fish_values(entry: usage.Entry) -> str:
+    if not entry.metavar:
+        return ''
+    if entry.choices:
+        return f" -x -a '{' '.join(entry.choices)}'"
+    if entry.metavar == usage.DIRECTORY:
+        return " -x -a '(__fish_complete_directories)'"
+    return ' -r -F' if entry.metavar in (usage.FILE, usage.PATH) else ' -x'
+
+
+def _fish_text(text: str) -> str:
+    """In single quotes."""
+    return "'" + text.replace('\\', '\\\\').replace("'", "\\'") + "'"
+
+
 def sample(name: str) -> tuple[str, str]:
     """(path, content) of a sample configuration."""
     conf = cfg.ConfigOpts()
@@ -170,6 +207,7 @@ def made() -> Iterator[tuple[str, str]]:
     for of in (opts.help_usage(), scheduler.help_usage()):
         yield f'etc/bash-completion/{of.prog}', bash(of)
         yield f'etc/zsh/_{of.prog}', zsh(of)
+        yield f'etc/fish/{of.prog}.fish', fish(of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

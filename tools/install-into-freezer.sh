@@ -20,17 +20,21 @@ FILES=(
     freezer/storage/backup.py
     freezer/storage/check.py
     freezer/storage/claims.py
+    freezer/storage/digests.py
     freezer/storage/exceptions.py
     freezer/storage/housekeeping.py
+    freezer/storage/http/*.py
     freezer/storage/index_file.py
     freezer/storage/journal.py
     freezer/storage/layout.py
     freezer/storage/leftovers.py
     freezer/storage/manifest.py
+    freezer/storage/object_backups/*.py
     freezer/storage/objects.py
     freezer/storage/retry.py
     freezer/storage/survey.py
     freezer/utils/blocks.py
+    freezer/utils/http_dates.py
     freezer/utils/human.py
     freezer/utils/lazy.py
     freezer/utils/plugin_options.py
@@ -103,7 +107,7 @@ undo() {
         fi
     done <"$TARGET/$RECORD"
     # A remaining directory would still be a package.
-    rm -rf "$TARGET/freezer/storage/_s3"
+    rm -rf "$TARGET"/freezer/storage/{_s3,http,object_backups}
     rm "$TARGET/$RECORD"
 }
 

@@ -17,13 +17,21 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 
 # Without these programs some tests are skipped: Ceph's and Swift's S3, extended attributes
-# and ACLs, file systems in files, and the tools that open a backup without the agent.
+# and ACLs, file systems in files, LVM under another kernel, mounts, a browser for the
+# documentation, tools to compare with, those that open a backup without the agent, and
+# databases.
 PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
     swift-account-server swift-container-server swift-object-server swift-proxy-server
-    memcached getfattr setfacl age age-keygen zstd zsh gcc mkfs.btrfs mkfs.ext4 mkfs.xfs)
+    memcached getfattr setfacl age age-keygen zstd zsh gcc mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml
+    modprobe lvcreate chromium restic borg fusermount3 fish sshd ssh-keygen redis-server
+    etcd mariadbd mariadb-install-db mariadb-backup pg_basebackup vsftpd)
 PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
-    swift-account swift-container swift-object swift-proxy memcached attr acl age zstd zsh
-    gcc libc6-dev btrfs-progs e2fsprogs xfsprogs)
+    swift-account swift-container swift-object swift-proxy python3-keystonemiddleware
+    memcached attr acl age zstd zsh
+    gcc libc6-dev btrfs-progs e2fsprogs xfsprogs
+    user-mode-linux kmod lvm2 chromium restic borgbackup fuse3 fish
+    openssh-server openssh-client redis-server etcd-server
+    mariadb-server mariadb-backup postgresql-15 vsftpd)
 
 missing() {  # the programs that are not installed
     local program
@@ -42,7 +50,7 @@ missing() {  # the programs that are not installed
 virtual_environment() {
     local wanted=$1 where=.venv oldest
     local stamp now packages
-    packages=(-e '.[zstd,encryption,crt,quickstart,scheduler,scheduler-api,metrics]')
+    packages=(-e '.[zstd,encryption,crt,blake3,mount,quickstart,ssh,swift,scheduler,scheduler-api,coordination,metrics,openstack,mysql,mongo]')
     case $wanted in
         tests) packages=(-r test-requirements.txt "${packages[@]}") ;;
         oldest)

@@ -26,7 +26,7 @@ for each in $ONLY; do
     [ "$each" = oldest ] || [ "$each" = newest ] || die "--only $each: must be oldest or newest"
 done
 
-EXTRAS=zstd,encryption,crt,metrics,scheduler,scheduler-api
+EXTRAS=zstd,encryption,crt,blake3,mount,ssh,metrics,scheduler,scheduler-api,coordination,openstack
 SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/freezer-package.XXXXXX")
 trap 'rm -rf "$SCRATCH"' EXIT
 trap 'exit 129' HUP
@@ -57,7 +57,7 @@ with zipfile.ZipFile(wheel) as archive:
     (name,) = (n for n in names if n.endswith('.dist-info/METADATA'))
     metadata = email.message_from_bytes(archive.read(name))
 inside = [n for n in names if n.startswith('freezer/tests')]
-if inside or 'freezer/storage/_s3/upload.py' not in names:
+if inside or 'freezer/storage/object_backups/upload.py' not in names:
     sys.exit(f'{wheel}: contains tests, or lacks modules')
 for each in map(Requirement, metadata.get_all('Requires-Dist')):
     for extra in ('', *extras.split(',')):

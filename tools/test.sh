@@ -53,4 +53,4 @@ step 'release notes, rendered' \
 step 'documentation' docs
 say pytest
 # exec, so that pytest's summary is the last line.
-exec pytest -n 3 --dist loadgroup "$@"
+exec pytest -n 4 --dist loadgroup "$@"

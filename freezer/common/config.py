@@ -12,7 +12,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,15 +37,34 @@ from freezer.common import (
 from freezer.exceptions import ConfigError
 from freezer.storage.backup import Owner
 from freezer.storage.base import StorageSettings
+from freezer.storage.keep import Rules
 from freezer.stream import compression
-from freezer.utils import streams, surroundings, trusted
-from freezer.utils.text import control_character
+from freezer.stream.encryption import Passphrase, check_descriptor
+from freezer.utils import commands, streams, surroundings, trusted
+from freezer.utils.paths import absolute
+from freezer.utils.text import control_character, unfit
+
+# These actions need no backup name: without one they are about the whole container.
+_NAMELESS = ('info', 'check', 'verify', 'exec')
+# Where the passphrase may come from.
+_PASSPHRASES = ('encrypt_pass_file', 'encrypt_pass_command', 'encrypt_pass_fd')
+# Commands that run beside an action.
+_COMMANDS = (
+    *('on_success_command', 'on_failure_command', 'encrypt_pass_command'),
+    *('pre_command', 'post_command'),
+)
+# Of what a backup may record; in characters.
+_MAX_TAGS = 16
+_MAX_TAG = 64
+_MAX_NOTE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
     """What the agent has to do. Sizes in bytes, ages in days; 0 is unset.
 
+    :ivar resource: the ID of the resource to back up or restore, of an engine that
+        makes one backup for each; empty if it is not known, or if there is none
     :ivar engine_options: key -> value, of what the chosen engine declares; the same for
         mode and snapshot. A plugin that is not installed has none.
     :ivar storages: driver class and settings of each; none for action exec
@@ -64,7 +83,9 @@ class AgentConfig:
     snapshot: str | None
     storage: str
     container: str
-    path_to_backup: str | None
+    path_to_backup: tuple[str, ...]
+    files_from: tuple[str, ...]
+    files_from0: tuple[str, ...]
     backup_name: str
     hostname: str
     restore_abs_path: str | None
@@ -72,8 +93,12 @@ class AgentConfig:
     from_date: datetime.datetime | None
     to_date: datetime.datetime | None
     include: tuple[str, ...]
+    tag: tuple[str, ...]
+    note: str | None
     overwrite: bool
     keep_extra: bool
+    mount_point: str | None
+    allow_other: bool
     max_restore_size: int
     untrusted: bool
     incremental: bool
@@ -82,8 +107,13 @@ class AgentConfig:
     restart_always_level: float
     remove_older_than: float
     remove_before_date: datetime.datetime | None
+    keep: Rules
+    pin: datetime.datetime | None
+    unpin: datetime.datetime | None
     compression: str
     encrypt_pass_file: str | None
+    encrypt_pass_command: str | None
+    encrypt_pass_fd: int | None
     encryption: str | None
     max_segment_size: int
     consistency_check: bool
@@ -91,6 +121,7 @@ class AgentConfig:
     verify_data: bool
     rebuild_index: bool
     long: bool
+    last: int | None
     dry_run: bool
     sync: bool
     allow_incomplete: bool
@@ -103,7 +134,13 @@ class AgentConfig:
     upload_limit: int
     download_limit: int
     command: str | None
+    on_success_command: str | None
+    on_failure_command: str | None
+    pre_command: str | None
+    post_command: str | None
+    hook_timeout: float
     log_file: str
+    resource: str
     engine_options: Mapping[str, Any] = field(repr=False)
     mode_options: Mapping[str, Any] = field(repr=False)
     snapshot_options: Mapping[str, Any] = field(repr=False)
@@ -122,7 +159,77 @@ class AgentConfig:
         """
         filled = self.fill_in(self.backup_name)
         names = dict.fromkeys((filled, self.backup_name))
-        return tuple(Owner(self.hostname, name) for name in names)
+        below = f'/{self.resource}' if self.resource else ''
+        return tuple(Owner(self.hostname, f'{name}{below}') for name in names)
+
+    @property
+    def selectors(self) -> Sequence[str]:
+        """Keys of the engine's options that select resources; empty if it has none."""
+        declared = plugins.options(plugins.ENGINES).get(self.engine_name)
+        return declared.selectors if declared else ()
+
+    def names(self, owner: Owner) -> bool:
+        """Whether a backup has the name; or that of one of its resources, if the
+        options do not choose one."""
+        below = bool(self.selectors and not self.resource)
+        return owner in self.owners or (
+            below
+            and any(
+                owner.hostname == each.hostname
+                and owner.backup_name.startswith(f'{each.backup_name}/')
+                for each in self.owners
+            )
+        )
+
+    def names_identity(self, identity: str) -> bool:
+        """The same by the name of the folder."""
+        below = bool(self.selectors and not self.resource)
+        return identity in self.identities or (
+            below and any(identity.startswith(f'{each}/') for each in self.identities)
+        )
+
+    @property
+    def selects_one(self) -> bool:
+        """Whether the options select one source, and not any number of resources."""
+        by_name = self.selectors and self.engine_options[self.selectors[1]]
+        return not self.selectors or bool(self.resource or by_name)
+
+    def of_resource(self, resource: str) -> 'AgentConfig':
+        """The same for one of the resources that the options select."""
+        return replace(self, resource=resource)
+
+    @property
+    def backup_media(self) -> str:
+        """A word of Freezer 19 for the kind of source."""
+        declared = plugins.options(plugins.ENGINES).get(self.engine_name)
+        return declared.media if declared else 'fs'
+
+    @property
+    def one_path(self) -> str | None:
+        """``path_to_backup``, if that is one path."""
+        paths = self.path_to_backup
+        return paths[0] if len(paths) == 1 else None
+
+    @property
+    def lists_paths(self) -> bool:
+        """Whether files list the paths to back up."""
+        return bool(self.files_from or self.files_from0)
+
+    @property
+    def passphrase(self) -> Passphrase | None:
+        given = Passphrase(
+            self.encrypt_pass_file or None,
+            self.encrypt_pass_command or None,
+            self.encrypt_pass_fd,
+        )
+        return given if given != Passphrase() else None
+
+    @property
+    def reported_name(self) -> str:
+        """The backup name, for reports; empty if the action covers all backups."""
+        if self.action in _NAMELESS and 'backup_name' not in self.given:
+            return ''
+        return self.fill_in(self.backup_name)
 
     @property
     def identities(self) -> tuple[str, ...]:
@@ -148,10 +255,10 @@ class AgentConfig:
         """A name with its variables replaced; slashes in a value would be folders."""
         values = {
             'mode': self.mode,
-            'backup_media': 'fs',
+            'backup_media': self.backup_media,
             'storage': self.storage,
             'container': self.container,
-            'project_id': '',
+            'project_id': self.engine_options.get('project_id') or '',
             'resource_id': self.hostname,
         }
         return re.sub(
@@ -211,17 +318,41 @@ def _load(
     values['warnings'] = (
         *secret_files.warnings(secrets),
         *config_files.warnings(conf, opts.every_option()),
+        *_without_effect(conf, values),
     )
     named = (job.path if job else '', *config_files.paths(conf), *secrets)
-    read = [os.path.abspath(os.path.expanduser(path)) for path in named if path]
+    read = [absolute(path) for path in named if path]
     own_files.check(values, read)
     set_up_log(conf)
     written = (values['log_file'], values['metrics_file'] or '')
     values['own_files'] = (
         *read,
-        *(os.path.abspath(os.path.expanduser(path)) for path in written if path),
+        *(absolute(path) for path in written if path),
     )
     return AgentConfig(**values)
+
+
+def _without_effect(conf: cfg.ConfigOpts, values: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each option of this run that only another engine, mode or snapshot
+    than the chosen one knows. Configuration files may serve several jobs."""
+    of_run = (cfg.Locations.command_line, cfg.Locations.set_override)
+    for kind, dest in _CHOSEN_BY.items():
+        chosen = values[dest]
+        if kind == plugins.STORAGES or chosen == upstream.AUTO:
+            # Each section of a job file has a storage of its own.
+            continue
+        known = {key for key, _group, _option in plugins.options(kind).get(chosen, ())}
+        for name, declared in plugins.options(kind).items():
+            for key, group, option in declared:
+                source = parsing.source(conf, option.dest, group)
+                if key in known or source not in of_run:
+                    continue
+                if parsing.value(conf, option.dest, group) != option.default:
+                    word = plugins.KINDS[kind]
+                    yield (
+                        f'{parsing.shown(group, option.name)} has no effect with '
+                        f'{word} {chosen or "none"}: it belongs to {word} {name}'
+                    )
 
 
 def _pin_command_line(
@@ -267,20 +398,34 @@ def _literal(value: Any) -> Any:
 
 
 def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None:
-    """Apply the variables of the chosen plugins; they override configuration files."""
-    weaker = (cfg.Locations.opt_default, cfg.Locations.user, cfg.Locations.set_default)
+    """Apply the variables of the chosen plugins; they override configuration files. And
+    those of oslo.config for options with several values, one a line: it would take each
+    character for a value."""
+    for each in job_options.keys_of(conf).values():
+        variable = f'OS_{(each.group or "default").upper()}__{each.dest.upper()}'
+        lines = environ.get(variable) if each.many else None
+        if lines and (
+            parsing.source(conf, each.dest, each.group) is cfg.Locations.environment
+        ):
+            job_options.override(conf, each, lines, variable)
+    weaker = (
+        # Of an option without a default.
+        None,
+        *(cfg.Locations.opt_default, cfg.Locations.user, cfg.Locations.set_default),
+    )
     for kind, dest in _CHOSEN_BY.items():
-        declared = plugins.options(kind).get(conf[dest])
-        if declared is None:
-            continue
-        for key, group, option in declared:
-            variable = declared.environment.get(key, '')
-            text = environ.get(variable)
-            if text and parsing.source(conf, option.dest, group) in weaker:
-                target = job_options.Key(
-                    option.dest, group, secret=option.secret, option=option
-                )
-                job_options.override(conf, target, text, variable)
+        name = (
+            conf[dest] if kind != plugins.SNAPSHOTS else opts.snapshot_name(conf[dest])
+        )
+        for declared in plugins.chosen(kind, name).values():
+            for key, group, option in declared:
+                variable = declared.environment.get(key, '')
+                text = environ.get(variable)
+                if text and parsing.source(conf, option.dest, group) in weaker:
+                    target = job_options.Key(
+                        option.dest, group, secret=option.secret, option=option
+                    )
+                    job_options.override(conf, target, text, variable)
 
 
 # The option that chooses each plugin.
@@ -302,6 +447,9 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
             'remove-from-date is the old name of remove-before-date: pass one of them'
         )
     values['remove_before_date'] = values['remove_before_date'] or old_date
+    values['keep'] = _keep_rules(conf)
+    if values['pin'] and values['unpin']:
+        raise ConfigError('pin and unpin: pass one of them')
     if parsing.value(conf, 'json'):
         if values['metadata_out'] not in (None, '-'):
             raise ConfigError('json and metadata-out: pass one of them')
@@ -309,14 +457,18 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
     if values['overwrite'] and values['keep_extra']:
         raise ConfigError('overwrite and keep-extra: pass one of them')
     values['storage'] = values['storage'] or ''
-    if upstream.is_unset(False, str(values['snapshot'])):
-        values['snapshot'] = None
+    values['snapshot'] = _snapshot(conf)
     for kind, dest in _CHOSEN_BY.items():
         if kind != plugins.STORAGES:
             values[f'{plugins.KINDS[kind]}_options'] = storages.plugin_options(
                 conf, kind, values[dest]
             )
+    values['resource'] = _resource(conf, values)
     values['include'] = tuple(values['include'])
+    for name in ('path_to_backup', 'files_from', 'files_from0'):
+        values[name] = tuple(dict.fromkeys(filter(None, values[name])))
+    values['tag'] = tuple(dict.fromkeys(values['tag']))
+    _check_labels(values['tag'], values['note'] or '')
     values['given'] = frozenset(
         name
         for name in ('backup_name', 'hostname')
@@ -334,16 +486,106 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
     for name in ('hostname', 'backup_name'):
         _check_path_part(name, values[name])
     compression.check_available(values['compression'])
-    if values['encryption'] and not values['encrypt_pass_file']:
-        raise ConfigError(
-            '--encryption needs a passphrase: add --encrypt-pass-file FILE (job file: '
-            'encrypt_pass_file)'
-        )
+    _check_passphrase(values)
+    for name in _COMMANDS:
+        if values[name]:
+            commands.split(name.replace('_', '-'), values[name])
     if values['proxy']:
         _check_proxy(values['proxy'])
     if values['metadata_out'] not in (None, '', '-') and surroundings.is_checked():
         _check_metadata_out(values['metadata_out'])
     return values
+
+
+def _snapshot(conf: cfg.ConfigOpts) -> str | None:
+    """The snapshot that is chosen: by name, or by an option that only one has.
+
+    :raises ConfigError: an option belongs to one that is not chosen
+    """
+    chosen = opts.snapshot_name(conf.snapshot)
+    for name, declared in plugins.options(plugins.SNAPSHOTS).items():
+        given = [key for key in declared.exclusive if parsing.value(conf, key)]
+        if not given or chosen == name or conf.action != 'backup':
+            continue
+        if chosen != upstream.AUTO:
+            raise ConfigError(
+                f'{given[0].replace("_", "-")} belongs to snapshot {name}: add '
+                f'--snapshot {name}'
+            )
+        chosen = name
+    return chosen
+
+
+def _resource(conf: cfg.ConfigOpts, values: Mapping[str, Any]) -> str:
+    """:raises ConfigError: an option is for an engine that is not the chosen one; or
+    several options select a resource; or its ID cannot be a part of a path"""
+    engine, resource = values['engine_name'], ''
+    for name, declared in plugins.options(plugins.ENGINES).items():
+        given = [key for key in declared.selectors if parsing.value(conf, key)]
+        flags = [key.replace('_', '-') for key in given]
+        others = [key for key in declared.exclusive if parsing.value(conf, key)]
+        if (given or others) and name != engine:
+            first = next(iter((*given, *others))).replace('_', '-')
+            raise ConfigError(f'{first} belongs to engine {name}: add --engine {name}')
+        if len(given) > 1:
+            raise ConfigError(f'{flags[0]} and {flags[1]}: pass one of them')
+        if given and given[0] == declared.selectors[0]:
+            resource = str(values['engine_options'][given[0]])
+            _check_path_part(given[0], resource)
+    return resource
+
+
+def _check_passphrase(values: Mapping[str, Any]) -> None:
+    """:raises ConfigError: there are several passphrases, or encryption has none"""
+    given = [
+        name.replace('_', '-')
+        for name in _PASSPHRASES
+        if values[name] not in (None, '')
+    ]
+    if len(given) > 1:
+        raise ConfigError(f'{given[0]} and {given[1]}: pass one of them')
+    if values['encryption'] and not given:
+        raise ConfigError(
+            '--encryption needs a passphrase: add --encrypt-pass-file FILE (job file: '
+            'encrypt_pass_file)'
+        )
+    if values['encrypt_pass_fd'] is not None and surroundings.is_checked():
+        check_descriptor(values['encrypt_pass_fd'])
+
+
+def _keep_rules(conf: cfg.ConfigOpts) -> Rules:
+    """:raises ConfigError: keep options are given, and all are 0"""
+    given = {
+        each.name: parsing.value(conf, f'keep_{each.name}') for each in fields(Rules)
+    }
+    rules = Rules(**{name: value or 0 for name, value in given.items()})
+    named = [f'keep-{name}' for name, value in given.items() if value is not None]
+    if named and not rules:
+        raise ConfigError(
+            f'{", ".join(named)}: 0 would keep nothing: give one keep option more '
+            f'than 0'
+        )
+    return rules
+
+
+def _check_labels(tags: Sequence[str], note: str) -> None:
+    """Check tags and note. Control characters are refused in all options.
+
+    :raises ConfigError: one is malformed, too long, or there are too many
+    """
+    if len(tags) > _MAX_TAGS:
+        raise ConfigError(f'tag: {len(tags)} tags: at most {_MAX_TAGS} are possible')
+    for name, longest, texts in (('tag', _MAX_TAG, tags), ('note', _MAX_NOTE, [note])):
+        for text in texts:
+            if problem := unfit(text):
+                raise ConfigError(f'{name} {text!r}: {problem}: write another')
+            if len(text) > longest:
+                raise ConfigError(
+                    f'{name}: {len(text)} characters: at most {longest} are possible'
+                )
+    for tag in tags:
+        if tag.split() != [tag] or ',' in tag:
+            raise ConfigError(f'tag {tag!r}: must be one word without commas')
 
 
 def _check_path_part(name: str, value: str) -> None:

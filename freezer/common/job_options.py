@@ -5,7 +5,15 @@ from typing import Any, NamedTuple
 
 from oslo_config import cfg, types
 
-from freezer.common import arguments, jobfile, opts, parsing, storages, upstream
+from freezer.common import (
+    arguments,
+    jobfile,
+    opts,
+    parsing,
+    storages,
+    upstream,
+    usage,
+)
 from freezer.exceptions import ConfigError
 
 # These files are read before the job file.
@@ -183,9 +191,20 @@ class JobKeys:
         """
         return self._keys[key].setting(value)
 
+    def option(self, key: str, value: str) -> Any:
+        """The option of oslo.config that a key sets to a value; None if it sets none,
+        or one of oslo.log."""
+        found = self._keys[key]
+        return None if found.is_unset(value) else found.option
+
     def takes_lines(self, key: str) -> bool:
         """Whether it may have several values, one per line."""
         return key in self._keys and self._keys[key].many
+
+    def takes_command(self, key: str) -> bool:
+        """Whether its value is a command, or arguments of one."""
+        option = self._keys[key].option if key in self._keys else None
+        return option is not None and usage.metavar(option) in usage.COMMANDS
 
     def check(self, name: str, value: str) -> None:
         """:raises ConfigError: the agent would refuse this, in its main part"""

@@ -1,5 +1,6 @@
 """Where the log goes."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -19,6 +20,8 @@ _DESTINATIONS = (
     'log_config_append',
 )
 _FOLDER = '~/.freezer'
+# libc drops messages silently without it.
+_SYSLOG = '/dev/log'
 
 
 def location(conf: cfg.ConfigOpts, name: str, by_default: bool = True) -> str:
@@ -50,6 +53,13 @@ def set_up(conf: cfg.ConfigOpts, name: str, by_default: bool = True) -> str:
             except OSError as error:
                 reason = f'{error.strerror}; give another with --log-dir'
                 raise ConfigError(f'log directory {folder}: {reason}') from error
+    if conf.use_journal and importlib.util.find_spec('systemd') is None:
+        raise ConfigError(
+            'use-journal needs the Python package systemd (Debian: python3-systemd; '
+            'pip: systemd-python)'
+        )
+    if conf.use_syslog and not os.path.exists(_SYSLOG):
+        NOTICES.warning('use-syslog: no syslog daemon: %s does not exist', _SYSLOG)
     try:
         _start(conf, path)
     except (OSError, log.LogConfigError) as error:

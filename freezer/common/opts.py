@@ -1,5 +1,6 @@
 """The agent's options, those of every plugin, and what ``--help`` says of them."""
 
+import collections
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,9 +9,10 @@ from oslo_config import cfg
 from oslo_log import log
 
 from freezer.common import parsing, plugins, upstream, usage
+from freezer.common.arguments import closest, suggestion
 from freezer.exceptions import ConfigError
 from freezer.stream import compression, encryption
-from freezer.utils.types import Date, Size
+from freezer.utils.types import Age, Date, Size
 
 PROG = 'freezer-agent'
 AGENT = 'the agent'
@@ -21,7 +23,8 @@ ACTIONS = {
     'list': 'list the files in a backup',
     'find': 'find files in all backups of a name',
     'diff': 'compare two states of a backup',
-    'dump': 'print the contents of a file in a backup',
+    'dump': 'print the contents of a file in a backup, or a stream',
+    'mount': 'show all backups as directories, below --mount-point',
     'admin': 'delete old backups and the leftovers of failed ones',
     'check': 'test whether this storage works for backups and restores',
     'verify': 'check that the stored backups are complete and undamaged',
@@ -39,38 +42,62 @@ AGENT_OPTS = (
         'mode',
         short='m',
         default='fs',
-        help='What is backed up: fs means ordinary files. Other modes quiesce an '
-        'application during the backup.',
+        help='What is backed up: fs means ordinary files, mysql and mongo the data '
+        'directory of a database server, glance the images that --engine glance backs '
+        'up. Other modes quiesce an application during the backup.',
     ),
     cfg.StrOpt(
         'engine',
         short='e',
         dest='engine_name',
         default='tar',
-        help='The program or format that archives are made with.',
+        help='The program or format that archives are made with: tar for files, '
+        'blocks for a disk image or a block device; '
+        'glance for images of OpenStack; stream for the output of a command.',
     ),
     cfg.StrOpt(
         'snapshot',
         short='s',
-        metavar='NAME',
-        help='Back up a snapshot of the files, made by this plugin. None is built in.',
+        metavar='KIND',
+        help='Back up a snapshot of the files, which is made and removed for it: lvm, '
+        'btrfs, auto for the one that fits --path-to-backup, or none. Any other text '
+        'means auto. Default: none.',
     ),
     cfg.StrOpt(
         'storage',
-        help='Where backups are stored: s3, or local for a directory. Required, here '
-        'or in [storage:NAME] sections of a job file.',
+        help='Where backups are stored: s3, ssh, ftps, ftp, or local for a directory. '
+        'Required, here or in [storage:NAME] sections of a job file.',
     ),
     cfg.StrOpt(
         'container',
         short='C',
         default='',
-        help='Storage s3: bucket or bucket/prefix. Storage local: a directory.',
+        help='Storage s3: bucket or bucket/prefix. Storage local: a directory. '
+        'Storages ssh, ftps and ftp: a directory of the server.',
     ),
-    cfg.StrOpt(
+    cfg.MultiStrOpt(
         'path-to-backup',
         metavar=usage.PATH,
         short='F',
-        help='The file or directory to back up.',
+        default=[],
+        help='The file or directory to back up. May be given more than once; in a job '
+        'file, one path per line. With engine stream, - is standard input.',
+    ),
+    cfg.MultiStrOpt(
+        'files-from',
+        metavar=usage.FILE,
+        default=[],
+        help='Back up the files and directories that are listed in this file, or on '
+        'standard input if it is -: one path a line, directories with all that is in '
+        'them. With --path-to-backup DIR, paths in that directory, which may be '
+        'relative to it. May be given more than once; in a job file, one per line.',
+    ),
+    cfg.MultiStrOpt(
+        'files-from0',
+        metavar=usage.FILE,
+        default=[],
+        help='As --files-from, for a list in which a null byte ends each path, as find '
+        '-print0 writes it.',
     ),
     cfg.StrOpt(
         'backup-name',
@@ -78,7 +105,8 @@ AGENT_OPTS = (
         default='freezer_{mode}_{resource_id}',
         help='Name of the backup. Host name and backup name together identify it. '
         '{mode}, {backup_media}, {storage}, {container}, {project_id} and '
-        '{resource_id} are replaced; for files {resource_id} is the host name.',
+        '{resource_id} are replaced; {resource_id} is the host name. With engine '
+        'glance, a slash and the ID of the image follow the name.',
     ),
     cfg.StrOpt(
         'hostname',
@@ -88,7 +116,8 @@ AGENT_OPTS = (
     cfg.StrOpt(
         'restore-abs-path',
         metavar=usage.DIRECTORY,
-        help='The directory to restore into; created if needed.',
+        help='The directory to restore into; created if needed. Engine glance '
+        'restores into a new image instead.',
     ),
     cfg.Opt(
         'restore-from-date',
@@ -119,6 +148,21 @@ AGENT_OPTS = (
         'backup; * ? [ ] match within a name, ** any directories. May be given more '
         'than once; in a job file, one pattern per line.',
     ),
+    cfg.MultiStrOpt(
+        'tag',
+        metavar='TAG',
+        default=[],
+        help='With action backup: record this word in the backup. Anyone who can read '
+        'the storage can see it. With info, restore, list, dump and diff: only backups '
+        'with this tag. With retention: keep all backups without it. May be given more '
+        'than once: then a backup needs all of them.',
+    ),
+    cfg.StrOpt(
+        'note',
+        metavar='TEXT',
+        help='With action backup: record this sentence in the backup, for --action '
+        'info. Anyone who can read the storage can see it.',
+    ),
     cfg.BoolOpt(
         'overwrite',
         default=False,
@@ -131,6 +175,18 @@ AGENT_OPTS = (
         default=False,
         help='Restore into a directory that is not empty, and remove nothing: files of '
         'the backup are replaced, all others are kept.',
+    ),
+    cfg.StrOpt(
+        'mount-point',
+        metavar=usage.DIRECTORY,
+        help='With action mount: an empty directory, in which the backups appear, '
+        'read-only, until the agent ends. Needs the extra mount.',
+    ),
+    cfg.BoolOpt(
+        'allow-other',
+        default=False,
+        help='With action mount: other users may read the files as well, as far as '
+        'their modes allow.',
     ),
     cfg.Opt(
         'max-restore-size',
@@ -185,6 +241,50 @@ AGENT_OPTS = (
         'date alone, as 2026-01-31, keeps all that was made on that day. With action '
         'admin, or after a backup.',
     ),
+    cfg.IntOpt(
+        'keep-last',
+        metavar='N',
+        min=0,
+        help='Keep the newest N backups, and delete those that no keep option keeps '
+        'and no kept one builds on. With action admin, or after a backup.',
+    ),
+    *(
+        cfg.IntOpt(
+            f'keep-{adverb}',
+            metavar='N',
+            min=0,
+            help=f'Keep the newest backup of each of the last N {periods} that have '
+            f'one. Times are UTC.',
+        )
+        for adverb, periods in (
+            ('hourly', 'hours'),
+            ('daily', 'days'),
+            ('weekly', 'weeks, from Monday on,'),
+            ('monthly', 'months'),
+            ('yearly', 'years'),
+        )
+    ),
+    cfg.Opt(
+        'keep-within',
+        type=Age(),
+        metavar='AGE',
+        help='Keep all backups that are at most this much older than the newest: 36h, '
+        '30d, 4w or 1y.',
+    ),
+    cfg.Opt(
+        'pin',
+        type=Date(until=True),
+        metavar='DATE',
+        help='With action admin: protect a state from all retention, with the levels '
+        'that it builds on. The date is that of --restore-from-date, which would '
+        'restore the same state.',
+    ),
+    cfg.Opt(
+        'unpin',
+        type=Date(until=True),
+        metavar='DATE',
+        help='With action admin: undo --pin.',
+    ),
     cfg.StrOpt(
         'compression',
         choices=compression.NAMES,
@@ -197,15 +297,30 @@ AGENT_OPTS = (
         'with; see --encryption for the format.',
     ),
     cfg.StrOpt(
+        'encrypt-pass-command',
+        metavar='COMMAND',
+        help='Command whose first line of output is the passphrase, in place of '
+        '--encrypt-pass-file; written as for --command. It runs once, without a '
+        'terminal, when the passphrase is first needed, and may take 60 seconds.',
+    ),
+    cfg.IntOpt(
+        'encrypt-pass-fd',
+        metavar='N',
+        min=0,
+        help='Number of an open file descriptor whose first line is the passphrase, in '
+        'place of --encrypt-pass-file, as in --encrypt-pass-fd 3 3<FILE. 0 is standard '
+        'input.',
+    ),
+    cfg.StrOpt(
         'encryption',
         choices=encryption.NAMES,
-        help='Encryption format; needs --encrypt-pass-file. openssl, the default, is '
-        'that of "openssl enc -aes-256-cfb", which Freezer 19 reads. It is not '
-        'authenticated: anyone who can write to the storage can change what is '
-        'restored. File names are visible. age is the format of age: modified or '
-        'exchanged backups are detected, and file names are hidden. A restore detects '
-        'the format; with this option, it rejects backups that are unencrypted or in '
-        'another format.',
+        help='Encryption format; needs a passphrase, as from --encrypt-pass-file. '
+        'openssl, the default, is that of "openssl enc -aes-256-cfb", which Freezer 19 '
+        'reads. It is not authenticated: anyone who can write to the storage can '
+        'change what is restored. File names are visible. age is the format of age: '
+        'modified or exchanged backups are detected, and file names are hidden. A '
+        'restore detects the format; with this option, it rejects backups that are '
+        'unencrypted or in another format.',
     ),
     cfg.Opt(
         'max-segment-size',
@@ -245,6 +360,13 @@ AGENT_OPTS = (
         help='With action info: show compression, encryption, storage class and locks '
         'of each level. Takes three requests per level. With action backup: show the '
         'table of its properties on a terminal, too.',
+    ),
+    cfg.IntOpt(
+        'last',
+        metavar='N',
+        min=1,
+        help='With action info: show only the newest N backups of each name, with '
+        'their tags and notes.',
     ),
     cfg.BoolOpt(
         'dry-run',
@@ -327,6 +449,43 @@ AGENT_OPTS = (
         'it; | makes a pipeline. Other operators of a shell, such as && and >, are '
         "refused: use sh -c '…'. Patterns and variables are not expanded.",
     ),
+    cfg.StrOpt(
+        'pre-command',
+        help='With action backup or restore: command to run first; written as for '
+        '--command. FREEZER_ACTION, FREEZER_HOSTNAME, FREEZER_BACKUP_NAME and '
+        'FREEZER_CONTAINER are in its environment. If it fails, nothing else is done.',
+    ),
+    cfg.StrOpt(
+        'post-command',
+        help='With action backup or restore: command to run afterwards, also after an '
+        'error or a signal, and if --pre-command failed. Its environment and its '
+        'standard input are those of --on-success-command. If it fails, so does the '
+        'run, and a backup that is committed stays.',
+    ),
+    cfg.FloatOpt(
+        'hook-timeout',
+        metavar='SECONDS',
+        default=300.0,
+        min=1.0,
+        help='How long --pre-command and --post-command may take each. After a signal, '
+        '--post-command has at most 30 seconds.',
+    ),
+    cfg.StrOpt(
+        'on-success-command',
+        metavar='COMMAND',
+        help='Command to run after an action that exits with 0; written as for '
+        '--command. FREEZER_STATUS, FREEZER_RESULT, FREEZER_MESSAGE, FREEZER_ACTION, '
+        'FREEZER_HOSTNAME, FREEZER_BACKUP_NAME, FREEZER_CONTAINER, FREEZER_LEVEL and '
+        'FREEZER_EXIT_CODE describe the result in its environment, and its standard '
+        'input is the JSON result. It may take 60 seconds. If it fails, '
+        'the agent warns, and keeps its exit code.',
+    ),
+    cfg.StrOpt(
+        'on-failure-command',
+        metavar='COMMAND',
+        help='The same after an action that exits with another code: also with 3, '
+        'which means that something is missing from a backup or restore.',
+    ),
 )
 
 
@@ -406,12 +565,26 @@ def list_opts() -> list[tuple[str | None, list[Any]]]:
     return [(group, list(options)) for group, options in declared_options().items()]
 
 
+class _CliOptions(collections.deque[Any]):
+    """oslo.config's options of the command line.
+
+    oslo.config searches all of them for each new one, and compares every attribute: a
+    fifteenth of the time an agent needs to start. Group and name are enough, because it
+    refuses another option of that name itself.
+    """
+
+    def __contains__(self, entry: Any) -> bool:
+        name, group = entry['opt'].dest, entry['group']
+        return any(one['opt'].dest == name and one['group'] is group for one in self)
+
+
 def declare() -> cfg.ConfigOpts:
     """oslo.config's object, which has read nothing yet.
 
     :raises ConfigError: a plugin declares an option of oslo.log
     """
     conf = cfg.ConfigOpts()
+    conf._cli_opts = _CliOptions()
     log.register_options(conf)
     try:
         for group, options in every_option().items():
@@ -441,8 +614,7 @@ def parse_alone(argv: Sequence[str]) -> cfg.ConfigOpts:
 def unavailable(conf: cfg.ConfigOpts) -> list[str]:
     """A message for each option of Freezer 19 that is set, and not there."""
     return [
-        f'--{option.name} is set, and this agent does not have this option of '
-        f'Freezer 19 yet'
+        upstream.absence(option.name)
         for option in absent_options()
         if upstream.is_set(option, conf[option.dest], conf.container)
     ]
@@ -453,8 +625,28 @@ def refuse_unavailable(conf: cfg.ConfigOpts) -> None:
     problems = unavailable(conf)
     if problems:
         raise ConfigError('; '.join(problems))
-    if not upstream.is_unset(False, str(conf.snapshot)):
-        plugins.check(plugins.SNAPSHOTS, '--snapshot', conf.snapshot)
+    snapshot_name(conf.snapshot)
+
+
+def snapshot_name(text: str | None) -> str | None:
+    """The plugin that ``--snapshot`` chooses, or ``auto``; None for none.
+
+    In Freezer 19 any text requests a snapshot.
+
+    :raises ConfigError: it seems to be a misspelt name, or is one of Freezer 19
+    """
+    name = (text or '').strip()
+    if upstream.is_unset(False, name) or name.lower() == upstream.NONE:
+        return None
+    if reason := upstream.REFUSED.get(('snapshot', name.lower())):
+        raise ConfigError(f'--snapshot {name} {reason}')
+    known = [*plugins.names(plugins.SNAPSHOTS), upstream.AUTO, upstream.NONE]
+    close = closest(name, known)
+    if close and close[0].lower() != name.lower():
+        raise ConfigError(
+            f'--snapshot {name!r} is not available{suggestion(name, known)}'
+        )
+    return close[0] if close else upstream.AUTO
 
 
 #: Headings of the help, by the option of AGENT_OPTS that each precedes.
@@ -475,9 +667,9 @@ freezer-agent --action ACTION --storage STORAGE --container CONTAINER …
        freezer-agent --config JOBFILE …"""
 
 _DESCRIPTION = """\
-Make full and incremental backups of files to S3-compatible object storage or a
-directory, and restore any earlier state. Exit code 0 means that the backup
-restores, byte for byte.
+Make full and incremental backups of files to S3-compatible object storage, an
+SSH server, or a directory, and restore any earlier state. Exit code 0 means
+that the backup restores, byte for byte.
 
 Actions:
 """

@@ -8,6 +8,7 @@ from typing import Any
 
 from freezer.exceptions import ConfigError
 from freezer.storage import layout
+from freezer.utils.paths import absolute
 from freezer.utils.tree import is_within
 
 
@@ -20,22 +21,22 @@ def check(values: Mapping[str, Any], read: Iterable[str]) -> None:
         written twice; or the run backs up or overwrites its own container
     """
     written = dict(_written(values))
-    source = _path(values, 'backup', 'path_to_backup')
-    kept = [*read, *([source] if source else [])]
+    sources = _sources(values)
+    kept = [*read, *sources]
     for what, path in written.items():
         if any(_is_same(path, file) for file in kept):
             raise ConfigError(f'{what} {path}: this run reads that file: give another')
     _refuse_twice(written)
     _refuse_beside_restored(values, written)
-    if source:
-        written['path-to-backup'] = source
     for driver, settings in values['storages']:
         for container in driver.local_paths(settings):
-            if source and _is_same(source, container):
-                raise ConfigError(
-                    f'path-to-backup {source}: is the container itself: back up '
-                    f'another directory, or into another container'
-                )
+            for source in sources:
+                if _is_same(source, container):
+                    raise ConfigError(
+                        f'path-to-backup {source}: is the container itself: back up '
+                        f'another directory, or into another container'
+                    )
+                _refuse_among_backups('path-to-backup', source, container)
             for what, path in written.items():
                 _refuse_among_backups(what, path, container)
 
@@ -47,10 +48,7 @@ def _written(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if values['metadata_out'] not in (None, '', '-'):
         yield 'metadata-out', os.path.abspath(values['metadata_out'])
     if values['metrics_file']:
-        yield (
-            'metrics-file',
-            os.path.abspath(os.path.expanduser(values['metrics_file'])),
-        )
+        yield 'metrics-file', absolute(values['metrics_file'])
     try:
         if stat.S_ISREG(os.fstat(1).st_mode):
             yield 'standard output', os.readlink('/proc/self/fd/1')
@@ -59,12 +57,11 @@ def _written(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
 
 
-def _path(values: Mapping[str, Any], action: str, key: str) -> str | None:
-    """The path of an option that an action has."""
-    if values['action'] != action or not values[key]:
-        return None
-    path: str = values[key]
-    return os.path.abspath(os.path.expanduser(path))
+def _sources(values: Mapping[str, Any]) -> list[str]:
+    """The paths that are backed up."""
+    if values['action'] != 'backup':
+        return []
+    return [absolute(path) for path in values['path_to_backup']]
 
 
 def _refuse_twice(written: Mapping[str, str]) -> None:
@@ -79,9 +76,11 @@ def _refuse_twice(written: Mapping[str, str]) -> None:
 def _refuse_beside_restored(
     values: Mapping[str, Any], written: Mapping[str, str]
 ) -> None:
-    target = _path(values, 'restore', 'restore_abs_path')
+    if values['action'] != 'restore' or not values['restore_abs_path']:
+        return
+    target = absolute(values['restore_abs_path'])
     # Everything is below the root directory.
-    if target is None or os.path.realpath(target) == '/':
+    if os.path.realpath(target) == '/':
         return
     # Not the metrics, which a configuration file may place below /var.
     out = written.get('metadata-out')

@@ -52,7 +52,7 @@ def parse(
             problem = _without_values(text, argv, usage)
             sys.stderr.write(f'Error: {problem}; see --help\n')
         elif stop.code != 0:  # oslo.config 9 exits with None, which is 0
-            raise ConfigError(_plainly(text, declared)) from stop
+            raise ConfigError(_plainly(text, declared, words)) from stop
         raise
     except (*_NO_OPTION, RecursionError) as error:
         files = _files(words, usage.prog, sources)
@@ -239,28 +239,35 @@ def value(conf: cfg.ConfigOpts, name: str, group: str | None = None) -> Any:
         raise ConfigError(f'{where}{shown(group, name)}: {reason}') from error
 
 
-def _plainly(text: str, declared: Mapping[str | None, Iterable[Any]]) -> str:
+def _plainly(
+    text: str, declared: Mapping[str | None, Iterable[Any]], words: Iterable[str]
+) -> str:
     """``argument --max_level: Invalid Integer value: q``, in words.
 
-    oslo.config names an option by its dest, and shows its types as they are built.
+    oslo.config names an option by its dest, also where several groups have one of this
+    name, and shows its types as they are built.
+
+    :param words: of the command line
     """
     name, _, problem = text.partition(': ')
     raw = _RAW_NAME.match(name)
     if raw is None:
         return text
     dest, kind = raw[1].replace('-', '_'), None
+    typed = {word.partition('=')[0].replace('_', '-') for word in words}
     for group, options in declared.items():
         for option in options:
             if raw[1].replace('-', '_') in (option.dest, option.name.replace('-', '_')):
-                dest = f'{group}-{option.name}' if group else option.name
-                kind = option.type
+                found = f'{group}-{option.name}' if group else option.name
+                if kind is None or f'--{found}' in typed:
+                    dest, kind = found, option.type
     name = f'--{dest.replace("_", "-")}'
     choices = re.match(r'Invalid String\(choices=\[(.*)\]\) value: (.*)', problem)
     if choices:
         known = choices[1].replace("'", '')
         close = arguments.suggestion(choices[2], known.split(', '))
         return f'{name}: {choices[2]} is not one of {known}{close}'
-    malformed = re.match(r'Invalid (?:Date|Duration|Size) value: (.*)', problem)
+    malformed = re.match(r'Invalid (?:Age|Date|Duration|Size) value: (.*)', problem)
     if malformed and kind is not None:
         # argparse drops the messages of our types.
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from stevedore.named import NamedExtensionManager
 
 from freezer.common.arguments import suggestion
+from freezer.common.upstream import AUTO, REFUSED
 from freezer.exceptions import ConfigError
 from freezer.utils.plugin_options import PluginOptions
 
@@ -36,6 +37,8 @@ def names(namespace: str) -> list[str]:
 def check(namespace: str, option: str, name: str) -> None:
     """:raises ConfigError: as :func:`load`, for a name that is not installed"""
     installed = names(namespace)
+    if name not in installed and (option, name) in REFUSED:
+        raise ConfigError(f'{option} {name!r} {REFUSED[option, name]}')
     if name not in installed:
         raise ConfigError(
             f'{option} {name!r} is not available; available: '
@@ -51,6 +54,14 @@ def load(namespace: str, option: str, name: str) -> Any:
     """
     check(namespace, option, name)
     return _load(namespace, [name])[name].plugin
+
+
+def chosen(namespace: str, name: str | None) -> dict[str, PluginOptions]:
+    """What the plugins declare of which a run uses one: of ``--snapshot auto`` all."""
+    declared = options(namespace)
+    if namespace == SNAPSHOTS and name == AUTO:
+        return declared
+    return {name: declared[name]} if name in declared else {}
 
 
 @functools.cache

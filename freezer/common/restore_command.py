@@ -11,7 +11,7 @@ from freezer.common import jobfile, opts, parsing, plugins
 # The agent's options that a restore needs as the backup had them.
 _NEEDED = (
     *('storage', 'container', 'engine_name', 'encrypt_pass_file', 'proxy'),
-    'insecure',
+    *('encrypt_pass_command', 'encrypt_pass_fd', 'insecure'),
 )
 
 
@@ -53,13 +53,15 @@ def arguments(
     for group, option, value in given:
         if kept and (group, option.dest) not in pinned:
             continue
-        if not value and not isinstance(option, cfg.BoolOpt):
+        # 0 is standard input, not no descriptor.
+        is_number = option.dest == 'encrypt_pass_fd' and value is not None
+        if not value and not isinstance(option, cfg.BoolOpt) and not is_number:
             continue
         if value == option.default:
             continue
         name = f'{group}-{option.name}' if group else option.name
-        # The URL of a proxy may hold a password.
-        if option.secret or (option.dest == 'proxy' and '@' in value):
+        # A descriptor is of this run, and the URL of a proxy may hold a password.
+        if option.secret or is_number or (option.dest == 'proxy' and '@' in value):
             secrets.append(name)
         else:
             words.append(_argument(group, option, value))

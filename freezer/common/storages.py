@@ -14,14 +14,16 @@ Chosen = tuple[Any, StorageSettings]
 (_CONTAINER,) = (each for each in opts.AGENT_OPTS if each.dest == 'container')
 
 
-def plugin_options(conf: cfg.ConfigOpts, kind: str, name: str) -> dict[str, Any]:
-    """The settings of a plugin: key -> value; empty for one that is not installed.
+def plugin_options(conf: cfg.ConfigOpts, kind: str, name: str | None) -> dict[str, Any]:
+    """The settings of a plugin, or of all that ``auto`` may choose: key -> value; empty
+    for one that is not installed.
 
     :raises ConfigError: a value is malformed
     """
-    declared = plugins.options(kind).get(name, ())
     return {
-        key: parsing.value(conf, option.dest, group) for key, group, option in declared
+        key: parsing.value(conf, option.dest, group)
+        for declared in plugins.chosen(kind, name).values()
+        for key, group, option in declared
     }
 
 
@@ -41,8 +43,9 @@ def chosen(
         _refuse_same_place(job.path, named)
     elif not values['storage']:
         raise ConfigError(
-            'no storage configured: pass --storage s3 or --storage local, or storage = '
-            '… in the job file (swift, the default of Freezer 19, is not available)'
+            'no storage configured: pass --storage s3, swift, ssh, ftps, ftp or local, '
+            'or storage = … in the job file (a job of Freezer 19 without it means '
+            'swift)'
         )
     else:
         name = values['storage']

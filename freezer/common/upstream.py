@@ -10,10 +10,8 @@ import argparse
 from oslo_config import cfg
 
 _WITHOUT_DEFAULT = (
-    *('lvm-srcvol', 'lvm-snapname', 'lvm-dirmount', 'lvm-volgroup'),
     *('mysql-conf', 'sql-server-conf', 'project-id', 'os-trust-id', 'backup-id'),
-    *('ssh-password', 'ssh-username', 'ssh-host'),
-    *('ftp-username', 'ftp-password', 'ftp-host', 'ftp-keyfile', 'ftp-certfile'),
+    'vssadmin',
     *('cinder-vol-id', 'cinder-vol-name', 'cinderbrick-vol-id'),
     *('cindernative-vol-id', 'cindernative-backup-id', 'cindernative-backup-az'),
     *('nova-inst-id', 'nova-inst-name', 'nova-restore-network'),
@@ -22,20 +20,13 @@ _WITHOUT_DEFAULT = (
 _DEFAULTS: dict[str, str | None] = {
     **dict.fromkeys(_WITHOUT_DEFAULT),
     'rsync-block-size': '4096',
-    'lvm-snap-perm': 'ro',
-    'lvm-snapsize': '1G',
     'timeout': '120',
-    'ssh-key': '~/.ssh/id_rsa',
-    'ssh-port': '22',
-    'ftp-port': '21',
     'cindernative-backup-container': '$container',
     'cindernative-freezer-only': 'True',
     'fullbackup-rotation': '1',
     'os-identity-api-version': '3',
     'temp-resource-prefix': 'freezer_',
 }
-_DEST = {'lvm-snap-perm': 'lvm_snapperm'}
-_SECRET = ('ssh-password', 'ftp-password')
 #: keys of the dashboard, and of older versions of Freezer -> the key of today
 RENAMED = {
     'restore_from_host': 'hostname',
@@ -46,18 +37,33 @@ RENAMED = {
 }
 #: keys that, if they are true, switch a flag off
 INVERTED = {'no_incremental': 'incremental'}
+#: ``--snapshot``: the plugin that fits the path; and none
+AUTO = 'auto'
+NONE = 'none'
+_WINDOWS = 'needs Windows, and this agent runs on Linux only'
+#: (option, value) of Freezer 19 that this agent will not have -> why
+REFUSED = {('mode', 'sqlserver'): _WINDOWS, ('snapshot', 'vss'): _WINDOWS}
+#: the same for options
+_NEVER = {'vssadmin': _WINDOWS, 'sql-server-conf': _WINDOWS}
 # A job file writes these for "not set", on any option that is not a flag.
 UNSET = ('', 'None', 'False', 'false')
 
 OPTIONS = tuple(
     cfg.StrOpt(
         name,
-        dest=_DEST.get(name),
         help=argparse.SUPPRESS,  # nothing to use yet
-        secret=name in _SECRET,
     )
     for name in _DEFAULTS
 )
+
+
+def absence(name: str) -> str:
+    """A message: an option is set, and this agent does not have it."""
+    reason = f', which {_NEVER[name]}' if name in _NEVER else ' yet'
+    return (
+        f'--{name} is set, and this agent does not have this option of Freezer 19'
+        f'{reason}'
+    )
 
 
 def is_unset(flag: bool, value: str) -> bool:

@@ -14,6 +14,8 @@ from freezer.utils.types import Date, Duration, Size
 
 #: Metavars of paths, which shells complete.
 FILE, DIRECTORY, PATH = 'FILE', 'DIR', 'PATH'
+#: Metavars of options that decide which program is run, or what it does.
+COMMANDS = ('COMMAND', 'ARGUMENTS')
 _NARROWEST, _WIDEST = 40, 100
 _UNITS = ((2**40, 'T'), (2**30, 'G'), (2**20, 'M'))
 

@@ -2,16 +2,19 @@
 
 import contextlib
 import dataclasses
+import errno
+import functools
 import hashlib
 import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freezer.engine.engine import Archiving, Base, Engine, LeftOut, Source, Warnings
+from freezer.engine.index.chain import at_once
 from freezer.engine.index.file import IndexFile
 from freezer.engine.index.local import LocalIndexes
 from freezer.engine.index.new import NewIndex
@@ -25,13 +28,14 @@ from freezer.storage.backup import (
     PendingBackup,
     StoredLevel,
     WrittenBackup,
+    split_parts,
 )
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.storage.repository import Repository
 from freezer.stream import compression, encryption
 from freezer.stream.points import Points
 from freezer.utils import signals
-from freezer.utils.blocks import Block
+from freezer.utils.blocks import Block, PartStart
 from freezer.utils.streaming import ConsumerGone, RichQueue
 from freezer.utils.text import NOTICES
 
@@ -48,20 +52,26 @@ _INDEX_BLOCK = 1024 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class BackupPlan:
-    """The backup to make, the levels it builds on, from level 0 up, and its owner."""
+    """The backup to make, the levels it builds on, from level 0 up, its owner, and what
+    else its marker says."""
 
     backup: Backup
     below: Sequence[StoredLevel]
     owner: Owner | None = None
+    labels: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class CompletedBackup:
-    """A committed backup."""
+    """A committed backup.
+
+    :param failure: why it is not known whether its base is still there
+    """
 
     backup: Backup
     warnings: Warnings
     left_out: LeftOut
+    failure: StorageException | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +97,7 @@ class BackupWriter:
         self._settings = settings
         self._progress = settings.progress
         # A new level gets a copy of the key's file from its base alone.
-        self._opener = LevelOpener(
-            settings, engine.is_archive_start, replaces_keys=False
-        )
+        self._opener = LevelOpener(settings, engine, replaces_keys=False)
         self._passphrase = self._opener.passphrase
         self._writes_age = (
             self._passphrase is not None and settings.encryption == layout.AGE
@@ -126,16 +134,26 @@ class BackupWriter:
         backup = Backup(name, identity, zero, timestamp, len(below))
         return BackupPlan(backup, below, owner)
 
-    def write(self, source: Source, plan: BackupPlan, now_ns: int) -> CompletedBackup:
+    def write(
+        self,
+        source: Source,
+        plan: BackupPlan,
+        now_ns: int,
+        was_read: Callable[[], None] = lambda: None,
+    ) -> CompletedBackup:
         """Make the backup. Atomic: it is listed when this returns, not if this raises.
 
         If its base is unusable, it becomes a level 0.
 
         :param now_ns: epoch nanoseconds
+        :param was_read: called when the source was read, before the commit; what it
+            raises is raised
+        :raises EngineError: also if temporary files have no space
         """
         backup = plan.backup
         base: _Base | None = None
         with (
+            _temporary_space(),
             tempfile.TemporaryDirectory(prefix='freezer-') as name,
             signals.on_forced_exit(lambda: shutil.rmtree(name, ignore_errors=True)),
         ):
@@ -164,7 +182,8 @@ class BackupWriter:
                 NewIndex(folder / 'index') if indexed else None,
             )
             sealer = self._sealer(key, backup, base)
-            return self._make(archiving, backup, sealer, self._marker(plan.owner))
+            marker = {**self._marker(plan.owner), **plan.labels}
+            return self._make(archiving, backup, sealer, marker, was_read)
 
     def _fetch_base(
         self, below: Sequence[StoredLevel], folder: Path, source: Source, now: int
@@ -181,16 +200,19 @@ class BackupWriter:
         state.touch(mode=0o600)
         base = Base(state)
         try:
-            if not self._writes_age:
-                state.write_bytes(stored.checked_engine_metadata())
-                fits = not encryption.is_age(state)
-            elif fits := stored.marker.get(layout.FORMAT_KEY) == layout.AGE:
-                opened = OpenedLevel(stored, self._opener)
-                assert opened.sealed is not None
-                key = opened.sealed.key
-                state.write_bytes(opened.engine_metadata())
-            if fits:
-                base = Base(state, self._fetch_indexes(below, folder))
+            if stored.marker.get('encryption') and self._passphrase is None:
+                NOTICES.warning(
+                    '%r is encrypted, and this backup is not: no passphrase is given',
+                    stored,
+                )
+            format_ = stored.marker.get(layout.FORMAT_KEY)
+            if fits := (format_ == layout.AGE) == self._writes_age:
+                levels = [OpenedLevel(each, self._opener) for each in below]
+                if self._writes_age:
+                    assert levels[-1].sealed is not None
+                    key = levels[-1].sealed.key
+                base = self._fetch_files(levels, state)
+                fits = self._writes_age or not encryption.is_age(state)
             reason = (
                 self._engine.base_problem(base, source, now)
                 if fits
@@ -205,17 +227,28 @@ class BackupWriter:
         NOTICES.warning('%s: starting a new chain at level 0', reason)
         return None
 
-    def _fetch_indexes(
-        self, below: Sequence[StoredLevel], folder: Path
-    ) -> list[IndexFile]:
-        """The indexes of all levels, as local files; none if a level has none.
+    def _fetch_files(self, levels: Sequence[OpenedLevel], state: Path) -> Base:
+        """Fetch the engine's file of a base, and the indexes of its chain, at the same
+        time; no index if a level has none.
 
+        With an index no engine reads the other file. It is fetched nevertheless: a
+        chain in format age of which it is missing or damaged cannot be restored, so
+        nothing may build on it.
+
+        :param levels: from level 0 up
+        :param state: where to write the engine's file; indexes are written beside it
         :raises NotFound, IntegrityError, EngineError: one is missing or damaged
         """
-        indexes = LocalIndexes(folder)
-        found = [indexes.fetch(OpenedLevel(each, self._opener)) for each in below]
+        indexes = LocalIndexes(state.parent)
+
+        def fetch_state() -> None:
+            state.write_bytes(levels[-1].engine_metadata())
+
+        calls: list[Callable[[], IndexFile | None]] = [fetch_state]
+        calls += [functools.partial(indexes.fetch, each) for each in levels]
+        found = list(at_once(calls))[1:]
         known = [index for index in found if index is not None]
-        return known if len(known) == len(found) else []
+        return Base(state, known if len(known) == len(found) else [])
 
     def _make(
         self,
@@ -223,6 +256,7 @@ class BackupWriter:
         backup: Backup,
         sealer: 'Sealer | None',
         marker: dict[str, Any],
+        was_read: Callable[[], None],
     ) -> CompletedBackup:
         self._progress.begin(stores=True)
         pending = self._repository.begin(backup)
@@ -231,8 +265,8 @@ class BackupWriter:
                 pending.put_identity(sealer.file)
             self._progress.phase = 'Backing up'
             points = Points()
-            archive = self._engine.archive(archiving)
-            written = self._store(archive, points, pending, sealer)
+            written = self._store(archiving, points, pending, sealer)
+            was_read()
             self._progress.phase = 'Committing'
             state = archiving.state
             index = None
@@ -240,6 +274,8 @@ class BackupWriter:
                 index = archiving.index.finish(points.dump())
             if archiving.warnings.incomplete:
                 marker[layout.INCOMPLETE_KEY] = archiving.warnings.incomplete
+            if archiving.padded:
+                marker[layout.PADDED_KEY] = len(archiving.padded)
             if sealer is not None:
                 folder = state.parent
                 content = state.read_bytes()
@@ -250,19 +286,34 @@ class BackupWriter:
                 marker[manifest.IDENTITY_KEY] = hashlib.sha256(sealer.file).hexdigest()
                 marker = sealer.sealed(marker)
             written.commit(state, marker, index)
-            self._check_base(backup)
         except BaseException:
-            try:
-                pending.discard()
-            except StorageException as error:
-                # The first error is the one to report.
-                LOG.error(
-                    'the leftovers of the failed backup %r could not be removed: %s',
-                    backup,
-                    error.message,
-                )
+            self._discard(pending)
             raise
-        return CompletedBackup(backup, archiving.warnings, archiving.left_out)
+        failure = None
+        try:
+            self._check_base(backup)
+        except EngineError:
+            self._discard(pending)
+            raise
+        except StorageException as error:
+            failure = type(error)(
+                f'the backup is committed, and whether the levels that it builds on '
+                f'are still there is not known: {error.message}'
+            )
+            failure.__cause__ = error
+        return CompletedBackup(backup, archiving.warnings, archiving.left_out, failure)
+
+    @staticmethod
+    def _discard(pending: PendingBackup) -> None:
+        try:
+            pending.discard()
+        except StorageException as error:
+            # The first error is the one to report.
+            LOG.error(
+                'the leftovers of the failed backup %r could not be removed: %s',
+                pending.backup,
+                error.message,
+            )
 
     def _marker(self, owner: Owner | None) -> dict[str, Any]:
         """The commit marker's content."""
@@ -282,6 +333,7 @@ class BackupWriter:
         one of the two notices the other.
 
         :raises EngineError: the backup would be listed, but could not be restored
+        :raises StorageException: that cannot be found out
         """
         if not backup.level:
             return
@@ -297,38 +349,85 @@ class BackupWriter:
 
     def _store(
         self,
-        archive: Generator[Block, None, None],
+        archiving: Archiving,
         points: Points,
         pending: PendingBackup,
         sealer: 'Sealer | None',
     ) -> WrittenBackup:
-        stream: Iterator[Block] = compression.compress(
-            self._settings.compression, self._progress.archived(archive), points
-        )
-        if sealer is not None:
-            stream = sealer.data(stream)
-        elif self._passphrase is not None:
-            stream = encryption.encrypt(self._passphrase, stream)
-        stream = self._progress.stored(stream)
+        archive = self._engine.archive(archiving)
+        stream = self._filtered(archive, points, sealer)
         queue = RichQueue(_QUEUE_BLOCKS)
+        failed: list[BaseException] = []
 
         def produce() -> None:
-            # Closed at once: it has a child process.
-            with contextlib.suppress(ConsumerGone), contextlib.closing(archive):
-                queue.put_messages(stream)
+            try:
+                # Closed at once: it has a child process.
+                with contextlib.closing(archive):
+                    queue.put_messages(stream)
+                # The last parts are sent meanwhile.
+                if archiving.index is not None:
+                    archiving.index.write()
+            except ConsumerGone:
+                pass
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed.append(error)
 
         producer = threading.Thread(target=produce, name='archive', daemon=True)
         producer.start()
         try:
             written = pending.write(queue.get_messages())
         finally:
+            archiving.cancelled.set()
             queue.close()
             producer.join()
+        if failed:
+            raise failed[0]
         if not queue.drained:
             raise EngineError(
                 'the storage stopped reading before the end: run the backup again'
             )
         return written
+
+    def _filtered(
+        self,
+        archive: Iterator[Block | PartStart],
+        points: Points,
+        sealer: 'Sealer | None',
+    ) -> Iterator[Block | PartStart]:
+        """The archive as it is stored: compressed and encrypted, part by part.
+
+        :raises EngineError: a part has no proper name
+        """
+        parts: list[str] = []
+        for part, blocks in split_parts(archive):
+            parts.append(part)
+            if parts != ['']:
+                self._check_parts(parts)
+                yield PartStart(part)
+            stream: Iterator[Block] = compression.compress(
+                self._settings.compression,
+                self._progress.archived(blocks),
+                None if part else points,
+            )
+            if sealer is not None:
+                stream = sealer.data(stream, part)
+            elif self._passphrase is not None:
+                stream = encryption.encrypt(self._passphrase, stream)
+            yield from self._progress.stored(stream)
+
+    def _check_parts(self, parts: Sequence[str]) -> None:
+        """:raises EngineError: the last one is not a part of its own"""
+        part = parts[-1]
+        if (
+            layout.PART_NAME.match(part) is None
+            or part in parts[:-1]
+            or '' in parts[:-1]
+        ):
+            raise EngineError(
+                f'engine {self._engine.name}: part {part!r}: each part needs a name of '
+                f'its own, of up to 63 lower-case letters, digits, _ and -, and no '
+                f'bytes may come before the first'
+            )
 
     def _sealer(
         self, key: 'ChainKey | None', backup: Backup, base: _Base | None
@@ -339,6 +438,23 @@ class BackupWriter:
         from freezer.engine.sealing import Sealer
 
         return Sealer(key, backup, base.backup if base else None)
+
+
+@contextlib.contextmanager
+def _temporary_space() -> Iterator[None]:
+    """A block that writes temporary files. Other files have errors of their own.
+
+    :raises EngineError: they have no space
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise EngineError(
+            f'{tempfile.gettempdir()}: no space is left for temporary files: free '
+            f'some, or set TMPDIR to another directory'
+        ) from error
 
 
 def sealed_index(sealer: 'Sealer', index: Path, encrypted: Path) -> Path:

@@ -8,16 +8,29 @@ import abc
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import threading
+from array import array
+from collections.abc import (
+    Callable,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
+from freezer.engine.index.chain import ChainIndex
 from freezer.engine.index.file import IndexFile, Part
 from freezer.engine.index.new import NewIndex
 from freezer.engine.index.record import Record, Row
+from freezer.engine.path_list import ListedPath
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import ConfigError, RestoreError
-from freezer.utils.blocks import Block
+from freezer.utils.blocks import Block, PartStart
 
 LOG = logging.getLogger(__name__)
 
@@ -31,10 +44,18 @@ class Source:
 
     :param label: its name for the user, such as its path
     :param notes: warnings to show before the backup
+    :param top: the directory that paths in the backup are relative to, if the label
+        does not say it
+    :param marker: what the marker says of it
+    :param missing: paths below it whose contents a snapshot of it does not have,
+        relative: the engine warns of each that it would archive otherwise
     """
 
     label: str
     notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    top: str = dataclasses.field(default='', kw_only=True)
+    marker: Mapping[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)
+    missing: frozenset[bytes] = dataclasses.field(default=frozenset(), kw_only=True)
 
 
 class Warnings:
@@ -99,6 +120,10 @@ class Archiving:
     :param now_ns: epoch nanoseconds; the next level stores what changes from then on,
         though the archive is made later, of a snapshot
     :param index: for engines that keep one; None if the level cannot have any
+    :param padded: gets the paths of files that could not be read to their ends, and end
+        with other bytes in the archive; the engine's file has them as well
+    :param cancelled: set when nobody reads the archive any more, so that an engine does
+        not wait for a source that has nothing to read
     """
 
     source: Source
@@ -109,6 +134,8 @@ class Archiving:
     now_ns: int
     index: NewIndex | None = None
     left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
+    padded: set[bytes] = dataclasses.field(default_factory=set)
+    cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
 
 
 class Engine(abc.ABC):
@@ -118,6 +145,11 @@ class Engine(abc.ABC):
     """
 
     name: ClassVar[str]
+    #: whether a restore writes into a directory, ``--restore-abs-path``; read after
+    #: :meth:`check_target`
+    restores_to_path: bool = True
+    #: compression of backups whose marker has none; None: that of the settings
+    unmarked_compression: ClassVar[str | None] = None
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
@@ -130,18 +162,53 @@ class Engine(abc.ABC):
 
     # Backup
 
+    def check_source(self, paths: Sequence[str]) -> None:
+        """Check the options that name the source, and not the source.
+
+        :param paths: those of ``--path-to-backup``
+        :raises ConfigError: one is missing, or two contradict each other
+        """
+        if not paths:
+            # Raises the error of an engine that needs a path.
+            self.source(paths)
+
+    def check_incremental(self) -> None:
+        """Check the options for ``--incremental``.
+
+        :raises ConfigError: no source of these options can have increments
+        """
+
+    def resources(self) -> Sequence[str]:
+        """The IDs of the resources that the options select, each for a backup of its
+        own. Empty for an engine whose source is a path.
+
+        :raises EngineError: none is selected, or they cannot be listed
+        """
+        return ()
+
+    def resource_name(self, marker: Mapping[str, Any]) -> str | None:
+        """The name that a resource had, from the marker of its backup."""
+        return None
+
     @abc.abstractmethod
-    def source(self, path: str | None) -> Source:
+    def source(self, paths: Sequence[str]) -> Source:
         """The source, checked to exist and to be readable.
 
-        :param path: ``--path-to-backup``, or the path of its snapshot
+        :param paths: those of ``--path-to-backup``, or the path of its snapshot; there
+            are several only if the engine is a :class:`FileEngine`. Or one of
+            :meth:`resources`
         :raises ConfigError: an option is missing
         :raises EngineError: the source cannot be read
         """
 
     @abc.abstractmethod
-    def archive(self, archiving: Archiving) -> Generator[Block, None, None]:
+    def archive(self, archiving: Archiving) -> Generator[Block | PartStart, None, None]:
         """The archive, uncompressed.
+
+        It may have several parts, each with a name: see :class:`PartsExtractor`. Then
+        it begins with a :class:`PartStart`, and so does each further part. Each is
+        compressed, encrypted and stored as a stream of its own. Another level may have
+        other parts. Only an archive without parts can have an index.
 
         :raises EngineError: after the last block at the latest, if the archive is not
             complete
@@ -166,10 +233,19 @@ class Engine(abc.ABC):
         :raises RestoreError: nothing can be restored there
         """
 
+    def completed_state(
+        self, state: bytes | None, marker: Mapping[str, Any]
+    ) -> bytes | None:
+        """An engine's file, with what Freezer 19 wrote only into the marker.
+
+        :param state: None if it is lost
+        """
+        return state
+
     @abc.abstractmethod
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
-    ) -> 'Extractor':
+    ) -> 'Extractor | PartsExtractor':
         """Create the extractor of one chain.
 
         :param target: from :meth:`check_target`; created here if it is missing
@@ -178,15 +254,45 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def is_archive_start(self, head: bytes) -> bool:
-        """Whether these bytes (512, or all there are) begin an archive."""
+        """Whether these bytes (512, or all there are) begin an archive, or a part of
+        one."""
 
-    def archive_reader(self) -> 'ArchiveReader | None':
-        """A reader of the archives of one chain; None if the engine keeps no index."""
+    def archive_reader(self, level: int) -> 'ArchiveReader | None':
+        """A reader of the archives of one chain; None if the engine keeps no index.
+
+        :param level: of the first archive that it reads; nothing is known of those
+            below
+        """
         return None
+
+    def padded(self, state: bytes) -> frozenset[bytes]:
+        """The paths of :attr:`Archiving.padded`, from the engine's file.
+
+        :raises EngineError: the file is damaged
+        """
+        return frozenset()
+
+    def without(
+        self, archive: Iterable[Block], paths: Container[bytes]
+    ) -> Iterator[Block]:
+        """An archive without these files.
+
+        :raises EngineError: it is damaged
+        """
+        return iter(archive)
 
 
 class FileEngine(Engine):
     """An engine whose archives hold files: they can be listed, and restored in part."""
+
+    @abc.abstractmethod
+    def source(
+        self, paths: Sequence[str], listed: Sequence[ListedPath] | None = None
+    ) -> Source:
+        """As :meth:`Engine.source`.
+
+        :param listed: the paths of ``--files-from``; None if that is not given
+        """
 
     @abc.abstractmethod
     def extract_part(
@@ -227,6 +333,14 @@ class FileEngine(Engine):
         """
 
     @abc.abstractmethod
+    def member_map(self, archive: Iterable[Block], path: bytes) -> 'MemberMap':
+        """Where the contents of a file are in its member; of a device, its number.
+
+        :param archive: begins with the member; only its beginning is read
+        :raises EngineError: the archive is damaged, or begins with something else
+        """
+
+    @abc.abstractmethod
     def contents_of_chosen(self, levels: Iterable['LevelArchive']) -> Iterator[Block]:
         """The contents of the one file that ``include`` chooses in the final state of a
         chain. All is read before the first block is yielded.
@@ -260,14 +374,20 @@ class FileEngine(Engine):
 
     @abc.abstractmethod
     def plan(
-        self, target: str, states: Iterable['LevelState'], keep_extra: bool
+        self,
+        target: str,
+        states: Iterable['LevelState'],
+        keep_extra: bool,
+        index: Callable[[], ChainIndex | None] = lambda: None,
     ) -> 'TargetPlan | None':
         """Plan a restore into a target that is not empty. Changes nothing.
 
         None if the target is empty or does not exist.
 
-        :param states: the newest first; only those that are needed are fetched
+        :param states: the newest first; only those that are needed are fetched, and
+            none if there is an index
         :param keep_extra: remove nothing
+        :param index: opens the index of the chain, if it has one
         :raises RestoreError: the plan cannot be made; or something in the target cannot
             be replaced by what the backup has
         """
@@ -275,6 +395,18 @@ class FileEngine(Engine):
     @abc.abstractmethod
     def checksum(self, source: Source) -> str:
         """The consistency checksum of the files that an archive would hold."""
+
+
+class StreamedEngine(Engine):
+    """An engine whose archives hold one stream of bytes, which can be printed."""
+
+    @abc.abstractmethod
+    def content(self, level: int, archive: Iterable[Block]) -> Iterator[Block]:
+        """The stream in the archive of a level, which is read to its end.
+
+        :raises RestoreError: it is no use without the levels below
+        :raises EngineError: the archive is damaged
+        """
 
 
 def require_files(engine: Engine, purpose: str) -> FileEngine:
@@ -328,6 +460,22 @@ _WORDS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class MemberMap:
+    """The data of a file, in extents, in order; all else of the file is holes.
+
+    :param starts: of each extent in the file
+    :param lengths: bytes
+    :param places: of each extent in the member
+    :param device: number of a device
+    """
+
+    starts: 'array[int]' = dataclasses.field(default_factory=lambda: array('q'))
+    lengths: 'array[int]' = dataclasses.field(default_factory=lambda: array('q'))
+    places: 'array[int]' = dataclasses.field(default_factory=lambda: array('q'))
+    device: int = 0
+
+
 class Chooser(Protocol):
     """What patterns choose, path by path. Fast if paths come sorted."""
 
@@ -369,12 +517,15 @@ class TargetPlan(NamedTuple):
     :ivar mounts: the mount points on which nothing is removed, sorted
     :ivar untouched: those of them below which the backup has nothing: not changed at
         all
+    :ivar parents: directories that only lead to the paths of the backup -> the names in
+        them that do; they are made if they are missing, and otherwise stay as they are
     """
 
     removed: tuple[bytes, ...] = ()
     replaced: tuple[bytes, ...] = ()
     mounts: tuple[bytes, ...] = ()
     untouched: frozenset[bytes] = frozenset()
+    parents: Mapping[bytes, Container[bytes]] = {}
 
 
 class LevelArchive(Protocol):
@@ -387,7 +538,41 @@ class LevelArchive(Protocol):
         """Read it, also more than once. To be closed: it has downloads in flight."""
 
 
-class Extractor(abc.ABC):
+class Restored(NamedTuple):
+    """What a restore has made, if it is not the target.
+
+    :ivar label: its name for the user
+    :ivar keys: for the result of the run
+    """
+
+    label: str
+    keys: Mapping[str, str]
+
+
+class Extraction:
+    """The restore of one chain into one target.
+
+    A context manager: it ends with an error if the restore fails.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Complete the restore; after an error, undo what can be undone."""
+
+    @property
+    def restored(self) -> Restored | None:
+        """Known at the end; None for the target itself."""
+        return None
+
+
+class Extractor(Extraction, abc.ABC):
     """Extracts the levels of one chain, in order, into one target."""
 
     @abc.abstractmethod
@@ -399,19 +584,45 @@ class Extractor(abc.ABC):
         """
 
 
+class PartsExtractor(Extraction, abc.ABC):
+    """Extracts the levels of one chain, whose archives have parts, in order, into one
+    target."""
+
+    @abc.abstractmethod
+    def extract(self, parts: Iterator[tuple[str, Iterator[Block]]]) -> None:
+        """Extract one level.
+
+        :param parts: name and content, in the order in which they were archived. What
+            is not read of a part when the next is requested is read and verified, and
+            then dropped. An archive without parts is one without a name
+        :raises EngineError: the archive is damaged, or could not be written out
+        """
+
+
 class ArchiveReader(abc.ABC):
-    """Reads the archives of one chain, from level 0 up, and extracts nothing."""
+    """Reads the archives of one chain, from some level up, and extracts nothing.
+
+    :cvar no_index: why no index can be made of any of them; None if it can
+    """
+
+    no_index: ClassVar[str | None] = None
 
     @abc.abstractmethod
     def fork(self) -> Self:
         """Another one, which has read the same archives, for another next level."""
 
     @abc.abstractmethod
-    def read(self, blocks: Iterable[Block], temporary: Path) -> 'ArchiveContents':
+    def read(
+        self,
+        blocks: Iterable[Block],
+        temporary: Path,
+        padded: Container[bytes] = (),
+    ) -> 'ArchiveContents':
         """Read the archive of the next level to its end. After an error, use another
         reader.
 
         :param temporary: a directory for temporary files
+        :param padded: files that no index has
         :raises UnsafeArchiveError: a restore would refuse it
         :raises EngineError: it is damaged, or has no end marker
         """
@@ -432,7 +643,7 @@ class ArchiveContents(Protocol):
         """Why an index cannot describe the archive; None if it can."""
 
     def records(
-        self, base: Iterable[tuple[int, Record]], seen: Iterable[Record]
+        self, base: Iterable[tuple[int, Part]], seen: Iterable[Record]
     ) -> Iterator[Record]:
         """The records of the level's index, in order. To be called once.
 

@@ -3,13 +3,13 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import ConfigError, RestoreError, TamperedError
 from freezer.storage import layout
-from freezer.storage.backup import StoredLevel
+from freezer.storage.backup import StoredLevel, StoredStream
 from freezer.storage.exceptions import IntegrityError, NotFound
 from freezer.storage.index_file import StoredIndex
 from freezer.stream import compression, encryption
@@ -25,10 +25,24 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
+class ArchiveFormat(Protocol):
+    """The methods of :class:`freezer.engine.engine.Engine` that opening needs."""
+
+    @property
+    def unmarked_compression(self) -> str | None: ...
+
+    def is_archive_start(self, head: bytes) -> bool: ...
+
+    def padded(self, state: bytes) -> frozenset[bytes]: ...
+
+    def without(
+        self, archive: Iterable[Block], paths: Container[bytes]
+    ) -> Iterator[Block]: ...
+
+
 class LevelOpener:
     """Opens levels, however they are compressed and encrypted.
 
-    :param is_archive_start: whether bytes (512, or all there are) begin an archive
     :param replaces_keys: see :class:`freezer.engine.sealing.Keyring`
     :ivar passphrase: None if none is given
     :raises ConfigError: the passphrase cannot be read
@@ -37,17 +51,14 @@ class LevelOpener:
     def __init__(
         self,
         settings: EngineSettings,
-        is_archive_start: Callable[[bytes], bool],
+        engine: ArchiveFormat,
         replaces_keys: bool = True,
     ) -> None:
         self.settings = settings
         self._replaces_keys = replaces_keys
-        self.is_archive_start = is_archive_start
-        self.passphrase = (
-            encryption.read_passphrase(settings.encrypt_pass_file)
-            if settings.encrypt_pass_file
-            else None
-        )
+        self.engine = engine
+        given = settings.passphrase
+        self.passphrase = None if given is None else given.value
 
     @functools.cached_property
     def keyring(self) -> 'Keyring':
@@ -94,7 +105,8 @@ class LevelOpener:
 class OpenedLevel:
     """A level whose marker says that it can be opened.
 
-    :ivar compression: the marker decides; the option, if the marker does not say
+    :ivar compression: the marker decides; the engine or the option, if the marker does
+        not say
     :ivar format: of its encryption; None if it is not encrypted
     """
 
@@ -103,7 +115,11 @@ class OpenedLevel:
         self.level = stored.level
         self._opener = opener
         marker = stored.marker
-        self.compression = str(marker.get('compression') or opener.settings.compression)
+        self.compression = str(
+            marker.get('compression')
+            or opener.engine.unmarked_compression
+            or opener.settings.compression
+        )
         # Freezer 19 decrypts when a passphrase is given and the marker does not say.
         encrypted = marker.get('encryption', opener.passphrase is not None)
         name = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
@@ -175,25 +191,62 @@ class OpenedLevel:
             LOG.warning('%r: %s', self.stored, error)
             return None
 
-    def data(self) -> Generator[Block, None, None]:
-        """The archive: decrypted, decompressed, each byte checked before it is yielded.
+    @fetched
+    def padded(self) -> frozenset[bytes]:
+        """Files that are not to be restored from this level: they could not be read to
+        their ends when it was made, and the archive has other bytes in their place.
 
+        :raises RestoreError: the engine's file, which has their names, is lost
+        :raises EngineError: it is damaged
+        :raises EncryptionError: it does not open
+        """
+        if not self.stored.marker.get(layout.PADDED_KEY):
+            return frozenset()
+        state = self.state()
+        if state is None:
+            raise RestoreError(
+                f'{self.stored!r} has files that could not be read to their ends, and '
+                f'their names are lost with its engine_metadata: restore another date'
+            )
+        return self._opener.engine.padded(state)
+
+    def data(self, part: str = '') -> Generator[Block, None, None]:
+        """The archive: decrypted, decompressed, each byte checked before it is yielded;
+        without the files in :attr:`padded`.
+
+        :param part: which part, of a level that has several
         :raises StorageException, EncryptionError, EngineError: some of it is damaged or
             missing; at its end at the latest
         """
-        return self.decode(self.stored.blocks())
+        stream = self.stored.stream(part)
+        # Decompression keeps no input, so it needs no copy.
+        copied = self.format or self.compression == 'none'
+        archive = self.decode(stream.blocks() if copied else stream.views(), part=part)
+        return self._without_padded(archive) if self.padded else archive
+
+    def _without_padded(
+        self, archive: Generator[Block, None, None]
+    ) -> Generator[Block, None, None]:
+        # Closed at once: it has downloads in flight.
+        with contextlib.closing(archive):
+            yield from self._opener.engine.without(archive, self.padded)
 
     def decode(
-        self, blocks: Iterable[Block], points: Points | None = None
+        self,
+        blocks: Iterable[Block | memoryview],
+        points: Points | None = None,
+        part: str = '',
     ) -> Generator[Block, None, None]:
-        """The archive in the blocks of the stored stream, as :meth:`data`.
+        """The archive in the blocks of a stored stream, as :meth:`data`, with all
+        files.
 
         :param points: gets the places recorded where decompression can begin
+        :param part: whose stream it is
         """
         stream: Any = self._opener.settings.progress.stored(blocks)
         passphrase = self._opener.passphrase
         if self.sealed is not None:
-            stream = self.sealed.data(stream)
+            stream = self.sealed.data(stream, part)
         elif self.format and passphrase is not None:
             stream = encryption.decrypt(passphrase, stream, self._looks_right)
         return compression.decompress(self.compression, stream, points)
@@ -212,8 +265,8 @@ class OpenedLevel:
         :raises StorageException, EncryptionError, EngineError: some of it is damaged or
             missing
         """
-        stream: RangedStream = _StoredStream(
-            self.stored, self._opener.settings.progress
+        stream: RangedStream = _StoredRanges(
+            self.stored.stream(), self._opener.settings.progress
         )
         passphrase = self._opener.passphrase
         if self.sealed is not None:
@@ -238,7 +291,7 @@ class OpenedLevel:
         """Whether decrypted bytes begin as they must, so the passphrase is right."""
         magic = compression.MAGIC.get(self.compression)
         if magic is None:
-            return self._opener.is_archive_start(head)
+            return self._opener.engine.is_archive_start(head)
         return head.startswith(magic)
 
 
@@ -254,10 +307,10 @@ class _IndexStream(RangedStream):
             yield self._file.read(start, end)
 
 
-class _StoredStream(RangedStream):
+class _StoredRanges(RangedStream):
     """The stream of a level, as it is stored."""
 
-    def __init__(self, stored: StoredLevel, progress: Progress) -> None:
+    def __init__(self, stored: StoredStream, progress: Progress) -> None:
         self._stored = stored
         self._progress = progress
 

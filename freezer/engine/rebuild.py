@@ -11,7 +11,7 @@ from freezer.engine.index.file import IndexFile
 from freezer.engine.index.local import UsesIndexes
 from freezer.engine.index.new import NewIndex
 from freezer.engine.index.record import Record
-from freezer.engine.index.state import merged
+from freezer.engine.index.state import merged, merged_parts
 from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import EngineError
@@ -39,7 +39,7 @@ class ChainRebuilder(UsesIndexes):
         super().__init__()
         self._engine = engine
         self._repository = repository
-        self._opener = LevelOpener(settings, engine.is_archive_start)
+        self._opener = LevelOpener(settings, engine)
 
     def has_index(self, stored: StoredLevel) -> bool:
         """Whether a level has an index that is not damaged. Fetches it.
@@ -67,14 +67,19 @@ class ChainRebuilder(UsesIndexes):
         :raises RestoreError, EngineError, EncryptionError, StorageException: the level
             cannot be read, or the index not be stored
         """
+        reader = self._reader(stored)
+        if reader.no_index is not None:
+            raise NoIndexError(reader.no_index)
         lower = self._indexes.all_of(below)
         if lower is None or len(below) != stored.level:
             raise NoIndexError('a level below has no index')
         level = self._opener.open(stored)
         state = self._state(level, below)
         points = Points()
-        with contextlib.closing(level.decode(stored.blocks(), points)) as archive:
-            contents = self._reader().read(archive, self._folder)
+        with contextlib.closing(
+            level.decode(stored.stream().blocks(), points)
+        ) as archive:
+            contents = reader.read(archive, self._folder, level.padded)
         if contents.no_index is not None:
             raise NoIndexError(contents.no_index)
         path = self._folder / 'new'
@@ -84,7 +89,7 @@ class ChainRebuilder(UsesIndexes):
         for record in _records(contents, lower):
             new.add(record)
             count += 1
-        new.properties.update(self._reader().properties(state))
+        new.properties.update(reader.properties(state))
         new.finish(points.dump())
         marker, sent = self._sealed(level, path)
         self._repository.add_index(stored, sent, marker)
@@ -98,9 +103,9 @@ class ChainRebuilder(UsesIndexes):
             return level.check_seal(below[-1] if below else None)
         return level.state()
 
-    def _reader(self) -> ArchiveReader:
+    def _reader(self, stored: StoredLevel) -> ArchiveReader:
         """One that has read nothing: what older levels left behind does not matter."""
-        reader = self._engine.archive_reader()
+        reader = self._engine.archive_reader(stored.level)
         if reader is None:
             raise NoIndexError(f'engine {self._engine.name} keeps no index')
         return reader
@@ -117,7 +122,7 @@ class ChainRebuilder(UsesIndexes):
 
 
 def _records(contents: ArchiveContents, lower: Sequence[IndexFile]) -> Iterator[Record]:
-    base = merged([index.parts() for index in lower]) if lower else ()
+    base = merged_parts([index.parts() for index in lower]) if lower else ()
     # A directory that did not change has no record, so it keeps its identity. That of a
     # file would be the one of an older file.
     state = merged([index.parts() for index in lower]) if lower else ()

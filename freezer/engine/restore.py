@@ -5,7 +5,7 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from freezer.engine.engine import (
@@ -14,13 +14,21 @@ from freezer.engine.engine import (
     FileEngine,
     LevelArchive,
     LevelState,
+    PartsExtractor,
+    Restored,
+    StreamedEngine,
     TargetPlan,
     Warnings,
     no_match,
     require_files,
     require_one_file,
 )
-from freezer.engine.index.chain import ChainIndex, at_once, open_indexes
+from freezer.engine.index.chain import (
+    ChainIndex,
+    at_once,
+    no_link_target,
+    open_indexes,
+)
 from freezer.engine.index.file import BLOCK_RECORDS, Part
 from freezer.engine.index.record import (
     Owner,
@@ -66,7 +74,7 @@ class RestoreChain:
         self._settings = settings
         self._listed = listed
         self._progress = settings.progress
-        opener = LevelOpener(settings, engine.is_archive_start)
+        opener = LevelOpener(settings, engine)
         # The newest first, as a part of a backup is restored.
         newest_first = [chain[level] for level in sorted(chain, reverse=True)]
         self._levels = list(
@@ -75,6 +83,8 @@ class RestoreChain:
                 None if listed else 1,
             )
         )
+        self.restored: Restored | None = None
+        """What a restore has made; None if it is its target."""
         self._chosen: list[Chosen] | None = None
         self._state: bytes | None = None
         self._state_known = False
@@ -134,8 +144,8 @@ class RestoreChain:
         """
         levels = self._levels[::-1]
         names = [each.stored.paths.index for each in levels]
-        # Of an index that is read as a whole, damage shows before anything is listed.
-        copy = self._listed and not self._files.roots()
+        # Of an index that is read as a whole, damage shows before anything is done.
+        copy = not self._files.roots()
         try:
             return open_indexes(levels, names, copy)
         except (NotFound, IntegrityError, EngineError) as error:
@@ -165,7 +175,9 @@ class RestoreChain:
         """
         if not isinstance(self._engine, FileEngine):
             return None
-        return self._engine.plan(target, self._states(), keep_extra)
+        return self._engine.plan(
+            target, self._states(), keep_extra, lambda: self._index
+        )
 
     def _states(self) -> Iterator[LevelState]:
         for number, level in enumerate(self._levels):
@@ -186,6 +198,7 @@ class RestoreChain:
         for mount in plan.mounts if plan else ():
             where = os.path.join(target, os.fsdecode(mount))
             warnings.add(f'{where}: a mounted file system: nothing is removed from it')
+        self._warn_of_padded(warnings)
         self._progress.begin()
         self._progress.phase = 'Restoring'
         limit = _Limit(self._settings.max_restore_size)
@@ -201,19 +214,56 @@ class RestoreChain:
         self._restore_whole(target, limit, warnings)
         return warnings
 
+    def _warn_of_padded(self, warnings: Warnings) -> None:
+        """Name the files that the newest level should have. Each level tries again to
+        read those of the level below."""
+        newest = self._levels[0]
+        if not newest.padded:
+            return
+        chooser = self._files.chooser()
+        for path in sorted(newest.padded):
+            if not self._settings.include or chooser.chooses(path):
+                warnings.add(
+                    f'{os.fsdecode(path)}: could not be read to its end when level '
+                    f'{newest.level} was made: restored as the levels below have it, '
+                    f'or not at all'
+                )
+
     def _restore_whole(self, target: str, limit: '_Limit', warnings: Warnings) -> None:
         """Into an empty target: the oldest level first."""
         sizes = [level.stored.size for level in self._levels]
         known = [size for size in sizes if size is not None]
         self._progress.total = sum(known) if len(known) == len(sizes) else None
-        extractor = self._engine.extractor(target, self._newest_state(), warnings)
-        for level in reversed(self._levels):
-            stored = level.stored
-            LOG.info('restoring level %d (%r) into %s', stored.level, stored, target)
+        state = self._engine.completed_state(self._newest_state(), self.newest.marker)
+        with self._engine.extractor(target, state, warnings) as extractor:
+            if not isinstance(extractor, PartsExtractor):
+                for level in self._levels:
+                    # Raises an exception if it has parts.
+                    level.stored.stream()
+            for level in reversed(self._levels):
+                stored = level.stored
+                LOG.info(
+                    'restoring level %d (%r) into %s', stored.level, stored, target
+                )
+                with contextlib.closing(self._streams(level, limit)) as streams:
+                    if isinstance(extractor, PartsExtractor):
+                        extractor.extract(streams)
+                    else:
+                        for _part, blocks in streams:
+                            extractor.extract(blocks)
+                    for _rest in streams:
+                        pass
+        self.restored = extractor.restored
+
+    def _streams(
+        self, level: OpenedLevel, limit: '_Limit'
+    ) -> Generator[tuple[str, Iterator[Block]], None, None]:
+        """The archive, or each part of it by name; read to its end."""
+        for part in level.stored.streams:
             # Closed at once: it has downloads in flight.
-            with contextlib.closing(level.data()) as blocks:
+            with contextlib.closing(level.data(part)) as blocks:
                 held = limit.hold(self._progress.archived(blocks))
-                extractor.extract(held)
+                yield part, held
                 # Only the end proves that the stream is complete, and tar may not read
                 # that far.
                 for _block in held:
@@ -284,6 +334,20 @@ class RestoreChain:
         (archive,) = self._index.archives({level: [record]})
         return Contents(path, self._read(archive, record.path))
 
+    def streamed(self) -> Generator[Block, None, None]:
+        """The stream of a backup that is one. Each byte is checked before it is
+        yielded.
+
+        :raises RestoreError: it is no use without the levels below
+        """
+        assert isinstance(self._engine, StreamedEngine)
+        newest = self._levels[0]
+        self._progress.begin()
+        # Closed at once: it has downloads in flight.
+        with contextlib.closing(newest.data()) as blocks:
+            archived = self._progress.archived(blocks)
+            yield from self._engine.content(newest.level, archived)
+
     def _read(self, archive: LevelArchive, path: bytes) -> Iterator[Block]:
         self._progress.begin()
         with contextlib.closing(archive.data()) as blocks:
@@ -302,11 +366,7 @@ class RestoreChain:
         assert self._index is not None
         found = self._index.indexes[link.level].find(link.target)
         if found is None:
-            raise EngineError(
-                f'{os.fsdecode(link.path)!r} is a hard link to '
-                f'{os.fsdecode(link.target)!r}, and level {link.level} has no such '
-                f'file: its index is damaged'
-            )
+            raise no_link_target(link.path, link.target, link.level)
         return found
 
     @property

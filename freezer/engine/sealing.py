@@ -118,28 +118,36 @@ class Keyring:
 
 @dataclass(frozen=True)
 class _Seal:
-    """The parts of a level.
+    """What a seal binds together: the files of a level, and its place.
 
     :param level: the level's folder below ``data``
     :param base: the folder of the level it builds on; None at level 0
     :param marker: the engine's content of the marker, without the seal
-    :param data: fingerprint of the stream
     :param engine_metadata: fingerprint of the engine's file
+    :param data: fingerprint of the only stream; None for a level with parts
+    :param parts: fingerprint of the stream of each part, in order
     :param index: fingerprint of the index; None without one, as in earlier versions
     """
 
     level: str
     base: str | None
     marker: dict[str, Any]
-    data: str
     engine_metadata: str
+    data: str | None = None
+    parts: dict[str, str] | None = None
     index: str | None = None
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """Fingerprint of each stream; the only one has the empty name."""
+        return (self.parts or {}) if self.data is None else {'': self.data}
 
     def dump(self) -> bytes:
         record = asdict(self)
-        if self.index is None:
-            # Earlier versions do not know the field.
-            del record['index']
+        for name in ('data', 'parts', 'index'):
+            if record[name] is None:
+                # Earlier versions know neither parts nor an index.
+                del record[name]
         return json.dumps(record).encode()
 
 
@@ -154,12 +162,16 @@ class Sealer:
         self._key = key.key
         self._level = backup.path
         self._base = None if base is None else base.path
-        self._data = self._engine_metadata = ''
+        self._streams: dict[str, str] = {}
+        self._engine_metadata = ''
         self._index: str | None = None
 
-    def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
+    def data(
+        self, blocks: Iterable[Block], part: str = ''
+    ) -> Generator[Block, None, None]:
+        """A stream, encrypted; ``part`` is its name in a level with parts."""
         encrypted = age.encrypt(self._key, blocks)
-        self._data = encrypted.fingerprint
+        self._streams[part] = encrypted.fingerprint
         return encrypted.blocks
 
     def engine_metadata(self, content: bytes) -> bytes:
@@ -174,15 +186,16 @@ class Sealer:
         return encrypted.blocks
 
     def sealed(self, marker: dict[str, Any]) -> dict[str, Any]:
-        """The marker with the seal of the data, the engine's file and the index."""
-        assert self._data
+        """The marker with the seal of the streams, the engine's file and the index."""
+        assert self._streams
         assert self._engine_metadata
         seal = _Seal(
             self._level,
             self._base,
             marker,
-            self._data,
             self._engine_metadata,
+            self._streams.get(''),
+            None if '' in self._streams else self._streams,
             self._index,
         )
         encrypted = b''.join(age.encrypt(self._key, [seal.dump()]).blocks)
@@ -213,6 +226,14 @@ class SealedLevel:
         }
         if self._seal.marker != found:
             raise TamperedError(f'{where}: was modified or damaged')
+        try:
+            streams = list(stored.streams)
+        except IntegrityError as error:
+            raise TamperedError(error.message) from error
+        if streams != list(self._seal.streams):
+            raise TamperedError(
+                f'{where}: names other parts than its seal: it was modified or damaged'
+            )
 
     def check_base(self, base: StoredLevel | None) -> None:
         """
@@ -232,7 +253,7 @@ class SealedLevel:
         """
         sealer = Sealer(self.key, self._stored.backup, None)
         sealer._base = self._seal.base
-        sealer._data = self._seal.data
+        sealer._streams = self._seal.streams
         sealer._engine_metadata = self._seal.engine_metadata
         return sealer
 
@@ -241,18 +262,20 @@ class SealedLevel:
         """The engine's content of the marker, without the seal."""
         return dict(self._seal.marker)
 
-    def data(self, blocks: Iterable[Block]) -> Generator[Block, None, None]:
-        """The decrypted stream; raises TamperedError where it was changed."""
-        where = self._stored.paths.folder
-        return age.decrypt(self.key.key, blocks, where, self._seal.data)
+    def data(
+        self, blocks: Iterable[Block], part: str = ''
+    ) -> Generator[Block, None, None]:
+        """A stream, decrypted; raises TamperedError where it was changed."""
+        where = self._stored.paths.stream(part).folder
+        return age.decrypt(self.key.key, blocks, where, self._seal.streams[part])
 
     def data_ranges(self, stream: RangedStream) -> RangedStream:
-        """The stream, decrypted where it is read.
+        """The only stream, decrypted where it is read.
 
         :raises TamperedError: it was changed
         """
         where = self._stored.paths.folder
-        return age.Decrypted(stream, self.key.key, where, self._seal.data)
+        return age.Decrypted(stream, self.key.key, where, self._seal.streams[''])
 
     def index(self, stream: RangedStream | None) -> RangedStream | None:
         """The index, decrypted where it is read; None if the level has none.

@@ -75,7 +75,7 @@ class Search:
         settings: EngineSettings,
     ) -> None:
         self._engine = engine
-        self._opener = LevelOpener(settings, engine.is_archive_start)
+        self._opener = LevelOpener(settings, engine)
         self.unsearched: list[Unsearched] = []
         #: in an order in which each comes after its base
         self._levels: list[_Searched] = []

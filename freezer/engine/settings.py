@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from freezer.stream.encryption import Passphrase
 from freezer.utils.progress import Progress
 
 
@@ -12,7 +13,7 @@ class EngineSettings:
     """How an archive is made, and extracted.
 
     :param compression: a name of :data:`freezer.stream.compression.NAMES`
-    :param encrypt_pass_file: path, or None for no encryption
+    :param passphrase: None for no encryption
     :param encryption: a name of :data:`freezer.stream.encryption.NAMES`; None for
         Freezer's, and for whichever is there when it is restored
     :param include: patterns: what of a backup to list or restore; none is all of it
@@ -27,7 +28,7 @@ class EngineSettings:
     """
 
     compression: str = 'gzip'
-    encrypt_pass_file: str | None = None
+    passphrase: Passphrase | None = None
     encryption: str | None = None
     include: tuple[str, ...] = ()
     max_restore_size: int = 0

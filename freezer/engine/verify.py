@@ -11,7 +11,7 @@ from freezer.engine.engine import ArchiveContents, ArchiveReader, Engine
 from freezer.engine.index.file import IndexFile
 from freezer.engine.index.local import UsesIndexes
 from freezer.engine.index.record import REMOVED, Record, sort_key
-from freezer.engine.index.state import merged
+from freezer.engine.index.state import merged, merged_parts
 from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import (
@@ -39,7 +39,8 @@ class ChainVerifier(UsesIndexes):
     def __init__(self, engine: Engine, settings: EngineSettings) -> None:
         super().__init__()
         self._engine = engine
-        self._opener = LevelOpener(settings, engine.is_archive_start)
+        self._opener = LevelOpener(settings, engine)
+        self._has_reader = engine.archive_reader(0) is not None
         # By the level that was read last.
         self._readers: dict[str, ArchiveReader] = {}
 
@@ -60,23 +61,31 @@ class ChainVerifier(UsesIndexes):
         return None
 
     def read(
-        self, stored: StoredLevel, below: Sequence[StoredLevel], blocks: Iterable[Block]
+        self,
+        stored: StoredLevel,
+        below: Sequence[StoredLevel],
+        part: str,
+        blocks: Iterable[Block],
     ) -> Iterator[Problem]:
         """Read the archive of a level to its end, and find what is wrong with it.
 
         :param below: the levels that it builds on, from level 0 up
+        :param part: the name of the stream; empty for the only one
         :param blocks: the stored stream
         :raises StorageException: another file of the level cannot be read
         """
+        if part or not self._has_reader:
+            yield from self._decode(stored, part, blocks)
+            return
         folder = stored.storage.location(stored.paths.folder)
         points = Points(spacing=1)
-        reader = self._reader(below)
+        reader = self._reader(stored, below)
         try:
             level = self._opener.open(stored)
             yield from self._check_key(level)
             self._check_seal(level, below)
             with contextlib.closing(level.decode(blocks, points)) as archive:
-                contents = reader.read(archive, self._folder)
+                contents = reader.read(archive, self._folder, level.padded)
         except (EngineError, EncryptionError, RestoreError) as error:
             yield Problem(f'{folder}: {error}')
             return
@@ -87,6 +96,19 @@ class ChainVerifier(UsesIndexes):
                 yield Problem(f'{where}: {what}', fatal=False)
         except (EngineError, EncryptionError) as error:
             yield Problem(str(error), fatal=False)
+
+    def _decode(
+        self, stored: StoredLevel, part: str, blocks: Iterable[Block]
+    ) -> Iterator[Problem]:
+        """Decrypt and decompress a stream of which only the engine knows more."""
+        try:
+            level = self._opener.open(stored)
+            with contextlib.closing(level.decode(blocks, part=part)) as archive:
+                for _block in archive:
+                    pass
+        except (EngineError, EncryptionError, RestoreError) as error:
+            folder = stored.storage.location(stored.paths.stream(part).folder)
+            yield Problem(f'{folder}: {error}')
 
     def check_seal(
         self, stored: StoredLevel, below: Sequence[StoredLevel]
@@ -143,11 +165,13 @@ class ChainVerifier(UsesIndexes):
         """Whether the archive of a level was read to its end."""
         return stored.backup.path in self._readers
 
-    def _reader(self, below: Sequence[StoredLevel]) -> ArchiveReader:
+    def _reader(
+        self, stored: StoredLevel, below: Sequence[StoredLevel]
+    ) -> ArchiveReader:
         """One that has read the levels below; a new one if they could not be read."""
         if below and (found := self._readers.get(below[-1].backup.path)):
             return found.fork()
-        new = self._engine.archive_reader()
+        new = self._engine.archive_reader(stored.level)
         assert new is not None
         return new
 
@@ -198,7 +222,7 @@ def differences(
     lower = [each.parts for each in below or ()]
     # An archive has no identities: those of the index are taken for right.
     state = merged([parts() for parts in (*lower, index.parts)])
-    base = merged([parts() for parts in lower]) if lower else ()
+    base = merged_parts([parts() for parts in lower]) if lower else ()
     expected = contents.records(base, (record for _level, record in state))
     for path, wanted, found in _pairs(expected, index.records()):
         name = repr(os.fsdecode(path))

@@ -38,7 +38,7 @@ class Archives:
         self._chain: _Chain | None = None
         self._verifier: ChainVerifier | None = None
         self._stack = contextlib.ExitStack()
-        self._unread: dict[str, int] = {}
+        self._unread: dict[str, set[StoredLevel]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +47,7 @@ class Archives:
         self._stack.close()
 
     def reader(self, stored: StoredLevel) -> ReadStream | None:
-        """What reads the stream of a level; None if only its bytes are checked."""
+        """What reads the streams of a level; None if only its bytes are checked."""
         if not self._job.config.verify_data:
             return None
         verifier = self._verifier_of(stored)
@@ -82,15 +82,15 @@ class Archives:
 
     def notes(self) -> Iterator[str]:
         """A line for each reason for which archives were not read."""
-        for reason, count in self._unread.items():
+        for reason, unread in self._unread.items():
             yield (
-                f'Only the stored bytes of {human.number(count, "backup")} were '
+                f'Only the stored bytes of {human.number(len(unread), "backup")} were '
                 f'checked, not the archive: {reason}'
             )
 
     def _new_verifier(self, name: str) -> ChainVerifier | None:
         engine = self._engine(name)
-        if engine is None or engine.archive_reader() is None:
+        if engine is None:
             return None
         verifier = ChainVerifier(engine, self._job.settings)
         return self._stack.enter_context(verifier)
@@ -104,13 +104,17 @@ class Archives:
             return None
 
     def _read(
-        self, verifier: ChainVerifier, stored: StoredLevel, blocks: Iterator[Block]
+        self,
+        verifier: ChainVerifier,
+        stored: StoredLevel,
+        part: str,
+        blocks: Iterator[Block],
     ) -> Iterable[Problem]:
         reason = verifier.unreadable(stored)
         if reason is not None:
-            self._unread[reason] = self._unread.get(reason, 0) + 1
+            self._unread.setdefault(reason, set()).add(stored)
             return
-        yield from verifier.read(stored, self._below(stored), blocks)
+        yield from verifier.read(stored, self._below(stored), part, blocks)
         if verifier.has_read(stored):
             self.read.add(stored)
 

@@ -29,6 +29,7 @@ class DiffJob(Job):
     """Compares two states of a backup: by the indexes, or, of a chain without, by
     reading its data."""
 
+    takes_tag = True
     takes_include = True
 
     def check_options(self) -> None:

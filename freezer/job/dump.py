@@ -1,10 +1,10 @@
-"""Action dump: the contents of a file in a backup."""
+"""Action dump: the contents of a file in a backup, or a backup that is one stream."""
 
 import logging
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 
-from freezer.engine.engine import require_files
+from freezer.engine.engine import StreamedEngine, require_files
 from freezer.engine.restore import Contents, RestoreChain
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.job.job import Job, Outcome, damage_explained, iso
@@ -17,13 +17,18 @@ LOG = logging.getLogger(__name__)
 
 
 class DumpJob(Job):
-    """Writes the contents of one file to standard output, and nothing else there."""
+    """Writes the contents of one file, or one stream, to standard output, and nothing
+    else there."""
 
+    takes_tag = True
     takes_include = True
 
     def check_options(self) -> None:
         super().check_options()
-        if not self.config.include:
+        if isinstance(self.engine, StreamedEngine):
+            if self.config.include:
+                require_files(self.engine, 'include')
+        elif not self.config.include:
             raise ConfigError('action dump needs --include PATH, the file to print')
         if self.config.metadata_out:
             raise ConfigError(
@@ -32,18 +37,25 @@ class DumpJob(Job):
             )
 
     def execute(self) -> Outcome:
-        engine = require_files(self.engine, 'action dump')
         self.progress.phase = 'Looking for the backup'
+        if not isinstance(self.engine, StreamedEngine):
+            require_files(self.engine, 'action dump')
         chain = self.find_state()
         with damage_explained():
-            opened = RestoreChain(chain, engine, self.settings, listed=True)
-            found = opened.contents()
+            found = self._contents(chain)
         self.progress.phase = 'Reading'
         written = _Written()
         return Outcome(
             content=self._checked(found.blocks, written),
             lines=_summary(found, written, chain[max(chain)]),
         )
+
+    def _contents(self, chain: Mapping[int, StoredLevel]) -> Contents:
+        if isinstance(self.engine, StreamedEngine):
+            opened = RestoreChain(chain, self.engine, self.settings)
+            return Contents(None, opened.streamed())
+        opened = RestoreChain(chain, self.engine, self.settings, listed=True)
+        return opened.contents()
 
     def _checked(
         self, blocks: Iterator[Block], written: '_Written'

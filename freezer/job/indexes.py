@@ -54,15 +54,10 @@ def _chains(job: Job) -> list[list[StoredLevel]]:
     config = job.config
     committed = job.repository.committed()
     present = [each for each in committed if each.backup.engine == config.engine_name]
-    named = 'backup_name' in config.given
     chains: dict[tuple[str, str, int], list[StoredLevel]] = {}
     for stored in present:
         identity = stored.backup.hostname_backup_name
-        if (
-            identity in config.identities
-            if named
-            else identity.startswith(f'{config.hostname}_')
-        ):
+        if identity.startswith(f'{config.hostname}_') and job.is_selected(stored):
             key = stored.member, identity, stored.level_zero_timestamp
             chains.setdefault(key, []).append(stored)
     if not chains:

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import functools
 import logging
-import os
 import shlex
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -24,10 +23,12 @@ from freezer.exceptions import (
 from freezer.storage import layout
 from freezer.storage.backup import Owner, StoredLevel
 from freezer.storage.exceptions import IntegrityError, StorageException
-from freezer.storage.levels import SECONDS_PER_DAY, NoSuchBackup, is_owned
+from freezer.storage.levels import NoSuchBackup, is_owned, known_owner
 from freezer.storage.repository import Repository
+from freezer.storage.retention import TOLERATED_SECONDS
 from freezer.utils import human
 from freezer.utils.blocks import Block
+from freezer.utils.paths import absolute
 from freezer.utils.progress import Progress
 from freezer.utils.text import NOTICES
 
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Clocks may differ by this much: days are not counted by one that is further ahead of
-# the storage's.
-_TOLERATED_SECONDS = 3600
 # Of levels, hosts and names in one line.
 _FEW = 10
 
@@ -96,6 +94,8 @@ class Job(abc.ABC):
     writes: ClassVar[bool] = False
     #: whether ``--include`` can limit it to a part of a backup
     takes_include: ClassVar[bool] = False
+    #: whether ``--tag`` has an effect
+    takes_tag: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -121,6 +121,29 @@ class Job(abc.ABC):
                 f'--include selects files of a backup and cannot be used with action '
                 f'{config.action}; to leave files out of a backup use --exclude'
             )
+        if config.tag and not self.takes_tag:
+            raise ConfigError(f'--tag has no effect with action {config.action}')
+        if config.note and config.action != 'backup':
+            raise ConfigError(f'--note belongs to action backup, not {config.action}')
+        if config.last and config.action != 'info':
+            raise ConfigError(f'--last belongs to action info, not {config.action}')
+        if config.action not in ('backup', 'restore'):
+            for key in config.selectors[1:]:
+                if config.engine_options[key]:
+                    raise ConfigError(
+                        f'--{key.replace("_", "-")} belongs to action backup or '
+                        f'restore: pass --{config.selectors[0].replace("_", "-")}'
+                    )
+        if (config.mount_point or config.allow_other) and config.action != 'mount':
+            raise ConfigError('--mount-point and --allow-other belong to action mount')
+        if config.action not in ('backup', 'restore') and (
+            config.pre_command or config.post_command
+        ):
+            raise ConfigError(
+                '--pre-command and --post-command belong to action backup or restore'
+            )
+        if (config.pin or config.unpin) and config.action != 'admin':
+            raise ConfigError('--pin and --unpin belong to action admin')
         if (config.from_date or config.to_date) and config.action != 'diff':
             raise ConfigError(
                 f'--from-date and --to-date belong to action diff; the date of action '
@@ -158,14 +181,14 @@ class Job(abc.ABC):
         config = self.config
         return EngineSettings(
             compression=config.compression,
-            encrypt_pass_file=config.encrypt_pass_file,
+            passphrase=config.passphrase,
             encryption=config.encryption,
             include=config.include,
             max_restore_size=config.max_restore_size,
             untrusted=config.untrusted,
             # A snapshot does not change any more.
             sync=config.sync and config.snapshot is None,
-            origin=_absolute(config.path_to_backup),
+            origin=absolute(config.one_path) if config.one_path else '',
             own_paths=tuple(
                 path
                 for driver, settings in config.storages
@@ -193,11 +216,27 @@ class Job(abc.ABC):
         made: Engine = engine.from_settings(settings)
         return made
 
-    def is_selected(self, identity: str) -> bool:
-        """Whether a backup has the given name, or else the given host name."""
+    def is_selected(self, stored: StoredLevel) -> bool:
+        """Whether a level has the given name, or else the given host name. Reads its
+        marker if the folder's name could be that.
+
+        :raises StorageException: the storage is gone
+        """
+        config = self.config
+        if not self.may_be_selected(stored.backup.hostname_backup_name):
+            return False
+        owner = known_owner([stored])
+        if owner is None:
+            return True
+        if 'backup_name' in config.given:
+            return config.names(owner)
+        return 'hostname' not in config.given or owner.hostname == config.hostname
+
+    def may_be_selected(self, identity: str) -> bool:
+        """The same by the name of the folder, which can be that of several owners."""
         config = self.config
         if 'backup_name' in config.given:
-            return identity in config.identities
+            return config.names_identity(identity)
         if 'hostname' in config.given:
             return identity.startswith(f'{config.hostname}_')
         return True
@@ -265,7 +304,7 @@ class Job(abc.ABC):
         for owner in config.owners:
             with contextlib.suppress(NoSuchBackup):
                 return self.repository.find_state(
-                    config.engine_name, owner.identity, cutoff, owner
+                    config.engine_name, owner.identity, cutoff, owner, config.tag
                 )
         raise NoSuchBackup(self.no_state(cutoff))
 
@@ -274,20 +313,21 @@ class Job(abc.ABC):
         """The last second of backups that are not after a date."""
         return None if date is None else int(date.timestamp())
 
-    def warn_of_dates_ahead(self) -> None:
+    def warn_of_dates_ahead(self, found: Iterable[StoredLevel] | None = None) -> None:
         """Warn of levels of the name that are dated later than now, if there are any.
 
+        :param found: all levels of the name; None to list them
         :raises StorageException: the storage cannot be read
         """
         config = self.config
         now = time.time()
-        ahead = [
-            stored
-            for identity in config.identities
-            for chain in self.repository.chains(config.engine_name, identity).values()
-            for stored in chain
-            if stored.timestamp > now + _TOLERATED_SECONDS
-        ]
+        if found is None:
+            chains = (
+                self.repository.chains(config.engine_name, identity)
+                for identity in config.identities
+            )
+            found = (level for each in chains for c in each.values() for level in c)
+        ahead = [each for each in found if each.timestamp > now + TOLERATED_SECONDS]
         if self._has_warned or not ahead:
             return
         self._has_warned = True
@@ -333,6 +373,13 @@ class Job(abc.ABC):
                 f'--hostname {other.hostname} --backup-name {other.backup_name}'
             )
         same = mine
+        if same and config.tag:
+            until = '' if cutoff is None else f' at or before {iso(cutoff)}'
+            return (
+                f'No backup of {config.fill_in(config.backup_name)!r} (host '
+                f'{config.hostname}){until} has {human.number(len(config.tag), "tag")} '
+                f'{", ".join(config.tag)}; --action info --long shows the tags'
+            )
         if same and cutoff is not None:
             return (
                 f'No backup of {config.fill_in(config.backup_name)!r} (host '
@@ -344,55 +391,6 @@ class Job(abc.ABC):
             (stored.backup.hostname_backup_name for stored in present),
             config.engine_name,
         )
-
-    def remove_old(self, keep: int | None = None) -> None:
-        """Remove old chains, if the options request it.
-
-        :param keep: level-0 timestamp of a chain that stays whatever its age
-        """
-        cutoff = _cutoff(self.config, time.time())
-        if cutoff is None:
-            return
-        if self.config.remove_older_than:
-            self._check_clock()
-        self.progress.phase = 'Removing old backups'
-        dry_run = self.config.dry_run
-        count = 0
-        for owner in self.config.owners:
-            identity = owner.identity
-            removed = self.repository.remove_older_than(
-                self.config.engine_name, identity, cutoff, keep, dry_run, owner
-            )
-            for chain in removed:
-                first = chain[0]
-                self.say(
-                    f'{"Would remove" if dry_run else "Removed"} {identity} of '
-                    f'{iso(first.level_zero_timestamp)}: {describe_levels(chain)}'
-                )
-            count += len(removed)
-        LOG.info('%s not newer than %s', human.number(count, 'chain'), iso(cutoff))
-        if not count:
-            self.say(
-                f'Nothing to remove: every chain has a backup newer than {iso(cutoff)}'
-            )
-
-    def _check_clock(self) -> None:
-        """If this clock were far ahead, every backup would look old.
-
-        :raises FreezerError: it is, compared with the storage's
-        """
-        theirs = self.repository.time()
-        ahead = 0 if theirs is None else time.time() - theirs
-        if ahead > _TOLERATED_SECONDS:
-            raise FreezerError(
-                f"this machine's clock is {ahead:.0f} s ahead of the storage's, so "
-                f'remove-older-than removed nothing: set the clock, or use '
-                f'--remove-before-date'
-            )
-
-
-def _absolute(path: str | None) -> str:
-    return os.path.abspath(os.path.expanduser(path)) if path else ''
 
 
 @contextlib.contextmanager
@@ -420,25 +418,6 @@ def iso(timestamp: int) -> str:
     """Epoch seconds as a date in UTC, in the form that the date options accept."""
     moment = datetime.datetime.fromtimestamp(timestamp, datetime.UTC)
     return moment.strftime('%Y-%m-%dT%H:%M:%SZ')
-
-
-def retention_requested(config: AgentConfig) -> bool:
-    """Whether to remove old chains. 0 days, which once meant "all", removes none.
-
-    :raises ConfigError: both options are given
-    """
-    if config.remove_older_than and config.remove_before_date:
-        raise ConfigError('remove-older-than and remove-before-date: give one of them')
-    return bool(config.remove_older_than or config.remove_before_date)
-
-
-def _cutoff(config: AgentConfig, now: float) -> int | None:
-    """Epoch seconds: backups made then or before are old. Nothing is older than 0."""
-    if config.remove_before_date:
-        return max(0, int(config.remove_before_date.timestamp()))
-    if config.remove_older_than:
-        return int(max(0.0, now - config.remove_older_than * SECONDS_PER_DAY))
-    return None
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ class ListJob(Job):
     """Lists the files that a restore would bring, of the newest state or that of a
     date: from the indexes, or, if a level has none, by reading the data."""
 
+    takes_tag = True
     takes_include = True
 
     def execute(self) -> Outcome:

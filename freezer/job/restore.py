@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import freezer
-from freezer.engine.engine import TargetPlan, require_files
+from freezer.engine.engine import Restored, TargetPlan, require_files
 from freezer.engine.restore import RestoreChain
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
 from freezer.job import INCOMPLETE, summary
@@ -19,10 +19,12 @@ from freezer.job.job import (
     describe_levels,
     iso,
 )
+from freezer.job.resources import config_of_one
+from freezer.job.source import check_target
 from freezer.storage import layout
 from freezer.storage.backup import StoredLevel
 from freezer.storage.exceptions import StorageException
-from freezer.utils import checksum, human
+from freezer.utils import checksum, human, signals
 from freezer.utils.text import NOTICES
 from freezer.utils.tree import is_within
 
@@ -32,6 +34,7 @@ LOG = logging.getLogger(__name__)
 class RestoreJob(Job):
     """Restores the newest state, or that of a date: all of it, or a part."""
 
+    takes_tag = True
     takes_include = True
 
     def check_options(self) -> None:
@@ -45,12 +48,16 @@ class RestoreJob(Job):
                 )
             checksum.compare(config.consistency_checksum, '')
             require_files(self.engine, 'consistency-checksum')
+        if config.keep_extra:
+            require_files(self.engine, 'keep-extra')
         if not config.restore_abs_path:
             # Raises the error of the engine, if it needs a target.
             self.engine.check_target(None, config.overwrite)
 
     def validate(self) -> None:
-        self._check_target()
+        target = self._check_target()
+        if self.engine.restores_to_path:
+            check_target(self.config, target)
 
     def _check_target(self) -> str:
         """The target of the restore.
@@ -61,6 +68,8 @@ class RestoreJob(Job):
         target = self.engine.check_target(
             config.restore_abs_path, config.overwrite or config.keep_extra
         )
+        if not self.engine.restores_to_path:
+            return target
         for driver, settings in config.storages:
             for folder in driver.local_paths(settings):
                 if is_within(folder, target) or is_within(target, folder):
@@ -80,6 +89,7 @@ class RestoreJob(Job):
         engine = self.engine
         target = self._check_target()
         self.progress.phase = 'Looking for the backup'
+        self.config = config_of_one(self)
         found = self.find_state()
         chain = RestoreChain(found, engine, self.settings)
         newest = chain.newest
@@ -96,15 +106,17 @@ class RestoreJob(Job):
             return Outcome()
         try:
             warnings = chain.restore(target, plan)
-        except (FreezerError, StorageException) as error:
-            self.say(
-                f'The restore did not finish; {target} is incomplete, do not use it'
-            )
+        except (FreezerError, StorageException, signals.Interrupted) as error:
+            if engine.restores_to_path:
+                self.say(
+                    f'The restore did not finish; {target} is incomplete, do not use it'
+                )
             raise error
+        made = chain.restored or Restored(target, {})
         if config.consistency_checksum:
             self.progress.phase = 'Computing the checksum'
             files = require_files(engine, 'consistency-checksum')
-            digest = files.checksum(engine.source(target))
+            digest = files.checksum(engine.source([target]))
             if not checksum.compare(config.consistency_checksum, digest):
                 raise RestoreError(
                     f'{target}: the checksum is {digest}, not '
@@ -122,15 +134,17 @@ class RestoreJob(Job):
                 'have the files that are missing',
                 human.number(errors, 'read error'),
             )
-        head = f'Restored {what} into {target}'
+        head = f'Restored {what} into {made.label}'
         lines = summary.of_restore(config, progress, head, warnings.kept)
         failed = warnings.incomplete and not config.allow_incomplete
         if failed:
-            message = _incomplete(target, warnings.incomplete)
+            message = _incomplete(
+                made.label, warnings.incomplete, engine.restores_to_path
+            )
             LOG.error('%s', message)
             lines.append(f'Error: {message}')
         return Outcome(
-            self._document(newest, target),
+            self._document(newest, target) | {**made.keys},
             exit_code=INCOMPLETE if failed else 0,
             lines=lines,
         )
@@ -148,7 +162,7 @@ class RestoreJob(Job):
             'level': newest.level,
             'time_stamp': newest.timestamp,
             'date': iso(newest.timestamp),
-            'restore_abs_path': target,
+            'restore_abs_path': target if self.engine.restores_to_path else '',
             **summary.figures(self.progress),
         }
 
@@ -198,10 +212,16 @@ def _program() -> Iterator[str]:
             yield file
 
 
-def _incomplete(target: str, count: int) -> str:
+def _incomplete(target: str, count: int, is_path: bool) -> str:
     """An error: the target holds the contents of the backup, but not all of it."""
+    items = human.number(count, 'item')
+    if not is_path:
+        return (
+            f'{target}: restored, except for {items} that these credentials may not '
+            f'set: see the warnings'
+        )
     return (
-        f'{target}: restored, except for {human.number(count, "item")} that its file '
+        f'{target}: restored, except for {items} that its file '
         f'system or this user cannot have; the log names all: restore as root, into '
         f'another file system, or without attributes and ACLs by --no-attributes'
     )

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from freezer.common.config import AgentConfig
-from freezer.engine.engine import LeftOut
+from freezer.engine.engine import LeftOut, Source
 from freezer.job.job import MAX_LISTED, iso
 from freezer.storage.backup import Backup
 from freezer.utils import human
 from freezer.utils.progress import Progress
 
-_WIDTH = 80
 # Paths that are not in the backup and are shown; the log has all.
 _FEW = 5
 #: the directory, below the current one, that the suggested command restores into
@@ -37,26 +36,29 @@ def figures(progress: Progress) -> dict[str, Any]:
 
 def of_backup(
     config: AgentConfig,
+    source: Source,
     progress: Progress,
     backup: Backup,
     warnings: Sequence[str],
     left_out: LeftOut,
+    restores_to_path: bool,
 ) -> list[str]:
     """The lines about a committed backup.
 
     :param warnings: the engine's first ones
+    :param restores_to_path: whether a restore needs a directory
     """
     return [
-        f'Backed up {config.path_to_backup} as level {backup.level} of '
+        f'Backed up {source.label} as level {backup.level} of '
         f'{backup.hostname_backup_name}, {iso(backup.timestamp)}',
+        *([f'  Paths:     relative to {source.top}'] if source.top else []),
         *(f'  To:        {place}' for place in _places(config)),
-        f'  Read:      {_content(progress)}',
+        f'  Read:      {_content(progress)}, {_speed(progress)}',
         f'  Stored:    {_stored(progress)}',
         *_left_out(config, left_out),
         *_incomplete(progress),
         *_rest(config, progress, warnings),
-        # A chain is restored in the same way at each level.
-        *(_how_to_restore(config, backup) if config.long or not backup.level else ()),
+        *_how_to_restore(config, backup, restores_to_path),
     ]
 
 
@@ -71,7 +73,7 @@ def of_restore(
         head,
         *(f'  From:      {place}' for place in _places(config)),
         f'  Received:  {human.size(progress.stored_bytes)}',
-        f'  Written:   {_content(progress)}',
+        f'  Written:   {_content(progress)}, {_speed(progress)}',
         *_rest(config, progress, warnings),
     ]
 
@@ -91,6 +93,11 @@ def _content(progress: Progress) -> str:
     if progress.files is None:
         return size
     return f'{size}, {human.number(progress.files, "file")}'
+
+
+def _speed(progress: Progress) -> str:
+    seconds = progress.seconds
+    return f'{human.duration(seconds)}, {human.speed(progress.archive_bytes, seconds)}'
 
 
 def _stored(progress: Progress) -> str:
@@ -122,11 +129,6 @@ def _incomplete(progress: Progress) -> Iterator[str]:
 def _rest(
     config: AgentConfig, progress: Progress, warnings: Sequence[str]
 ) -> Iterator[str]:
-    seconds = progress.seconds
-    yield (
-        f'  Took:      {human.duration(seconds)}, '
-        f'{human.speed(progress.archive_bytes, seconds)}'
-    )
     if progress.retries:
         yield f'  Retries:   {human.number(progress.retries, "request")} repeated'
     if progress.warnings:
@@ -137,27 +139,21 @@ def _rest(
         yield f'Warning: {progress.warnings} warnings in total; see {config.log_file}'
 
 
-def _how_to_restore(config: AgentConfig, backup: Backup) -> Iterator[str]:
-    """The command that restores this state on any machine, ready to copy."""
+def _how_to_restore(
+    config: AgentConfig, backup: Backup, restores_to_path: bool
+) -> Iterator[str]:
+    """The command that restores this state on any machine, ready to copy: one line,
+    however long."""
     if not config.restore_args:
         return
     keys = ' and '.join(config.restore_secrets)
-    yield (
-        f'To restore it into ./{TARGET}'
-        + (f', with the same {keys}' if keys else '')
-        + ':'
-    )
     words = [
-        *('freezer-agent', '--action restore', f'--restore-abs-path {TARGET}'),
+        *('freezer-agent', '--action restore'),
+        *((f'--restore-abs-path {TARGET}',) if restores_to_path else ()),
         *config.restore_args,
         f'--hostname {shlex.quote(config.hostname)}',
-        f'--backup-name {shlex.quote(config.fill_in(config.backup_name))}',
+        f'--backup-name {shlex.quote(config.owners[0].backup_name)}',
         f'--restore-from-date {iso(backup.timestamp)}',
     ]
-    line = '  '
-    for word in words:
-        if len(line) + len(word) > _WIDTH - 2 and line.strip():
-            yield f'{line}\\'
-            line = '      '
-        line += f'{word} '
-    yield line.rstrip()
+    title = f'Restore, with the same {keys}: ' if keys else 'Restore:   '
+    yield f'  {title}{" ".join(words)}'

@@ -142,17 +142,13 @@ class VerifyJob(Job):
             each
             for each in data
             if (each.member, each.backup) not in committed
-            and self.is_selected(each.backup.hostname_backup_name)
+            and self.may_be_selected(each.backup.hostname_backup_name)
         ]
         return sorted(found, key=lambda each: (each.member, each.backup.path))
 
     def _find(self, present: Sequence[StoredLevel]) -> list[StoredLevel]:
         """:raises NoSuchBackup: a storage has none that is selected"""
-        selected = [
-            stored
-            for stored in present
-            if self.is_selected(stored.backup.hostname_backup_name)
-        ]
+        selected = [stored for stored in present if self.is_selected(stored)]
         members = {stored.member for stored in selected}
         for _driver, settings in self.config.storages:
             if settings.name not in members:

@@ -1,11 +1,13 @@
 """The scheduler's settings, from command line, environment and ``scheduler.conf``."""
 
+import hashlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from oslo_config import cfg
 
@@ -15,8 +17,11 @@ from freezer.scheduler import options
 from freezer.scheduler.documents.check import check
 from freezer.scheduler.documents.document import Document, DocumentError
 from freezer.scheduler.options import COMMANDS, FILE_COMMANDS, PROG
+from freezer.scheduler.policy import Policy
 from freezer.utils import streams
 
+# memcached allows 250, with the prefix of its driver.
+_LONGEST_NAME = 200
 _JOBS_DIR = '/etc/freezer/scheduler/conf.d'
 # Settings that are the value of the option.
 _UNCHANGED = (
@@ -75,6 +80,24 @@ class Service:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coordination:
+    """With which schedulers jobs are shared, and by which server."""
+
+    backend_url: str = field(repr=False)
+    prefix: str
+    client_id: str
+
+    def name(self, job_id: str = '') -> str:
+        """Of the lock of a job, or of the group of the schedulers."""
+        parts = (self.prefix, self.client_id, *filter(None, (job_id,)))
+        name = ':'.join(quote(part, safe='') for part in parts)
+        # Drivers and file systems limit the length, and give % a meaning.
+        if len(name) <= _LONGEST_NAME and '%' not in name:
+            return name
+        return hashlib.sha256('\0'.join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     command: str
     files: tuple[str, ...]
@@ -88,12 +111,17 @@ class Settings:
     disable_exec: bool
     concurrent_jobs: int
     stop_grace: int
+    #: None if no page is written
+    status_page: Path | None
     runtime_dir: Path
     state_dir: Path
     supported: Mapping[str, frozenset[str]]
+    policy: Policy
     centralized: bool
     #: None if freezer-api is not used
     service: Service | None
+    #: None if the jobs are not shared
+    coordination: Coordination | None
     #: for the agents
     environ: Mapping[str, str] = field(repr=False)
     #: oslo.config's object, for the options of the log
@@ -128,9 +156,10 @@ class Settings:
 
     def reject_reason(self, document: Document) -> str:
         """Why the job must not run; empty if it may."""
-        if self.disable_exec and any(a.name == 'exec' for a in document.actions):
-            return 'it has an exec action, and --scheduler-disable-exec is set'
-        return ''
+        for action in document.actions if self.disable_exec else ():
+            if name := action.own_command:
+                return f'it has {name}, and --scheduler-disable-exec is set'
+        return self.policy.problem(document)
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -146,6 +175,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     runtime_dir, state_dir = '/run/freezer-scheduler', '/var/lib/freezer-scheduler'
     if os.geteuid() != 0:
         runtime_dir, state_dir = _runtime_dir(environ), '~/.freezer/scheduler'
+    policy = Policy(**_group(conf, options.POLICY))
+    policy.check()
     service = None
     if conf.command in _API_COMMANDS and not given['no_api']:
         service = _service(_group(conf, options.SERVICE_AUTH), environ)
@@ -157,14 +188,17 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         jobs_dir=_absolute(
             given['jobs_dir'] or environ.get('FREEZER_SCHEDULER_CONF_D') or _JOBS_DIR
         ),
+        status_page=(_absolute(given['status_page']) if given['status_page'] else None),
         runtime_dir=_absolute(given['runtime_dir'] or runtime_dir),
         state_dir=_absolute(given['state_dir'] or state_dir),
         supported={
             name.removeprefix('supported_'): frozenset(names)
             for name, names in _group(conf, options.CAPABILITIES).items()
         },
+        policy=policy,
         centralized=given['centralized_scheduler'],
         service=service,
+        coordination=_coordination(_group(conf, options.COORDINATION), given),
         environ=_agent_environ(environ, given['insecure'], service),
         conf=conf,
     )
@@ -186,6 +220,24 @@ def _service(given: Mapping[str, Any], environ: Mapping[str, str]) -> Service:
     if kind not in ('public', 'internal', 'admin'):
         raise ConfigError('endpoint-type must be public, internal or admin')
     return Service(**values | {'endpoint_type': kind})
+
+
+def _coordination(
+    given: Mapping[str, Any], scheduler: Mapping[str, Any]
+) -> Coordination | None:
+    url = given['backend_url']
+    if not url:
+        return None
+    if not scheduler['client_id']:
+        raise ConfigError(
+            '[coordination] backend-url needs --scheduler-client-id: the same on all '
+            'schedulers that share jobs'
+        )
+    if not given['prefix']:
+        raise ConfigError('[coordination] prefix must not be empty')
+    return Coordination(
+        backend_url=url, prefix=given['prefix'], client_id=scheduler['client_id']
+    )
 
 
 def _agent_environ(

@@ -11,6 +11,7 @@ from freezer.exceptions import ConfigError, FreezerError
 from freezer.scheduler import private
 from freezer.scheduler.api import wire
 from freezer.scheduler.config import Settings
+from freezer.scheduler.coordination import backend
 from freezer.scheduler.documents import schedule
 from freezer.scheduler.loop import Scheduler
 from freezer.scheduler.sources.directory import JobDirectory
@@ -25,6 +26,10 @@ _TRIES, _TRY_SECONDS = 5, 0.05
 # From the lock to the number in the file; from the stop grace to the exit.
 _NUMBER_SECONDS = 10.0
 _EXIT_SECONDS = 30.0
+
+
+class AlreadyRunning(ConfigError):
+    """Another scheduler uses this runtime directory."""
 
 
 class PidFile:
@@ -48,7 +53,7 @@ class PidFile:
                 os.ftruncate(lock.fd, 0)
                 return lock
             time.sleep(_TRY_SECONDS)
-        raise ConfigError(
+        raise AlreadyRunning(
             f'freezer-scheduler is already running (pid {self._number()}); to run '
             f'another one, give it its own --scheduler-runtime-dir and '
             f'--scheduler-state-dir'
@@ -81,14 +86,24 @@ class PidFile:
 
 
 def start(settings: Settings) -> int:
-    """Run until stopped; as a daemon, return once it has been forked.
+    """Run until stopped; as a daemon, return once it has been forked, or if one is
+    running already.
 
     :raises ConfigError: it cannot start
     """
     _check(settings)
     private.directory(settings.state_dir)
     pid_file = PidFile(private.directory(settings.runtime_dir))
-    lock = pid_file.take()
+    try:
+        lock = pid_file.take()
+    except AlreadyRunning:
+        if settings.no_daemon:
+            raise
+        # As the LSB and other daemons have it: it runs, as wanted.
+        streams.show(
+            f'freezer-scheduler is already running (pid {pid_file.process()})\n'
+        )
+        return 0
     if not settings.no_daemon:
         _detach(lock)
     logs.set_up(settings.conf, 'scheduler.log', by_default=not settings.no_daemon)
@@ -139,6 +154,13 @@ def reload(settings: Settings) -> int:
 def _check(settings: Settings) -> None:
     """Raise errors now, while the user can see them; a daemon can only log them."""
     schedule.zone()
+    if settings.coordination is not None:
+        backend.check(settings.coordination.backend_url)
+    page = settings.status_page
+    if page is not None and (
+        (page.exists() and not page.is_file()) or not page.parent.is_dir()
+    ):
+        raise ConfigError(f'status-page {page}: not a file in an existing directory')
     if settings.service is not None:
         settings.service.check()
         wire.check()

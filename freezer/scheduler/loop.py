@@ -1,7 +1,7 @@
 """The scheduler's main loop: read the jobs, run those that are due, handle signals.
 
 One thread decides; each run has a thread that waits for its agents. With freezer-api,
-one more thread talks to it.
+one more thread talks to it; with [coordination], one more to its backend.
 """
 
 import contextlib
@@ -15,11 +15,15 @@ from types import FrameType
 from freezer.exceptions import ConfigError
 from freezer.scheduler import private
 from freezer.scheduler.config import Settings
+from freezer.scheduler.coordination import claims
+from freezer.scheduler.coordination.claims import Claim, Claims
+from freezer.scheduler.coordination.runs import DONE, OPEN, Wanted
 from freezer.scheduler.documents.document import Document
+from freezer.scheduler.page import StatusPage
 from freezer.scheduler.runs import metadata
 from freezer.scheduler.runs.job import ScheduledJob
 from freezer.scheduler.runs.metadata import MetadataFiles
-from freezer.scheduler.runs.record import FAIL, Records
+from freezer.scheduler.runs.record import ABORTED, FAIL, SUCCESS, Records
 from freezer.scheduler.runs.runner import JobRun, RunResult, job_lock
 from freezer.scheduler.sources.source import JobSource
 from freezer.utils.human import number
@@ -28,6 +32,14 @@ LOG = logging.getLogger(__name__)
 
 # How often to check a job that another process is running.
 _BUSY_SECONDS = 1.0
+# How often to ask for a job that another scheduler is running.
+_ASK_SECONDS = 2.0
+# By how much later than another scheduler this one may see an event of freezer-api.
+_EVENT_SECONDS = 10.0
+_LOCK_LOST = (
+    'its lock in [coordination] was lost; a scheduler that has contact with the '
+    'backend runs the job again'
+)
 
 
 def utc_now() -> datetime.datetime:
@@ -50,11 +62,20 @@ class Scheduler:
         # Anything in it ends the wait. Signal handlers may put: it is reentrant.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[
-            tuple[ScheduledJob, private.Lock, RunResult]
+            tuple[ScheduledJob, private.Lock, Claim | None, RunResult]
         ] = queue.SimpleQueue()
+        self._page: StatusPage | None = None
+        if settings.status_page is not None:
+            self._page = StatusPage(settings.status_page, max(settings.interval, 60))
+        self._claims: Claims | None = None
+        # Jobs for which an answer is due; when to ask again (epoch seconds).
+        self._asked: set[str] = set()
+        self._ask_again: dict[str, float] = {}
         self._read_now = True
         self._refresh = False
         self._stop_signals = 0
+        #: it stops, and has aborted the jobs that ran
+        self._aborted = False
         self._next_read = 0.0
 
     def run(self) -> None:
@@ -67,6 +88,13 @@ class Scheduler:
         self._source.list()
         self._records.delete_old()
         self._source.start(self._on_change)
+        claims.forget_state(self._settings.state_dir)
+        if self._settings.coordination is not None:
+            self._claims = Claims(
+                *(self._settings.coordination, self._settings.state_dir),
+                lambda: self._wakeups.put(None),
+            )
+            self._claims.start()
         try:
             while not self._stop_signals:
                 now = utc_now()
@@ -74,12 +102,16 @@ class Scheduler:
                     self._read_jobs(now)
                     self._record_orphaned_backups()
                 self._collect_finished(now)
+                self._collect_answers(now)
                 self._start_due(now)
                 self._report()
+                self._show(now)
                 self._wait(self._seconds_to_wait(utc_now()))
         finally:
             self._shut_down()
             self._report()
+            if self._claims is not None:
+                self._claims.stop()
             self._source.stop()
 
     def _on_change(self) -> None:
@@ -110,6 +142,8 @@ class Scheduler:
             for job in self._jobs.values()
             if job.due is not None and job.run is None and not job.queued
         ]
+        if self._page is not None:
+            moments.append(self._page.next_update)
         # At most an interval: the clock may be changed meanwhile.
         soonest = min(moments) - now.timestamp()
         return min(max(soonest, 0.0), float(self._settings.interval))
@@ -156,8 +190,14 @@ class Scheduler:
     def _report(self) -> None:
         for job in self._jobs.values():
             update = job.pending_update
-            if update is not None:
+            elsewhere = self._claims and self._claims.runs_elsewhere(job.id)
+            if update is not None and not elsewhere:
                 self._source.report(update, job.document)
+
+    def _show(self, now: datetime.datetime) -> None:
+        if self._page is not None:
+            records = [job.record for job in self._jobs.values()]
+            self._page.update(records, now)
 
     def _record_orphaned_backups(self) -> None:
         """Record backups of agents that outlived the scheduler before this one."""
@@ -192,30 +232,93 @@ class Scheduler:
         due = [job for job in self._jobs.values() if job.is_due(now)]
         for job in sorted(due, key=lambda job: (job.due or now, job.id)):
             job.queued = True
-            if self._running < self._settings.concurrent_jobs:
-                self._start(job)
+            if self._running + len(self._asked) >= self._settings.concurrent_jobs:
+                continue
+            if self._claims is None:
+                self._start(job, None)
+            elif job.id not in self._asked:
+                self._ask(self._claims, job, now)
 
-    def _start(self, job: ScheduledJob) -> None:
+    def _ask(self, shared: Claims, job: ScheduledJob, now: datetime.datetime) -> None:
+        """Claim the job, unless it was asked for just now."""
+        if (
+            now.timestamp()
+            < self._ask_again.get(job.id, 0.0)
+            <= (now.timestamp() + _ASK_SECONDS)
+        ):
+            return
+        self._asked.add(job.id)
+        shared.ask(self._wanted(job, now))
+
+    def _wanted(self, job: ScheduledJob, now: datetime.datetime) -> Wanted:
+        schedule, record = job.document.schedule, job.record
+        seconds = 0.0 if job.document.api else float(self._settings.interval)
+        return Wanted(
+            job_id=job.id,
+            timing=record.timing,
+            anchor=record.anchor or now,
+            due=job.due or now,
+            once=schedule.once,
+            every=schedule.every is not None,
+            tolerance=datetime.timedelta(seconds=seconds + _EVENT_SECONDS),
+        )
+
+    def _collect_answers(self, now: datetime.datetime) -> None:
+        """Start the jobs that were claimed, and note those that others have run."""
+        if self._claims is None:
+            return
+        for answer in self._claims.answers():
+            if answer.asked:
+                self._asked.discard(answer.job_id)
+            job = self._jobs.get(answer.job_id)
+            claim, run = answer.claim, answer.run
+            if claim is not None:
+                # Meanwhile it may be removed, stopped or rescheduled, or this process
+                # was stopped.
+                if (
+                    job is None
+                    or not job.is_due(now)
+                    or claim.wanted != self._wanted(job, now)
+                    or self._claims.is_lost(claim)
+                ):
+                    self._claims.finish(claim, OPEN)
+                else:
+                    self._start(job, claim)
+            elif job is not None and run is not None:
+                job.on_run_elsewhere(run.timing, run.anchor, run.at)
+            elif job is not None:
+                self._ask_again[job.id] = now.timestamp() + _ASK_SECONDS
+
+    def _start(self, job: ScheduledJob, claim: Claim | None) -> None:
         """Start or reject the job; it stays queued if another process is running it."""
         reason = self._settings.reject_reason(job.document)
-        if reason:
-            return job.reject(reason, utc_now())
-        try:
-            lock = job_lock(self._settings.runtime_dir, job.id)
-        except ConfigError as error:
-            return job.reject(str(error), utc_now())
+        lock = None
+        if not reason:
+            try:
+                lock = job_lock(self._settings.runtime_dir, job.id)
+            except ConfigError as error:
+                reason = str(error)
+        if lock is None:
+            job.reject(reason, utc_now())
+            return self._finish_claim(claim, DONE)
         if not lock.take():
             lock.close()
             if job.id not in self._busy:
                 text = 'job %s is due, but another process is running it; waiting'
                 LOG.warning(text, job.id)
                 self._busy.add(job.id)
-            return None
+            self._ask_again[job.id] = utc_now().timestamp() + _ASK_SECONDS
+            return self._finish_claim(claim, OPEN)
         self._busy.discard(job.id)
         run = JobRun(
             *(job.document, lock, self._settings.environ),
             *(self._files, self._source.on_backup),
+            self._claims.watchdog if self._claims else None,
         )
+        if claim is not None:
+            claim.on_lost = lambda: run.abort(for_good=True)
+            if claim.lost:
+                claim.on_lost()
         job.on_started(run, utc_now())
         self._source.on_started(run.document)
         self._running += 1
@@ -227,19 +330,35 @@ class Scheduler:
                 # A bug: this job has failed, the others go on.
                 LOG.exception('job %s', job.id)
                 result = RunResult(FAIL, 1, f'{type(error).__name__}: {error}')
-            self._finished.put((job, lock, result))
+            self._finished.put((job, lock, claim, result))
             self._wakeups.put(None)
 
         threading.Thread(target=execute, name=f'job {job.id}').start()
         return None
 
+    def _finish_claim(self, claim: Claim | None, state: str) -> None:
+        if self._claims is not None and claim is not None:
+            self._claims.finish(claim, state)
+
+    def _is_to_repeat(self, claim: Claim | None, result: RunResult) -> bool:
+        """Whether a run that was ended is due again, on one of the schedulers."""
+        if self._claims is None or claim is None:
+            return False
+        if result.result != SUCCESS and self._claims.is_lost(claim):
+            # The watchdog has ended it: some agents then fail, or must be killed.
+            result.result, result.error = ABORTED, _LOCK_LOST
+            return True
+        return result.result == ABORTED and self._aborted
+
     def _collect_finished(self, now: datetime.datetime) -> None:
         while not self._finished.empty():
-            job, lock, result = self._finished.get()
+            job, lock, claim, result = self._finished.get()
             lock.close()
             self._running -= 1
             document = job.run.document if job.run else job.document
-            job.on_finished(result, now)
+            repeat = self._is_to_repeat(claim, result)
+            job.on_finished(result, now, repeat)
+            self._finish_claim(claim, OPEN if repeat else DONE)
             self._source.on_finished(document, result.result)
             if job.gone:
                 del self._jobs[job.id]
@@ -255,17 +374,16 @@ class Scheduler:
             assert job.run is not None
             job.run.skip_retries()
         deadline = utc_now().timestamp() + self._settings.stop_grace
-        aborted = False
         while self._running:
             self._collect_finished(utc_now())
             if not self._running:
                 break
             left = deadline - utc_now().timestamp()
-            if not aborted and (left <= 0 or self._stop_signals > 1):
-                aborted = True
+            if not self._aborted and (left <= 0 or self._stop_signals > 1):
+                self._aborted = True
                 for job in running:
                     if job.run is not None:
                         LOG.warning('job %s: aborting, the scheduler stops', job.id)
                         job.run.abort(for_good=True)
-            self._wait(3600.0 if aborted else max(left, 0.0))
+            self._wait(3600.0 if self._aborted else max(left, 0.0))
         LOG.info('stopped')

@@ -14,6 +14,8 @@ FILE_COMMANDS = ('validate', 'run')
 
 GROUP = 'scheduler'
 CAPABILITIES = 'capabilities'
+COORDINATION = 'coordination'
+POLICY = 'policy'
 SERVICE_AUTH = 'service_auth'
 
 
@@ -75,7 +77,9 @@ SCHEDULER_OPTS = (
     cfg.BoolOpt(
         'disable-exec',
         default=False,
-        help='Fail jobs that have an exec action, without running any of it.',
+        help='Fail jobs that have an exec action, or an option that runs a command, '
+        'such as on_success_command, pre_command and stream, without running any of '
+        'it.',
     ),
     cfg.IntOpt(
         'concurrent-jobs',
@@ -96,6 +100,13 @@ SCHEDULER_OPTS = (
         default=60,
         help='Seconds that running jobs get to finish after SIGTERM, before they are '
         'aborted.',
+    ),
+    cfg.StrOpt(
+        'status-page',
+        metavar='FILE',
+        help='Write the state of the jobs to this HTML file: results, the last 30 '
+        'runs, sizes of backups, overdue jobs. It is replaced atomically, and readable '
+        'by everyone.',
     ),
     cfg.StrOpt(
         'runtime-dir',
@@ -128,6 +139,75 @@ CAPABILITIES_OPTS = (
 )
 for _option in (*SCHEDULER_OPTS, *CAPABILITIES_OPTS):
     _option.deprecated_opts = _names(_option.name, 'DEFAULT') + _option.deprecated_opts
+
+# Jobs that the policy applies to.
+UNTRUSTED, ALL, NONE = 'untrusted', 'all', 'none'
+POLICY_OPTS = (
+    cfg.StrOpt(
+        'apply-to',
+        choices=[UNTRUSTED, ALL, NONE],
+        default=UNTRUSTED,
+        help='Jobs that the policy applies to. untrusted: those of freezer-api, and of '
+        "files that others than root and the scheduler's user can write to.",
+    ),
+    cfg.ListOpt(
+        'actions',
+        default=[],
+        help='Actions that these jobs may have, separated by commas: backup,info. '
+        'Default: all.',
+    ),
+    cfg.ListOpt(
+        'storages',
+        default=[],
+        help='Storages that these jobs may use, separated by commas: s3,local. '
+        'Default: all.',
+    ),
+    cfg.ListOpt(
+        'engines',
+        default=['tar', 'blocks'],
+        help='Engines that these jobs may use, separated by commas. read-roots and '
+        'write-roots do not bound others: glance reads and creates images of '
+        'OpenStack, with the credentials of --os-cloud.',
+    ),
+    cfg.ListOpt(
+        'endpoints',
+        metavar='URL,…',
+        default=[],
+        help='Servers that these jobs may name in endpoint, proxy, ssh-host and the '
+        'like: https://s3.example.com. A host name alone allows every scheme, user and '
+        'port. Default: all.',
+    ),
+    cfg.ListOpt(
+        'read-roots',
+        metavar=f'{usage.DIRECTORY},…',
+        default=['/'],
+        help='Directories below which these jobs may read: sources of backups, and '
+        'files that options name. Without / in it, files-from, files-from0 and '
+        'dereference-symlink soft and all are refused.',
+    ),
+    cfg.ListOpt(
+        'write-roots',
+        metavar=f'{usage.DIRECTORY},…',
+        default=[],
+        help='Directories below which these jobs may write: restored files, containers '
+        'of storage local, and files that options name. Default: none.',
+    ),
+    cfg.MultiStrOpt(
+        'command',
+        metavar='COMMAND',
+        default=[],
+        help='Command that these jobs may run, exactly as jobs write it, in an exec '
+        'action or in an option such as on_failure_command; may be repeated. Default: '
+        'none.',
+    ),
+    cfg.ListOpt(
+        'refused-options',
+        metavar='NAME,…',
+        default=[],
+        help='Options that these jobs must not have, separated by commas: '
+        'insecure,overwrite.',
+    ),
+)
 
 
 def _service(name: str, what: str, secret: bool = False) -> Any:
@@ -171,6 +251,24 @@ SERVICE_AUTH_OPTS = (
     _service('cacert', 'File with the trusted certificate authorities.'),
 )
 
+COORDINATION_OPTS = (
+    cfg.StrOpt(
+        'backend-url',
+        metavar='URL',
+        secret=True,
+        help='Share the jobs of one client with other schedulers, by this server or '
+        'directory: redis://HOST:6379, etcd3+http://HOST:2379, memcached://HOST:11211, '
+        'zookeeper://HOST:2181, or file:///DIR for schedulers of one machine. Each due '
+        'run happens on one of them. Needs --scheduler-client-id.',
+    ),
+    cfg.StrOpt(
+        'prefix',
+        default='freezer',
+        help='First part of the names of locks and groups. Schedulers of different '
+        'clouds that use the same server need different ones.',
+    ),
+)
+
 # Options of Freezer 19 that are not supported: declared, to reject them.
 _UNSUPPORTED = 'Not supported yet.'
 UNSUPPORTED_OPTS: dict[str, tuple[Any, ...]] = {
@@ -182,7 +280,6 @@ UNSUPPORTED_OPTS: dict[str, tuple[Any, ...]] = {
             deprecated_opts=_names('enable-v1-api', 'DEFAULT', GROUP, SERVICE_AUTH),
         ),
     ),
-    'coordination': (cfg.StrOpt('backend-url', help=_UNSUPPORTED),),
 }
 
 JSON_OPT = cfg.BoolOpt(
@@ -195,6 +292,8 @@ def list_opts() -> list[tuple[str, list[Any]]]:
     return [
         (GROUP, list(SCHEDULER_OPTS)),
         (CAPABILITIES, list(CAPABILITIES_OPTS)),
+        (POLICY, list(POLICY_OPTS)),
+        (COORDINATION, list(COORDINATION_OPTS)),
         (SERVICE_AUTH, list(SERVICE_AUTH_OPTS)),
     ]
 
@@ -207,6 +306,8 @@ def _with_hyphens(option: Any, group: str) -> Any:
         spelling
         for name in (option.name, *own)
         for spelling in _names(name.replace('_', '-'), group)
+        # Its values would be read twice.
+        if spelling.name != option.dest
     ]
     return spelled
 
@@ -262,6 +363,8 @@ Examples:
 _HEADINGS = {
     GROUP: 'Scheduler',
     CAPABILITIES: 'Which jobs to run',
+    POLICY: 'What jobs of others may do',
+    COORDINATION: 'Several schedulers',
     SERVICE_AUTH: 'Keystone and freezer-api',
 }
 

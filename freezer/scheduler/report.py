@@ -10,6 +10,7 @@ from typing import Any
 from freezer.exceptions import ConfigError
 from freezer.scheduler.config import Settings
 from freezer.scheduler.control import PidFile
+from freezer.scheduler.coordination import claims
 from freezer.scheduler.documents import schedule
 from freezer.scheduler.documents.document import START, Document, DocumentError
 from freezer.scheduler.runs.record import REMOVED, Record, Records
@@ -21,6 +22,9 @@ from freezer.utils.text import printable
 #: exit code of status, as the LSB defines it
 NOT_RUNNING = 3
 _TIMES_SHOWN = 5
+# Of status --json. Keys may be added; it changes if one is removed or means another
+# thing.
+_STATUS_VERSION = 1
 
 
 def status(settings: Settings) -> int:
@@ -29,12 +33,15 @@ def status(settings: Settings) -> int:
     records = [each for each in Records(settings.state_dir) if each.status != REMOVED]
     errors = _errors(settings)
     api = connection_state(settings.state_dir) if not settings.no_api else {}
+    shared = claims.state(settings.state_dir)
     if settings.json:
         shown = {
+            'version': _STATUS_VERSION,
             'running': pid is not None,
             'pid': pid,
             'api': api or None,
-            'jobs': [record.document() for record in records],
+            'coordination': shared or None,
+            'jobs': [_shown(record) for record in records],
             'errors': _problems(errors),
         }
         print(json.dumps(shown, indent=1))
@@ -43,6 +50,8 @@ def status(settings: Settings) -> int:
         print(f'freezer-scheduler {state}')
         if api:
             print(_connection(api))
+        if shared and pid is not None:
+            print(_coordination(shared))
         if records:
             _print_table(records, pid is not None)
         _print_errors(errors)
@@ -59,6 +68,28 @@ def _connection(api: Mapping[str, Any]) -> str:
     if api['waiting']:
         text += f'; {number(api["waiting"], "report")} queued'
     return printable(text + (f'; {api["error"]}' if api['error'] else ''))
+
+
+def _shown(record: Record) -> dict[str, Any]:
+    return record.document() | {
+        'outcome': record.outcome,
+        'last_success_age_seconds': _age(record.last_success),
+    }
+
+
+def _age(moment: datetime.datetime | None) -> int | None:
+    """In seconds."""
+    if moment is None:
+        return None
+    return max(int((datetime.datetime.now(datetime.UTC) - moment).total_seconds()), 0)
+
+
+def _coordination(shared: Mapping[str, Any]) -> str:
+    if shared['error']:
+        return printable(f'{shared["error"]}; no job starts until it is available')
+    count = number(len(shared['members']), 'scheduler')
+    members = ', '.join(shared['members'])
+    return printable(f'group {shared["group"]}: {count}: {members}')
 
 
 def validate(settings: Settings) -> int:
@@ -137,7 +168,7 @@ def _print_table(records: Sequence[Record], running: bool) -> None:
                 printable(record.job_id),
                 record.status if running or not record.due else 'not scheduled',
                 record.outcome,
-                _moment(record.last_success),
+                _ago(record.last_success),
                 _moment(record.due if running else None),
                 record.runs,
                 record.failures + record.aborted,
@@ -147,6 +178,16 @@ def _print_table(records: Sequence[Record], running: bool) -> None:
     for record in records:
         if record.error or record.warning:
             print(printable(f'{record.job_id}: {record.error or record.warning}'))
+
+
+def _ago(moment: datetime.datetime | None) -> str:
+    seconds = _age(moment)
+    if seconds is None:
+        return ''
+    for unit, size in (('d', 86400), ('h', 3600), ('min', 60), ('s', 1)):
+        if seconds >= 2 * size or size == 1:
+            return f'{_moment(moment)} ({seconds // size} {unit} ago)'
+    raise AssertionError('not reached')
 
 
 def _moment(moment: datetime.datetime | None) -> str:

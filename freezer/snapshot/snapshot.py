@@ -23,17 +23,20 @@ class SnapshotView(NamedTuple):
         the same name
     :param time_ns: epoch nanoseconds; every change that was made before is in the view:
         increments rely on it
+    :param missing: directories and files below the path, relative to it, whose contents
+        are not in the view, because they are on another file system
     """
 
     path: str
     time_ns: int
+    missing: Sequence[str] = ()
 
 
 class Snapshot(abc.ABC):
     """Makes and removes one snapshot.
 
     The backup job calls ``validate`` before any work, then ``remove_leftovers``,
-    ``create`` and ``remove`` once each; ``remove`` a second time if a signal
+    ``create``, ``check`` and ``remove`` once each; ``remove`` a second time if a signal
     interrupted it. With ``--dry-run`` it only validates.
     """
 
@@ -46,6 +49,16 @@ class Snapshot(abc.ABC):
 
         :raises ConfigError: options are missing or malformed
         """
+
+    def path_problem(self, path: str) -> str | None:
+        """Why ``--snapshot auto`` does not choose this plugin for a path, such as ``it
+        is on ext4``; None if it does.
+
+        The default is for a plugin that has to be chosen by name.
+
+        :raises FreezerError: that cannot be found out
+        """
+        return 'it has to be chosen by name'
 
     @abc.abstractmethod
     def validate(self, path: str) -> None:
@@ -69,6 +82,15 @@ class Snapshot(abc.ABC):
         """Create the snapshot.
 
         :raises FreezerError: it could not be created
+        """
+
+    def check(self) -> None:
+        """Check that the view was complete and unchanged until now.
+
+        Called when all of it was read, before the backup is committed. The default is
+        for snapshots that cannot become invalid.
+
+        :raises FreezerError: it was not: the backup must not be committed
         """
 
     @abc.abstractmethod

@@ -4,10 +4,10 @@ import abc
 import contextlib
 import functools
 import json
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from freezer.storage import layout, manifest
 from freezer.storage.exceptions import (
@@ -18,9 +18,13 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.index_file import IndexRecord, StoredIndex
-from freezer.utils.blocks import Block
+from freezer.utils.blocks import Block, PartStart
 from freezer.utils.lazy import fetched
 from freezer.utils.ranges import Range, Selection
+
+T = TypeVar('T')
+
+_Reads = Generator[manifest.Read, None, None]
 
 # An age identity file is about 300 bytes; cap what is read of it.
 _MAX_IDENTITY_BYTES = 64 * 1024
@@ -70,24 +74,41 @@ class Owner(NamedTuple):
         return f'{self.hostname}_{self.backup_name}'
 
 
-class LevelPaths:
-    """Where the files of one level are on a storage.
+class StreamPaths:
+    """Where the files of one stream are on a storage.
+
+    :param folder: of the level, or of a part of it
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.data = self.file(layout.DATA)
+        self.manifest = self.file(layout.MANIFEST)
+
+    def file(self, name: str) -> str:
+        """A file by its name below the folder."""
+        return layout.join(self.folder, name)
+
+
+class LevelPaths(StreamPaths):
+    """Where the files of one level are on a storage, with those of its stream if it has
+    no parts.
 
     :param root: the container
     """
 
     def __init__(self, root: str, backup: Backup) -> None:
-        self.folder = layout.join(root, layout.DATA, backup.path)
+        super().__init__(layout.join(root, layout.DATA, backup.path))
         self.marker = layout.join(root, layout.METADATA, backup.path, layout.METADATA)
-        self.data = self.file(layout.DATA)
+        self.pin = layout.join(root, layout.METADATA, backup.path, layout.PINNED)
         self.engine_metadata = self.file(layout.ENGINE_METADATA)
         self.identity = self.file(layout.IDENTITY)
         self.index = self.file(layout.INDEX)
-        self.manifest = self.file(layout.MANIFEST)
+        self.parts = self.file(layout.PARTS)
 
-    def file(self, name: str) -> str:
-        """A file by its name below the level's folder."""
-        return layout.join(self.folder, name)
+    def stream(self, part: str) -> StreamPaths:
+        """The files of a part; for an empty name, those of the only stream."""
+        return StreamPaths(self.file(layout.part_name(part))) if part else self
 
 
 class Stat(NamedTuple):
@@ -129,16 +150,24 @@ class Readable(Protocol):
 class StoredLevel:
     """A committed level on a storage. Fetches everything only when it is needed.
 
-    Marker, manifest, size and identity are fetched at most once. The engine's file
+    Marker, manifests, sizes and identity are fetched at most once. The engine's file
     may have hundreds of megabytes: :meth:`engine_metadata` fetches it at each call.
 
     :ivar member: name of the storage among several; empty if there is only one
+    :ivar pinned: whether the state was pinned when the level was listed
     """
 
-    def __init__(self, storage: Readable, backup: Backup, member: str = '') -> None:
+    def __init__(
+        self,
+        storage: Readable,
+        backup: Backup,
+        member: str = '',
+        pinned: bool = False,
+    ) -> None:
         self.storage = storage
         self.backup = backup
         self.member = member
+        self.pinned = pinned
         self.level = backup.level
         self.timestamp = backup.timestamp
         self.level_zero_timestamp = backup.level_zero_timestamp
@@ -168,29 +197,71 @@ class StoredLevel:
         # Somebody may have renamed the folder.
         return owner if owner.identity == self.backup.hostname_backup_name else None
 
-    @functools.cached_property
-    def manifest(self) -> manifest.Manifest | None:
-        """Volumes, sizes and digests; None for a level of Freezer 19, which has none.
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of ``--tag``; anything else that somebody wrote there is no tag.
 
-        :raises ManifestError: the marker names a manifest that is missing or wrong
+        :raises NotFound, IntegrityError: as for :attr:`marker`
         """
-        token = self.marker.get(manifest.MARKER_KEY)
-        if token is None:
-            return None
-        return read_manifest(self.storage, self.paths, token)
+        found = self.marker.get(layout.TAGS_KEY)
+        tags = found if isinstance(found, list) else []
+        return tuple(tag for tag in tags if isinstance(tag, str))
+
+    @property
+    def note(self) -> str:
+        """The text of ``--note``; empty without.
+
+        :raises NotFound, IntegrityError: as for :attr:`marker`
+        """
+        note = self.marker.get(layout.NOTE_KEY)
+        return note if isinstance(note, str) else ''
+
+    def has_tags(self, tags: Iterable[str]) -> bool:
+        """Whether it has all of these tags; False if its marker cannot be read."""
+        try:
+            return set(tags).issubset(self.tags)
+        except (NotFound, IntegrityError):
+            return False
+
+    @functools.cached_property
+    def streams(self) -> Mapping[str, 'StoredStream']:
+        """The streams by name, in the order in which they were written: the parts, or
+        one without a name.
+
+        :raises NotFound: the level is not committed any more
+        :raises IntegrityError: the marker is damaged
+        """
+        tokens = manifest.stream_tokens(
+            self.marker, self.storage.location(self.paths.marker)
+        )
+        return {
+            part: StoredStream(self.storage, self.paths.stream(part), token, part)
+            for part, token in tokens.items()
+        }
+
+    def stream(self, part: str = '') -> 'StoredStream':
+        """One stream; without a name, the only one of a level without parts.
+
+        :raises NotFound: the level is not committed any more
+        :raises IntegrityError: it has other streams, or the marker is damaged
+        """
+        if part not in self.streams:
+            raise IntegrityError(
+                f'{self.storage.location(self.paths.folder)}: has other parts than '
+                f'expected ({", ".join(self.streams) or "none"}): it was made by '
+                f'another engine, or by a newer agent'
+            )
+        return self.streams[part]
 
     @functools.cached_property
     def size(self) -> int | None:
-        """Bytes that :meth:`blocks` yields; None if the data is missing.
+        """Bytes of all streams; None if the data is missing.
 
         :raises IntegrityError: marker or manifest is damaged
         """
-        if self.manifest is not None:
-            return self.manifest.size
-        try:
-            return self.storage.stat(self.paths.data).size
-        except NotFound:
-            return None
+        sizes = [stream.size for stream in self.streams.values()]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
 
     @fetched
     def identity(self) -> bytes:
@@ -240,21 +311,67 @@ class StoredLevel:
             self.engine_metadata(), self.marker, self.paths.engine_metadata
         )
 
+
+class StoredStream:
+    """A stream of a committed level: a part, or the only one. Its manifest is fetched
+    at most once, when it is needed.
+
+    :param token: of its manifest; None for a level of Freezer 19, which has none
+    :param part: its name; empty for the only one
+    """
+
+    def __init__(
+        self, storage: Readable, paths: StreamPaths, token: str | None, part: str
+    ) -> None:
+        self.storage = storage
+        self.paths = paths
+        self.token = token
+        self.part = part
+
+    @functools.cached_property
+    def manifest(self) -> manifest.Manifest | None:
+        """Volumes, sizes and digests; None for a level of Freezer 19, which has none.
+
+        :raises ManifestError: the marker names a manifest that is missing or wrong
+        """
+        if self.token is None:
+            return None
+        return read_manifest(self.storage, self.paths, self.token)
+
+    @functools.cached_property
+    def size(self) -> int | None:
+        """Bytes that :meth:`blocks` yields; None if the data is missing.
+
+        :raises IntegrityError: the manifest is damaged
+        """
+        if self.manifest is not None:
+            return self.manifest.size
+        try:
+            return self.storage.stat(self.paths.data).size
+        except NotFound:
+            return None
+
     def blocks(self) -> Iterator[Block]:
-        """The stream of the level, in order, each byte checked where it has a digest.
+        """The stream, in order, each byte checked where it has a digest.
 
         :raises IntegrityError: a byte is wrong or missing
         """
+        yield from self._read(manifest.unwrap)
+
+    def views(self) -> Iterator[memoryview]:
+        """As :meth:`blocks`, not copied: each is valid until the next one is requested.
+        For a caller that keeps none of them."""
+        yield from self._read(manifest.views)
+
+    def _read(self, unwrap: Callable[[_Reads], Iterator[T]]) -> Iterator[T]:
         try:
             if self.manifest is None:
-                yield from self._without_digests()
+                yield from unwrap(self._without_digests())
                 return
             for volume in self.manifest.volumes:
                 pieces = _pieces(self.storage, self.paths, volume)
                 path = self.paths.file(volume.name)
-                yield from manifest.unwrap(
-                    self.storage.read_pieces(path, volume.etag, pieces)
-                )
+                yield from unwrap(self.storage.read_pieces(path, volume.etag, pieces))
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
 
@@ -299,7 +416,7 @@ class StoredLevel:
         except NotFound as error:
             raise IntegrityError(f'{error.message}: the backup is damaged') from error
 
-    def _without_digests(self) -> Iterator[Block]:
+    def _without_digests(self) -> _Reads:
         path = self.paths.data
         try:
             stat = self.storage.stat(path)
@@ -310,7 +427,7 @@ class StoredLevel:
                 f'failed'
             ) from error
         pieces = manifest.plain_pieces(stat.size)
-        yield from manifest.unwrap(self.storage.read_pieces(path, stat.etag, pieces))
+        return self.storage.read_pieces(path, stat.etag, pieces)
 
 
 def parse_marker(document: bytes, where: str) -> dict[str, Any]:
@@ -352,7 +469,7 @@ def level_removed(stored: StoredLevel) -> NotFound:
 
 
 def _pieces(
-    storage: Readable, paths: LevelPaths, volume: manifest.Volume
+    storage: Readable, paths: StreamPaths, volume: manifest.Volume
 ) -> Iterator[manifest.Piece]:
     """The pieces of a volume, with their digests if it has any."""
     if not volume.digests:
@@ -364,12 +481,12 @@ def _pieces(
 
 def _volume_ranges(
     storage: Readable,
-    paths: LevelPaths,
+    paths: StreamPaths,
     volume: manifest.Volume,
     wanted: Sequence[Range],
     checked: bool,
 ) -> Iterator[Block]:
-    """The bytes of ranges of one volume; see :meth:`StoredLevel.block_ranges`."""
+    """The bytes of ranges of one volume; see :meth:`StoredStream.block_ranges`."""
     if not wanted:
         return
     pieces: Iterable[manifest.Piece] = (
@@ -407,7 +524,7 @@ def _parts(
 
 
 def read_manifest(
-    storage: Readable, paths: LevelPaths, token: str
+    storage: Readable, paths: StreamPaths, token: str
 ) -> manifest.Manifest:
     """The manifest that a token names.
 
@@ -433,8 +550,38 @@ def _read_required(storage: Readable, path: str, limit: int) -> bytes:
         raise ManifestError(f'{where} is missing: the backup is damaged') from error
 
 
+def split_parts(
+    blocks: Iterable[Block | PartStart],
+) -> Iterator[tuple[str, Iterator[Block]]]:
+    """The parts of a stream by name, in order; without parts, all of it under an empty
+    name.
+
+    Each has to be read to its end before the next one is requested.
+
+    :raises StorageException: it was not
+    """
+    rest = iter(blocks)
+    item = next(rest, None)
+
+    def part() -> Iterator[Block]:
+        nonlocal item
+        while item is not None and not isinstance(item, PartStart):
+            yield item
+            item = next(rest, None)
+
+    if not isinstance(item, PartStart):
+        yield '', part()
+    while isinstance(item, PartStart):
+        name, item = item.name, next(rest, None)
+        yield name, part()
+    if item is not None:
+        raise StorageException(
+            'the storage stopped reading before the end: run the backup again'
+        )
+
+
 class WrittenBackup(abc.ABC):
-    """A level whose stream is stored, and which is not visible yet."""
+    """A level whose streams are stored, and which is not visible yet."""
 
     @abc.abstractmethod
     def commit(
@@ -466,8 +613,9 @@ class PendingBackup(abc.ABC):
         """Store the encrypted key of the chain beside the data."""
 
     @abc.abstractmethod
-    def write(self, blocks: Iterable[Block]) -> WrittenBackup:
-        """Store the stream. Holds a bounded number of bytes, in memory only.
+    def write(self, blocks: Iterable[Block | PartStart]) -> WrittenBackup:
+        """Store the stream, or each part of it: see :func:`split_parts`. Holds a
+        bounded number of bytes, in memory only.
 
         An exception of the stream's producer passes through as it is. A failed write
         leaves no open upload, or the log says which one; :meth:`discard` removes

@@ -152,6 +152,10 @@ class Storage(abc.ABC):
         """
 
     @abc.abstractmethod
+    def write_file(self, path: str, content: bytes) -> None:
+        """Write a small file, in place of one that is there; atomic and durable."""
+
+    @abc.abstractmethod
     def read_pieces(
         self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
     ) -> Generator[manifest.Read, None, None]:

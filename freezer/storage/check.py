@@ -13,6 +13,8 @@ from freezer.storage.exceptions import Archived, StorageException, Unreachable
 from freezer.utils.text import NOTICES
 
 T = TypeVar('T')
+# A probe for any place is one for a particular kind as well.
+Place = TypeVar('Place', contravariant=True)
 Value = bool | float | str | None
 
 
@@ -79,7 +81,7 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
-class Probe(Generic[T]):
+class Probe(Generic[Place]):
     """One thing to try.
 
     :param run: tries it in the given place; None if it does not apply there; may raise
@@ -88,7 +90,7 @@ class Probe(Generic[T]):
     """
 
     name: str
-    run: Callable[[T], Finding | None]
+    run: Callable[[Place], Finding | None]
     needed: bool = True
 
 

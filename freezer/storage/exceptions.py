@@ -86,6 +86,10 @@ class CertificateError(StorageException):
     """The server's TLS certificate is not trusted."""
 
 
+class HostKeyError(StorageException):
+    """The server's SSH host key is unknown, or not the known one."""
+
+
 class Throttled(StorageException):
     """The store asks for fewer requests."""
 

@@ -12,10 +12,10 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from freezer.storage import leftovers
 from freezer.storage.exceptions import StorageException
@@ -38,8 +38,22 @@ class Place:
     folder: str
     marker: str
 
-    def is_in(self, bucket: ObjectStore) -> bool:
-        return (self.endpoint, self.bucket) == (bucket.endpoint, bucket.name)
+    def is_in(self, store: 'Store') -> bool:
+        return (self.endpoint, self.bucket) == (store.endpoint, store.name)
+
+
+class Store(Protocol):
+    """Where entries of a journal belong to: an :class:`ObjectStore`, or another."""
+
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+#: removes the remains of one backup, or only counts them in a dry run
+Clear = Callable[[Place, list[Upload], bool], Leftover]
 
 
 class JournalEntry:
@@ -96,12 +110,28 @@ class Journal:
 
         What cannot be removed now stays in the journal, and is logged.
         """
+
+        def clear(place: Place, uploads: list[Upload], dry_run: bool) -> Leftover:
+            return leftovers.clear(
+                bucket.cleaning_up(),
+                place.folder,
+                place.marker,
+                uploads,
+                dry_run=dry_run,
+            )
+
+        return self.undo(bucket, clear, dry_run=dry_run)
+
+    def undo(
+        self, store: Store, clear: Clear, *, dry_run: bool = False
+    ) -> list[Leftover]:
+        """The same for any store."""
         found = []
         for path, stream in self._entries():
             with stream:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    left = _undo(bucket, stream, dry_run)
+                    left = _undo(store, clear, stream, dry_run)
                     if left is not None and not dry_run:
                         path.unlink(missing_ok=True)
                     if left:
@@ -112,7 +142,7 @@ class Journal:
                     LOG.warning('leftovers of a dead backup (%s) stay: %s', path, error)
         return found
 
-    def folders(self, bucket: ObjectStore) -> set[str]:
+    def folders(self, bucket: Store) -> set[str]:
         """The keys of the folders in this bucket that have entries."""
         found = set()
         for _path, stream in self._entries():
@@ -146,16 +176,16 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _undo(bucket: ObjectStore, stream: IO[str], dry_run: bool) -> Leftover | None:
-    """Remove what a dead process left; None if it was not in this bucket."""
+def _undo(
+    store: Store, clear: Clear, stream: IO[str], dry_run: bool
+) -> Leftover | None:
+    """Remove what a dead process left; None if it was not in this store."""
     place, uploads = _read(stream)
     if place is None:
         return _NOTHING
-    if not place.is_in(bucket):
+    if not place.is_in(store):
         return None
-    left = leftovers.clear(
-        bucket.cleaning_up(), place.folder, place.marker, uploads, dry_run=dry_run
-    )
+    left = clear(place, uploads, dry_run)
     if left and not dry_run:
         LOG.info('removed leftovers of a dead process: %s', left)
     return left

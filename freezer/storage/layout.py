@@ -9,13 +9,16 @@
     P/data/E/H/Z/L_T/engine_metadata    what the engine needs for the next increment
     P/data/E/H/Z/L_T/identity.age       the key, if it is encrypted in format age
     P/data/E/H/Z/L_T/index              the members of the archive; optional
+    P/data/E/H/Z/L_T/parts/<name>/      instead of data, segments, digests and manifest:
+                                        those of each part, if the level has parts
     P/metadata/E/H/Z/L_T/metadata       written last: the commit marker
+    P/metadata/E/H/Z/L_T/pinned         no retention removes this state; optional
     P/check/<random>/                   temporary objects of a storage check
 
 ``P`` is the container as given, ``E`` the engine, ``H`` ``<hostname>_<backup name>``,
 ``Z`` the epoch second of the chain's level 0, ``L`` the level, ``T`` its epoch second.
-``manifest``, ``digests``, ``identity.age`` and ``index`` are this agent's own; Freezer
-19 ignores them.
+``manifest``, ``digests``, ``identity.age``, ``index``, ``parts`` and ``pinned`` are
+this agent's own. Freezer 19 ignores them, and cannot restore a level with parts.
 """
 
 import re
@@ -30,6 +33,8 @@ DIGESTS = 'digests'
 CHECK = 'check'
 IDENTITY = 'identity.age'
 INDEX = 'index'
+PINNED = 'pinned'
+PARTS = 'parts'
 
 # Key in the commit marker: the encryption format, unless it is Freezer's own.
 FORMAT_KEY = 'encryption_format'
@@ -37,11 +42,28 @@ AGE = 'age'
 # Key in the commit marker: how many files, or attributes of files, could not be read;
 # absent if the backup is complete.
 INCOMPLETE_KEY = 'incomplete'
+# Key in the commit marker: of how many files the archive has no end, or only zeros in
+# its place; absent if there are none. The engine's file has their names.
+PADDED_KEY = 'padded'
+# Keys in the commit marker: a list of texts, and a text; absent if there are none.
+TAGS_KEY = 'tags'
+NOTE_KEY = 'note'
+# Key in the commit marker: an object of texts, what the engine says of the source, such
+# as the version of a server; absent if it says nothing.
+ABOUT_KEY = 'about'
+# Key in the commit marker: a dictionary of what the mode says of the application, such
+# as its version; absent if that is nothing.
+APPLICATION_KEY = 'application'
+
+# The name of a part: safe in a path and in a key, also where upper and lower case are
+# the same.
+PART_NAME = re.compile(r'[a-z0-9][a-z0-9_-]{0,62}\Z')
 
 # A number with more digits is not a time: this many are enough until the year 5138.
 _SECONDS = '[0-9]{1,11}'
 # Nor is one a level: with a backup every minute a chain has as many after two years.
 _LEVEL = '0|[1-9][0-9]{0,5}'
+_PART_MANIFEST = re.compile(rf'{PARTS}/[^/]+/{MANIFEST}\Z')
 _LEVEL_NAME = re.compile(rf'({_LEVEL})_({_SECONDS})\Z')
 # An identity may have slashes: engine nova's is <host>_<name>/<server id>.
 _PATH = re.compile(
@@ -83,6 +105,16 @@ def digests_name(number: int) -> str:
     return f'{DIGESTS}/{number:08d}'
 
 
+def part_name(part: str) -> str:
+    """The path of a part's folder, below the level's folder."""
+    return f'{PARTS}/{part}'
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a path below the level's folder is the manifest of a stream."""
+    return name == MANIFEST or _PART_MANIFEST.match(name) is not None
+
+
 class Location(NamedTuple):
     """The parts of a path below the container."""
 
@@ -120,3 +152,8 @@ def split_identity(identity: str) -> tuple[str, str]:
     """
     host, _, name = identity.partition('_')
     return host, name
+
+
+def is_ambiguous(identity: str) -> bool:
+    """Whether :func:`split_identity` may be wrong, as the host name may end later."""
+    return identity.count('_') > 1

@@ -6,10 +6,13 @@ level resolve to the newest, not to the last in the listing; and a chain with a 
 rejected before anything is extracted.
 """
 
+import contextlib
+import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from freezer.storage import claims, layout
 from freezer.storage.backup import Backup, Owner, Readable, StoredLevel
@@ -23,6 +26,8 @@ from freezer.storage.exceptions import (
 LOG = logging.getLogger(__name__)
 
 SECONDS_PER_DAY = 86400
+# Connections to the store that reading markers may use.
+_MARKERS_AT_ONCE = 8
 
 
 L = TypeVar('L', Backup, StoredLevel)
@@ -100,6 +105,17 @@ def needed(backup: L, backups: Iterable[L]) -> list[L]:
     return found
 
 
+def bases(backups: Iterable[Backup]) -> dict[Backup, Backup]:
+    """Each backup of a chain above level 0 -> the existing one below it that it is
+    restored with. Those of :func:`needed` are its base, the base of that, and so on."""
+    by_level = _by_level(backups)
+    found = {}
+    for lower, higher in itertools.pairwise(sorted(by_level)):
+        for backup in by_level[higher]:
+            found[backup] = _newest_below(backup, by_level[lower])
+    return found
+
+
 def _by_level(backups: Iterable[L]) -> dict[int, list[L]]:
     by_level: dict[int, list[L]] = {}
     for backup in backups:
@@ -141,8 +157,7 @@ def committed(storage: Readable, member: str = '') -> list[StoredLevel]:
 
     :param member: name of the storage among several
     """
-    found = sorted(_markers(storage, layout.METADATA))
-    return [StoredLevel(storage, backup_at(each), member) for each in found]
+    return _levels(storage, layout.METADATA, member)
 
 
 def chains(
@@ -151,35 +166,88 @@ def chains(
     """Every level of a name: level-0 timestamp -> its levels, by level and time."""
     root = layout.join(layout.METADATA, engine, hostname_backup_name)
     found: dict[int, list[StoredLevel]] = {}
-    for each in sorted(_markers(storage, root)):
+    for level in _levels(storage, root, member):
         # A name that begins with this one and a slash is below it.
-        if each.identity == hostname_backup_name:
-            level = StoredLevel(storage, backup_at(each), member)
-            found.setdefault(each.level_zero, []).append(level)
+        if level.backup.hostname_backup_name == hostname_backup_name:
+            found.setdefault(level.level_zero_timestamp, []).append(level)
     return found
 
 
-def is_owned(chain: Iterable[StoredLevel], owner: Owner | None) -> bool:
-    """Whether a chain is the owner's, or nobody's.
+def committed_and_pinned(
+    storage: Readable, engine: str, hostname_backup_name: str
+) -> tuple[set[Backup], set[Backup]]:
+    """The levels of a name that have a marker, and those that have a pin."""
+    root = layout.join(layout.METADATA, engine, hostname_backup_name)
+    markers, pins = _list_markers(storage, root)
+    return (
+        {each for each in markers if each.hostname_backup_name == hostname_backup_name},
+        {each for each in pins if each.hostname_backup_name == hostname_backup_name},
+    )
 
-    Reads one marker; more if it is damaged. If none can be read, the chain counts as
-    owned.
+
+def is_owned(chain: Iterable[StoredLevel], owner: Owner | None) -> bool:
+    """Whether a chain is the owner's, or nobody's; see :func:`known_owner`.
+
+    :param chain: of the owner's identity
     """
-    if owner is None:
+    if owner is None or not layout.is_ambiguous(owner.identity):
         return True
+    return known_owner(chain) in (owner, None)
+
+
+def owned(
+    chains: Mapping[int, list[StoredLevel]], owner: Owner | None
+) -> dict[int, list[StoredLevel]]:
+    """The chains that are the owner's, or nobody's."""
+    if owner is not None and layout.is_ambiguous(owner.identity):
+        fetch_markers(max(c, key=lambda each: each.level) for c in chains.values())
+    return {zero: chain for zero, chain in chains.items() if is_owned(chain, owner)}
+
+
+def readable_marker(stored: StoredLevel) -> Mapping[str, Any] | None:
+    """The marker of a level; None if it is damaged, or cannot be read."""
+    try:
+        return stored.marker
+    except AccessDenied:
+        return None
+    except (NotFound, IntegrityError) as error:
+        LOG.warning('%r: %s', stored, error.message)
+        return None
+
+
+def known_owner(chain: Iterable[StoredLevel]) -> Owner | None:
+    """The owner of a chain; None if no marker says it, or none can be read.
+
+    Reads one marker; more if it is damaged.
+    """
     for each in sorted(chain, key=lambda level: level.level, reverse=True):
         try:
-            return each.owner in (owner, None)
+            return each.owner
         except AccessDenied:
             break
         except (NotFound, IntegrityError) as error:
             LOG.warning('the owner of %r is unknown: %s', each, error.message)
-    return True
+    return None
+
+
+def fetch_markers(found: Iterable[StoredLevel]) -> None:
+    """Fetch many markers, some at a time. An error is raised where one is needed."""
+
+    def fetch(stored: StoredLevel) -> None:
+        with contextlib.suppress(StorageException):
+            _ = stored.marker
+
+    pool = ThreadPoolExecutor(_MARKERS_AT_ONCE, 'markers')
+    try:
+        for _done in pool.map(fetch, found):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def complete_data(storage: Readable, member: str = '') -> list[StoredLevel]:
-    """Every level in the container whose manifest and engine's file are there, and that
-    no agent claims: it should have a marker."""
+    """Every level in the container whose engine's file and a manifest are there, and
+    that no agent claims: it should have a marker."""
     names: dict[Backup, set[str]] = {}
     root = layout.join(storage.storage_path, layout.DATA)
     for path, _size in storage.list_tree(root):
@@ -187,6 +255,8 @@ def complete_data(storage: Readable, member: str = '') -> list[StoredLevel]:
         if found is None:
             continue
         name = claims.CLAIM if claims.is_claim(path) else found.name
+        if layout.is_manifest(name):
+            name = layout.MANIFEST
         if name in (layout.MANIFEST, layout.ENGINE_METADATA, claims.CLAIM):
             names.setdefault(backup_at(found), set()).add(name)
     return [
@@ -225,11 +295,24 @@ def has_any(storage: Readable, engine: str, owner: Owner) -> bool:
     return any(True for _file in storage.list_tree(root))
 
 
-def _markers(storage: Readable, root: str) -> Iterator[layout.Location]:
+def _levels(storage: Readable, root: str, member: str) -> list[StoredLevel]:
+    """Every level below a path, by engine, name, chain, level and time."""
+    markers, pins = _list_markers(storage, root)
+    return [StoredLevel(storage, each, member, each in pins) for each in markers]
+
+
+def _list_markers(storage: Readable, root: str) -> tuple[list[Backup], set[Backup]]:
+    """The levels below a path that have a marker, sorted, and those that have a pin."""
+    markers, pins = [], set()
     for path, _size in storage.list_tree(layout.join(storage.storage_path, root)):
         found = layout.parse(layout.join(root, path))
-        if found is not None and found.name == layout.METADATA:
-            yield found
+        if found is None:
+            continue
+        if found.name == layout.METADATA:
+            markers.append(found)
+        elif found.name == layout.PINNED:
+            pins.add(backup_at(found))
+    return [*map(backup_at, sorted(markers))], pins
 
 
 def backup_at(found: layout.Location) -> Backup:
@@ -245,10 +328,12 @@ def find_state(
     date: int | None = None,
     member: str = '',
     owner: Owner | None = None,
+    tags: Collection[str] = (),
 ) -> dict[int, StoredLevel]:
     """The newest state not after a date (epoch seconds): level -> stored level.
 
     :param owner: whose; None for anybody's
+    :param tags: only a state that has all of them
 
     :raises NoSuchBackup: there is none
     :raises BrokenChain: a level is missing
@@ -259,26 +344,41 @@ def find_state(
         for zero, chain in there.items()
         if date is None or zero <= date
     }
-    newest = next(
+    newest, state = next(
         (
-            zero
+            (zero, state)
             for zero in sorted(in_time, reverse=True)
-            if in_time[zero] and is_owned(in_time[zero], owner)
+            if in_time[zero]
+            and is_owned(in_time[zero], owner)
+            and (state := _with_tags(in_time[zero], tags))
         ),
-        None,
+        (0, []),
     )
-    if newest is None:
+    if not state:
         raise NoSuchBackup(
             f'no backup of {hostname_backup_name} (engine {engine})'
+            + (' with these tags' if tags else '')
             + (' at or before that date' if there else '')
         )
     try:
-        return resolve(in_time[newest])
+        return resolve(state)
     except BrokenChain as error:
         raise BrokenChain(
             f'{hostname_backup_name}, chain {newest}: {error.message}; '
             f'--restore-from-date with an earlier date finds an earlier state'
         ) from error
+
+
+def _with_tags(
+    chain: Sequence[StoredLevel], tags: Collection[str]
+) -> list[StoredLevel]:
+    """The levels of the newest state that has these tags; all levels for no tags."""
+    if not tags:
+        return list(chain)
+    fetch_markers(chain)
+    tagged = [each for each in chain if each.has_tags(tags)]
+    newest = max(tagged, key=lambda each: each.timestamp, default=None)
+    return [] if newest is None else [newest, *needed(newest, chain)]
 
 
 def plan(

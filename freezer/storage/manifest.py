@@ -4,11 +4,11 @@ A stream is stored as one or more *volumes*; a volume is written in *parts* of o
 (the last may be shorter), and each part is cut into *pieces* of at most 32 MiB. Each
 piece has a digest, so a reader holds one piece, not one part, until it is verified.
 
-The digests of one volume are an object of their own: one lower-case hexadecimal SHA-256
+The digests of one volume are an object of their own: one lower-case hexadecimal digest
 per line, in order. The manifest names it, and its SHA-256; the digest of the whole
 stream is the SHA-256 of all digests objects, concatenated. So a backup can be checked
-with ``dd``, ``sha256sum`` and ``cat``, and neither writer nor reader ever holds more
-than the digests of one volume.
+with ``dd``, ``sha256sum`` or ``b3sum``, and ``cat``, and neither writer nor reader ever
+holds more than the digests of one volume.
 """
 
 import contextlib
@@ -19,16 +19,22 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from freezer.storage import digests as algorithms
+from freezer.storage import layout
 from freezer.storage.exceptions import (
     IntegrityError,
     ManifestError,
+    StorageConfigError,
     StorageException,
 )
 
 VERSION = 1
-ALGORITHM = 'sha256'
 MAX_PIECE = 32 * 1024 * 1024
+# Key in the marker: the token of the manifest of the level's only stream.
 MARKER_KEY = 'manifest'
+# Key in the marker: the parts, in order; each has its name, and the token of its
+# manifest under MARKER_KEY.
+PARTS_KEY = 'parts'
 # Key in the marker: the SHA-256 of the engine's file.
 STATE_KEY = 'engine_metadata_sha256'
 # Key in the marker: size and digest of the index, if there is one (``index_file.py``).
@@ -36,7 +42,7 @@ INDEX_KEY = 'index'
 # Key in the marker: the SHA-256 of its other content.
 CONTENT_KEY = 'content_sha256'
 #: what the storage adds to the engine's content of the marker
-STORAGE_KEYS = (MARKER_KEY, STATE_KEY, INDEX_KEY, CONTENT_KEY)
+STORAGE_KEYS = (MARKER_KEY, PARTS_KEY, STATE_KEY, INDEX_KEY, CONTENT_KEY)
 # Keys of the engine's content, in format age: the SHA-256 of identity.age, and the
 # encrypted fingerprints of the level.
 IDENTITY_KEY = 'identity_sha256'
@@ -46,6 +52,7 @@ MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
 # Small enough to stay in the processor's cache between two copies.
 _BLOCK = 256 * 1024
+_VIEW = 1024 * 1024
 
 _HEX = re.compile(r'[0-9a-f]{64}\Z')
 _VOLUME_NAME = re.compile(r'(data|segments/[0-9]{8})\Z')
@@ -58,6 +65,7 @@ class Piece(NamedTuple):
     start: int
     end: int
     digest: bytes | None
+    algorithm: str = algorithms.SHA256
 
 
 class Read(NamedTuple):
@@ -77,6 +85,7 @@ class Volume:
     :param etag: as the store returned it, with quotes; None if it has none
     :param digests: the digests object's name below the level's folder
     :param digest: SHA-256 of the digests object, hexadecimal
+    :param algorithm: of the digests of its pieces
     """
 
     name: str
@@ -85,6 +94,7 @@ class Volume:
     etag: str | None
     digests: str
     digest: str
+    algorithm: str = algorithms.SHA256
 
     @property
     def digests_size(self) -> int:
@@ -113,7 +123,7 @@ class Volume:
         for (start, end), line in zip(ranges, lines, strict=True):
             if not is_digest(line):
                 raise ManifestError(f'{subject} are malformed')
-            yield Piece(start, end, bytes.fromhex(line))
+            yield Piece(start, end, bytes.fromhex(line), self.algorithm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,20 +136,20 @@ class Manifest:
     volumes: tuple[Volume, ...]
 
     def dump(self) -> bytes:
-        """As JSON, with the names of the fields as keys."""
-        document = {
-            'version': VERSION,
-            'algorithm': ALGORITHM,
-            **dataclasses.asdict(self),
-        }
+        """As JSON, with the names of the fields as keys; the volumes share one
+        algorithm."""
+        fields = dataclasses.asdict(self)
+        (algorithm,) = {volume.pop('algorithm') for volume in fields['volumes']}
+        document = {'version': VERSION, 'algorithm': algorithm, **fields}
         return json.dumps(document, indent=1).encode() + b'\n'
 
 
 class ManifestBuilder:
     """Collects volumes when they complete; keeps no digests."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, algorithm: str = algorithms.SHA256) -> None:
         self.token = token
+        self._algorithm = algorithm
         self._volumes: list[Volume] = []
         self._stream = hashlib.sha256()
 
@@ -155,7 +165,11 @@ class ManifestBuilder:
         """:param digests: the bytes of the volume's digests object"""
         self._stream.update(digests)
         digest = hashlib.sha256(digests).hexdigest()
-        self._volumes.append(Volume(name, size, part_size, etag, digests_name, digest))
+        self._volumes.append(
+            Volume(
+                *(name, size, part_size, etag, digests_name, digest, self._algorithm)
+            )
+        )
 
     def finish(self) -> Manifest:
         size = sum(volume.size for volume in self._volumes)
@@ -163,11 +177,13 @@ class ManifestBuilder:
         return Manifest(self.token, size, digest, tuple(self._volumes))
 
 
-def digest_part(part: bytes | bytearray | memoryview) -> list[bytes]:
+def digest_part(
+    part: bytes | bytearray | memoryview, algorithm: str = algorithms.SHA256
+) -> list[bytes]:
     """The digest of each piece of one part, in order."""
-    view = memoryview(part)
+    view, digest = memoryview(part), algorithms.function(algorithm)
     return [
-        hashlib.sha256(view[start : start + MAX_PIECE]).digest()
+        digest(view[start : start + MAX_PIECE])
         for start in range(0, len(view), MAX_PIECE)
     ]
 
@@ -204,24 +220,33 @@ def unwrap(reads: Generator[Read, None, None]) -> Iterator[bytes]:
 
     :raises StorageException: the error of that piece
     """
+    for view in views(reads):
+        for start in range(0, len(view), _BLOCK):
+            yield bytes(view[start : start + _BLOCK])
+
+
+def views(reads: Generator[Read, None, None]) -> Iterator[memoryview]:
+    """As :func:`unwrap`, not copied: each is valid until the next one is requested."""
     with contextlib.closing(reads):
         for _piece, data in reads:
             if isinstance(data, StorageException):
                 raise data
             view = memoryview(data)
-            for start in range(0, len(view), _BLOCK):
-                yield bytes(view[start : start + _BLOCK])
+            for start in range(0, len(view), _VIEW):
+                yield view[start : start + _VIEW]
 
 
 def check_piece(data: bytes | bytearray | memoryview, piece: Piece) -> bool:
     """Whether these are the piece's bytes; if it has no digest, only by their size."""
     if len(data) != piece.end - piece.start:
         return False
-    return piece.digest is None or hashlib.sha256(data).digest() == piece.digest
+    if piece.digest is None:
+        return True
+    return algorithms.function(piece.algorithm)(data) == piece.digest
 
 
 def is_digest(text: str) -> bool:
-    """Whether it is a SHA-256 as lower-case hexadecimal digits."""
+    """Whether it is 32 bytes as lower-case hexadecimal digits."""
     return _HEX.match(text) is not None
 
 
@@ -244,30 +269,35 @@ def load(document: bytes, where: str) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ManifestError(f'{where}: not a manifest: {error}') from error
     try:
-        return _from_json(raw)
+        found = _from_json(raw)
+        algorithms.function(found.volumes[0].algorithm)
+        return found
     except _Malformed as error:
         raise ManifestError(f'{where}: {error}') from error
+    except StorageConfigError as error:
+        raise StorageConfigError(f'{where}: {error.message}') from error
 
 
 def commit_marker(
     marker: Mapping[str, Any],
-    token: str,
+    tokens: Mapping[str, str],
     state: bytes,
     index: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The commit marker as it is stored: it names the files that belong to it.
 
-    So a lost manifest, a changed engine's file or a damaged index is detected. Freezer
-    19 reads the marker's first line as JSON and ignores unknown keys.
+    So a lost manifest or part, a changed engine's file or a damaged index is detected.
+    Freezer 19 reads the marker's first line as JSON and ignores unknown keys.
 
     :param marker: the engine's content
-    :param token: the manifest's
+    :param tokens: name of each stream -> token of its manifest, in order; the only
+        stream of a level without parts has the empty name
     :param state: the engine's file
     :param index: what is recorded of the index, if there is one
     """
     document = {
         **marker,
-        MARKER_KEY: token,
+        **_named(tokens),
         STATE_KEY: hashlib.sha256(state).hexdigest(),
     }
     if index is not None:
@@ -285,8 +315,40 @@ def indexed_marker(
     :param marker: the engine's content
     :param index: what is recorded of the index
     """
-    kept = {key: stored[key] for key in (MARKER_KEY, STATE_KEY) if key in stored}
+    keys = MARKER_KEY, PARTS_KEY, STATE_KEY
+    kept = {key: stored[key] for key in keys if key in stored}
     return whole({**marker, **kept, INDEX_KEY: dict(index)})
+
+
+def _named(tokens: Mapping[str, str]) -> dict[str, Any]:
+    if '' in tokens:
+        return {MARKER_KEY: tokens['']}
+    parts = [{'name': name, MARKER_KEY: token} for name, token in tokens.items()]
+    return {PARTS_KEY: parts}
+
+
+def stream_tokens(marker: Mapping[str, Any], where: str) -> dict[str, str | None]:
+    """Name of each stream -> token of its manifest, in order, as a marker has them.
+
+    The only stream of a level without parts has the empty name. One of Freezer 19 has
+    no manifest.
+
+    :param where: name of the marker in errors
+    :raises IntegrityError: the parts are malformed
+    """
+    if PARTS_KEY not in marker:
+        return {'': marker.get(MARKER_KEY)}
+    try:
+        listed = _take(marker, PARTS_KEY, list)
+        found = {
+            _take(each, 'name', str): _take(each, MARKER_KEY, str) for each in listed
+        }
+        are_names = all(map(layout.PART_NAME.match, found))
+        if MARKER_KEY in marker or not are_names or not 0 < len(found) == len(listed):
+            raise _Malformed(f'{PARTS_KEY} is missing or malformed')
+    except _Malformed as error:
+        raise IntegrityError(f'{where} is damaged: {error}') from error
+    return found
 
 
 def whole(document: Mapping[str, Any]) -> bytes:
@@ -351,9 +413,10 @@ def _from_json(raw: Any) -> Manifest:
             f'unknown version {version}, this agent supports {VERSION}: restore with '
             f'the agent that wrote it, or a newer one'
         )
-    if _take(raw, 'algorithm', str) != ALGORITHM:
+    algorithm = _take(raw, 'algorithm', str)
+    if algorithm not in algorithms.NAMES:
         raise _Malformed('unknown digest algorithm')
-    volumes = tuple(_volume(v) for v in _take(raw, 'volumes', list))
+    volumes = tuple(_volume(v, algorithm) for v in _take(raw, 'volumes', list))
     manifest = Manifest(
         token=_take(raw, 'token', str),
         size=_take(raw, 'size', int),
@@ -367,7 +430,7 @@ def _from_json(raw: Any) -> Manifest:
     return manifest
 
 
-def _volume(raw: Any) -> Volume:
+def _volume(raw: Any, algorithm: str) -> Volume:
     etag = raw.get('etag') if isinstance(raw, dict) else None
     if etag is not None and not isinstance(etag, str):
         raise _Malformed('etag is malformed')
@@ -378,6 +441,7 @@ def _volume(raw: Any) -> Volume:
         etag=etag,
         digests=_take(raw, 'digests', str),
         digest=_hex(_take(raw, 'digest', str)),
+        algorithm=algorithm,
     )
     if volume.size < 0 or volume.part_size < 1:
         raise _Malformed('a size is negative')

@@ -6,11 +6,14 @@ import time
 from dataclasses import dataclass
 
 from freezer.storage.check import Finding, Probe, note, ok, problem
-from freezer.storage.exceptions import Conflict, NotFound
+from freezer.storage.exceptions import Conflict, NotFound, StorageException
 from freezer.storage.paths import PathStorage
 
 # A sync that takes longer is worth a note.
 _SLOW_SYNC_SECONDS = 0.5
+GIB = 1024**3
+_LITTLE_SPACE = GIB
+_FEW_FILES = 1000
 
 CONTENT = bytes(range(256)) * 64
 
@@ -44,10 +47,13 @@ def _list(scratch: PathScratch) -> Finding:
 
 
 def _range(scratch: PathScratch) -> Finding:
-    with scratch.storage.open_range(scratch.path('small')) as read:
-        for start, end in ((0, 1), (300, 5000), (len(CONTENT) - 1, len(CONTENT))):
-            if read(start, end) != CONTENT[start:end]:
-                return problem(f'bytes {start} to {end - 1} are wrong')
+    ranges = ((0, 1), (300, 5000), (len(CONTENT) - 1, len(CONTENT)))
+    found = scratch.storage.read_ranges(scratch.path('small'), ranges)
+    for (start, end), block in zip(ranges, found, strict=True):
+        if isinstance(block, StorageException):
+            raise block
+        if block != CONTENT[start:end]:
+            return problem(f'bytes {start} to {end - 1} are wrong')
     return ok('the requested bytes')
 
 
@@ -85,6 +91,20 @@ def _sync(scratch: PathScratch) -> Finding:
     if seconds > _SLOW_SYNC_SECONDS:
         return note(message, value=seconds)
     return ok(message, seconds)
+
+
+def space(free: int, files: int, free_files: int) -> Finding:
+    """What a file system has left.
+
+    :param free: bytes for this user
+    :param files: that it can have; 0 where it does not count them
+    """
+    message = f'{free / GIB:.1f} GiB free'
+    if files and free_files < _FEW_FILES:
+        message += f', for {free_files} files'
+    elif free >= _LITTLE_SPACE:
+        return ok(message, free)
+    return note(message, 'another --container, or --remove-older-than', free)
 
 
 PATH_PROBES = (

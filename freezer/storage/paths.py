@@ -5,12 +5,13 @@ cancelling, manifest and commit.
 """
 
 import abc
+import collections
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from freezer.storage import layout, manifest
 from freezer.storage.backup import (
@@ -18,18 +19,22 @@ from freezer.storage.backup import (
     LevelPaths,
     PendingBackup,
     StoredLevel,
+    StreamPaths,
     WrittenBackup,
     check_marker,
     level_removed,
+    split_parts,
 )
 from freezer.storage.exceptions import Cancelled, NotFound, StorageException
 from freezer.storage.index_file import OutgoingIndex
+from freezer.storage.journal import JournalEntry
 from freezer.storage.physical import PhysicalStorage
-from freezer.utils.blocks import Block, cut
+from freezer.utils.blocks import Block, PartStart, cut
+from freezer.utils.ranges import Range
 from freezer.utils.rate import UNLIMITED, Rate
 
-#: reads bytes from start to end (exclusive) of a file; fewer at its end
-ReadRange = Callable[[int, int], Block]
+#: of a write that nobody cancels
+NEVER = threading.Event()
 
 
 class PathStorage(PhysicalStorage):
@@ -37,7 +42,10 @@ class PathStorage(PhysicalStorage):
 
     :param sending: rate limit of written data
     :param receiving: rate limit of read data
+    :cvar request_bytes: how much is written or read at once where no rate is limited
     """
+
+    request_bytes: ClassVar[int] = 64 * 1024
 
     def __init__(
         self,
@@ -62,13 +70,18 @@ class PathStorage(PhysicalStorage):
         """
 
     @abc.abstractmethod
-    def write_stream(self, path: str, blocks: Iterable[memoryview]) -> None:
+    def write_stream(
+        self,
+        path: str,
+        blocks: Iterable[memoryview],
+        cancelled: threading.Event = NEVER,
+    ) -> None:
         """Write a file of any size. It appears at its path whole, and durable, or not
-        at all. An exception of ``blocks`` passes through as it is."""
+        at all. An exception of ``blocks`` passes through as it is.
 
-    @abc.abstractmethod
-    def write_file(self, path: str, content: bytes) -> None:
-        """Write a small file, in place of one that is there; atomic and durable."""
+        :param cancelled: once set, a driver that waits for a server gives up soon;
+            ``blocks`` raises Cancelled then
+        """
 
     @abc.abstractmethod
     def replace_file(self, path: str, old: bytes, content: bytes) -> None:
@@ -81,9 +94,16 @@ class PathStorage(PhysicalStorage):
         """
 
     @abc.abstractmethod
-    def open_range(self, path: str) -> contextlib.AbstractContextManager[ReadRange]:
-        """A block in which ranges of a file can be read.
+    def read_ranges(
+        self, path: str, ranges: Iterable[Range]
+    ) -> Generator[Block | StorageException, None, None]:
+        """The bytes of each range, in order; fewer at the end of the file.
 
+        A range that cannot be read is yielded as an error; iteration continues. A
+        driver may take ranges in advance, to request several at the same time: as many
+        as it can hold in memory.
+
+        :param ranges: of :attr:`request_bytes` at most
         :raises NotFound: there is no such file
         """
 
@@ -91,9 +111,23 @@ class PathStorage(PhysicalStorage):
     def remove_tree(self, path: str) -> None:
         """Delete all below a path, and nothing beside it; nothing there is no error."""
 
+    def cleaning_up(self) -> Self:
+        """The same storage, but it gives up soon: an error waits to be reported."""
+        return self
+
     def begin(self, backup: Backup) -> PendingBackup:
-        self.reserve(LevelPaths(self.storage_path, backup).folder)
-        return _PendingFiles(self, backup)
+        paths = LevelPaths(self.storage_path, backup)
+        entry = self.journal_entry(paths)
+        try:
+            self.reserve(paths.folder)
+        except BaseException:
+            entry.close()
+            raise
+        return _PendingFiles(self, backup, entry)
+
+    def journal_entry(self, paths: LevelPaths) -> JournalEntry:
+        """What the next run finds of a backup whose agent was killed: nothing here."""
+        return JournalEntry(None)
 
     def add_index(
         self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]
@@ -117,7 +151,8 @@ class PathStorage(PhysicalStorage):
     ) -> dict[str, Any]:
         """Returns what the marker records of it."""
         outgoing = OutgoingIndex(index)
-        self.write_stream(paths.index, self.paced(outgoing.blocks(), cancelled))
+        blocks = self.paced(outgoing.blocks(), cancelled)
+        self.write_stream(paths.index, blocks, cancelled)
         return outgoing.record.dump()
 
     def paced(
@@ -127,10 +162,11 @@ class PathStorage(PhysicalStorage):
 
         :raises Cancelled: the event is set
         """
+        size = self._step(self.sending)
         for block in blocks:
             view = memoryview(block)
-            for start in range(0, len(view), self.sending.step):
-                step = view[start : start + self.sending.step]
+            for start in range(0, len(view), size):
+                step = view[start : start + size]
                 self.sending.take(len(step), cancelled)
                 if cancelled.is_set():
                     raise Cancelled(
@@ -138,28 +174,51 @@ class PathStorage(PhysicalStorage):
                     )
                 yield step
 
+    def _step(self, rate: Rate) -> int:
+        return rate.step if rate.per_second else self.request_bytes
+
     def read_pieces(
         self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
     ) -> Generator[manifest.Read, None, None]:
-        with self.open_range(path) as read:
-            for piece in pieces:
-                yield manifest.Read(piece, self._read_piece(path, read, piece))
+        size = self._step(self.receiving)
+        # Of each range that was taken: its piece, and whether it is the last of it.
+        taken: collections.deque[tuple[manifest.Piece, bool]] = collections.deque()
 
-    def _read_piece(
-        self, path: str, read: ReadRange, piece: manifest.Piece
+        def ranges() -> Iterator[Range]:
+            for piece in pieces:
+                for start in range(piece.start, piece.end, size):
+                    end = min(start + size, piece.end)
+                    self.receiving.take(end - start)
+                    taken.append((piece, end == piece.end))
+                    yield start, end
+
+        data = bytearray()
+        failed: StorageException | None = None
+        with contextlib.closing(self.read_ranges(path, ranges())) as blocks:
+            for block in blocks:
+                piece, is_last = taken.popleft()
+                if isinstance(block, StorageException):
+                    failed = failed or block
+                else:
+                    data += block
+                if is_last:
+                    yield manifest.Read(piece, self._checked(path, piece, data, failed))
+                    data, failed = bytearray(), None
+
+    def _checked(
+        self,
+        path: str,
+        piece: manifest.Piece,
+        data: bytearray,
+        failed: StorageException | None,
     ) -> Block | StorageException:
-        try:
-            data = bytearray()
-            for start in range(piece.start, piece.end, self.receiving.step):
-                block = read(start, min(start + self.receiving.step, piece.end))
-                self.receiving.take(len(block))
-                data += block
-        except StorageException as error:
-            failed = type(error)(
-                f'bytes {piece.start} to {piece.end - 1} of {error.message}'
+        """The piece's bytes if they are right, else the error."""
+        if failed is not None:
+            error = type(failed)(
+                f'bytes {piece.start} to {piece.end - 1} of {failed.message}'
             )
-            failed.__cause__ = error
-            return failed
+            error.__cause__ = failed
+            return error
         right = manifest.check_piece(data, piece)
         return data if right else manifest.damaged(self.location(path), piece)
 
@@ -167,16 +226,27 @@ class PathStorage(PhysicalStorage):
 class _PendingFiles(PendingBackup):
     """A level whose folder is reserved."""
 
-    def __init__(self, storage: PathStorage, backup: Backup) -> None:
+    def __init__(
+        self, storage: PathStorage, backup: Backup, entry: JournalEntry
+    ) -> None:
         super().__init__(backup)
         self.storage = storage
+        self.entry = entry
         self.paths = LevelPaths(storage.storage_path, backup)
         self.cancelled = threading.Event()
 
     def put_identity(self, identity: bytes) -> None:
         self.storage.write_file(self.paths.identity, identity)
 
-    def write(self, blocks: Iterable[Block]) -> WrittenBackup:
+    def write(self, blocks: Iterable[Block | PartStart]) -> WrittenBackup:
+        tokens = {
+            part: self._write_stream(self.paths.stream(part), content)
+            for part, content in split_parts(blocks)
+        }
+        return _WrittenFiles(self, tokens)
+
+    def _write_stream(self, paths: StreamPaths, blocks: Iterable[Block]) -> str:
+        """Returns the token of its manifest."""
         digests: list[bytes] = []
         size = 0
 
@@ -188,29 +258,32 @@ class _PendingFiles(PendingBackup):
                 yield piece
 
         paced = self.storage.paced(digested(), self.cancelled)
-        self.storage.write_stream(self.paths.data, paced)
+        self.storage.write_stream(paths.data, paced, self.cancelled)
         name = layout.digests_name(0)
         lines = manifest.dump_digests(digests)
-        self.storage.write_file(self.paths.file(name), lines)
+        self.storage.write_file(paths.file(name), lines)
         builder = manifest.ManifestBuilder(secrets.token_hex(16))
         builder.add(layout.DATA, size, manifest.MAX_PIECE, name, lines)
-        self.storage.write_file(self.paths.manifest, builder.finish().dump())
-        return _WrittenFiles(self, builder.token)
+        self.storage.write_file(paths.manifest, builder.finish().dump())
+        return builder.token
 
     def cancel(self) -> None:
         self.cancelled.set()
 
     def discard(self) -> None:
-        self.storage.delete_files([self.paths.marker])
-        self.storage.remove_tree(self.paths.folder)
+        storage = self.storage.cleaning_up()
+        storage.delete_files([self.paths.marker])
+        storage.remove_tree(self.paths.folder)
+        # Not reached if something remains: the next run finds it in the journal.
+        self.entry.close()
 
 
 class _WrittenFiles(WrittenBackup):
-    def __init__(self, pending: _PendingFiles, token: str) -> None:
+    def __init__(self, pending: _PendingFiles, tokens: Mapping[str, str]) -> None:
         self._pending = pending
         self._storage = pending.storage
         self._paths = pending.paths
-        self._token = token
+        self._tokens = tokens
 
     def commit(
         self,
@@ -224,5 +297,6 @@ class _WrittenFiles(WrittenBackup):
         if index is not None:
             cancelled = self._pending.cancelled
             record = self._storage.store_index(self._paths, index, cancelled)
-        document = manifest.commit_marker(marker, self._token, state, record)
+        document = manifest.commit_marker(marker, self._tokens, state, record)
         self._storage.write_file(self._paths.marker, document)
+        self._pending.entry.close()

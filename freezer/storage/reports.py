@@ -15,6 +15,7 @@ class LevelReport(NamedTuple):
     level: int
     timestamp: int
     size: int
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def report(storage: Readable, member: str = '') -> StorageReport:
     total = 0
     sizes: dict[tuple[str, str, int], dict[tuple[int, int], int]] = {}
     committed: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
+    pinned: set[tuple[str, str, int, int, int]] = set()
     prefixes: set[str] = set()
     for path, size in storage.list_tree(storage.storage_path):
         objects += 1
@@ -68,10 +70,15 @@ def report(storage: Readable, member: str = '') -> StorageReport:
         of_level[level] = of_level.get(level, 0) + size
         if found.kind == layout.METADATA and found.name == layout.METADATA:
             committed.setdefault(chain, []).append(level)
+        elif found.kind == layout.METADATA and found.name == layout.PINNED:
+            pinned.add((*chain, *level))
     chains = tuple(
         ChainReport(
             *chain,
-            tuple(LevelReport(*at, sizes[chain][at]) for at in sorted(levels)),
+            tuple(
+                LevelReport(*at, sizes[chain][at], (*chain, *at) in pinned)
+                for at in sorted(levels)
+            ),
             sum(sizes[chain].values()),
             member,
         )
@@ -86,8 +93,9 @@ def report(storage: Readable, member: str = '') -> StorageReport:
 class Details:
     """How a level was made, and how it is stored.
 
-    :param size: bytes of its stream, as stored
-    :param volumes: number of objects that the stream became
+    :param size: bytes of its streams, as stored
+    :param volumes: number of objects that the streams became
+    :param parts: their names; none if the level has one stream
     :param digests: whether there are any; Freezer 19 wrote none
     :param stat: what the storage reports of the first volume; all are written alike
     :param marker: the content of its marker
@@ -95,25 +103,32 @@ class Details:
 
     size: int
     volumes: int
+    parts: tuple[str, ...]
     digests: bool
     stat: Stat
     marker: Mapping[str, Any]
 
 
 def details(level: StoredLevel) -> Details:
-    """Three requests: the marker, the manifest, the first volume's attributes.
+    """The marker, the manifest of each stream, and the first volume's attributes.
 
     :raises NotFound: there is no marker: the level was removed
     :raises IntegrityError: marker or manifest is damaged, or the data missing
     """
-    marker, manifest = level.marker, level.manifest
-    first = manifest.volumes[0].name if manifest else layout.DATA
+    streams = list(level.streams.values())
+    manifests = [found for each in streams if (found := each.manifest) is not None]
+    first = manifests[0].volumes[0].name if manifests else layout.DATA
     try:
-        stat = level.storage.stat(level.paths.file(first))
+        stat = level.storage.stat(streams[0].paths.file(first))
     except NotFound as error:
         raise IntegrityError(
             f'{error.message}: the backup is listed and has no data'
         ) from error
-    if manifest is None:
-        return Details(stat.size, 1, False, stat, marker)
-    return Details(manifest.size, len(manifest.volumes), True, stat, marker)
+    return Details(
+        sum(each.size for each in manifests) if manifests else stat.size,
+        sum(len(each.volumes) for each in manifests) if manifests else 1,
+        tuple(each.part for each in streams if each.part),
+        bool(manifests),
+        stat,
+        level.marker,
+    )

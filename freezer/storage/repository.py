@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freezer.storage import levels, reports, retention
+from freezer.storage import levels, pins, reports, retention
 from freezer.storage.backup import Backup, Owner, PendingBackup, StoredLevel
 from freezer.storage.base import Storage
 from freezer.storage.check import CheckReport, CheckRow, Finding, Result
@@ -68,9 +68,9 @@ class Repository:
 
     def failure(self) -> StorageException | None:
         """The storages that do not have the backup that the others got; None if all
-        have it."""
+        have it, or if all were set aside, which was raised."""
         errors = self._members.failures
-        if not errors:
+        if not errors or not self._members.live:
             return None
         reasons = '; '.join(error.message for error in errors.values())
         return StorageException(
@@ -162,6 +162,7 @@ class Repository:
         hostname_backup_name: str,
         date: int | None = None,
         owner: Owner | None = None,
+        tags: Collection[str] = (),
     ) -> dict[int, StoredLevel]:
         """As :func:`levels.find_state`, from the first storage that has the newest.
 
@@ -173,7 +174,13 @@ class Repository:
             try:
                 with named(name):
                     found = levels.find_state(
-                        storage, engine, hostname_backup_name, date, name, owner
+                        storage,
+                        engine,
+                        hostname_backup_name,
+                        date,
+                        name,
+                        owner,
+                        tags,
                     )
             except StorageException as error:
                 problems.append(error)
@@ -263,26 +270,55 @@ class Repository:
         clocks = [storage.time() for storage in self._members.live.values()]
         return min((each for each in clocks if each is not None), default=None)
 
-    # Removing
+    # Keeping and removing
 
-    def remove_older_than(
+    def pin(self, backup: Backup, pinned: bool) -> int:
+        """Pin a state on every storage that has it, or remove its pins.
+
+        :returns: on how many storages; of those where it was pinned, to remove pins
+        :raises NotFound: retention removed it meanwhile
+        """
+        count = 0
+        for name, storage in self.storages.items():
+            with named(name):
+                chain = levels.chains(
+                    storage, backup.engine, backup.hostname_backup_name, name
+                ).get(backup.level_zero_timestamp, [])
+                for stored in chain:
+                    if stored.backup != backup:
+                        continue
+                    if pinned:
+                        pins.pin(storage, stored, chain)
+                    elif stored.pinned:
+                        pins.unpin(storage, stored)
+                    else:
+                        continue
+                    count += 1
+        return count
+
+    def plan_retention(
         self,
         engine: str,
         hostname_backup_name: str,
-        cutoff: int,
-        keep: int | None = None,
-        dry_run: bool = False,
+        policy: retention.Policy,
         owner: Owner | None = None,
-    ) -> list[list[StoredLevel]]:
-        """On every storage; see :func:`retention.remove_older_than`."""
-        removed = []
+    ) -> list[retention.Plan]:
+        """One plan for each storage; see :func:`retention.plan`."""
+        plans = []
         for name, storage in self._members.live.items():
             with named(name):
-                removed += retention.remove_older_than(
-                    *(storage, engine, hostname_backup_name, cutoff, keep),
-                    *(dry_run, name, owner),
+                plans.append(
+                    retention.plan(
+                        storage, engine, hostname_backup_name, policy, name, owner
+                    )
                 )
-        return removed
+        return plans
+
+    def carry_out(self, plans: Iterable[retention.Plan]) -> None:
+        """Delete what the plans say; see :meth:`retention.Plan.carry_out`."""
+        for plan in plans:
+            with named(plan.member):
+                plan.carry_out()
 
     @contextlib.contextmanager
     def housekeeping(self) -> Iterator[None]:

@@ -1,39 +1,30 @@
 """Backups in S3-compatible object storage: the storage contract in S3's terms.
 
 The container is ``bucket`` or ``bucket/prefix``; below it the keys are Freezer's. A
-stream becomes multipart uploads (``_s3/upload.py``), a restore ranged GETs
-(``_s3/download.py``); the rest is small objects and listings.
+stream becomes multipart uploads (``object_backups/upload.py``), a restore ranged GETs
+(``object_backups/download.py``); the rest is small objects and listings.
 
 It runs inside Freezer 19.0.0 as well (``tools/install-into-freezer.sh``).
 """
 
-import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from freezer.storage import layout, leftovers, manifest
-from freezer.storage._s3 import keys, versions
-from freezer.storage._s3.add_index import add_index
-from freezer.storage._s3.check.run import addressing_style_hint, rows
-from freezer.storage._s3.check.scratch import ScratchPrefix
-from freezer.storage._s3.download import read_pieces
+from freezer.storage import layout
+from freezer.storage._s3 import versions
 from freezer.storage._s3.freezer19 import Freezer19Calls
+from freezer.storage._s3.keys import check_container, check_endpoint
 from freezer.storage._s3.options import (
     MIN_PART_SIZE,
-    PATIENCE,
-    STALE_AFTER,
     S3Options,
     with_aws_environment,
 )
-from freezer.storage._s3.pending import S3PendingBackup
 from freezer.storage._s3.transport.bucket import Bucket, open_bucket
-from freezer.storage._s3.volumes import UploadPlan
-from freezer.storage.backup import Backup, PendingBackup, Stat, StoredLevel
+from freezer.storage.backup import Backup, PendingBackup
 from freezer.storage.check import CheckReport, run_check
 from freezer.storage.exceptions import (
     AccessDenied,
@@ -42,9 +33,11 @@ from freezer.storage.exceptions import (
     StorageConfigError,
     StorageException,
 )
-from freezer.storage.housekeeping import CleanUpReport, OldVersions
-from freezer.storage.journal import Journal
-from freezer.storage.survey import Survey
+from freezer.storage.housekeeping import OldVersions
+from freezer.storage.object_backups import keys
+from freezer.storage.object_backups.pending import Names, ObjectPendingBackup
+from freezer.storage.object_backups.plan import PATIENCE
+from freezer.storage.object_backups.volumes import UploadPlan
 from freezer.utils import startup
 from freezer.utils.text import unfit
 
@@ -56,11 +49,11 @@ LOG = logging.getLogger(__name__)
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PART_SIZE = 5 * 2**30
-# What is being written, for the next run to clean up should this one die.
-JOURNAL = '~/.freezer/uploads'
 # A volume ends well before the store's limit of parts: SeaweedFS counts retried
 # parts as well (seaweedfs #6821).
 USED_OF_MAX_PARTS = 0.9
+#: in messages
+NAMES = Names('s3-stale-after', 's3:GetObject', 's3:ListBucket')
 # In place of missing keys and host names, while the other options are checked.
 _ABSENT = 'absent'
 
@@ -92,9 +85,9 @@ class S3Storage(Freezer19Calls):
     ) -> None:
         if unfit(endpoint):
             raise StorageConfigError(f'endpoint: {unfit(endpoint)}')
-        keys.check_endpoint(endpoint)
+        check_endpoint(endpoint)
         container = container.rstrip('/')
-        keys.check_container(container)
+        check_container(container)
         if max_segment_size > MAX_PART_SIZE:
             raise StorageConfigError(
                 f'max-segment-size {max_segment_size}: a part on S3 has at most '
@@ -113,7 +106,6 @@ class S3Storage(Freezer19Calls):
         self._secret_key = secret_key
         self._opened: Bucket | None = None
         self._opened_by = 0
-        self._survey: Survey | None = None
         super().__init__(container, max_segment_size, skip_prepare)
 
     @classmethod
@@ -198,10 +190,6 @@ class S3Storage(Freezer19Calls):
             self._opened.close()
             self._opened = None
 
-    def prepare(self) -> None:
-        self._make_ready()
-        self._journal.clean_up(self._bucket)
-
     def _make_ready(self) -> None:
         """Create the bucket if it is missing; needs no list of all buckets."""
         bucket, where = self._bucket, self._bucket.where()
@@ -227,11 +215,11 @@ class S3Storage(Freezer19Calls):
                 f'--container, or have it created: {error.message}'
             ) from error
 
-    @property
-    def _journal(self) -> Journal:
-        return Journal(Path(JOURNAL).expanduser())
-
     def check(self) -> CheckReport:
+        # Takes 5 ms to import, and no other action needs it.
+        from freezer.storage._s3.check.run import addressing_style_hint, rows
+        from freezer.storage._s3.check.scratch import ScratchPrefix
+
         folder = layout.join(self.container, layout.CHECK, secrets.token_hex(16))
         # Locks are tested by one probe: everything else must be removable.
         bucket = self._open(
@@ -262,17 +250,11 @@ class S3Storage(Freezer19Calls):
 
     # A backup
 
-    def location(self, path: str) -> str:
-        return self._bucket.where(keys.key_of(path))
-
     def begin(self, backup: Backup) -> PendingBackup:
         bucket = self._bucket.limited(PATIENCE, self.options.others_wait)
-        return S3PendingBackup(self, bucket, backup, self._plan, self._journal)
-
-    def add_index(
-        self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]
-    ) -> None:
-        add_index(self._bucket, stored, index, marker, self._plan, self._journal)
+        return ObjectPendingBackup(
+            self, bucket, backup, self._plan, self._journal, NAMES
+        )
 
     @property
     def _plan(self) -> UploadPlan:
@@ -283,64 +265,21 @@ class S3Storage(Freezer19Calls):
             part_size=part_size,
             parts_per_volume=max(1, min(by_count, by_size)),
             concurrency=self.options.at_once(part_size),
+            digest=self.options.digest,
         )
 
-    def read_pieces(
-        self, path: str, etag: str | None, pieces: Iterable[manifest.Piece]
-    ) -> Generator[manifest.Read, None, None]:
-        return read_pieces(
-            self._bucket, keys.key_of(path), etag, pieces, self.options.at_once
-        )
-
-    def stat(self, path: str) -> Stat:
-        head = self._bucket.head(keys.key_of(path))
-        return Stat(
-            head.size,
-            head.etag or None,
-            head.storage_class,
-            head.lock_mode,
-            head.locked_until,
-            head.legal_hold,
-        )
-
-    def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
-        prefix = keys.tree_prefix(path)
-        for item in (self._survey or self._bucket).list(prefix):
-            yield item.key[len(prefix) :], item.size
-
-    def read_file(self, path: str, limit: int | None = None) -> bytes:
-        return self._bucket.get(keys.key_of(path), limit)
-
-    def delete_files(self, paths: Sequence[str]) -> None:
-        self._bucket.delete([keys.key_of(path) for path in paths])
+    def _at_once(self, size: int) -> int:
+        return self.options.at_once(size)
 
     # Housekeeping
 
-    def time(self) -> float:
-        return self._bucket.store_time()
+    @property
+    def _stale_after(self) -> float | None:
+        return self.options.stale_after
 
     @property
     def needs_cleanup(self) -> bool:
-        return self.options.stale_after is not None or self.options.purge_versions
-
-    @contextlib.contextmanager
-    def housekeeping(self) -> Iterator[None]:
-        self._survey = Survey(self._bucket, keys.tree_prefix(self.container))
-        try:
-            yield
-        finally:
-            self._survey = None
-
-    def clean_up(self, dry_run: bool = False) -> CleanUpReport:
-        bucket = self._bucket
-        survey = self._survey or Survey(bucket, keys.tree_prefix(self.container))
-        found = self._journal.clean_up(bucket, dry_run=dry_run)
-        # In a dry run, do not count again what the journal named.
-        live = self._journal.folders(bucket)
-        after = self.options.stale_after
-        after = STALE_AFTER if after is None else after
-        found += leftovers.clear_stale(bucket, survey, live, after, dry_run=dry_run)
-        return CleanUpReport(tuple(found), self._old_versions(dry_run))
+        return super().needs_cleanup or self.options.purge_versions
 
     def _old_versions(self, dry_run: bool) -> tuple[OldVersions, ...]:
         root = keys.tree_prefix(self.container)

@@ -23,9 +23,10 @@ from freezer.storage.exceptions import (
     StorageException,
     Unreachable,
 )
-from freezer.utils.blocks import Block
+from freezer.utils.blocks import Block, PartStart
 from freezer.utils.rate import Rate
 from freezer.utils.streaming import ConsumerGone, RichQueue
+from freezer.utils.text import NOTICES
 
 LOG = logging.getLogger(__name__)
 T = TypeVar('T')
@@ -110,7 +111,8 @@ class Members:
                 return {name: call()}
         futures = {name: _in_thread(name, call) for name, call in calls.items()}
         try:
-            _wait_for(futures.values())
+            for _name in _ended(futures, {n: _Patience(PATIENCE) for n in futures}):
+                pass
         except BaseException:
             self._undo(futures.values(), undo)
             raise
@@ -159,14 +161,48 @@ def _in_thread(name: str, call: Callable[[], T]) -> 'Future[T]':
     return future
 
 
-def _wait_for(futures: Iterable['Future[T]']) -> None:
-    """Wait for all; once one has succeeded, for some time only."""
-    waiting = set(futures)
-    until: float | None = None
-    while waiting and (until is None or time.monotonic() < until):
-        done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
-        if until is None and any(future.exception() is None for future in done):
-            until = time.monotonic() + PATIENCE
+class _Patience:
+    """How long a storage may do nothing.
+
+    :param pulse: changes as long as it is at work
+    """
+
+    def __init__(
+        self, seconds: float, pulse: Callable[[], object] = lambda: None
+    ) -> None:
+        self._seconds = seconds
+        self._get_pulse = pulse
+        self.restart()
+
+    def restart(self) -> None:
+        self._pulse = self._get_pulse()
+        self._since = time.monotonic()
+
+    def is_over(self) -> bool:
+        if self._get_pulse() != self._pulse:
+            self.restart()
+        return time.monotonic() - self._since > self._seconds
+
+
+def _ended(
+    futures: Mapping[str, 'Future[T]'], patience: Mapping[str, _Patience]
+) -> Iterator[str]:
+    """The names of all, each when its future is done. Once one has succeeded, the
+    patience with the others begins: when it is over, their names follow."""
+    waiting = dict(futures)
+    has_succeeded = False
+    while waiting:
+        wait(waiting.values(), _POLL_SECONDS, FIRST_COMPLETED)
+        for name, future in list(waiting.items()):
+            if future.done():
+                if not has_succeeded and future.exception() is None:
+                    has_succeeded = True
+                    for each in patience.values():
+                        each.restart()
+            elif not (has_succeeded and patience[name].is_over()):
+                continue
+            del waiting[name]
+            yield name
 
 
 def _too_slow(name: str, seconds: float) -> StorageException:
@@ -199,8 +235,8 @@ class PendingOnAll(PendingBackup):
         self._failures = dict(members.failures)
         self._writers: dict[str, _Writer] = {}
         self._discards: list[Future[None]] = []
-        #: set when a storage has the stream, or has failed
-        self._moved = threading.Event()
+        #: set when the commit has ended, on all storages that were not set aside
+        self.is_committed = False
 
     @property
     def _live(self) -> dict[str, PendingBackup]:
@@ -214,18 +250,18 @@ class PendingOnAll(PendingBackup):
         }
         self._members.each(put)
 
-    def write(self, blocks: Iterable[Block]) -> WrittenBackup:
+    def write(self, blocks: Iterable[Block | PartStart]) -> WrittenBackup:
         """One thread and queue for each storage; the slowest sets the pace."""
         sent = self._members.sent
         self._writers = {
-            name: _Writer(name, pending, sent.get(name), self._moved)
+            name: _Writer(name, pending, sent.get(name))
             for name, pending in self._live.items()
         }
         try:
             for block in blocks:
                 self._put(lambda queue, stop, block=block: queue.put(block, stop))
             self._put(lambda queue, stop: queue.end(stop=stop))
-            self._wait_until_stored()
+            self.wait_for(lambda writer: writer.stored)
         except BaseException as error:
             # Possibly a signal. No thread may write any more when the backup is
             # discarded.
@@ -239,34 +275,30 @@ class PendingOnAll(PendingBackup):
             if name in self._members.failures:
                 continue
             try:
-                put(writer.queue, _Patience(writer, PATIENCE).is_over)
+                put(writer.queue, _Patience(PATIENCE, writer.pulse).is_over)
             except ConsumerGone:
                 self.give_up(name, writer, PATIENCE)
         self._members.require_one()
 
-    def _wait_until_stored(self) -> None:
-        """Wait until each storage has the stream, but not for one that does nothing.
+    def wait_for(self, stage: Callable[['_Writer'], 'Future[None]']) -> None:
+        """Wait until each storage has come to a stage, but not for one that does
+        nothing.
 
         :raises StorageException: no storage is left
         """
-        waiting = {
-            name: _Patience(writer, LAST_PATIENCE)
+        writers = {
+            name: writer
             for name, writer in self._writers.items()
             if name not in self._members.failures
         }
-        stored = False
-        while waiting:
-            self._moved.wait(_POLL_SECONDS)
-            self._moved.clear()
-            for name, patience in list(waiting.items()):
-                writer = self._writers[name]
-                if writer.stored.is_set():
-                    stored = True
-                elif writer.failure() or (stored and patience.is_over()):
-                    self.give_up(name, writer, LAST_PATIENCE)
-                else:
-                    continue
-                del waiting[name]
+        patience = {
+            name: _Patience(LAST_PATIENCE, writer.pulse)
+            for name, writer in writers.items()
+        }
+        stages = {name: stage(writer) for name, writer in writers.items()}
+        for name in _ended(stages, patience):
+            if not stages[name].done() or writers[name].failure():
+                self.give_up(name, writers[name], LAST_PATIENCE)
         self._members.require_one()
 
     def give_up(self, name: str, writer: '_Writer', seconds: float) -> None:
@@ -301,10 +333,17 @@ class PendingOnAll(PendingBackup):
             pending.cancel()
 
     def discard(self) -> None:
-        """On every storage, even after errors; then the first error is raised."""
+        """On every storage, even after errors; then the first error is raised.
+
+        After a commit that was interrupted, the level stays where it is committed.
+        """
         self._stop()
         errors = []
         for name, pending in self._begun.items():
+            writer = self._writers.get(name)
+            if not self.is_committed and writer is not None and writer.has_committed:
+                NOTICES.warning('%r is committed on [storage:%s]', self.backup, name)
+                continue
             future = _in_thread(name, pending.discard)
             wait([future], CLEAN_UP_SECONDS)
             done = future.done()
@@ -320,15 +359,8 @@ class PendingOnAll(PendingBackup):
 class _Writer:
     """The thread of one storage: writes the level, and commits it when it may."""
 
-    def __init__(
-        self,
-        name: str,
-        pending: PendingBackup,
-        sent: Rate | None,
-        moved: threading.Event,
-    ) -> None:
-        self._moved = moved
-        self.stored = threading.Event()
+    def __init__(self, name: str, pending: PendingBackup, sent: Rate | None) -> None:
+        self.stored: Future[None] = Future()
         self.queue = RichQueue(_QUEUE_BLOCKS)
         self._name = name
         self._pending = pending
@@ -339,7 +371,6 @@ class _Writer:
         self._arguments: tuple[Any, ...] | None = None
         self.done = _in_thread(name, self._run)
 
-    @property
     def pulse(self) -> tuple[int, int]:
         """Changes as long as the storage is at work."""
         return self._blocks, self._sent.passed if self._sent else 0
@@ -361,26 +392,38 @@ class _Writer:
             self.queue.end(error or _cancelled(), stop=lambda: True)
 
     def failure(self) -> BaseException | None:
-        return self.done.exception() if self.done.done() else None
+        if self.done.done() or (self.stored.done() and self.stored.exception()):
+            # The thread ends now, and puts the name of the storage into its error.
+            return self.done.exception()
+        return None
+
+    @property
+    def has_committed(self) -> bool:
+        return self.done.done() and self.done.exception() is None
 
     def _run(self) -> None:
         try:
-            written = self._pending.write(self._taken())
-            if not self.queue.drained:
-                raise StorageException(
-                    'the storage stopped reading before the end: run the backup again'
-                )
-            self.stored.set()
-            self._moved.set()
-            self._decided.wait()
-            if self._arguments is None:
-                raise _cancelled()
-            written.commit(*self._arguments)
+            self._write_and_commit()
+        except BaseException as error:
+            if not self.stored.done():
+                self.stored.set_exception(error)
+            raise
         finally:
             self.queue.close()
-            self._moved.set()
 
-    def _taken(self) -> Iterator[Block]:
+    def _write_and_commit(self) -> None:
+        written = self._pending.write(self._taken())
+        if not self.queue.drained:
+            raise StorageException(
+                'the storage stopped reading before the end: run the backup again'
+            )
+        self.stored.set_result(None)
+        self._decided.wait()
+        if self._arguments is None:
+            raise _cancelled()
+        written.commit(*self._arguments)
+
+    def _taken(self) -> Iterator[Block | PartStart]:
         for block in self.queue.get_messages():
             self._blocks += 1
             if self._stopped:
@@ -390,22 +433,6 @@ class _Writer:
 
 def _cancelled() -> Cancelled:
     return Cancelled('cancelled because another part of the backup failed')
-
-
-class _Patience:
-    """How long a storage may do nothing."""
-
-    def __init__(self, writer: _Writer, seconds: float) -> None:
-        self._writer = writer
-        self._seconds = seconds
-        self._pulse = writer.pulse
-        self._since = time.monotonic()
-
-    def is_over(self) -> bool:
-        pulse, now = self._writer.pulse, time.monotonic()
-        if pulse != self._pulse:
-            self._pulse, self._since = pulse, now
-        return now - self._since > self._seconds
 
 
 class _WrittenOnAll(WrittenBackup):
@@ -426,29 +453,9 @@ class _WrittenOnAll(WrittenBackup):
         for name, writer in self._writers.items():
             if name not in self._members.failures:
                 writer.commit(engine_metadata, marker, index)
-        waiting = {
-            name: _Patience(writer, LAST_PATIENCE)
-            for name, writer in self._writers.items()
-            if name not in self._members.failures
-        }
-        committed = False
-        while waiting:
-            wait(
-                [self._writers[name].done for name in waiting],
-                _POLL_SECONDS,
-                FIRST_COMPLETED,
-            )
-            for name, patience in list(waiting.items()):
-                writer = self._writers[name]
-                if writer.done.done() and writer.failure() is None:
-                    committed = True
-                elif not writer.done.done() and not (committed and patience.is_over()):
-                    continue
-                else:
-                    self._pending.give_up(name, writer, LAST_PATIENCE)
-                del waiting[name]
+        self._pending.wait_for(lambda writer: writer.done)
         self._pending.wait_for_discards()
-        self._members.require_one()
+        self._pending.is_committed = True
 
 
 @contextlib.contextmanager

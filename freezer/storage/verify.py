@@ -5,12 +5,19 @@ It uses a few verbs of the storage contract, so it is the same for every driver.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from freezer.storage import layout, levels, manifest
-from freezer.storage.backup import Stat, StoredLevel
+from freezer.storage.backup import Stat, StoredLevel, StoredStream
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.utils.blocks import Block
 
@@ -51,7 +58,7 @@ class Problem:
 class Verification:
     """What was found of one level.
 
-    :param size: bytes of its stream, as far as known
+    :param size: bytes of its streams, as far as known
     :param digests: whether it has any; Freezer 19 wrote none
     :param problems: the first ones; ``count`` is the number of all
     :param restorable: whether its own data can be restored despite the problems
@@ -72,9 +79,9 @@ class Verification:
     marker: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: Reads the stream of a level, as far as it likes, and finds problems in it. Other
-#: exceptions than StorageException pass through.
-ReadStream = Callable[[Iterator[Block]], Iterable[Problem]]
+#: Reads a stream of a level, of the part with this name, as far as it likes, and finds
+#: problems in it. Other exceptions than StorageException pass through.
+ReadStream = Callable[[str, Iterator[Block]], Iterable[Problem]]
 
 
 def examine(
@@ -88,7 +95,7 @@ def examine(
     Finds every problem, not only the first. Whatever cannot be read is a problem of
     the level, as long as the storage can be listed. Memory is bounded.
 
-    :param read: gets the blocks of the stream that are read for ``data``, up to the
+    :param read: gets the blocks of each stream that are read for ``data``, up to the
         first that is damaged
     :param key_opens: whether the passphrase opens the file with the key of the chain,
         which then may be another than the one that was written
@@ -136,6 +143,7 @@ class _Examination:
         self._data = data
         self._reader = read
         self._size = 0
+        self._digests_known = False
         self._problems: list[Problem] = []
         self._count = 0
         self._restorable = True
@@ -151,11 +159,11 @@ class _Examination:
                 fatal = manifest.SEAL_KEY in marker and not self._key_opens
                 where = replace(_ANYWHERE, fatal=fatal)
                 self._report(f'{paths.marker}: was modified or damaged', where)
-            found = self._attempt(paths.manifest, lambda: stored.manifest)
-            if found is not None:
-                self._check_stream(self._volumes(found))
-            elif manifest.MARKER_KEY not in marker:
-                self._check_stream(self._plain())
+            streams = self._attempt(paths.marker, lambda: stored.streams) or {}
+            for stream in streams.values():
+                self._check_stream(stream)
+            if manifest.PARTS_KEY in marker and streams:
+                self._check_surplus(streams)
         # A restore needs this file only if the level is authenticated.
         sealed = (marker or {}).get(layout.FORMAT_KEY) == layout.AGE
         self._check_file(
@@ -174,7 +182,7 @@ class _Examination:
         return Verification(
             stored,
             self._size,
-            manifest.MARKER_KEY in (marker or {}),
+            self._digests_known,
             tuple(self._problems),
             self._count,
             self._restorable,
@@ -236,12 +244,33 @@ class _Examination:
         if engine != expected:
             self._report(f'{self._paths.marker} is of another engine: {engine}')
 
-    def _check_stream(self, blocks: Generator[_Bytes, None, None]) -> None:
-        """Read the stream to its end, and pass it on while it is undamaged."""
+    def _check_stream(self, stream: StoredStream) -> None:
+        if stream.token is None:
+            self._read_stream('', self._plain())
+            return
+        self._digests_known = True
+        found = self._attempt(stream.paths.manifest, lambda: stream.manifest)
+        if found is not None:
+            self._read_stream(stream.part, self._volumes(stream, found))
+
+    def _check_surplus(self, streams: Collection[str]) -> None:
+        """Check that there are no parts that the marker does not name."""
+        folder = self._paths.parts
+        found = self._attempt(folder, lambda: [*self._storage.list_tree(folder)]) or ()
+        there = {path.partition('/')[0] for path, _size in found}
+        for part in sorted(there.difference(streams)):
+            self._report(
+                f'{layout.join(folder, part)}: {self._paths.marker} has no such part: '
+                f'no restore reads it',
+                replace(_ANYWHERE, fatal=False),
+            )
+
+    def _read_stream(self, part: str, blocks: Generator[_Bytes, None, None]) -> None:
+        """Read a stream to its end, and pass it on while it is undamaged."""
         with contextlib.closing(blocks):
             if self._data and self._reader is not None:
                 try:
-                    for problem in self._reader(self._undamaged(blocks)):
+                    for problem in self._reader(part, self._undamaged(blocks)):
                         self._report(problem.what, problem)
                 except _Damaged:
                     pass
@@ -263,26 +292,32 @@ class _Examination:
         if self._count != before:
             raise _Damaged
 
-    def _volumes(self, found: manifest.Manifest) -> Generator[_Bytes, None, None]:
+    def _volumes(
+        self, stream: StoredStream, found: manifest.Manifest
+    ) -> Generator[_Bytes, None, None]:
         """Check the volumes; the blocks are those that are undamaged."""
-        self._size = found.size
-        stream = hashlib.sha256()
+        self._size += found.size
+        digest = hashlib.sha256()
         whole = True
         for volume in found.volumes:
-            lines = self._digests(volume)
-            yield from self._volume(volume, lines)
+            lines = self._digests(stream, volume)
+            yield from self._volume(stream, volume, lines)
             whole = whole and lines is not None
-            stream.update(lines or b'')
-        if whole and stream.hexdigest() != found.digest:
+            digest.update(lines or b'')
+        if whole and digest.hexdigest() != found.digest:
             self._report(
-                f'{self._paths.manifest}: the digest of the stream is not the one of '
+                f'{stream.paths.manifest}: the digest of the stream is not the one of '
                 f'its digests',
                 replace(_ANYWHERE, fatal=False),
             )
 
-    def _digests(self, volume: manifest.Volume) -> bytes | None:
+    def _where(self, path: str) -> Problem:
+        """The place of a problem: a volume, by its name below the level's folder."""
+        return Problem('', path.removeprefix(layout.join(self._paths.folder, '')))
+
+    def _digests(self, stream: StoredStream, volume: manifest.Volume) -> bytes | None:
         """The digests object's bytes, if they are right."""
-        path = self._paths.file(volume.digests)
+        path = stream.paths.file(volume.digests)
 
         def read() -> bytes:
             lines = self._storage.read_file(path, volume.digests_size)
@@ -293,11 +328,13 @@ class _Examination:
                 raise IntegrityError(f'{path}: {error.message}') from error
             return lines
 
-        return self._attempt(path, read, Problem('', volume.name))
+        return self._attempt(path, read, self._where(stream.paths.file(volume.name)))
 
-    def _volume(self, volume: manifest.Volume, lines: bytes | None) -> Iterator[_Bytes]:
-        path = self._paths.file(volume.name)
-        where = Problem('', volume.name)
+    def _volume(
+        self, stream: StoredStream, volume: manifest.Volume, lines: bytes | None
+    ) -> Iterator[_Bytes]:
+        path = stream.paths.file(volume.name)
+        volume_only = where = self._where(path)
         if volume.size:
             where = replace(where, start=0, end=volume.size - 1)
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
@@ -310,7 +347,9 @@ class _Examination:
             self._report(
                 f'{path}: has {stat.size} bytes, and {volume.size} were written: '
                 f'bytes {first} to {after - 1} are {odd}',
-                Problem('', volume.name, volume.part_at(first), first, after - 1),
+                replace(
+                    volume_only, part=volume.part_at(first), start=first, end=after - 1
+                ),
             )
         elif not same and not self._data:
             self._warnings.append(
@@ -321,9 +360,8 @@ class _Examination:
             # If the ETag differs, only digests count: a copied bucket has other ETags.
             etag = volume.etag if same else None
             pieces = (p for p in volume.pieces(lines) if p.end <= stat.size)
-            where = Problem('', volume.name)
             reads = self._storage.read_pieces(path, etag, pieces)
-            yield from self._read(path, reads, where, volume)
+            yield from self._read(path, reads, volume_only, volume)
 
     def _plain(self) -> Generator[_Bytes, None, None]:
         """The data of a backup by Freezer 19, of which only the size is known."""
@@ -338,7 +376,7 @@ class _Examination:
         stat = self._attempt(path, lambda: self._storage.stat(path), where)
         if stat is None:
             return
-        self._size = stat.size
+        self._size += stat.size
         if not stat.size:
             self._report(f'{path} is empty: its upload failed', where)
         elif self._data:

@@ -259,7 +259,7 @@ def unlock(passphrase: bytes, file: bytes, where: str) -> bytes:
             return _unwrap(key, stanza.body)
         except InvalidTag as error:
             raise PassphraseError(
-                f'wrong passphrase in --encrypt-pass-file (or {where} is damaged)'
+                f'wrong passphrase (or {where} is damaged)'
             ) from error
 
     return b''.join(_decrypted(unwrap, [file], where, None))

@@ -9,6 +9,8 @@ decrypted data. The manifest's digests catch accidents, not attackers.
 """
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 
 from freezer.exceptions import ConfigError, EngineError
 from freezer.storage import layout
+from freezer.utils import commands
 from freezer.utils.blocks import Block
 from freezer.utils.ranges import Portions, Range, RangedStream, aligned, select
 
@@ -39,22 +42,61 @@ _HEAD_BYTES = len(_MAGIC) + _SALT_BYTES
 _LONG_HEAD_BYTES = _HEAD_BYTES + _LOOK_BYTES
 
 
-def read_passphrase(path: str) -> bytes:
-    """The first line of a file, without its newline.
+@dataclasses.dataclass(frozen=True)
+class Passphrase:
+    """Where the passphrase comes from: exactly one is set. It is the first line.
 
-    :raises ConfigError: it cannot be read, or the line is empty
+    :param file: path
+    :param command: its output; see :func:`freezer.utils.commands.run`
+    :param descriptor: a file descriptor that the agent was started with
     """
-    check_available()
+
+    file: str | None = None
+    command: str | None = None
+    descriptor: int | None = None
+
+    @functools.cached_property
+    def value(self) -> bytes:
+        """Without the newline. Read once: a pipe has it only once, and a command may
+        ask somebody.
+
+        :raises ConfigError: it cannot be read, or the line is empty
+        """
+        check_available()
+        if self.command is not None:
+            where = 'encrypt-pass-command'
+            passphrase = commands.run(where, self.command)
+        else:
+            where = f'encrypt-pass-file {self.file}'
+            if self.descriptor is not None:
+                where = f'encrypt-pass-fd {self.descriptor}'
+            try:
+                passphrase = self._read()
+            except OSError as error:
+                raise ConfigError(f'{where}: {error.strerror or error}') from error
+        if not passphrase:
+            raise ConfigError(f'{where}: its first line is empty')
+        return passphrase
+
+    def _read(self) -> bytes:
+        source = self.descriptor if self.file is None else self.file
+        assert source is not None
+        with open(source, 'rb', closefd=source != 0) as stream:
+            return stream.readline().removesuffix(b'\n')
+
+
+def check_descriptor(descriptor: int) -> None:
+    """:raises ConfigError: the agent was not started with this file descriptor"""
     try:
-        with open(path, 'rb') as stream:
-            passphrase = stream.readline().removesuffix(b'\n')
-    except OSError as error:
+        # Files that the agent itself has opened are not inheritable.
+        is_open = os.get_inheritable(descriptor)
+    except OSError:
+        is_open = False
+    if not is_open:
         raise ConfigError(
-            f'encrypt-pass-file {path}: {error.strerror or error}'
-        ) from error
-    if not passphrase:
-        raise ConfigError(f'encrypt-pass-file {path}: its first line is empty')
-    return passphrase
+            f'encrypt-pass-fd {descriptor}: the agent was started without this file '
+            f'descriptor: open it, as in freezer-agent … {descriptor}<FILE'
+        )
 
 
 def is_age(path: Path) -> bool:
@@ -174,9 +216,7 @@ def _secrets(
         first = _cipher(key, iv).decryptor().update(head[_HEAD_BYTES:_LONG_HEAD_BYTES])
         if looks_right(first):
             return key, iv
-    raise EngineError(
-        'wrong passphrase in --encrypt-pass-file (or the backup is damaged)'
-    )
+    raise EngineError('wrong passphrase (or the backup is damaged)')
 
 
 def _derive(passphrase: bytes, salt: bytes, digest: str) -> tuple[bytes, bytes]:

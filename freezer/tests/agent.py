@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,11 @@ import freezer
 from freezer.common import opts
 from freezer.engine.tar import snapshot
 from freezer.storage import layout, manifest
+from freezer.storage.swift.options import ENVIRONMENT
 from freezer.tests import servers, trees, warm
+from freezer.tests.servers.ftpd import Pyftpd, Vsftpd
+from freezer.tests.servers.sshd import Sshd
+from freezer.tests.servers.swift import SwiftS3
 
 ROOT = Path(freezer.__file__).parent.parent
 
@@ -261,6 +267,10 @@ def run(*arguments: object, env: Mapping[str, str | None] | None = None) -> Resu
         return process.wait()
 
 
+def _is_marker(path: str) -> bool:
+    return path.startswith('metadata/') and path.endswith('/metadata')
+
+
 class Store(abc.ABC):
     """Where backups go, seen by its own means and not by the agent's."""
 
@@ -288,7 +298,7 @@ class Store(abc.ABC):
 
     def markers(self) -> list[str]:
         """The commit markers: what is listed as a backup."""
-        return sorted(p for p in self.files() if p.startswith('metadata/'))
+        return sorted(filter(_is_marker, self.files()))
 
     def is_untouched(self) -> bool:
         """Whether there is nothing, listed or left behind."""
@@ -310,7 +320,7 @@ class Store(abc.ABC):
                 state.seconds -= seconds
                 content = state.dump()
                 digests[parts[4]] = hashlib.sha256(content).hexdigest()
-            elif parts[0] == layout.METADATA:
+            elif _is_marker(path):
                 marker = json.loads(content) | {manifest.STATE_KEY: digests[parts[4]]}
                 content = json.dumps(marker).encode()
             self.put('/'.join(parts), content)
@@ -358,7 +368,7 @@ class S3Store(Store):
         }
 
     def markers(self) -> list[str]:
-        return sorted(p for p in self.sizes() if p.startswith('metadata/'))
+        return sorted(filter(_is_marker, self.sizes()))
 
     def put(self, path: str, content: bytes) -> None:
         self.server.put(self.bucket, self._key(path), content)
@@ -400,6 +410,98 @@ class LocalStore(Store):
         file.unlink()
         while not any((file := file.parent).iterdir()):
             file.rmdir()
+
+
+class SshStore(LocalStore):
+    """A directory of an SSH server, which is on this machine.
+
+    :param changes: of the options of the storage, by key
+    """
+
+    def __init__(self, server: Sshd, directory: Path, **changes: object) -> None:
+        super().__init__(directory)
+        self.server = server
+        given = server.options(**changes)
+        self.options = (
+            *('--storage', 'ssh', '--container', str(directory)),
+            *server.arguments(given),
+        )
+        self.section = {'storage': 'ssh', 'container': directory, **given}
+
+
+class FtpStore(LocalStore):
+    """A directory of an FTP server, which is on this machine.
+
+    :param changes: of the options of the storage, by key
+    """
+
+    def __init__(
+        self, server: Pyftpd | Vsftpd, directory: Path, **changes: object
+    ) -> None:
+        super().__init__(directory)
+        self.server = server
+        given = server.options(**changes)
+        self.options = (
+            *('--storage', server.storage, '--container', str(directory)),
+            *server.arguments(given),
+        )
+        self.section = {'storage': server.storage, 'container': directory, **given}
+
+
+class SwiftStore(Store):
+    """A container of its own, and a prefix.
+
+    :param endpoint: of a proxy before the server
+    :param changes: of the options of the storage, by key
+    """
+
+    def __init__(self, server: SwiftS3, endpoint: str = '', **changes: Any) -> None:
+        self.server = server
+        self.bucket = f'agent-{uuid.uuid4().hex[:12]}'
+        self.prefix = 'pre/fix'
+        self.container = f'{self.bucket}/{self.prefix}'
+        given = server.options(**changes)
+        if endpoint:
+            given['swift_auth_url'] = f'{endpoint}/auth/v1.0'
+        self.given = given
+        self.options = ('--storage', 'swift', '--container', self.container)
+        self.env = {
+            ENVIRONMENT.get(key) or f'OS_{key.upper().replace("_", "__", 1)}': str(
+                value
+            )
+            for key, value in given.items()
+        }
+        self.section = {'storage': 'swift', 'container': self.container, **given}
+
+    def sizes(self) -> dict[str, int]:
+        """Path below the container -> bytes."""
+        start = f'{self.prefix}/'
+        try:
+            found = self.server.account.keys(self.bucket, start)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return {}
+        return {key[len(start) :]: size for key, size in found.items()}
+
+    def files(self) -> dict[str, bytes]:
+        account = self.server.account
+        return {
+            path: account.get(self.bucket, f'{self.prefix}/{path}')
+            for path in self.sizes()
+        }
+
+    def markers(self) -> list[str]:
+        return sorted(filter(_is_marker, self.sizes()))
+
+    def is_untouched(self) -> bool:
+        return not self.sizes()
+
+    def put(self, path: str, content: bytes) -> None:
+        self.server.account.put(self.bucket, f'{self.prefix}/{path}', content)
+
+    def delete(self, path: str) -> None:
+        self.server.account.delete(self.bucket, f'{self.prefix}/{path}')
 
 
 class Agent:

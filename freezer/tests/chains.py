@@ -6,15 +6,18 @@ compared with what the tree was at that level. A seed decides everything but ino
 numbers and times of the kernel.
 """
 
+import base64
 import dataclasses
 import errno
 import fnmatch
+import json
 import mmap
 import os
 import random
 import re
 import shutil
 import stat
+import subprocess
 from collections.abc import Container, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +29,7 @@ from freezer.tests.agent import Agent, LocalStore, iso, private
 from freezer.tests.commands import run_command
 from freezer.tests.functional.test_part import (
     Tree,
+    is_below,
     parents_of,
     part_of,
     pattern,
@@ -741,6 +745,157 @@ class Policy(Chain):
         return self._policy
 
 
+class Several(Chain):
+    """Several paths, of which some are added or taken away from level to level."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        super().__init__(seed, folder)
+        #: below the tree; none is in another
+        self._paths: list[bytes] = []
+        #: of each level, below their common parent
+        self._tops: list[list[bytes]] = []
+
+    def settle(self) -> None:
+        tree = trees.describe(self.source)
+        kept = [path for path in self._paths if path in tree]
+        if kept and self.rng.random() < 0.2:
+            kept.remove(self.rng.choice(kept))
+        if not kept or self.rng.random() < 0.4:
+            kept += some_of(tree, self.rng)
+        others = (path for path in sorted(tree) if tree[path].kind != 'socket')
+        while len(_outermost(kept)) < 2:
+            kept.append(next(path for path in others if path != b'.'))
+        self._paths = _outermost(kept)
+
+    @property
+    def _absolute(self) -> list[str]:
+        return [os.path.join(self.source, os.fsdecode(path)) for path in self._paths]
+
+    def view(self) -> Path:
+        return Path(self._absolute[0])
+
+    def options(self) -> tuple[object, ...]:
+        return tuple(
+            word for path in self._absolute[1:] for word in ('--path-to-backup', path)
+        )
+
+    def top(self) -> Path:
+        """The directory that paths in the backup are relative to."""
+        return Path(os.path.commonpath(self._absolute))
+
+    def expected(self, view: Path) -> Tree:
+        top = os.fsencode(os.path.join(self.top(), ''))
+        paths = map(os.fsencode, self._absolute)
+        tops = [path.removeprefix(top) for path in paths]
+        self._tops.append(tops)
+        tree = trees.describe(self.top())
+        return {b'.': tree[b'.']} | parents_of(tree, tops) | part_of(tree, tops)
+
+    def check(self) -> None:
+        super().check()
+        self._check_lists()
+        self._check_with_tar(self.rng.randrange(len(self.levels)))
+        # Rebuilt indexes, and none.
+        store = self.folder / 'store'
+        for index in store.glob('**/index'):
+            index.unlink()
+        number = self.rng.randrange(len(self.levels))
+        self.check_whole(number, self.targets / f'without index {number}', False)
+        other = self.rng.randrange(len(self.levels))
+        self.check_whole(other, self.targets / f'without index {number}', True)
+        self.agent.run('admin', '--rebuild-index').check()
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        for level in self.levels:
+            date = iso(level.timestamp)
+            found = self.agent.run('list', '--json', '--restore-from-date', date)
+            lines = found.check().out.splitlines()
+            names = {_name(json.loads(line)) for line in lines}
+            kept = (path for path, each in level.tree.items() if each.kind != 'socket')
+            assert names == set(kept) - {b'.'}
+
+    def _check_with_tar(self, number: int) -> None:
+        """Extract a level as a person with nothing but tar does."""
+        level = self.levels[number]
+        target = self.targets / f'by tar {number}'
+        target.mkdir()
+        data = (self.folder / 'store' / 'data').glob('*/*/*/*_*/data')
+        made = sorted(data, key=lambda path: int(path.parent.name.split('_')[1]))
+        (last,) = (p for p in made if p.parent.name.endswith(f'_{level.timestamp}'))
+        for path in made:
+            if path.parent.parent == last.parent.parent:
+                options = ('--listed-incremental=/dev/null', '-C', target)
+                command = ('tar', '--extract', '--file', path, *options)
+                subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            if path == last:
+                break
+        _assert_same(_contents(level.tree), _contents(trees.describe(target)))
+
+    def check_whole(self, number: int, target: Path, in_place: bool) -> None:
+        """What is beside the paths stays in the target."""
+        if not in_place:
+            super().check_whole(number, target, in_place)
+            return
+        level, tops = self.levels[number], self._tops[number]
+        before = trees.describe(target)
+        parents = parents_of(level.tree, tops)
+        dated = ('--restore-from-date', iso(level.timestamp), '--overwrite')
+        result = self.agent.restore(target, *dated)
+        if any(path in before and before[path].kind != 'directory' for path in parents):
+            assert 'nothing was changed' in result.error
+            _assert_same(before, trees.describe(target))
+            return
+        result.check()
+        found = trees.describe(target)
+        _assert_same(part_of(level.tree, tops), part_of(found, tops))
+        _assert_same(_apart_from(before, tops), _apart_from(found, tops))
+
+
+def _name(listed: dict[str, str]) -> bytes:
+    encoded = listed.get('path_base64')
+    return base64.b64decode(encoded) if encoded else listed['path'].encode()
+
+
+def _contents(tree: Tree) -> Tree:
+    """A tree without attributes, of which the agent restores more than tar does."""
+    return {
+        path: dataclasses.replace(each, mode=0, uid=0, gid=0, mtime_ns=0, xattrs=())
+        for path, each in tree.items()
+    }
+
+
+def _outermost(paths: Sequence[bytes]) -> list[bytes]:
+    """Paths without those that are in others."""
+    found = set(paths)
+    return sorted(p for p in found if not is_below(p, found - {p}))
+
+
+def _apart_from(tree: Tree, tops: Sequence[bytes]) -> Tree:
+    """What is in a tree beside some paths, without the directories above these."""
+    left = {path: e for path, e in tree.items() if not is_below(path, tops)}
+    for path in (b'.', *parents_of(tree, tops)):
+        left.pop(path, None)
+    return _unlinked(left, tree.keys() - left.keys())
+
+
+class Listed(Several):
+    """Several paths in one directory, listed in a file."""
+
+    def view(self) -> Path:
+        return self.source
+
+    def top(self) -> Path:
+        return self.source
+
+    def options(self) -> tuple[object, ...]:
+        listed = self.folder / 'listed'
+        paths = map(os.fsencode, self._absolute)
+        lines = self.rng.choice((list(paths), self._paths))
+        listed.write_bytes(b''.join(line + b'\0' for line in lines))
+        return '--files-from0', listed
+
+
 VARIANTS: tuple[type[Chain], ...] = (
     Plain,
     Clock,
@@ -752,6 +907,8 @@ VARIANTS: tuple[type[Chain], ...] = (
     Sealed,
     FollowingAll,
     Policy,
+    Several,
+    Listed,
 )
 
 

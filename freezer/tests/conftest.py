@@ -12,20 +12,28 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
 from freezer.tests import agent, servers
+from freezer.tests.once import made_once
+from freezer.tests.servers import cloud as cloud_server
+from freezer.tests.servers.cloud import Cloud
+from freezer.tests.servers.ftpd import Pyftpd, Vsftpd
+from freezer.tests.servers.sshd import Sshd
+from freezer.tests.servers.swift_keystone import SwiftKeystone
 
 SERVERS = tuple(servers.KINDS)
 # One start of each, in one of xdist's workers: Ceph takes a gigabyte of memory, and
 # both some seconds of all processors.
-HEAVY = ('ceph', 'swift')
+HEAVY = ('ceph', 'swift', 'cloud')
 
-# Read by the agent, by botocore or by GNU tar.
+# Read by the agent, by botocore, by asyncssh or by GNU tar.
 _CLEARED = {'ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT', 'TAR_OPTIONS'}
+_CLEARED |= {'SSH_AUTH_SOCK', 'SSH_PASSWORD', 'SSH_KEY_PASSPHRASE'}
 _CLEARED |= {'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'}
 _CLEARED_PREFIXES = ('AWS_', 'OS_')
 
@@ -118,6 +126,55 @@ def _fixture(kind: type[servers.Server]) -> Any:
 
 
 moto, seaweedfs, ceph, rclone, swift = map(_fixture, servers.KINDS.values())
+
+
+@pytest.fixture(scope='session')
+def sshd() -> Iterator[Sshd]:
+    """An SSH server without a shell."""
+    if not Sshd.available():
+        pytest.skip(f'no {Sshd.title} ({Sshd.source})')
+    with Sshd() as server:
+        yield server
+
+
+def _ftp_fixture(kind: type[Pyftpd | Vsftpd], name: str, tls: bool) -> Any:
+    @pytest.fixture(scope='session', name=name)
+    def server() -> Iterator[Pyftpd | Vsftpd]:
+        if not kind.available():
+            pytest.skip(f'no {kind.title} ({kind.source})')
+        with kind(tls=tls) as server:
+            yield server
+
+    return server
+
+
+pyftpd = _ftp_fixture(Pyftpd, 'pyftpd', False)
+pyftpd_tls = _ftp_fixture(Pyftpd, 'pyftpd_tls', True)
+vsftpd_tls = _ftp_fixture(Vsftpd, 'vsftpd_tls', True)
+
+
+@pytest.fixture(scope='session')
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """Keystone, and the services that tests add. These tests share a worker."""
+
+    def make(folder: Path) -> None:
+        try:
+            cloud_server.build(folder)
+        except cloud_server.Unavailable as error:
+            pytest.skip(f'no OpenStack: {error}')
+
+    folder = made_once(tmp_path_factory, 'cloud', make)
+    with Cloud(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope='session')
+def swift_keystone(cloud: Cloud) -> Iterator[SwiftKeystone]:
+    """Swift with the Keystone of the cloud."""
+    if not SwiftKeystone.available():
+        pytest.skip('no Swift with python3-keystonemiddleware')
+    with SwiftKeystone(cloud) as server:
+        yield server
 
 
 @pytest.fixture(scope='session', params=SERVERS)

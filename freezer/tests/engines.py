@@ -30,7 +30,7 @@ class EngineAgent:
         return self._writer().plan(name, policy, now)
 
     def backup(self, source: Path, plan: BackupPlan, now: int) -> Backup:
-        found = self.engine.source(str(source))
+        found = self.engine.source([str(source)])
         made = self._writer().write(found, plan, now * 10**9)
         return made.backup
 

@@ -157,7 +157,7 @@ def restored(storage: S3Storage, stored: StoredLevel) -> bytes:
     assert found.engine_metadata() == b'state of the engine'
     assert found.index is not None
     assert found.index.read(0, found.index.size) == b'index of the level'
-    return b''.join(found.blocks())
+    return b''.join(found.stream().blocks())
 
 
 def role(request: Request) -> str:

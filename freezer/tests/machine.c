@@ -5,10 +5,15 @@
  *   -DMACHINE_ID=PATH   a string: the file to open instead of /etc/machine-id
  *   -DBROKEN=NAME       a string: files and directories of this name cannot be opened
  *   -DNO_XATTRS=NAME    a string: nor can extended attributes of files of this name
+ *   -DCUT=NAME          a string: files of this name cannot be read beyond 64 KiB
+ *   -DCUT_ERROR=NUMBER  the error then; 0 if the file ends there
  *   -DSWAP_AT=NAME      a string: when a file of this name is opened first, the directory
  *                       SWAPPED becomes a link to LINKED; both strings
+ *   -DEXCHANGE_AT=PATH  a string: when this is opened, the files ONE and TWO are
+ *                       exchanged, and at BACK_AT once more; all strings
  *
- * Both fail with EIO. Not environment variables, because the agent does not pass all of them to tar.
+ * BROKEN and NO_XATTRS fail with EIO. Not environment variables, because the agent does
+ * not pass all of them to tar.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,10 +42,22 @@
 #define NO_XATTRS ""
 #endif
 
+#ifndef CUT
+#define CUT ""
+#define CUT_ERROR EIO
+#endif
+
 #ifndef SWAP_AT
 #define SWAP_AT ""
 #define SWAPPED ""
 #define LINKED ""
+#endif
+
+#ifndef EXCHANGE_AT
+#define EXCHANGE_AT ""
+#define ONE ""
+#define TWO ""
+#define BACK_AT ""
 #endif
 
 static int is_named(const char *path, const char *name)
@@ -56,6 +73,17 @@ static void swap(const char *path)
         done = 1;
         if (rename(SWAPPED, SWAPPED ".moved") || symlink(LINKED, SWAPPED))
             perror(SWAPPED);
+    }
+}
+
+static void exchange(const char *path)
+{
+    static const char *const at[] = {EXCHANGE_AT, BACK_AT, ""};
+    static int times;
+    if (path && *at[times] && !strcmp(path, at[times])) {
+        times++;
+        if (syscall(SYS_renameat2, AT_FDCWD, ONE, AT_FDCWD, TWO, RENAME_EXCHANGE))
+            perror(ONE);
     }
 }
 
@@ -106,6 +134,7 @@ static mode_t mode_of(int flags, va_list arguments)
         mode_t mode = mode_of(flags, arguments);                          \
         va_end(arguments);                                                \
         swap(path);                                                       \
+        exchange(path);                                                   \
         if (is_named(path, BROKEN))                                       \
             return errno = EIO, -1;                                       \
         return real(redirected(path), flags, mode);                       \
@@ -120,6 +149,7 @@ static mode_t mode_of(int flags, va_list arguments)
         mode_t mode = mode_of(flags, arguments);                          \
         va_end(arguments);                                                \
         swap(path);                                                       \
+        exchange(path);                                                   \
         if (is_named(path, BROKEN))                                       \
             return errno = EIO, -1;                                       \
         return real(directory, redirected(path), flags, mode);            \
@@ -145,11 +175,23 @@ int __openat_2(int directory, const char *path, int flags)
 FOPEN(fopen)
 FOPEN(fopen64)
 
-ssize_t flistxattr(int file, char *list, size_t size)
+static int is_open(int file, const char *name)
 {
     char link[64], path[4096] = "";
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    if (readlink(link, path, sizeof path - 1) >= 0 && is_named(path, NO_XATTRS))
+    return readlink(link, path, sizeof path - 1) >= 0 && is_named(path, name);
+}
+
+ssize_t read(int file, void *buffer, size_t size)
+{
+    if (*CUT && is_open(file, CUT) && lseek(file, 0, SEEK_CUR) >= 65536)
+        return errno = CUT_ERROR, CUT_ERROR ? -1 : 0;
+    return syscall(SYS_read, file, buffer, size);
+}
+
+ssize_t flistxattr(int file, char *list, size_t size)
+{
+    if (is_open(file, NO_XATTRS))
         return errno = EIO, -1;
     return syscall(SYS_flistxattr, file, list, size);
 }

@@ -74,11 +74,31 @@ def with_broken(agent: Agent, name: str, *, attributes: bool = False) -> Agent:
     return agent.told(LD_PRELOAD=_library(define))
 
 
+def with_cut(agent: Agent, name: str, error: int) -> Agent:
+    """The agent, where files of this name cannot be read beyond 64 KiB.
+
+    :param error: the errno then; 0 if the files end there
+    """
+    return agent.told(LD_PRELOAD=_library(f'CUT="{name}"', f'CUT_ERROR={error}'))
+
+
 def with_swap(agent: Agent, name: str, folder: Path, target: Path) -> Agent:
     """The agent, where a directory is replaced by a link when a file of this name is
     opened first."""
     defines = f'SWAP_AT="{name}"', f'SWAPPED="{folder}"', f'LINKED="{target}"'
     return agent.told(LD_PRELOAD=_library(*defines))
+
+
+def with_exchange(
+    agent: Agent, one: Path, two: Path, at: str, back_at: str = ''
+) -> Agent:
+    """The agent, where two files of one directory are exchanged while tar runs.
+
+    :param at: when tar opens this first, as it names it
+    :param back_at: when it then opens this, they are exchanged back
+    """
+    defines = f'EXCHANGE_AT="{at}"', f'ONE="{one}"', f'TWO="{two}"'
+    return agent.told(LD_PRELOAD=_library(*defines, f'BACK_AT="{back_at}"'))
 
 
 def exchange(one: Path | bytes, two: Path | bytes) -> None:

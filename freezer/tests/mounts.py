@@ -28,3 +28,21 @@ def mounting() -> Iterator[Mount]:
     finally:
         for path in reversed(mounted):
             subprocess.run(['umount', str(path)], check=True)
+
+
+@contextlib.contextmanager
+def loop_device(file: Path) -> Iterator[Path]:
+    """A block device that has the contents of a file. Skips the test where there is
+    none."""
+    command = ['losetup', '--find', '--show', str(file)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip('losetup is not installed')
+    if done.returncode:
+        pytest.skip(f'no loop device: {done.stderr.strip()}')
+    device = Path(done.stdout.strip())
+    try:
+        yield device
+    finally:
+        subprocess.run(['losetup', '--detach', str(device)], check=True)

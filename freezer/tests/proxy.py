@@ -494,6 +494,7 @@ def _handler(proxy: Proxy) -> type[http.server.BaseHTTPRequestHandler]:
             proxy._handle(self, self.number)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
+        do_PATCH = handle_any  # noqa: N815
         do_CONNECT = handle_any  # noqa: N815
 
     return Handler

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import six
 
@@ -9,13 +10,24 @@ import six
 Block = bytes | bytearray
 
 
-class Buffer(bytearray):
-    """Reusable memory, which may carry the digest of its content.
+class PartStart(NamedTuple):
+    """Begins a part of a level among the blocks of a stream. The part ends where the
+    next one begins, or with the stream.
 
-    :ivar sha256: hexadecimal, of the current content; None if unknown
+    :ivar name: see :data:`freezer.storage.layout.PART_NAME`
     """
 
-    sha256: str | None = None
+    name: str
+
+
+class Buffer(bytearray):
+    """Reusable memory, which may carry what the signature of a request has of it.
+
+    :ivar payload: the SHA-256 of the current content, hexadecimal, or
+        ``UNSIGNED-PAYLOAD``; None if it is to be computed
+    """
+
+    payload: str | None = None
 
 
 class Buffers:
@@ -38,7 +50,7 @@ class Buffers:
 
     def give_back(self, buffer: Buffer) -> None:
         """Return a buffer; nobody may use it any more."""
-        buffer.sha256 = None
+        buffer.payload = None
         self._free.append(buffer)
 
 

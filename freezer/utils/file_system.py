@@ -1,9 +1,16 @@
-"""Writes the data of a file system to its device."""
+"""File systems: their types, and writing their data to the device."""
 
 import ctypes
 import os
 from collections.abc import Callable
 from typing import Final
+
+#: types of file systems without files of their own: the kernel makes them up
+VIRTUAL: Final = frozenset(
+    b'binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl '
+    b'hugetlbfs mqueue nfsd nsfs proc pstore rpc_pipefs securityfs selinuxfs sysfs '
+    b'tracefs'.split()
+)
 
 
 def _load() -> Callable[[int], int]:

@@ -1,12 +1,12 @@
-"""Landlock: confines a thread, and the processes it starts, to one directory.
+"""Landlock: confines a thread, and the processes it starts, to some directories.
 
-Either writing is confined: outside of the directory the kernel refuses to open files
-for writing, and to make, remove, rename, link and truncate them. It does not stop
+Either writing is confined, to one directory: outside of it the kernel refuses to open
+files for writing, and to make, remove, rename, link and truncate them. It does not stop
 reading, nor chmod, chown, utime and setxattr of existing files. Linux 5.19 and later.
 
-Or reading is confined: outside of the directory the kernel refuses to open files for
-reading, and to list directories. It does not stop stat and readlink. Linux 5.13 and
-later.
+Or reading is confined: outside of the directories and files the kernel refuses to open
+files for reading, and to list directories. It does not stop stat and readlink. Linux
+5.13 and later.
 
 Both only where Landlock is enabled: https://docs.kernel.org/userspace-api/landlock.html
 """
@@ -16,6 +16,7 @@ import ctypes
 import errno
 import functools
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,20 +76,22 @@ def run_confined(directory: str, callback: Callable[[], T]) -> T:
 
 
 def run_reading(
-    directory: int,
+    descriptors: Iterable[int],
     files: Iterable[str],
     listed: Iterable[str],
     callback: Callable[[], T],
 ) -> T:
-    """Call in a thread of its own, which can read only below a directory.
+    """Call in a thread of its own, which can read only these files, and what is below
+    these directories.
 
     Otherwise as :func:`run_confined`.
 
-    :param directory: its descriptor: whatever happens to its name, this one is meant
+    :param descriptors: of files and directories: whatever happens to their names, these
+        are meant
     :param files: further files and directories that can be read, if they exist
     :param listed: directories that can be listed, and all below them
     """
-    return _run(lambda: _restrict_reading(directory, files, listed), callback)
+    return _run(lambda: _restrict_reading(descriptors, files, listed), callback)
 
 
 def _run(restrict: Callable[[], None], callback: Callable[[], T]) -> T:
@@ -113,7 +116,7 @@ def _restrict_writing(directory: str) -> None:
 
 
 def _restrict_reading(
-    directory: int, files: Iterable[str], listed: Iterable[str]
+    descriptors: Iterable[int], files: Iterable[str], listed: Iterable[str]
 ) -> None:
     """The same for reading."""
     # Without a rule for it, every ruleset forbids links across directories.
@@ -121,7 +124,13 @@ def _restrict_reading(
     with _ruleset(_READ_FILE | _READ_DIRECTORY | refer) as ruleset:
         if refer:
             _allow(ruleset, '/', refer)
-        _allow_descriptor(ruleset, directory, _READ_FILE | _READ_DIRECTORY)
+        for descriptor in descriptors:
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                _allow_descriptor(ruleset, descriptor, _READ_FILE | _READ_DIRECTORY)
+            elif stat.S_ISREG(mode):
+                # The kernel accepts no other right of a file.
+                _allow_descriptor(ruleset, descriptor, _READ_FILE)
         for path in files:
             rights = _READ_FILE | (_READ_DIRECTORY if os.path.isdir(path) else 0)
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):

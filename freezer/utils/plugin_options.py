@@ -21,6 +21,13 @@ class PluginOptions:
     :param environment: key -> environment variable, of which ``OS_<GROUP>__<OPTION>``
         takes precedence
     :param secret_files: keys of the options that name a file with a secret
+    :param selectors: of an engine that makes one backup for each resource: keys of the
+        options that select resources: first its ID, then its name, then others
+    :param exclusive: of an engine or a snapshot: keys of further options that are an
+        error with another one; those of a snapshot choose it if --snapshot is auto
+    :param media: of an engine: ``backup_media`` of Freezer 19
+    :param secret_receivers: of a storage: keys of the options that name servers which
+        get a password or a token, perhaps one of the environment or of a file
     :param place: of a storage: from the container and the options, what two sections of
         a job file must not share; nothing is contacted
     """
@@ -28,6 +35,10 @@ class PluginOptions:
     groups: Mapping[str | None, Sequence[Any]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     secret_files: Sequence[str] = ()
+    selectors: Sequence[str] = ()
+    exclusive: Sequence[str] = ()
+    media: str = 'fs'
+    secret_receivers: Sequence[str] = ()
     place: Callable[[str, Mapping[str, Any]], Hashable] = _container
 
     def __iter__(self) -> Iterator[tuple[str, str | None, Any]]:

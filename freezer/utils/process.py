@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+#: variables that any child gets; others may contain secrets
+ENVIRONMENT = ('PATH', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH', 'LD_PRELOAD')
+
 _PROC = Path('/proc')
 
 

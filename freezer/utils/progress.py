@@ -8,9 +8,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from freezer.utils.blocks import Block
 from freezer.utils.rate import UNLIMITED, Rate
+
+Piece = TypeVar('Piece', bound=Block | memoryview)
 
 
 class Progress:
@@ -41,6 +44,9 @@ class Progress:
         archive is being written; None if it is not known."""
         self.files: int | None = None
         """Files of any kind except directories; None if the engine does not count."""
+        self.current = b''
+        """Path of the file that is being archived or extracted; empty if it is not
+        known."""
         self.level: int | None = None
         """Level of the backup that was made or restored."""
         self.under_way = 0
@@ -77,11 +83,19 @@ class Progress:
         """
         return self.sending.passed + self.receiving.passed
 
+    def start_over(self) -> None:
+        """Another backup of the same run begins."""
+        self._began = time.monotonic()
+        self.archive_bytes = self.stored_bytes = 0
+        self.retries = self.warnings = self.incomplete = 0
+        self.notices.clear()
+
     def begin(self, stores: bool = False) -> None:
         """An archive begins; if it has to be created again, it is counted once."""
         self.stores = stores
         self.archive_bytes = self.stored_bytes = 0
         self.total = self.files = None
+        self.current = b''
 
     def archived(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Count the blocks of an archive."""
@@ -89,7 +103,7 @@ class Progress:
             self.archive_bytes += len(block)
             yield block
 
-    def stored(self, blocks: Iterable[Block]) -> Iterator[Block]:
+    def stored(self, blocks: Iterable[Piece]) -> Iterator[Piece]:
         """Count the blocks of a stored stream."""
         for block in blocks:
             self.stored_bytes += len(block)

@@ -48,12 +48,54 @@ def on_forced_exit(callback: Callable[[], object]) -> Iterator[None]:
         _ON_FORCED_EXIT.remove(callback)
 
 
+class _Deferral:
+    """A block that signals do not interrupt.
+
+    :ivar interruption: the one to raise at its end
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.interruption: Interrupted | None = None
+
+
+_DEFERRALS: list[_Deferral] = []
+
+
+@contextlib.contextmanager
+def deferred(seconds: float) -> Iterator[None]:
+    """A block that a signal does not interrupt: :class:`Interrupted` is raised at its
+    end.
+
+    :param seconds: how long the block may take after a signal, also after one that
+        arrived before the block
+    """
+    deferral = _Deferral(max(seconds, GRACE_SECONDS))
+    _DEFERRALS.append(deferral)
+    _limit(deferral.seconds)
+    try:
+        yield
+    finally:
+        _DEFERRALS.remove(deferral)
+        _limit(GRACE_SECONDS)
+        if deferral.interruption is not None:
+            raise deferral.interruption
+
+
+def _limit(seconds: float) -> None:
+    """After a signal, let the process have this many seconds from now on."""
+    left, _interval = signal.getitimer(signal.ITIMER_REAL)
+    if left:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 @contextlib.contextmanager
 def as_exceptions(on_timeout: Callable[[Interrupted], None]) -> Iterator[None]:
     """Raise :class:`Interrupted` in the main thread when the first signal arrives.
 
     Later signals are ignored: undoing must not be interrupted. If the block has not
-    ended after :data:`GRACE_SECONDS`, the process dies of the signal where it is.
+    ended after :data:`GRACE_SECONDS`, the process dies of the signal where it is. See
+    :func:`deferred` for blocks that a signal does not interrupt.
 
     :param on_timeout: called before it dies
     """
@@ -79,6 +121,11 @@ def as_exceptions(on_timeout: Callable[[Interrupted], None]) -> Iterator[None]:
             interruption.pass_on()
 
         signal.signal(signal.SIGALRM, give_up)
+        if _DEFERRALS:
+            deferral = _DEFERRALS[-1]
+            deferral.interruption = interruption
+            signal.setitimer(signal.ITIMER_REAL, deferral.seconds)
+            return
         signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
         raise interruption
 

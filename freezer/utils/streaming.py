@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from freezer.utils.blocks import Block
+from freezer.utils.blocks import Block, PartStart
 
 # A blocked put checks this often whether the consumer has stopped.
 _POLL_SECONDS = 0.2
@@ -37,7 +37,7 @@ class RichQueue:
         self.drained = False
         """Whether the consumer has read the whole stream."""
 
-    def put_messages(self, messages: Iterable[Block]) -> None:
+    def put_messages(self, messages: Iterable[Block | PartStart]) -> None:
         """Put all messages, then the end; an exception of theirs goes to the consumer.
 
         :raises ConsumerGone: the consumer stopped first
@@ -58,7 +58,9 @@ class RichQueue:
             if close is not None:
                 close()
 
-    def put(self, message: Block, stop: Callable[[], bool] = _never) -> None:
+    def put(
+        self, message: Block | PartStart, stop: Callable[[], bool] = _never
+    ) -> None:
         """
         :param stop: whether to wait no longer; asked again and again
         :raises ConsumerGone: the consumer has stopped, or does not go on
@@ -77,7 +79,7 @@ class RichQueue:
         """
         self._put(_End(error), stop)
 
-    def get_messages(self) -> Iterator[Block]:
+    def get_messages(self) -> Iterator[Block | PartStart]:
         """The messages.
 
         :raises: the producer's exception, after the messages before it
@@ -101,7 +103,7 @@ class RichQueue:
             while True:
                 self._queue.get_nowait()
 
-    def _put(self, item: 'Block | _End', stop: Callable[[], bool]) -> None:
+    def _put(self, item: 'Block | PartStart | _End', stop: Callable[[], bool]) -> None:
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
                 self._queue.put(item, timeout=_POLL_SECONDS)

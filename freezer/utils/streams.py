@@ -82,6 +82,17 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def columns() -> int | None:
+    """The columns of the terminal that standard output is; None if it is none, or does
+    not report them."""
+    if not is_terminal():
+        return None
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
+
+
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
     """:raises NoOutput, ReaderGone: the block could not write to standard output"""

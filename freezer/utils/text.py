@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 #: messages shown on the terminal as well as logged
 NOTICES = logging.getLogger('freezer.notices')
@@ -18,6 +18,56 @@ def printable(text: str) -> str:
     return ''.join(
         c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
     )
+
+
+def columns_of(text: str) -> int:
+    """The columns of a terminal that a printable text takes."""
+    # Not every run needs it.
+    from wcwidth import wcwidth
+
+    return sum(max(wcwidth(character), 0) for character in text)
+
+
+def cut_middle(text: str, columns: int) -> str:
+    """A printable text, cut in its middle if it takes more columns of a terminal.
+
+    Characters of two columns, and those that combine with the one before, stay whole.
+    """
+    if columns_of(text) <= columns:
+        return text
+    room = columns - 1
+    head = _first(_characters(text), room // 2)
+    tail = _first(_characters(text)[::-1], room - columns_of(''.join(head)))
+    return f'{"".join(head)}…{"".join(reversed(tail))}'
+
+
+def at_most(text: str, columns: int) -> str:
+    """The beginning of a printable text that takes at most so many columns of a
+    terminal; at least one character."""
+    characters = _characters(text)
+    return ''.join(_first(characters, columns) or characters[:1])
+
+
+def _characters(text: str) -> list[str]:
+    """Each with those that combine with it."""
+    characters: list[str] = []
+    for character in text:
+        if characters and not columns_of(character):
+            characters[-1] += character
+        else:
+            characters.append(character)
+    return characters
+
+
+def _first(characters: Iterable[str], columns: int) -> list[str]:
+    """The first of these that fit."""
+    found = []
+    for character in characters:
+        columns -= columns_of(character)
+        if columns < 0:
+            break
+        found.append(character)
+    return found
 
 
 # Messages with a few keys of 1,024 bytes stay whole.

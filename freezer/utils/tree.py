@@ -36,17 +36,21 @@ class Folders:
     :param top: may be, or be below, a symbolic link; or a descriptor, which is not
         closed
     :param follow: follow symbolic links below the top as well
+    :param read: open them for reading as well, which needs the right to read them
     :raises OSError: the top cannot be opened
     """
 
-    def __init__(self, top: str | bytes | int, *, follow: bool = False) -> None:
+    def __init__(
+        self, top: str | bytes | int, *, follow: bool = False, read: bool = False
+    ) -> None:
         self.names: list[bytes] = []
         """The path of the open directory; do not change it."""
-        self._flags = _OPEN if follow else _OPEN | os.O_NOFOLLOW
+        flags = _READ if read else _OPEN
+        self._flags = flags if follow else flags | os.O_NOFOLLOW
         self._top = (
-            os.open(b'.', _OPEN, dir_fd=top)
+            os.open(b'.', flags, dir_fd=top)
             if isinstance(top, int)
-            else os.open(top, _OPEN)
+            else os.open(top, flags)
         )
         # Descriptors of the last components of the path.
         self._open: collections.deque[int] = collections.deque()

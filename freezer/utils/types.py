@@ -10,6 +10,8 @@ _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40, 'P': 2**50}
 _DURATION = re.compile(r'([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\Z', re.IGNORECASE)
 # 8 digits are a date: 20260131.
 _EPOCH = re.compile(r'[0-9]{9,11}\Z')
+_AGE = re.compile(r'([0-9]+(?:\.[0-9]+)?)\s*([hdwy])\Z', re.IGNORECASE)
+_AGE_SECONDS = {'h': 3600, 'd': 86400, 'w': 7 * 86400, 'y': 365 * 86400}
 _SECONDS = {'': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
 
 
@@ -65,6 +67,27 @@ class Duration(_Type):
 
     def _formatter(self, value: float) -> str:
         return f'{value:g}'
+
+
+class Age(_Type):
+    """Seconds: a number with h, d, w or y: hours, days, weeks, years of 365 days.
+
+    A unit is required, and m is none: it could mean minutes or months.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(type_name='age')
+
+    def __call__(self, value: str | float) -> float:
+        if isinstance(value, float):
+            return value
+        match = _AGE.match(str(value).strip())
+        if match is None:
+            raise ValueError(f'{value!r} is not an age: write 36h, 30d, 4w or 1y')
+        return float(match[1]) * _AGE_SECONDS[match[2].lower()]
+
+    def _formatter(self, value: float) -> str:
+        return f'{value / 3600:g}h'
 
 
 class Date(_Type):

@@ -146,7 +146,8 @@ class ImportContract(SphinxDirective):
         self.env.note_dependency(str(ROOT / PROJECT))
         between = arrows(found)
         if self.env.app.builder.format == 'html':
-            return [nodes.raw('', svg(found, between), format='html')]
+            box = f'<div class="wide-picture">{svg(found, between)}</div>'
+            return [nodes.raw('', box, format='html')]
         return [nodes.literal_block('', text(found, between), language='text')]
 
 

@@ -1,20 +1,27 @@
 """The indexes of a chain's levels, and archives of a few members of a level."""
 
 import contextlib
+import functools
+import itertools
+import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import IO, Final, Protocol, TypeVar
 
 from freezer.engine.index.file import IndexFile, Part, Readable, memory_copy
-from freezer.engine.index.record import Record, merge_ranges, sort_key
+from freezer.engine.index.record import UNSTORED, Record, merge_ranges, sort_key
 from freezer.engine.index.state import merged_parts
+from freezer.exceptions import EngineError
 from freezer.stream.points import Points
 from freezer.utils.blocks import Block
 
 # Bytes: what ends an archive of any engine that keeps an index.
 _END: Final = bytes(1024)
 _SPOOLED: Final = 8 << 20
+# Bytes of a level that are read together with its directories.
+_MAX_KEPT: Final = 64 << 20
+_COPY_BLOCK: Final = 1 << 20
 # Indexes that are fetched at the same time.
 _AT_ONCE: Final = 8
 
@@ -52,6 +59,23 @@ class ChainIndex:
         """
         return merged_parts([index.parts(roots) for index in self.indexes])
 
+    def unstored(self) -> set[bytes] | None:
+        """The paths that were in the source when the newest level was made, and that
+        the level does not have; None if that is not known.
+
+        Below such a path, those that older levels did not have either.
+        """
+        newest, *older = map(_unstored, reversed(self.indexes))
+        if newest is None:
+            return None
+        found = set(newest)
+        for path in itertools.chain.from_iterable(filter(None, older)):
+            names = path.split(b'/')
+            above = (b'/'.join(names[:depth]) for depth in range(1, len(names)))
+            if not found.isdisjoint(above):
+                found.add(path)
+        return found
+
     def with_targets(
         self, chosen: Iterable[tuple[int, Record]]
     ) -> dict[int, list[Record]]:
@@ -70,44 +94,85 @@ class ChainIndex:
                     wanted[target.path] = target
         return {level: list(wanted.values()) for level, wanted in found.items()}
 
-    def archives(
-        self, members: dict[int, list[Record]]
-    ) -> Iterator['_Directories | _Sparse']:
+    def archives(self, members: dict[int, list[Record]]) -> Iterator['PartArchive']:
         """Archives of these members only: one of the directories, parents first; then
         of each level the rest, the newest level first.
 
         An unchanged directory has a record in an old level only, and has to be there
-        before what is in it.
+        before what is in it. Both may be in the same pieces of the stream, so they are
+        read together if the rest is small, which then waits in a temporary file. If
+        there is one level, its members are one archive.
         """
-        directories: dict[int, list[Record]] = {}
-        rest: dict[int, list[Record]] = {}
-        for level, records in members.items():
-            for record in records:
-                kind = directories if record.kind == 'directory' else rest
-                kind.setdefault(level, []).append(record)
-        if directories:
-            yield _Directories(
-                {each: self._sparse(each, directories[each]) for each in directories}
-            )
-        for level in sorted(rest, reverse=True):
-            yield self._sparse(level, rest[level])
+        levels = {level: self._sparse(level, each) for level, each in members.items()}
+        if len(levels) == 1:
+            (only,) = levels.values()
+            if only.is_ordered:
+                yield only
+                return
+        with tempfile.SpooledTemporaryFile(_SPOOLED) as file:
+            first: list[_Kept] = []
+            rest: dict[int, PartArchive] = {}
+            for level, sparse in levels.items():
+                directories, others = sparse.split()
+                together = 0 < others.length <= _MAX_KEPT and directories.length > 0
+                if directories.length:
+                    first.append(_Kept(sparse if together else directories, file))
+                if others.length:
+                    rest[level] = first[-1] if together else others
+            if first:
+                yield _Directories(first)
+            for level in sorted(rest, reverse=True):
+                yield rest[level]
 
     def _sparse(self, level: int, members: list[Record]) -> '_Sparse':
         stream = self.indexes[level].properties.get('stream')
-        return _Sparse(self.levels[level], members, stream)
+        points = Points.load(stream, f'the index of level {level}')
+        return _Sparse(self.levels[level], members, points)
+
+
+class PartArchive(Protocol):
+    """A :class:`freezer.engine.engine.LevelArchive`, of some of a level's members."""
+
+    level: int
+
+    def data(self) -> Generator[Block, None, None]: ...
 
 
 class _Sparse:
-    """An archive of some of a level's members; a
-    :class:`freezer.engine.engine.LevelArchive`."""
+    """An archive of some members of a level, which is read from the storage.
+
+    :ivar length: bytes of the members
+    """
 
     def __init__(
-        self, opened: IndexedLevel, members: Sequence[Record], stream: Any
+        self, opened: IndexedLevel, members: Sequence[Record], points: Points
     ) -> None:
         self.level = opened.level
         self.members = sorted(members, key=lambda each: each.offset)
+        self.length = sum(each.length for each in members)
         self._opened = opened
-        self._points = Points.load(stream, f'the index of level {opened.level}')
+        self._points = points
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether its directories come before all else, as tar writes them, and each
+        before those in it."""
+        directories, others = self.split()
+        places = {each.path: at for at, each in enumerate(directories.members)}
+        ordered = all(
+            places.get(path.rpartition(b'/')[0], -1) < at
+            for path, at in places.items()
+            if path
+        )
+        return ordered and self.members == [*directories.members, *others.members]
+
+    def split(self) -> tuple['_Sparse', '_Sparse']:
+        """The directories, and the rest."""
+        kinds: tuple[list[Record], list[Record]] = [], []
+        for each in self.members:
+            kinds[each.kind != 'directory'].append(each)
+        first, rest = (_Sparse(self._opened, each, self._points) for each in kinds)
+        return first, rest
 
     def data(self) -> Generator[Block, None, None]:
         yield from self.blocks()
@@ -118,32 +183,81 @@ class _Sparse:
         return self._opened.archive_ranges(merge_ranges(self.members), self._points)
 
 
-class _Directories:
-    """An archive of directories of several levels, sorted by path; also a
-    :class:`freezer.engine.engine.LevelArchive`.
+class _Kept:
+    """Members of a level that are read together; the archive is of those that are no
+    directories.
 
-    :param levels: level -> the directories that it has
+    :param file: a temporary file, which several levels share
     """
 
-    def __init__(self, levels: dict[int, _Sparse]) -> None:
-        self.level = max(levels)
+    def __init__(self, sparse: _Sparse, file: IO[bytes]) -> None:
+        self.level = sparse.level
+        self._sparse = sparse
+        self._file = file
+        self._places: list[tuple[Record, int]] = []
+
+    def fetch(self) -> None:
+        """Read the members into the file."""
+        end = self._file.seek(0, os.SEEK_END)
+        with contextlib.closing(self._sparse.blocks()) as blocks:
+            for block in blocks:
+                self._file.write(block)
+        for record in self._sparse.members:
+            self._places.append((record, end))
+            end += record.length
+
+    def directories(self) -> Iterator[tuple[bytes, Callable[[], bytes]]]:
+        """The key of the path of each, and a function that reads its member."""
+        for record, start in self._places:
+            if record.kind == 'directory':
+                read = functools.partial(self._read, start, record.length)
+                yield sort_key(record.path), read
+
+    def data(self) -> Generator[Block, None, None]:
+        for record, start in self._places:
+            if record.kind != 'directory':
+                for at in range(0, record.length, _COPY_BLOCK):
+                    size = min(record.length - at, _COPY_BLOCK)
+                    yield self._read(start + at, size)
+        yield _END
+
+    def _read(self, start: int, length: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(length)
+
+
+class _Directories:
+    """An archive of the directories of several levels, sorted by path.
+
+    :param levels: fetched here
+    """
+
+    def __init__(self, levels: Sequence[_Kept]) -> None:
+        self.level = max(each.level for each in levels)
         self._levels = levels
 
     def data(self) -> Generator[Block, None, None]:
-        places: dict[bytes, tuple[int, int]] = {}
-        with tempfile.SpooledTemporaryFile(_SPOOLED) as file:
-            end = 0
-            for sparse in self._levels.values():
-                with contextlib.closing(sparse.blocks()) as blocks:
-                    for block in blocks:
-                        file.write(block)
-                for record in sparse.members:
-                    places[sort_key(record.path)] = end, record.length
-                    end += record.length
-            for _key, (start, length) in sorted(places.items()):
-                file.seek(start)
-                yield file.read(length)
+        for each in self._levels:
+            each.fetch()
+        found = [each for level in self._levels for each in level.directories()]
+        for _key, read in sorted(found, key=lambda each: each[0]):
+            yield read()
         yield _END
+
+
+def no_link_target(link: bytes, target: bytes, level: int) -> EngineError:
+    """The error for a hard link to a name that its level does not have."""
+    return EngineError(
+        f'{os.fsdecode(link)!r} is a hard link to {os.fsdecode(target)!r}, and level '
+        f'{level} has no such file: its index is damaged'
+    )
+
+
+def _unstored(index: IndexFile) -> list[bytes] | None:
+    paths = index.properties.get(UNSTORED)
+    if not isinstance(paths, list):
+        return None
+    return [os.fsencode(path) for path in paths if isinstance(path, str)]
 
 
 def open_indexes(

@@ -10,9 +10,13 @@ So a block compresses well, and is decoded by a few calls per column, not per re
 The top, JSON, has the level's properties, the owners, and of each block its place and
 its first path: one name is found by reading the top and one block.
 
+An engine may add *attachments* between the blocks: bytes by number, which are not
+compressed. Each is found by reading the top.
+
 Compression is zlib's, which every Python has. Decision 0019 compares the alternatives.
 """
 
+import collections
 import functools
 import itertools
 import json
@@ -61,12 +65,18 @@ class IndexWriter:
         self._pending: list[Record] = []
         self._owners: dict[Owner, int] = {}
         self._blocks: list[list[Any]] = []
+        self._attachments: list[list[int]] = []
 
     def add(self, record: Record) -> None:
         """Add a record. Its key is greater than that of the one before."""
         self._pending.append(record)
         if len(self._pending) == BLOCK_RECORDS:
             self._write_block()
+
+    def attach(self, number: int, content: bytes) -> None:
+        """Add an attachment. Its number is greater than that of the one before."""
+        self._attachments.append([number, self._position, len(content)])
+        self._position += self._file.write(content)
 
     def finish(self, properties: Mapping[str, Any]) -> None:
         """Write the rest, and the top.
@@ -83,6 +93,8 @@ class IndexWriter:
             'blocks': self._blocks,
             'properties': properties,
         }
+        if self._attachments:
+            document['attachments'] = self._attachments
         top = zlib.compress(json.dumps(document).encode(), _ZLIB_LEVEL)
         self._file.write(top + _LENGTH.pack(len(top)) + _MAGIC)
         self._file.flush()
@@ -96,21 +108,47 @@ class IndexWriter:
         self.count += len(records)
 
 
+class BlockCache:
+    """Decoded blocks of one index, or of several: those that were used last.
+
+    A block takes about half a MiB. Not for several threads at once.
+    """
+
+    def __init__(self, blocks: int = 1) -> None:
+        self._limit = blocks
+        self._kept: collections.OrderedDict[tuple[IndexFile, int], RecordBlock]
+        self._kept = collections.OrderedDict()
+
+    def get(self, index: 'IndexFile', number: int) -> 'RecordBlock | None':
+        block = self._kept.get((index, number))
+        if block is not None:
+            self._kept.move_to_end((index, number))
+        return block
+
+    def put(self, index: 'IndexFile', number: int, block: 'RecordBlock') -> None:
+        self._kept[index, number] = block
+        if len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+
+
 class IndexFile:
     """An index for reading.
 
     :param read: its exceptions pass through; the bytes are not checked again
     :param size: bytes of the file
     :param where: its name in errors
+    :param cache: keeps blocks; unless it is given, the last one is kept
     :ivar properties: what :meth:`IndexWriter.finish` got
     :ivar count: records
     :ivar owners: all that its records have
     :raises EngineError: it is not an index, or of a newer version
     """
 
-    def __init__(self, read: Read, size: int, where: str) -> None:
+    def __init__(
+        self, read: Read, size: int, where: str, cache: BlockCache | None = None
+    ) -> None:
         self._read = read
-        self._kept: tuple[int, RecordBlock] | None = None
+        self._cache = cache or BlockCache()
         self._where = where
         end = _LENGTH.size + len(_MAGIC)
         if size < end + len(_MAGIC):
@@ -134,14 +172,19 @@ class IndexFile:
                 (str(first).encode('latin-1'), int(at), int(bytes_), int(records))
                 for first, at, bytes_, records in document['blocks']
             ]
+            self._attachments = {
+                int(number): (int(at), int(bytes_))
+                for number, at, bytes_ in document.get('attachments', ())
+            }
             known = document['version'] == VERSION
         except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise self._damaged(str(error)) from error
         if not known:
             raise self._damaged(f'version {document["version"]} is not known')
+        places = [block[1:3] for block in self._blocks]
         if any(
             not len(_MAGIC) <= at <= at + length <= start or length > _MAX_BLOCK
-            for _first, at, length, _records in self._blocks
+            for at, length in (*places, *self._attachments.values())
         ):
             raise self._damaged('a block is outside of it')
         self._keys = [sort_key(block[0]) for block in self._blocks]
@@ -178,6 +221,11 @@ class IndexFile:
 
     def find(self, path: bytes) -> Record | None:
         """The record of one path; None if the index has none."""
+        found = self.locate(path)
+        return None if found is None else found.block.records[found.start]
+
+    def locate(self, path: bytes) -> 'Part | None':
+        """The record of one path, which is not decoded; None if the index has none."""
         key = sort_key(path)
         number = bisect_right(self._keys, key) - 1
         if number < 0:
@@ -185,13 +233,61 @@ class IndexFile:
         block = self._block(number)
         at = bisect_left(block.keys, key)
         found = at < len(block.keys) and block.keys[at] == key
-        return block.records[at] if found else None
+        return Part(block, at, at + 1) if found else None
+
+    def children(self, path: bytes) -> Iterator['Part']:
+        """The records of the names in a directory, without those below, as parts.
+
+        Blocks that only have what is below are not read.
+        """
+        prefix = sort_key(path) + b'\0' if path else b''
+        # Where to go on: after the directory itself, and after each name below which
+        # there is something.
+        least = prefix or b'\1'
+        number = max(bisect_right(self._keys, least) - 1, 0)
+        while number < len(self._blocks):
+            block = self._block(number)
+            keys = block.keys
+            at = bisect_left(keys, least)
+            while at < len(keys):
+                start, at = at, _siblings_end(keys, at, prefix)
+                if start < at:
+                    yield Part(block, start, at)
+                if at < len(keys):
+                    if not keys[at].startswith(prefix):
+                        return
+                    least = keys[at][: keys[at].index(b'\0', len(prefix))] + b'\1'
+                    at = bisect_left(keys, least, at)
+            number = max(bisect_right(self._keys, least) - 1, number + 1)
+
+    def links_and_end(self) -> tuple[dict[bytes, list[bytes]], int]:
+        """The hard links: the name that has the contents -> the others, in order; and
+        the byte of the archive after the last member. Reads all blocks."""
+        found: dict[bytes, list[bytes]] = {}
+        end = 0
+        for number in range(len(self._blocks)):
+            block = self._read_block(number)
+            end = max(end, *map(operator.add, block.places, block.lengths))
+            if 'link' in block.kinds:
+                for at, kind in enumerate(block.kinds):
+                    if kind == 'link':
+                        others = found.setdefault(block.targets[at], [])
+                        others.append(block.paths[at])
+        return found, end
+
+    def attachment(self, number: int) -> bytes | None:
+        """The attachment with this number; None if there is none."""
+        if number not in self._attachments:
+            return None
+        at, length = self._attachments[number]
+        return self._read(at, at + length)
 
     def _block(self, number: int) -> 'RecordBlock':
-        """A block; the last one is kept, for lookups in a row."""
-        if self._kept is None or self._kept[0] != number:
-            self._kept = number, self._read_block(number)
-        return self._kept[1]
+        block = self._cache.get(self, number)
+        if block is None:
+            block = self._read_block(number)
+            self._cache.put(self, number, block)
+        return block
 
     def _read_block(self, number: int) -> 'RecordBlock':
         first, at, length, records = self._blocks[number]
@@ -221,25 +317,33 @@ class Readable(Protocol):
     def read(self, start: int, end: int) -> bytes: ...
 
 
-def local_copy(index: Readable, path: Path, where: str) -> IndexFile:
+def local_copy(
+    index: Readable, path: Path, where: str, cache: BlockCache | None = None
+) -> IndexFile:
     """Copy an index into a local file, and open that.
 
     :param where: its name in errors
+    :param cache: see :class:`IndexFile`
     """
     # Closed with the object that reads it.
-    return _copy(index, path.open('w+b'), where)
+    return _copy(index, path.open('w+b'), where, cache)
 
 
-def memory_copy(index: Readable, where: str) -> IndexFile:
+def memory_copy(
+    index: Readable, where: str, cache: BlockCache | None = None
+) -> IndexFile:
     """Copy an index into memory, or into a file without a name if it is large.
 
     :param where: its name in errors
+    :param cache: see :class:`IndexFile`
     """
     # Closed with the object that reads it.
-    return _copy(index, tempfile.SpooledTemporaryFile(_SPOOLED), where)
+    return _copy(index, tempfile.SpooledTemporaryFile(_SPOOLED), where, cache)
 
 
-def _copy(index: Readable, file: IO[bytes], where: str) -> IndexFile:
+def _copy(
+    index: Readable, file: IO[bytes], where: str, cache: BlockCache | None = None
+) -> IndexFile:
     for start in range(0, index.size, _COPY_BLOCK):
         file.write(index.read(start, min(start + _COPY_BLOCK, index.size)))
 
@@ -247,7 +351,20 @@ def _copy(index: Readable, file: IO[bytes], where: str) -> IndexFile:
         file.seek(start)
         return file.read(end - start)
 
-    return IndexFile(read, index.size, where)
+    return IndexFile(read, index.size, where, cache)
+
+
+def _siblings_end(keys: Sequence[bytes], at: int, prefix: bytes) -> int:
+    """Where a run of keys of names directly in a directory ends.
+
+    :param prefix: of these keys
+    """
+    size = len(prefix)
+    for number in range(at, len(keys)):
+        key = keys[number]
+        if not key.startswith(prefix) or key.find(b'\0', size) >= 0:
+            return number
+    return len(keys)
 
 
 def _inflate(content: bytes, limit: int) -> bytes:
@@ -403,29 +520,51 @@ class RecordBlock:
         return self._numbers(7)
 
     @_column
+    def ctimes(self) -> list[int]:
+        return list(map(operator.add, self.mtimes, self._numbers(8)))
+
+    @_column
+    def inodes(self) -> Sequence[int]:
+        return self._numbers(9)
+
+    @_column
     def targets(self) -> list[bytes]:
         return self._texts(1)
 
     @_column
-    def records(self) -> list[Record]:
-        ctimes = map(operator.add, self.mtimes, self._numbers(8))
-        lengths = [
+    def lengths(self) -> list[int]:
+        return [
             more + (size + 511 & -512)
             for more, size in zip(self._numbers(11), self.sizes, strict=True)
         ]
+
+    @_column
+    def places(self) -> list[int]:
         places = []
         end = 0
-        for more, length in zip(self._numbers(10), lengths, strict=True):
+        for more, length in zip(self._numbers(10), self.lengths, strict=True):
             end += more
             places.append(end)
             end += length
+        return places
+
+    @_column
+    def records(self) -> list[Record]:
         rows = zip(
             self.paths, self.kinds, self.modes, *zip(*self.owners, strict=True),
-            self.sizes, self.mtimes, ctimes, self._numbers(9), self.targets, places,
-            lengths, strict=True,
+            self.sizes, self.mtimes, self.ctimes, self.inodes, self.targets,
+            self.places, self.lengths, strict=True,
         )  # fmt: skip
         # Faster than calling the class.
         return list(map(Record._make, rows))
+
+    def without_place(self, at: int) -> Record:
+        """One record, with offset and length 0: places need those of all before."""
+        return Record(
+            self.paths[at], self.kinds[at], self.modes[at], *self.owners[at],
+            self.sizes[at], self.mtimes[at], self.ctimes[at], self.inodes[at],
+            self.targets[at], 0, 0,
+        )  # fmt: skip
 
     def _numbers(self, number: int) -> Sequence[int]:
         return self._checked(_unpack_numbers(self._parts[number]))
@@ -465,11 +604,13 @@ _HEAD: Final = struct.Struct('>cq')
 
 
 def _pack_numbers(numbers: Sequence[int]) -> bytes:
-    """Numbers less the smallest, in the narrowest width, their bytes by significance;
-    as text if 64 bits are not enough, as for times that are centuries apart."""
-    least = min(numbers)
-    range_ = max(numbers) - least
-    code = next((c for c in _WIDTHS if range_ < 1 << 8 * array(c).itemsize), _TEXT)
+    """Numbers less the smallest, if that makes them narrower, in the narrowest width,
+    their bytes by significance; as text if 64 bits are not enough, as for times that
+    are centuries apart."""
+    least, most = min(numbers), max(numbers)
+    code = _width(most - least)
+    if least > 0 and code == _width(most):
+        least = 0
     if code == _TEXT or not -(1 << 63) <= least < 1 << 63:
         text = ','.join(map(str, numbers)).encode('ascii')
         return _HEAD.pack(_TEXT.encode('ascii'), 0) + text
@@ -479,6 +620,10 @@ def _pack_numbers(numbers: Sequence[int]) -> bytes:
     data, width = packed.tobytes(), packed.itemsize
     planes = [data[byte::width] for byte in range(width)]
     return b''.join([_HEAD.pack(code.encode('ascii'), least), *planes])
+
+
+def _width(number: int) -> str:
+    return next((c for c in _WIDTHS if number < 1 << 8 * array(c).itemsize), _TEXT)
 
 
 def _unpack_numbers(data: bytes) -> Sequence[int]:

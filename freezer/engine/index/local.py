@@ -4,10 +4,13 @@ import contextlib
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
-from freezer.engine.index.file import IndexFile, Readable, local_copy
+from freezer.engine.index.file import BlockCache, IndexFile, Readable, local_copy
 from freezer.storage.backup import StoredLevel
+
+# Blocks of up to 2048 records that are kept decoded: 16 MiB.
+_KEPT_BLOCKS: Final = 32
 
 
 class Opened(Protocol):
@@ -26,6 +29,8 @@ class LocalIndexes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        # A backup reads them twice.
+        self._cache = BlockCache(_KEPT_BLOCKS)
         self._found: dict[str, IndexFile | None] = {}
 
     def fetch(self, level: Opened) -> IndexFile | None:
@@ -46,7 +51,7 @@ class LocalIndexes:
         """Take this for the index of a level."""
         path = self._folder / f'index-{stored.level}-{stored.timestamp}'
         path.touch(mode=0o600)
-        copy = local_copy(index, path, stored.paths.index)
+        copy = local_copy(index, path, stored.paths.index, self._cache)
         self._found[stored.backup.path] = copy
 
     def all_of(self, levels: Iterable[StoredLevel]) -> list[IndexFile] | None:

@@ -66,6 +66,13 @@ REBUILT: Final = 'rebuilt'
 """A property of an index that was made from the stored level: no identity is known."""
 
 
+UNSTORED: Final = 'unstored'
+"""A property: paths of the source that the level does not have, because they are
+excluded, say, or could not be read. Not there if that is not known."""
+CHOSEN: Final = 'chosen'
+"""A property: the paths of a source that is a part of a directory, a list of texts."""
+
+
 class Record(NamedTuple):
     """One name of a level.
 
@@ -120,6 +127,19 @@ class Record(NamedTuple):
             self.mtime_ns,
             self.target,
         )
+
+
+# Faster than calling the class: there is one of each file.
+new_record: Final = Record._make
+
+
+def identity(
+    path: bytes, kind: str, size: int, mtime_ns: int, ctime_ns: int, inode: int
+) -> Record:
+    """What a walk knows of a file; the rest is in the archive."""
+    return new_record(
+        (path, kind, 0, 0, 0, '', '', size, mtime_ns, ctime_ns, inode, b'', 0, 0)
+    )
 
 
 def removed(path: bytes) -> Record:

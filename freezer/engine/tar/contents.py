@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Final
 
-from freezer.engine.engine import LevelArchive, require_one_file
+from freezer.engine.engine import LevelArchive, MemberMap, require_one_file
 from freezer.engine.tar.describe import KINDS, file_size
 from freezer.engine.tar.headers import (
     BLOCK,
@@ -45,10 +45,7 @@ def of_member(archive: Iterable[Block], path: bytes) -> Iterator[Block]:
         with _refusals(members, unit):
             named = b'/'.join(components(unit.name, 'its name'))
         if is_found or named != path or KINDS.get(unit.kind, 'file') != 'file':
-            raise EngineError(
-                f'the archive has {os.fsdecode(named)!r} where the index has '
-                f'{os.fsdecode(path)!r}: the index is not of this archive'
-            )
+            raise _other_member(named, path)
         is_found = True
         yield from _contents(members, unit)
     if not is_found:
@@ -124,6 +121,13 @@ def _of_first_name(
     )
 
 
+def _other_member(named: bytes, path: bytes) -> EngineError:
+    return EngineError(
+        f'the archive has {os.fsdecode(named)!r} where the index has '
+        f'{os.fsdecode(path)!r}: the index is not of this archive'
+    )
+
+
 @contextlib.contextmanager
 def _refusals(members: Members, unit: Unit) -> Iterator[None]:
     """:raises UnsafeArchiveError: in place of RefusedError"""
@@ -133,40 +137,82 @@ def _refusals(members: Members, unit: Unit) -> Iterator[None]:
         raise members.refused(refused, unit) from refused
 
 
+def member_map(archive: Iterable[Block], path: bytes) -> MemberMap:
+    """See :meth:`freezer.engine.engine.FileEngine.member_map`."""
+    members = Members(archive)
+    unit = next(iter(members))
+    named = b''
+    if unit.kind:
+        with _refusals(members, unit):
+            named = b'/'.join(components(unit.name, 'its name'))
+    if named != path:
+        raise _other_member(named, path)
+    header = members.head[unit.header :]
+    if unit.kind in (b'3', b'4'):
+        numbers = [read_number(header[at : at + 8]) or 0 for at in (329, 337)]
+        return MemberMap(device=os.makedev(*numbers))
+    size = file_size(unit, header)
+    extents, skipped, _data = _sparse_map(members, unit)
+    found = MemberMap()
+    position = len(members.head) + skipped
+    pairs = iter((0, size) if extents is None else extents)
+    for start, length in zip(pairs, pairs, strict=True):
+        if length:
+            found.starts.append(start)
+            found.lengths.append(length)
+            found.places.append(position)
+        position += block_count(length) * BLOCK
+    return found
+
+
 def _contents(members: Members, unit: Unit) -> Iterator[Block]:
     """The contents of the current member, a file."""
+    size = file_size(unit, members.head[unit.header :])
+    extents, _skipped, data = _sparse_map(members, unit)
+    if extents is None:
+        yield from data.take(size)
+    else:
+        yield from _expanded(extents, data, size)
+
+
+def _sparse_map(
+    members: Members, unit: Unit
+) -> tuple[Iterable[int] | None, int, Portions]:
+    """Where the current member, a file, has data: offset, length, offset, length ...;
+    None if it has no holes. Then the bytes of the map before the data, and the data."""
     header = members.head[unit.header :]
     data = Portions(members.data())
-    size = file_size(unit, header)
     if unit.kind == b'S':
-        yield from _expanded(*_after_gnu_map(header, data), size)
-    elif unit.pax is None or not unit.pax.sparse:
-        yield from data.take(size)
-    elif b'major' in unit.pax.sparse:
+        return _after_gnu_map(header, data)
+    if unit.pax is None or not unit.pax.sparse:
+        return None, 0, data
+    if b'major' in unit.pax.sparse:
         stored = unit.pax.size
         if stored is None:
             stored = read_number(header[124:136]) or 0
-        yield from _expanded(*_after_map_in_data(data, stored), size)
-    elif b'map' in unit.pax.sparse:
+        return _after_map_in_data(data, stored)
+    if b'map' in unit.pax.sparse:
         texts = split(unit.pax.sparse[b'map'], b',')
-        numbers = (read_length(text, 'sparse map') for text in texts)
-        yield from _expanded(numbers, data, size)
-    else:
-        yield from _expanded(unit.pax.sparse_map, data, size)
+        return (read_length(text, 'sparse map') for text in texts), 0, data
+    return unit.pax.sparse_map, 0, data
 
 
-def _after_gnu_map(header: bytes, data: Portions) -> tuple[Iterable[int], Portions]:
-    """The map of an old GNU member, and the data after it."""
+def _after_gnu_map(
+    header: bytes, data: Portions
+) -> tuple[Iterable[int], int, Portions]:
+    """The map of an old GNU member, its bytes, and the data after it."""
     blocks = b''
     while True:
         try:
-            return gnu_map(blocks, 0, 0, header)[0], data
+            return *gnu_map(blocks, 0, 0, header), data
         except MoreError as more:
             blocks += b''.join(data.take(more.need - len(blocks)))
 
 
-def _after_map_in_data(data: Portions, stored: int) -> tuple[Iterable[int], Portions]:
-    """The map of sparse format 1.0, and the data after it.
+def _after_map_in_data(
+    data: Portions, stored: int
+) -> tuple[Iterable[int], int, Portions]:
+    """The map of sparse format 1.0, its bytes, and the data after it.
 
     :param stored: bytes of the map and the data
     """
@@ -178,7 +224,7 @@ def _after_map_in_data(data: Portions, stored: int) -> tuple[Iterable[int], Port
             head += b''.join(data.take(more.need - len(head)))
         else:
             rest = data.take(stored - len(head))
-            return numbers, Portions(itertools.chain([head[length:]], rest))
+            return numbers, length, Portions(itertools.chain([head[length:]], rest))
 
 
 def _expanded(numbers: Iterable[int], data: Portions, size: int) -> Iterator[Block]:

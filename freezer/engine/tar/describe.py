@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import re
 import struct
 import sys
 from typing import Final
 
-from freezer.engine.index.record import Record
+from freezer.engine.index.record import Record, new_record
 from freezer.engine.tar.headers import (
+    BLOCK,
     POSIX,
     Dumpdir,
     RefusedError,
@@ -31,21 +33,26 @@ KINDS: Final = {
     b'6': 'fifo',
 }
 # The headers of a member with a pax header of one block: of that header size, type and
-# magic, then its data; of the member all but the checksum and the device.
+# magic; of the member all but the checksum and the device, and owner and group as two
+# fields each.
 _HEADERS: Final = struct.Struct(
-    '124x11sx20xs100x8s247x512s100s7sx7sx7sx11sx11sx8xs100s8s32s32s16xs166x'
+    '124x11sx20xs100x8s247x512x100s7sx16s11sx11sx8xs100s8s64s16xs166x'
 )
-_TIMES: Final = re.compile(
+_PAX: Final = re.compile(
     rb'(?:[0-9]+ atime=[0-9.]+\n|[0-9]+ mtime=([0-9]+)(?:\.([0-9]{1,9}))?\n'
-    rb'|(([0-9]+) path=(\./[^\n]+)\n))+'
+    rb'|(([0-9]+) path=(\./[^\n]+)\n)|(([0-9]+) GNU\.dumpdir=([^\n]*)\n))+'
 )
 _PLAIN: Final = {
     b'0': 'file',
     b'2': 'symlink',
     b'3': 'character',
     b'4': 'block',
+    b'5': 'directory',
     b'6': 'fifo',
 }
+# Entries of a dumpdir that are names.
+_NAMES: Final = frozenset({b'Y', b'N', b'D'})
+_NAMES_AT_ONCE: Final = 4096
 _TIME: Final = re.compile(rb'(-?)([0-9]{1,19})(?:\.([0-9]{1,9})[0-9]*)?')
 
 
@@ -88,11 +95,14 @@ def describe(unit: Unit, head: bytes, offset: int) -> Record:
     )
 
 
-def plain_member(buffer: bytes, position: int, offset: int) -> Record | None:
-    """The record of a member as GNU tar writes most of them; None of any other.
+def plain_member(
+    buffer: bytes, position: int, offset: int
+) -> tuple[Record, Dumpdir | None] | None:
+    """The record of a member as GNU tar writes most of them, and its list if it is a
+    directory; None of any other.
 
-    That is a file, link or device with times in a pax header, and its path if it is
-    long, and nothing else there.
+    That is one with times in a pax header, and its path if it is long, and the list of
+    a directory, and nothing else there.
     Half of the work of a backup of small files would be to read headers with all the
     care that a restore takes; these were written a moment ago.
 
@@ -102,8 +112,8 @@ def plain_member(buffer: bytes, position: int, offset: int) -> Record | None:
     if len(buffer) - position < _HEADERS.size:
         return None
     (
-        pax_size, pax_kind, pax_magic, data, name, mode, uid, gid, size, mtime, letter,
-        linkname, magic, user, group, prefix,
+        pax_size, pax_kind, pax_magic, name, mode, owner, size, mtime, letter, linkname,
+        magic, owner_names, prefix,
     ) = _HEADERS.unpack_from(buffer, position)  # fmt: skip
     kind = _PLAIN.get(letter)
     if (
@@ -114,53 +124,67 @@ def plain_member(buffer: bytes, position: int, offset: int) -> Record | None:
         or kind is None
     ):
         return None
-    times = _TIMES.match(data)
+    begin = position + BLOCK
+    found = _PAX.match(buffer, begin, begin + BLOCK)
     try:
-        if times is None or times.end() != int(pax_size, 8):
+        if found is None or found.end() != begin + int(pax_size, 8):
             return None
-        seconds, fraction, record, length, path = times.groups()
+        seconds, fraction, record, length, path, listed, listed_length, _names = (
+            found.groups()
+        )
         if path is None:
             path = name.rstrip(b'\0')
         elif len(record) != int(length):
             return None  # a name with a newline, and something like a record after it
-        if not path.startswith(b'./') or path.endswith(b'/'):
+        is_directory = kind == 'directory'
+        if not path.startswith(b'./') or path.endswith(b'/') != is_directory:
             return None
-        return Record(
-            path[2:],
-            kind,
-            int(mode, 8) & 0o7777,
-            *_owner_of(uid, gid, user, group),
-            bytes_ := int(size, 8),
-            int(mtime, 8) * 10**9
-            if seconds is None
-            else int(seconds) * 10**9 + int((fraction or b'').ljust(9, b'0')),
-            0,
-            0,
+        bytes_ = data_size = int(size, 8)
+        dumpdir = None
+        if is_directory:
+            if listed is None or len(listed) != int(listed_length) or data_size:
+                return None
+            dumpdir = Dumpdir(buffer, *found.span(8))
+            bytes_ = names_digest(dumpdir)
+        elif listed is not None:
+            return None
+        uid, gid, user, group = _owner_of(owner, owner_names)
+        return new_record((
+            path[2:-1] if is_directory else path[2:],
+            kind, int(mode, 8) & 0o7777, uid, gid, user, group, bytes_,
+            int(mtime, 8) * 10**9 if seconds is None
+            else int(seconds + (fraction or b'').ljust(9, b'0')),
+            0, 0,
             linkname.rstrip(b'\0') if kind == 'symlink' else b'',
-            offset,
-            _HEADERS.size + (bytes_ + 511 & -512),
-        )
-    except ValueError:
-        return None  # a number in base 256
+            offset, _HEADERS.size + (data_size + 511 & -512),
+        )), dumpdir  # fmt: skip
+    except (ValueError, RefusedError):
+        # A number in base 256, or something to refuse: the caller reads it again.
+        return None
 
 
 @functools.lru_cache
-def _owner_of(
-    uid: bytes, gid: bytes, user: bytes, group: bytes
-) -> tuple[int, int, str, str]:
-    """The owner in a header. Raises ValueError if a number is not octal."""
-    names = (each.partition(b'\0')[0] for each in (user, group))
-    user_name, group_name = (each.decode(errors='surrogateescape') for each in names)
-    return int(uid, 8), int(gid, 8), user_name, group_name
+def _owner_of(numbers: bytes, names: bytes) -> tuple[int, int, str, str]:
+    """The owner in a header. Raises ValueError if a number is not octal.
+
+    :param numbers: the fields of user and group
+    :param names: likewise
+    """
+    user, group = (
+        each.partition(b'\0')[0].decode(errors='surrogateescape')
+        for each in (names[:32], names[32:])
+    )
+    return int(numbers[:7], 8), int(numbers[8:15], 8), user, group
 
 
 def names_digest(dumpdir: Dumpdir) -> int:
     """A number of 63 bits that differs if the names in a directory differ."""
     digest = hashlib.blake2b(digest_size=8)
-    for entry in dumpdir.entries():
+    entries = dumpdir.entries()
+    while some := list(itertools.islice(entries, _NAMES_AT_ONCE)):
         # Which of them are in this archive does not matter.
-        if entry[:1] in (b'Y', b'N', b'D'):
-            digest.update(entry[1:] + b'\0')
+        names = [entry[1:] for entry in some if entry[:1] in _NAMES]
+        digest.update(b'\0'.join([*names, b'']))
     return int.from_bytes(digest.digest(), 'big') >> 1
 
 

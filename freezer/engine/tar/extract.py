@@ -52,6 +52,7 @@ class ArchiveExtractor:
     :param makes_writable: whether each directory that an archive may change is made
         ready before it
     :param untouched: paths of directories in which the archives have nothing
+    :param parents: see :class:`TargetGuard`
     :raises RestoreError: the target cannot be created
     """
 
@@ -65,6 +66,7 @@ class ArchiveExtractor:
         patterns: Patterns | None = None,
         makes_writable: bool = True,
         untouched: Container[bytes] = (),
+        parents: Mapping[bytes, Container[bytes]] | None = None,
     ) -> None:
         try:
             os.makedirs(target, exist_ok=True)
@@ -80,6 +82,7 @@ class ArchiveExtractor:
             patterns,
             lambda: makes_writable and not self.directories.refused,
             untouched,
+            parents=parents,
         )
         self._progress = progress
         unavailable = landlock.unavailable_reason(target)
@@ -119,7 +122,9 @@ class ArchiveExtractor:
                 for block in self._guard.check(blocks):
                     tar.stdin.write(block)
                     self._progress.files = self._guard.files
+                    self._progress.current = self._guard.current
                 tar.stdin.close()
+            self._progress.current = b''
             status = tar.wait()
             lines = stderr.lines()
         unsupported.check(status, lines, self.target, self._warnings, self._lost)

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Final
 
 from freezer.engine.tar.headers import (
@@ -58,6 +58,7 @@ from freezer.utils.blocks import Block
 _ALWAYS: Final = 1 << 62
 # Members that may grant rights: files and devices.
 _ARMED: Final = frozenset({b'0', b'S', b'3', b'4'})
+_WAS_DIRECTORY: Final = 'it was a directory earlier in the same archive'
 
 
 class TargetGuard:
@@ -74,6 +75,8 @@ class TargetGuard:
         patterns: Patterns | None = None,
         made_writable: Callable[[], bool] = lambda: False,
         untouched: Container[bytes] = (),
+        strict: bool = False,
+        parents: Mapping[bytes, Container[bytes]] | None = None,
     ) -> None:
         """Find the symbolic links that the target already contains.
 
@@ -87,12 +90,18 @@ class TargetGuard:
             it may change was made writable
         :param untouched: paths of directories in which the archives have nothing; they
             are not scanned
+        :param strict: also refuse members that tar could not extract, because the kind
+            of a file changed while the archive was made; see :meth:`_check_kind`
+        :param parents: directories of which the archives have only some names: others
+            are not scanned
         :raises EngineError: the target, or a directory in it, is not readable
         """
         self.members = 0
         """Members passed so far, in all archives."""
         self.files = 0
         """How many of them are not directories."""
+        self.current = b''
+        """Name of the last member."""
         self.untrusted = untrusted
         self._links = Links()
         self._archive = 0
@@ -101,9 +110,15 @@ class TargetGuard:
         self._root = os.geteuid() == 0
         # The paths that tar used as directories in the current archive.
         self._dirs: set[bytes] = set()
+        # Of an archive that is checked strictly: the directories that dumpdirs list
+        # and that had no member so far; and the members that were refused.
+        self._listed: set[bytes] = set()
+        self._refused: set[bytes] = set()
+        self._strict = strict
         self._patterns = patterns or Patterns([])
         self._made_writable = made_writable
         self._untouched = untouched
+        self._parents = parents or {}
         if target is not None:
             self._scan(os.fsencode(target))
 
@@ -139,13 +154,65 @@ class TargetGuard:
 
         For a reader that extracts nothing.
         """
-        self._begin_archive()
+        self.begin_archive()
         for unit in members:
             try:
-                self._admit(unit)
+                self.admit(unit)
             except RefusedError as refused:
                 raise members.refused(refused, unit) from refused
             yield unit
+
+    def begin_archive(self, chosen: Iterable[bytes] = ()) -> None:
+        """Go on with the archive of the next level.
+
+        :param chosen: of a strict check: directories that no dumpdir lists
+        """
+        self._archive += 1
+        self._first = True
+        self._dirs.clear()
+        self._listed = {b'', *chosen}
+        self._refused.clear()
+        self._links.begin_archive()
+
+    def admit(self, unit: Unit) -> None:
+        """Check a unit against the model and update the model.
+
+        Raises :class:`RefusedError`.
+        """
+        if unit.kind in {b'', b'g'}:
+            return
+        if unit.kind == b'V':
+            components(unit.name, 'the volume label')
+            return
+        self._member(unit)
+        self._first = False
+        self.members += 1
+        self.files += unit.kind not in DIRECTORIES
+        self.current = unit.name.removeprefix(b'./')
+
+    def admit_plain(self, path: bytes, dumpdir: Dumpdir | None) -> None:
+        """The same of a file, device, symbolic link or directory, in a strict check,
+        which needs no model of the links.
+
+        :param path: its components, joined
+        :param dumpdir: None if it is no directory
+        """
+        if dumpdir is not None:
+            self._check_kind(path, is_directory=True)
+            self._dirs.add(path)
+            self._dumpdir(dumpdir)
+            self._list(path, dumpdir)
+            self._first = False
+            return
+        folder = path.rpartition(b'/')[0]
+        dirs = self._dirs
+        if path in self._listed or path in dirs or (folder and folder not in dirs):
+            self._check_kind(path, is_directory=False)
+            raise RefusedError(_WAS_DIRECTORY)
+
+    def refuse(self, path: bytes) -> None:
+        """Note that a member of a strict check was left out: no link may lead to it."""
+        self._refused.add(path)
 
     # The model
 
@@ -168,7 +235,10 @@ class TargetGuard:
         if directory.path in self._untouched:
             return
         with tree.entries(directory.fd) as entries:
+            chosen = self._parents.get(directory.path)
             for name, entry in entries:
+                if chosen is not None and name not in chosen:
+                    continue
                 if entry.is_symlink():
                     self._links.own([*directory.names, name]).link = self._archive
                 elif entry.is_dir(follow_symlinks=False) and (
@@ -181,29 +251,10 @@ class TargetGuard:
             if not owner or not writable(status.st_mode):
                 self._links.own(directory.names).locked = _ALWAYS
 
-    def _begin_archive(self) -> None:
-        self._archive += 1
-        self._first = True
-        self._dirs.clear()
-        self._links.begin_archive()
-
-    def _admit(self, unit: Unit) -> None:
-        """Check a unit against the model and update the model.
-
-        Raises :class:`RefusedError`.
-        """
-        if unit.kind in {b'', b'g'}:
-            return
-        if unit.kind == b'V':
-            components(unit.name, 'the volume label')
-            return
-        self._member(unit)
-        self._first = False
-        self.members += 1
-        self.files += unit.kind not in DIRECTORIES
-
     def _member(self, unit: Unit) -> None:
         path = self._path(unit.name, 'its name')
+        if self._strict:
+            self._check_kind(b'/'.join(path), unit.kind in DIRECTORIES)
         self._mark_directories(path[:-1])
         if unit.kind in DIRECTORIES:
             self._directory(unit, path)
@@ -214,11 +265,13 @@ class TargetGuard:
         if b'/'.join(path) in self._dirs:
             # Tar sets mode and owner of a directory at the end of the archive, by
             # name, and would do so through a link that has taken its place.
-            raise RefusedError('it was a directory earlier in the same archive')
+            raise RefusedError(_WAS_DIRECTORY)
         if unit.kind == b'1':
             if unit.linkname.endswith((b'/', b'/.')):
                 raise RefusedError('it is a hard link to a directory')
             source = self._path(unit.linkname, 'its link name')
+            if b'/'.join(source) in self._refused:
+                raise RefusedError('it is a hard link to a file that is left out')
             # Tar may look up the source again at the end of the archive.
             self._mark_directories(source[:-1])
             node = self._links.find(source)
@@ -226,6 +279,22 @@ class TargetGuard:
                 self._links.own(path).link = self._archive
         elif unit.kind == b'2':
             self._links.own(path).link = self._archive
+
+    def _check_kind(self, path: bytes, is_directory: bool) -> None:
+        """Check a member against the lists of directories that came before it.
+
+        tar reads all directories, and then stores what it finds under their names. If a
+        user has exchanged a file and a directory in between, a restore would find the
+        one of the level below in the place of the other; or a file where a later member
+        needs a directory.
+        """
+        folder = path.rpartition(b'/')[0]
+        if folder and folder not in self._dirs:
+            raise RefusedError('the directory it is in has changed')
+        if is_directory != (path in self._listed):
+            raise RefusedError(
+                'it was no directory before' if is_directory else 'it was a directory'
+            )
 
     def _path(self, name: bytes, what: str) -> list[bytes]:
         """The components of a path, checked that tar follows no link to it."""
@@ -270,6 +339,15 @@ class TargetGuard:
         self._mark_directories(path)
         if unit.dumpdir is not None:
             self._dumpdir(unit.dumpdir)
+        if self._strict:
+            self._list(b'/'.join(path), unit.dumpdir)
+
+    def _list(self, path: bytes, dumpdir: Dumpdir | None) -> None:
+        """Note the directories that the list of a directory has."""
+        self._listed.discard(path)
+        if dumpdir is not None:
+            prefix = path + b'/' if path else b''
+            self._listed.update(prefix + name for name in dumpdir.directories())
 
     def _dumpdir(self, dumpdir: Dumpdir) -> None:
         """Check the list of the files of a directory, and apply its renames.
@@ -280,6 +358,8 @@ class TargetGuard:
         directory in this one. R, T: rename the directory R to T, both relative to the
         target; an empty name is the temporary directory.
         """
+        if dumpdir.is_plain():
+            return
         temporary: Node | None = None
         source: bytes | None = None
         for entry in dumpdir.entries():

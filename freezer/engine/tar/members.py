@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 from freezer.engine.tar.headers import (
     BLOCK,
     DIRECTORIES,
     GNU,
+    HEADERS,
     POSIX,
     BrokenError,
     MoreError,
     RefusedError,
     block_count,
+    components,
     read_number,
     records,
     rewritten,
@@ -136,6 +138,26 @@ class Members:
         for following in itertools.chain([tail], self._blocks):
             check_zeros(following)
             yield bytes(following)
+
+
+def without(archive: Iterable[Block], paths: Container[bytes]) -> Iterator[Block]:
+    """An archive without some members, and without hard links to them.
+
+    :raises UnsafeArchiveError, EngineError: as :meth:`Members.__iter__`
+    """
+    members = Members(archive)
+    for unit in members:
+        if unit.kind not in HEADERS:
+            try:
+                path = b'/'.join(components(unit.name, 'its name'))
+                if unit.kind == b'1' and path not in paths:
+                    path = b'/'.join(components(unit.linkname, 'its link name'))
+            except RefusedError as refused:
+                raise members.refused(refused, unit) from refused
+            if path in paths:
+                continue
+        yield members.head
+        yield from members.data()
 
 
 def check_zeros(block: Block) -> None:

@@ -7,6 +7,7 @@ strings, so a message is one line.
 """
 
 import enum
+import itertools
 import logging
 import re
 from collections.abc import Iterable
@@ -27,6 +28,8 @@ class Severity(enum.Enum):
     WARNING = 'warning'
     #: a file, or an attribute of one, could not be read; all others are archived
     UNREAD = 'unread'
+    #: of a file, the archive has zeros from some byte on; all others are archived
+    PADDED = 'padded'
     #: the archive cannot be trusted
     FATAL = 'fatal'
 
@@ -39,6 +42,7 @@ class Message(NamedTuple):
     path: bytes | None = None
 
 
+_ABOUT_FILES = (Severity.WARNING, Severity.UNREAD, Severity.PADDED)
 _SUMMARY_LINES = 20
 _HARMLESS = re.compile(
     r'tar: (.*): ('
@@ -56,11 +60,14 @@ _WARNING = re.compile(
     r'[Ff]ile changed as we read it'
     r'|File removed before we read it'
     r'|File shrank by \d+ bytes?; padding with zeros'
+    r'|Read error at byte \d+, while reading \d+ bytes?: .*'
     r'|Cannot [a-z_]+: .*'
     r')\Z'
 )
+_PADDED = ('File shrank', 'Read error')
 # The file was removed, or a symbolic link that is followed leads nowhere.
 _GONE = ': No such file or directory'
+_GIVES_UP = 'tar: Error is not recoverable: exiting now'
 _WRITE = re.compile(r': Cannot (write|close|seek|truncate): ')
 _ESCAPE = re.compile(r'\\([0-7]{3}|.)', re.DOTALL)
 _CONTROL = {'n': '\n', 't': '\t', 'r': '\r', 'a': '\a', 'b': '\b', 'f': '\f', 'v': '\v'}
@@ -75,9 +82,16 @@ def check(
     :param warnings: gets the messages that the user should see; others are logged
     :raises EngineError: the archive is not good
     """
-    found = [parse(line, root) for line in lines]
-    fatal = [m.text for m in found if m.severity is Severity.FATAL]
-    warned = any(m.severity in (Severity.WARNING, Severity.UNREAD) for m in found)
+    # Of a path that it was given, tar may print an error twice.
+    found = [parse(line, root) for line in dict.fromkeys(lines)]
+    fatal = [
+        message.text
+        for message, following in itertools.zip_longest(found, found[1:])
+        if message.severity is Severity.FATAL
+        # The reason is in the line before.
+        or (following is not None and following.text == _GIVES_UP)
+    ]
+    warned = any(m.severity in _ABOUT_FILES for m in found)
     if status not in (0, 1) and (status != 2 or fatal or not warned):
         reason = summary(fatal or [m.text for m in found])
         raise EngineError(f'tar failed with status {status}: {reason}')
@@ -85,8 +99,8 @@ def check(
         if message.severity is Severity.HARMLESS:
             LOG.info('%s', message.text)
         else:
-            unread = message.severity is Severity.UNREAD
-            warnings.add(message.text, incomplete=unread)
+            lacks = message.severity in (Severity.UNREAD, Severity.PADDED)
+            warnings.add(message.text, incomplete=lacks)
     return found
 
 
@@ -95,11 +109,12 @@ def paths(messages: Iterable[Message]) -> list[bytes]:
 
     Of a file whose attributes could not be read, tar names only the last component.
     """
-    return [
-        m.path
-        for m in messages
-        if m.severity in (Severity.WARNING, Severity.UNREAD) and m.path
-    ]
+    return [m.path for m in messages if m.severity in _ABOUT_FILES and m.path]
+
+
+def padded(messages: Iterable[Message]) -> list[bytes]:
+    """The paths of files that end with zeros in the archive."""
+    return [m.path for m in messages if m.severity is Severity.PADDED and m.path]
 
 
 def summary(lines: Iterable[str]) -> str:
@@ -122,6 +137,8 @@ def parse(line: str, root: str) -> Message:
     whole = path.rstrip(b'/') == root.encode(errors='surrogateescape')
     if whole and 'Cannot' in warning[2]:
         return Message(Severity.FATAL, line, path)
+    if warning[2].startswith(_PADDED):
+        return Message(Severity.PADDED, line, path)
     unread = 'Cannot' in warning[2] and not line.endswith(_GONE)
     return Message(Severity.UNREAD if unread else Severity.WARNING, line, path)
 

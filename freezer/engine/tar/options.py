@@ -4,6 +4,7 @@ it."""
 from oslo_config import cfg
 
 from freezer.utils.plugin_options import PluginOptions
+from freezer.utils.types import Size
 
 OPTIONS = PluginOptions(
     groups={
@@ -24,6 +25,34 @@ OPTIONS = PluginOptions(
                 'name or path anywhere in the source, ./PATH from its top, or an '
                 'absolute path. May be given more than once; in a job file, one '
                 'pattern per line.',
+            ),
+            cfg.MultiStrOpt(
+                'exclude-from',
+                metavar='FILE',
+                default=[],
+                help='Exclude files that match the patterns in this file: one a line, '
+                'as for --exclude. Lines that begin with # are comments; ! before a '
+                'pattern undoes the lines above for matching files. May be given more '
+                'than once; in a job file, one path per line.',
+            ),
+            cfg.BoolOpt(
+                'exclude-caches',
+                default=False,
+                help='Exclude the contents of directories with a CACHEDIR.TAG, except '
+                'this file.',
+            ),
+            cfg.MultiStrOpt(
+                'exclude-if-present',
+                metavar='NAME',
+                default=[],
+                help='Exclude the contents of directories that have a file of this '
+                'name, except this file. May be given more than once; in a job file, '
+                'one name per line.',
+            ),
+            cfg.Opt(
+                'exclude-larger-than',
+                type=Size(min=1),
+                help='Exclude files that are larger than this, e.g. 500M. Holes count.',
             ),
             cfg.BoolOpt(
                 'cross-mounts',

@@ -118,8 +118,8 @@ class PartExtractor:
         """:raises RestoreError: a path cannot be removed"""
         for path in (*self._plan.removed, *self._plan.replaced):
             names = path.split(b'/')
-            depths = range(len(names))
-            top = next((n for n in depths if self._is_chosen(tuple(names[:n]))), 0)
+            depths = range(len(names) + 1)
+            top = next(n for n in depths if self._is_chosen(tuple(names[:n])))
             # Of users other than root, directories have to be made writable.
             self._target_directories.make_ready(names[:top])
             try:
@@ -221,7 +221,7 @@ class PartExtractor:
         name = _name(found.path) + b'/' if found.path else b'./'
         if found.path or found.chosen:
             self._directories.add(found.path, renamed(unit, head, name, b''))
-        if not found.chosen:
+        if not self._is_chosen(found.path):
             return
         self._directories.need(found.path)
         if found.path:
@@ -247,6 +247,9 @@ class PartExtractor:
             self._clear_place(path, directory)
 
     def _is_chosen(self, path: Path) -> bool:
+        """Whether a path is restored, and a directory with all that is in it."""
+        if b'/'.join(path) in self._plan.parents:
+            return False
         return self._patterns.chosen(self._patterns.at(path))
 
     def _clear_place(self, path: Path, directory: bool) -> None:

@@ -1,13 +1,19 @@
 """What a restore does to a target that is not empty.
 
-The plan is made before anything is changed, from the target and the snapshot files of
-the chain, and is carried out as announced: the agent itself removes what the plan
-lists, and tar gets no lists of directories (dumpdirs) and so removes nothing.
+The plan is made before anything is changed, from the target and the indexes of the
+chain, and is carried out as announced: the agent itself removes what the plan lists,
+and tar gets no lists of directories (dumpdirs) and so removes nothing.
 
-A path of the target stays if the newest level lists it. A directory is compared by the
-newest level that has stored it: an excluded directory is listed (``N``, ``I``), and has
-no list of its own. If an older level stored it, that list counts; else everything in it
-stays.
+A path of the target stays if the backup has it, or if it was in the source and is not
+in the backup, because it is excluded or could not be read. If an older level stored an
+excluded directory, the backup has that; else everything in it stays.
+
+If a level has no index, the snapshot files of the chain are read. A path stays if the
+newest level lists it. A directory is compared by the newest level that has stored it:
+an excluded directory is listed (``N``, ``I``), and has no list of its own.
+
+If the backup is of several paths, what is beside them, in the directories that lead to
+them, stays.
 
 On a mounted file system nothing is removed, nor where ``keep_extra`` is set. There a
 file in the place of a directory, or the reverse, is an error. A mount point below which
@@ -17,13 +23,15 @@ the backup holds nothing is not entered at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from freezer.engine.engine import LevelState, TargetPlan
+from freezer.engine.index.chain import ChainIndex
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.patterns import Patterns, Place
+from freezer.engine.tar.selection import Selection, chosen_in
 from freezer.exceptions import EngineError, RestoreError
 from freezer.utils import tree
 
@@ -32,7 +40,8 @@ _SHOWN: Final = 5
 # What a level lists of a name.
 _FILE: Final = b'Y'
 _DIRECTORY: Final = b'D'
-_OLDER: Final = (b'N', b'I')
+_UNSTORED: Final = b'N'
+_OLDER: Final = (_UNSTORED, b'I')
 
 
 # name -> letter, by the path of the directory
@@ -51,12 +60,34 @@ class _Listed(NamedTuple):
 
 
 class _Chain:
-    """The final state of a chain, by the snapshot files of its levels."""
+    """The final state of a chain, by its index or the snapshot files of its levels.
 
-    def __init__(self, states: Iterable[LevelState]) -> None:
+    :ivar subject: see :attr:`snapshot.Snapshot.subject`
+    :ivar parents: see :attr:`TargetPlan.parents`
+    """
+
+    def __init__(
+        self,
+        states: Iterable[LevelState],
+        index: ChainIndex | None,
+        roots: Sequence[bytes],
+    ) -> None:
         self._states = iter(states)
         self._levels: list[_Lists] = []
-        self.subject = self._load(next(self._states)).subject
+        self.subject: bytes | None
+        # Not of a level of an earlier version.
+        unstored = None if index is None else index.unstored()
+        chosen: Sequence[bytes]
+        if index is None or unstored is None:
+            newest = self._load(next(self._states))
+            self.subject, chosen = newest.subject, newest.chosen
+        else:
+            self._states = iter(())
+            self._levels = [_lists(index, unstored, roots)]
+            last = index.indexes[-1]
+            self.subject = os.fsencode(str(last.properties.get('subject')))
+            chosen = chosen_in(last)
+        self.parents = Selection(chosen).names if chosen else {}
 
     @property
     def top(self) -> _Listed:
@@ -95,13 +126,37 @@ class _Chain:
         if state.content is None:
             raise EngineError(f'{state.where} is missing')
         known = snapshot.load(state.content)
-        self._levels.append(
-            {
-                directory.path: {e[1:]: e[:1] for e in directory.entries}
-                for directory in known.directories
-            }
-        )
+        lists = {
+            directory.path: {e[1:]: e[:1] for e in directory.entries}
+            for directory in known.directories
+        }
+        for path in known.padded:
+            # Restored from an older level, if that has it.
+            folder, _slash, name = path.rpartition(b'/')
+            lists.setdefault(folder, {})[name] = _OLDER[0]
+        self._levels.append(lists)
         return known
+
+
+def _lists(
+    index: ChainIndex, unstored: Iterable[bytes], roots: Sequence[bytes]
+) -> _Lists:
+    """The state in the index, as one level.
+
+    :param roots: see :meth:`ChainIndex.state`
+    """
+    found: _Lists = {}
+    for _level, (block, start, end) in index.state(roots):
+        for path, kind in zip(
+            block.paths[start:end], block.kinds[start:end], strict=True
+        ):
+            folder, _slash, name = path.rpartition(b'/')
+            letter = _DIRECTORY if kind == 'directory' else _FILE
+            found.setdefault(folder, {})[name] = letter
+    for path in unstored:
+        folder, _slash, name = path.rpartition(b'/')
+        found.setdefault(folder, {}).setdefault(name, _UNSTORED)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +180,20 @@ class Planner:
     """Compares a target with a chain; see the module.
 
     :param states: the newest first; older ones are fetched only if they are needed
+    :param index: opens the index of the chain, if it has one
     """
 
     def __init__(
         self,
         target: str,
         states: Iterable[LevelState],
+        index: Callable[[], ChainIndex | None],
         patterns: Patterns,
         keep_extra: bool,
     ) -> None:
         self._target = target
         self._states = states
+        self._index = index
         self._patterns = patterns
         self._keep_extra = keep_extra
         self._removed: list[bytes] = []
@@ -156,7 +214,8 @@ class Planner:
         except FileNotFoundError:
             return None
         try:
-            self._chain = _Chain(self._states)
+            roots = self._patterns.roots()
+            self._chain = _Chain(self._states, self._index(), roots)
             if self._chain.subject == snapshot.TREE:
                 self._compare()
         except EngineError as error:
@@ -179,6 +238,7 @@ class Planner:
             tuple(sorted(self._replaced)),
             tuple(sorted(self._mounts)),
             frozenset(self._untouched),
+            self._chain.parents,
         )
 
     def _compare(self) -> None:
@@ -250,7 +310,7 @@ class Planner:
         """A selected path at which the target has something but a directory."""
         assert visit.listed is not None
         mounted = path in self._mounted
-        if not mounted and not visit.keep:
+        if not mounted and not visit.keep and path not in self._chain.parents:
             return
         found = self._chain.find(visit.listed, path, name)
         if found is not None and mounted:
@@ -274,6 +334,9 @@ class Planner:
     ) -> _Visit | None:
         """Something that is not in the backup."""
         if not visit.whole or visit.keep:
+            return None
+        if path.rpartition(b'/')[0] in self._chain.parents:
+            # It was beside the paths that are backed up.
             return None
         if path in self._mounted:
             self._leave_alone(path)

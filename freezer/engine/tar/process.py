@@ -7,14 +7,14 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from freezer.engine.tar.excludes import Excludes
-from freezer.engine.tar.source import PathSource
 from freezer.exceptions import ConfigError
 from freezer.utils import signals
-from freezer.utils.process import StderrReader
+from freezer.utils.process import ENVIRONMENT, StderrReader
 
 LOG = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ _NAMES = ('gnutar', 'gtar', 'tar')
 # with the default of 64 KiB.
 _PIPE_SIZE = 1024 * 1024
 _WRITE_BUFFER = 256 * 1024
-# In the C locale messages are known texts; TAR_OPTIONS would change what tar does.
-_ENVIRONMENT = ('PATH', 'HOME', 'TMPDIR', 'LD_LIBRARY_PATH', 'LD_PRELOAD')
 
 Start = Callable[[], 'subprocess.Popen[bytes]']
 Confine = Callable[[Start], 'subprocess.Popen[bytes]']
@@ -32,6 +30,16 @@ Confine = Callable[[Start], 'subprocess.Popen[bytes]']
 
 XATTRS = ('--xattrs', '--xattrs-include=*')
 METADATA = (*XATTRS, '--acls')
+END = 2 * 512
+"""Bytes of the end marker."""
+FORMAT = (
+    '--format=posix',
+    # The default name contains tar's process number.
+    '--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=ctime',
+    *METADATA,
+)
+# Otherwise a name a\101 means aA, also that of the directory to go to.
+_LITERAL = ('--no-unquote',)
 _DEREFERENCE = {
     'none': (),
     'soft': ('--dereference',),
@@ -62,26 +70,41 @@ def find_tar() -> str:
 
 
 def create_arguments(
-    source: PathSource,
     options: Mapping[str, Any],
     excludes: Excludes,
     crosses: bool,
-    *further: str,
+    hidden: Path,
+    further: Sequence[str],
+    names: Sequence[str],
 ) -> list[str]:
-    """The arguments that archive a source.
+    """The arguments that archive files.
 
     :param options: those of the engine
     :param crosses: whether tar goes into other file systems
+    :param hidden: see :meth:`Excludes.arguments`
+    :param names: what is archived, as arguments
     """
     return [
         '--create',
+        *_LITERAL,
         *further,
         *([] if crosses else ['--one-file-system']),
         *_DEREFERENCE[options['dereference_symlink']],
-        *excludes.arguments(crosses=crosses),
-        f'--directory={source.folder}',
-        '--',
-        source.name,
+        *excludes.arguments(hidden, crosses=crosses),
+        *names,
+    ]
+
+
+def parents_arguments(names: Path) -> list[str]:
+    """The arguments that archive directories without what is in them; nothing follows
+    the end marker.
+
+    :param names: a file with their names
+    """
+    return [
+        *('--create', '--file=-', *FORMAT, '--blocking-factor=1', '--no-recursion'),
+        *_LITERAL,
+        *('--null', '--verbatim-files-from', f'--files-from={names}'),
     ]
 
 
@@ -97,8 +120,11 @@ def extract_arguments(
     by_name = attributes and not options['numeric_owner']
     return [
         '--extract',
+        *_LITERAL,
         '--file=-',
         '--listed-incremental=/dev/null',
+        # tar does so only once it has seen a directory with a list.
+        '--delay-directory-restore',
         '--preserve-permissions',
         *(XATTRS if attributes else ['--no-xattrs']),
         '--acls' if by_name else '--no-acls',
@@ -167,6 +193,7 @@ def running(
 
 
 def _environment() -> dict[str, str]:
-    """Variables for tar: none that could change what it does, and no secret."""
-    passed_on = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT}
+    """Variables for tar: no secret, and none that changes its work (TAR_OPTIONS)."""
+    passed_on = {k: v for k, v in os.environ.items() if k in ENVIRONMENT}
+    # In the C locale messages are known texts.
     return {**passed_on, 'LC_ALL': 'C'}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from freezer.engine.engine import ArchiveReader
-from freezer.engine.index.record import REBUILT, Record
+from freezer.engine.index.file import Part
+from freezer.engine.index.record import CHOSEN, REBUILT, Record
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.describe import describe
 from freezer.engine.tar.guard import TargetGuard
@@ -35,8 +36,13 @@ class TarReader(ArchiveReader):
     def fork(self) -> TarReader:
         return TarReader(self._guard.fork())
 
-    def read(self, blocks: Iterable[Block], temporary: Path) -> _Contents:
-        contents = _Contents(temporary)
+    def read(
+        self,
+        blocks: Iterable[Block],
+        temporary: Path,
+        padded: Container[bytes] = (),
+    ) -> _Contents:
+        contents = _Contents(temporary, padded)
         members = Members(blocks)
         for unit in self._guard.approved(members):
             if unit.kind not in HEADERS:
@@ -49,6 +55,7 @@ class TarReader(ArchiveReader):
     def properties(self, state: bytes | None) -> Mapping[str, Any]:
         """Without the snapshot file, no increment can build on the level."""
         subject, time = None, 0
+        chosen: Sequence[bytes] = ()
         if state is not None:
             try:
                 known = snapshot.load(state)
@@ -56,7 +63,10 @@ class TarReader(ArchiveReader):
                 pass
             else:
                 subject, time = known.subject, known.seconds
+                chosen = known.chosen
+        found = {CHOSEN: [os.fsdecode(path) for path in chosen]} if chosen else {}
         return {
+            **found,
             'subject': None if subject is None else os.fsdecode(subject),
             'time_ns': time * 10**9,
             REBUILT: True,
@@ -64,21 +74,22 @@ class TarReader(ArchiveReader):
 
 
 class _Contents:
-    def __init__(self, temporary: Path) -> None:
+    def __init__(self, temporary: Path, padded: Container[bytes]) -> None:
         self._indexer = Indexer(temporary)
+        self._padded = padded
         self.no_index: str | None = None
 
     def add(self, unit: Unit, members: Members) -> None:
         """Raises :class:`RefusedError` if a name or a number is malformed."""
         record = describe(unit, members.head, members.start)
         # Only the first member may have renames.
-        if not self._indexer.members and unit.dumpdir is not None:
+        if self._indexer.is_empty and unit.dumpdir is not None:
             renames = (e for e in unit.dumpdir.entries() if e[:1] in _RENAMES)
             if next(renames, None) is not None:
                 self.no_index = 'its archive renames directories'
         self._indexer.note(record, unit.dumpdir)
 
     def records(
-        self, base: Iterable[tuple[int, Record]], seen: Iterable[Record]
+        self, base: Iterable[tuple[int, Part]], seen: Iterable[Record]
     ) -> Iterator[Record]:
-        return self._indexer.records(base, seen)
+        return self._indexer.records(base, seen, (), self._padded)

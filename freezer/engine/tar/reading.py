@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from freezer.engine.tar import process
@@ -61,23 +61,21 @@ _LISTED: Final = ('/proc',)
 
 
 def confinement(
-    folder: int, name: str, follows_links: bool, *files: str
+    descriptors: Iterable[int],
+    name: str,
+    follows_links: bool,
+    files: Iterable[str],
 ) -> Confine | None:
     """How to start tar, so that it reads nothing but the source; None where that is not
     possible. The log says which.
 
-    :param folder: descriptor of the directory that tar may read
-    :param name: its path, for the log
+    :param descriptors: of the directories and files that tar may read; iterated over
+        each time that tar is started
+    :param name: of the source, for the log
     :param files: further files that tar reads
     """
     tar = process.find_tar()
-    userdb = (path for pattern in _USERDB for path in glob.glob(pattern))
-    confine: Confine = functools.partial(
-        landlock.run_reading,
-        folder,
-        (*_READ, *userdb, tar, *_libraries(), *files),
-        _LISTED,
-    )
+    confine = _reading(descriptors, files, _LISTED)
     reason = (
         '--dereference-symlink follows links out of it'
         if follows_links
@@ -89,6 +87,23 @@ def confinement(
     number = landlock.version()
     LOG.info('Landlock %d keeps tar from reading outside of %s', number, name)
     return confine
+
+
+def confined_to_directories(folder: int, files: Iterable[str]) -> Confine:
+    """How to start tar, so that it reads directories below a folder, and no files.
+
+    :param folder: its descriptor
+    :param files: further files that tar reads
+    """
+    return _reading((), files, (*_LISTED, f'/proc/self/fd/{folder}'))
+
+
+def _reading(
+    descriptors: Iterable[int], files: Iterable[str], listed: Iterable[str]
+) -> Confine:
+    userdb = (path for pattern in _USERDB for path in glob.glob(pattern))
+    own = (*_READ, *userdb, process.find_tar(), *_libraries())
+    return functools.partial(landlock.run_reading, descriptors, (*own, *files), listed)
 
 
 def _reason(tar: str, confine: Confine) -> str | None:

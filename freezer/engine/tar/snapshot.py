@@ -20,12 +20,18 @@ before it is used. Used as it is, it would lose data, seen with tar 1.34:
   letter of its own, and counts as new.
 * A single file has no record, so another file that is older would count as not changed.
   The path is stored as the record of a directory that tar never looks for.
+
+Another such record has the names of files that tar could not read to their ends. In the
+archive their members end with zeros, and this agent does not restore them. A third one
+has the path that was backed up, if the level has no index, which would have it. A
+fourth one has the paths in a directory, if not all of it was backed up.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from freezer.engine.tar.selection import Selection
 from freezer.exceptions import EngineError
 
 # A tick is 10 ms at most; two seconds also cover file systems that keep whole seconds.
@@ -38,6 +44,10 @@ TREE = b'.'
 _UNCHANGED = b'N'
 # Not a letter of tar; tar treats a name with any letter as known.
 _EXCLUDED = b'I'
+# Names of records. No absolute path of a file has such a component.
+_PADDED = b'/./padded'
+_SOURCE = b'/./source'
+_CHOSEN = b'/./chosen'
 
 
 @dataclasses.dataclass
@@ -64,17 +74,42 @@ class DirectoryRecord:
 
 @dataclasses.dataclass
 class Snapshot:
-    """A snapshot file; ``seconds`` and ``nanoseconds`` are the time its dump began."""
+    """A snapshot file; ``seconds`` and ``nanoseconds`` are the time its dump began.
+
+    :ivar padded: paths of files that end with zeros in the archive
+    :ivar source: the path that was backed up; None if it is not known
+    :ivar chosen: the paths of a :class:`Selection`; empty if all was backed up
+    """
 
     version: bytes
     seconds: int
     nanoseconds: int
     directories: list[DirectoryRecord]
+    padded: frozenset[bytes] = frozenset()
+    source: bytes | None = None
+    chosen: tuple[bytes, ...] = ()
 
     def dump(self) -> bytes:
         fields = [b'%d' % self.seconds, b'%d' % self.nanoseconds]
         head = self.version + b'\n' + b''.join(field + b'\0' for field in fields)
-        return head + b''.join(directory.dump() for directory in self.directories)
+        sources = () if self.source is None else (self.source,)
+        added = [
+            DirectoryRecord([b'0'] * 5, name, [_UNCHANGED + path for path in paths])
+            for name, paths in (
+                (_PADDED, sorted(self.padded)),
+                (_SOURCE, sources),
+                (_CHOSEN, self.chosen),
+            )
+            if paths
+        ]
+        records = [*self.directories, *added]
+        return head + b''.join(record.dump() for record in records)
+
+    @property
+    def top_names(self) -> set[bytes]:
+        """The names in the directory that was archived."""
+        top = (each.entries for each in self.directories if not each.path)
+        return {entry[1:] for entry in next(top, [])}
 
     @property
     def subject(self) -> bytes | None:
@@ -93,6 +128,20 @@ class Snapshot:
         """Record the subject, if tar does not."""
         if subject != TREE:
             self.directories.append(DirectoryRecord([b'0'] * 5, subject, []))
+
+    def note_chosen(self, selection: Selection) -> None:
+        """Record the paths, and the directories that lead to them."""
+        self.chosen = selection.paths
+        directories = selection.directories
+        for path, names in selection.names.items():
+            prefix = path + b'/' if path else b''
+            entries = [
+                (b'D' if prefix + name in directories else b'Y') + name
+                for name in names
+            ]
+            self.directories.append(
+                DirectoryRecord([b'0'] * 5, b'./' + path if path else b'.', entries)
+            )
 
     def note_excluded(self, is_excluded: Callable[[bytes], bool]) -> None:
         """Mark excluded files, which tar records as not changed, stored or not."""
@@ -122,8 +171,9 @@ class Snapshot:
         gone = set(paths)
         kept = []
         for directory in self.directories:
-            folder = directory.path
-            if any(folder == path or folder.startswith(path + b'/') for path in gone):
+            names = directory.path.split(b'/')
+            above = (b'/'.join(names[:depth]) for depth in range(1, len(names) + 1))
+            if not gone.isdisjoint(above):
                 continue
             prefix = directory.prefix
             directory.entries = [
@@ -162,7 +212,15 @@ def load(content: bytes) -> Snapshot:
             position += _DIRECTORY_FIELDS
             end = fields.index(b'', position)
             record = DirectoryRecord(head, name, fields[position:end])
-            snapshot.directories.append(record)
+            paths = [entry[1:] for entry in record.entries]
+            if name == _PADDED:
+                snapshot.padded = frozenset(paths)
+            elif name == _SOURCE:
+                (snapshot.source,) = paths
+            elif name == _CHOSEN:
+                snapshot.chosen = tuple(paths)
+            else:
+                snapshot.directories.append(record)
             position = end + 2
     except (ValueError, IndexError) as error:
         raise EngineError('the engine metadata is a damaged snapshot file') from error

@@ -2,7 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 
 from freezer.engine.engine import (
     Archiving,
@@ -12,23 +19,36 @@ from freezer.engine.engine import (
     FileEngine,
     LevelArchive,
     LevelState,
+    MemberMap,
     Source,
     TargetPlan,
     Warnings,
 )
+from freezer.engine.index.chain import ChainIndex
 from freezer.engine.index.file import IndexFile, Part
 from freezer.engine.index.record import REBUILT, Row
+from freezer.engine.path_list import ListedPath
 from freezer.engine.settings import EngineSettings
-from freezer.engine.tar import choose, contents, create, listing, process, snapshot
+from freezer.engine.tar import (
+    choose,
+    contents,
+    create,
+    listing,
+    members,
+    process,
+    snapshot,
+)
 from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
 from freezer.engine.tar.options import OPTIONS
 from freezer.engine.tar.part import PartExtractor
 from freezer.engine.tar.patterns import Patterns
 from freezer.engine.tar.plan import Planner
 from freezer.engine.tar.reader import TarReader
+from freezer.engine.tar.rules import rules_of
+from freezer.engine.tar.selection import Selection, chosen_in
 from freezer.engine.tar.source import PathSource, path_source, source_at
 from freezer.exceptions import ConfigError, EngineError, RestoreError
-from freezer.utils import checksum, machine
+from freezer.utils import checksum, human, machine
 from freezer.utils.blocks import Block
 
 LOG = logging.getLogger(__name__)
@@ -45,12 +65,19 @@ class TarEngine(FileEngine):
         self._options = OPTIONS.defaults() | {**settings.options}
         self._patterns = Patterns(settings.include)
         self._follows_links = create.follows_links(self._options)
-        create.excludes_of(settings, self._options)
+        rules_of(self._options)
         if self._options['cross_mounts'] and self._options['one_file_system']:
             raise ConfigError('cross-mounts and one-file-system: pass one of them')
 
-    def source(self, path: str | None) -> PathSource:
-        return source_at(path, follows_links=self._follows_links)
+    def source(
+        self, paths: Sequence[str], listed: Sequence[ListedPath] | None = None
+    ) -> PathSource:
+        origin = self.settings.origin
+        found = source_at(paths, listed, origin, follows_links=self._follows_links)
+        # Not when the engine is made: where a backup is restored, the files with
+        # patterns may be missing.
+        create.excludes_of(self.settings, self._options, origin or found.origin)
+        return found
 
     def archive(self, archiving: Archiving) -> Generator[Block, None, None]:
         source = path_source(archiving.source)
@@ -58,9 +85,10 @@ class TarEngine(FileEngine):
         return writer.blocks()
 
     def base_problem(self, base: Base, source: Source, now: int) -> str | None:
+        source = path_source(source)
+        origin = self.settings.origin or source.origin
         if base.indexes:
-            origin = self.settings.origin or source.label
-            return _index_problem(base.indexes, path_source(source), origin, now)
+            return _index_problem(base.indexes, source, origin, now)
         try:
             known = snapshot.load(base.state.read_bytes())
         except EngineError as error:
@@ -70,16 +98,16 @@ class TarEngine(FileEngine):
                 f'the previous level was made {known.seconds - now} s in the future: '
                 f'this clock is wrong or was wrong then, and that level has no index'
             )
-        if known.subject != create.subject(path_source(source)):
+        if known.subject != create.subject(source):
             return _OTHER_FILE
-        return None
+        if source.selection or known.chosen:
+            return 'the previous level has no index, which several paths need'
+        return _path_problem(known, source, origin)
 
     def checksum(self, source: Source) -> str:
         source = path_source(source)
-        members = create.members(source, self.settings)
-        return checksum.checksum(
-            source.folder, members, self._follows_links, LOG.warning
-        )
+        paths = create.members(source, self.settings)
+        return checksum.checksum(source.folder, paths, self._follows_links, LOG.warning)
 
     def check_target(self, path: str | None, overwrite: bool) -> str:
         if not path:
@@ -139,6 +167,7 @@ class TarEngine(FileEngine):
             self._options,
             self._patterns,
             untouched=plan.untouched,
+            parents=plan.parents,
         )
         PartExtractor(archives, self._patterns, plan).extract(levels, limited)
 
@@ -147,6 +176,9 @@ class TarEngine(FileEngine):
 
     def contents(self, archive: Iterable[Block], path: bytes) -> Iterator[Block]:
         return contents.of_member(archive, path)
+
+    def member_map(self, archive: Iterable[Block], path: bytes) -> MemberMap:
+        return contents.member_map(archive, path)
 
     def contents_of_chosen(self, levels: Iterable[LevelArchive]) -> Iterator[Block]:
         return contents.of_chosen(levels, self._patterns)
@@ -174,18 +206,58 @@ class TarEngine(FileEngine):
         return {text for number, text in enumerate(texts) if number not in found}
 
     def plan(
-        self, target: str, states: Iterable[LevelState], keep_extra: bool
+        self,
+        target: str,
+        states: Iterable[LevelState],
+        keep_extra: bool,
+        index: Callable[[], ChainIndex | None] = lambda: None,
     ) -> TargetPlan | None:
-        return Planner(target, states, self._patterns, keep_extra).plan()
+        return Planner(target, states, index, self._patterns, keep_extra).plan()
 
-    def archive_reader(self) -> TarReader:
+    def archive_reader(self, level: int) -> TarReader:
         return TarReader()
+
+    def padded(self, state: bytes) -> frozenset[bytes]:
+        return snapshot.load(state).padded
+
+    def without(
+        self, archive: Iterable[Block], paths: Container[bytes]
+    ) -> Iterator[Block]:
+        return members.without(archive, paths)
 
     def is_archive_start(self, head: bytes) -> bool:
         return head[257:262] == b'ustar' or (bool(head) and not head.strip(b'\0'))
 
 
 _OTHER_FILE = 'increments of a single file need the same path each time'
+
+
+def _path_problem(
+    known: snapshot.Snapshot, source: PathSource, origin: str
+) -> str | None:
+    """Why a level without an index seems to be of another path; None if it does not.
+
+    :param origin: as for :func:`_index_problem`
+    :raises EngineError: the source cannot be read
+    """
+    if known.source is not None:
+        before = os.fsdecode(known.source)
+        return None if before == origin else _other_path(before, origin)
+    if source.name != '.':
+        return None
+    # Levels of Freezer 19, and of earlier versions of this agent.
+    names = known.top_names
+    try:
+        present = os.listdir(os.fsencode(source.folder))
+    except OSError as error:
+        raise EngineError(f'{source.folder}: {error.strerror}') from error
+    if names and names.isdisjoint(present):
+        return f'{origin} has none of the names that the previous level has'
+    return None
+
+
+def _other_path(before: str, origin: str) -> str:
+    return f'the previous level is of {before}, and this backup of {origin}'
 
 
 def _index_problem(
@@ -217,10 +289,36 @@ def _index_problem(
         )
     before = index.properties.get('source', origin)
     if before != origin:
-        return f'the previous level is of {before}, and this backup of {origin}'
+        return _other_path(before, origin)
     if index.properties.get('subject') != os.fsdecode(create.subject(source)):
         return _OTHER_FILE
-    return None
+    return _lost_path(chosen_in(index), source.selection, origin)
+
+
+def _lost_path(
+    before: Sequence[bytes], selection: Selection | None, origin: str
+) -> str | None:
+    """Which path the level below has, and this one does not; None if there is none.
+
+    An archive cannot take such a path away from the state of the level below.
+
+    :param before: the paths of that level; empty if it has all of ``origin``
+    """
+    if selection is None:
+        return None
+    if not before:
+        return f'the previous level is of all of {origin}, and this backup of parts'
+    lost = [path for path in before if not selection.covers(path)]
+    if not lost:
+        return None
+    name = os.path.join(origin, os.fsdecode(lost[0].rstrip(b'/')))
+    if selection.kind_changed(lost[0]):
+        was, now = ('directory', 'file')[:: 1 if lost[0].endswith(b'/') else -1]
+        return f'{name} was a {was} in the previous level, and is a {now} now'
+    what = f'{name} is'
+    if len(lost) > 1:
+        what = f'{name} and {human.number(len(lost) - 1, "more path")} are'
+    return f'{what} in the previous level, and not among the paths to back up now'
 
 
 def _load_or_warn(state: bytes) -> snapshot.Snapshot:

@@ -10,34 +10,39 @@ every directory has a record, tar detects no renames.
 import contextlib
 import dataclasses
 import errno
+import itertools
 import os
 import stat
+import sys
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import Final, Protocol
 
 from freezer.engine.engine import LeftOut
-from freezer.engine.index.record import Record, sort_key
+from freezer.engine.index.file import Part
+from freezer.engine.index.record import identity, sort_key
 from freezer.engine.index.sorter import Sorter
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.excludes import Excludes
+from freezer.engine.tar.instructions import Instructions
+from freezer.engine.tar.rules import ExcludeRules
 from freezer.engine.tar.source import PathSource
 from freezer.exceptions import EngineError
-from freezer.utils.tree import Folders, entries, mount_types
+from freezer.utils.file_system import VIRTUAL
+from freezer.utils.tree import Folders, mount_types
 
 # Errors of this machine; all others are of a file.
 _EXHAUSTED: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+# Of names of files.
+_ENCODING: Final = sys.getfilesystemencoding()
+_ENCODING_ERRORS: Final = sys.getfilesystemencodeerrors()
 # Bytes of most members before their data.
 _HEADERS: Final = 1536
+# Paths that are left out and that the index lists.
+_MAX_UNSTORED: Final = 100_000
 # Reasons why a path is left out.
 _ELSEWHERE: Final = 'on another file system'
 _STORAGE: Final = 'storage of backups'
-#: types of file systems without files of their own: the kernel makes them up
-_VIRTUAL: Final = frozenset(
-    b'binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl '
-    b'hugetlbfs mqueue nfsd nsfs proc pstore rpc_pipefs securityfs selinuxfs sysfs '
-    b'tracefs'.split()
-)
 #: the word for a type of file; tar ignores sockets
 _KINDS: Final = {
     stat.S_IFREG: 'file',
@@ -72,10 +77,24 @@ class Nothing:
         return False
 
 
+_IndexedRow = tuple[bytes, str, int, int, int, int, int]
+
+
+def _rows(part: tuple[int, Part]) -> Iterator[_IndexedRow]:
+    """Of each record path, kind, size, mtime, ctime, inode and level."""
+    level, (block, start, end) = part
+    columns = (
+        *(block.paths, block.kinds, block.sizes),
+        *(block.mtimes, block.ctimes, block.inodes),
+    )
+    levels = itertools.repeat(level, end - start)
+    return zip(*(each[start:end] for each in columns), levels, strict=True)
+
+
 class Indexed:
     """The level below has an index.
 
-    :param records: its state, in order
+    :param parts: its state, in order
     :param settled: whether its files were seen at least two seconds ago
     :param rebuilt: the levels whose indexes were made later: of files in them whose
         identity is not known, times decide
@@ -84,61 +103,58 @@ class Indexed:
 
     def __init__(
         self,
-        records: Iterator[tuple[int, Record]],
+        parts: Iterable[tuple[int, Part]],
         settled: bool,
         rebuilt: Container[int] = (),
         before: int = 0,
     ) -> None:
-        self._records = records
         self._settled = settled
         self._rebuilt = rebuilt
         self._before = before
-        self._level = 0
-        self._key = b''
-        self._record: Record | None = None
-        self._advance()
-
-    def _advance(self) -> None:
-        self._level, self._record = next(self._records, (0, None))
-        if self._record is not None:
-            self._key = sort_key(self._record.path)
-
-    def _find(self, path: bytes) -> Record | None:
-        key = sort_key(path)
-        while self._record is not None and self._key < key:
-            self._advance()
-        return self._record if self._key == key else None
+        # Of every file of the source, so no object is made of a row.
+        self._rows = itertools.chain.from_iterable(map(_rows, parts))
+        self._next = next(self._rows, None)
+        self._found: _IndexedRow | None = None
 
     def unchanged(self, path: bytes, status: os.stat_result) -> bool:
-        record = self._find(path)
-        if record is None:
+        row = self._next
+        if row is not None and row[0] != path:
+            row = self._skip_to(path)
+        self._found = row
+        if row is None:
             return False
-        if self._level in self._rebuilt and record.inode == 0:
+        self._next = next(self._rows, None)
+        _path, kind, size, mtime_ns, ctime_ns, inode, level = row
+        if inode == 0 and level in self._rebuilt:
             same = (
                 max(status.st_mtime_ns, status.st_ctime_ns) < self._before
                 # Archives of Freezer 19 have whole seconds.
-                and record.mtime_ns // 10**9 == status.st_mtime_ns // 10**9
+                and mtime_ns // 10**9 == status.st_mtime_ns // 10**9
             )
         else:
             same = (
-                record.inode == status.st_ino != 0
-                and record.ctime_ns == status.st_ctime_ns
-                and record.mtime_ns == status.st_mtime_ns
+                inode == status.st_ino != 0
+                and ctime_ns == status.st_ctime_ns
+                and mtime_ns == status.st_mtime_ns
             )
         return (
             same
             # Of a hard link the archive has no size; the inode's ctime includes it.
-            and (record.kind != 'file' or record.size == status.st_size)
-            and (record.kind == 'directory') == stat.S_ISDIR(status.st_mode)
+            and (kind != 'file' or size == status.st_size)
+            and (kind == 'directory') == stat.S_ISDIR(status.st_mode)
         )
 
+    def _skip_to(self, path: bytes) -> _IndexedRow | None:
+        """The row of a path, which is not the next one; None if there is none."""
+        key, row = sort_key(path), self._next
+        while row is not None and sort_key(row[0]) < key:
+            row = next(self._rows, None)
+        self._next = row
+        return row if row is not None and row[0] == path else None
+
     def seen(self, path: bytes, status: os.stat_result) -> bool:
-        record = self._find(path)
-        return (
-            self._settled
-            and record is not None
-            and record.ctime_ns == status.st_ctime_ns
-        )
+        row = self._found
+        return self._settled and row is not None and row[4] == status.st_ctime_ns
 
 
 class Dated:
@@ -164,12 +180,17 @@ class Dated:
 
 @dataclasses.dataclass
 class _Directory:
-    """A directory that the walk is in."""
+    """A directory that the walk is in.
+
+    :ivar names: what is in it, sorted, as far as it has not been visited
+    """
 
     path: bytes
     status: os.stat_result
     names: Iterator[tuple[bytes, os.stat_result]]
     unchanged: list[bytes]
+    #: of one that leads to chosen paths: the names of those, which tar gets
+    taken: list[bytes] = dataclasses.field(default_factory=list)
     #: has names of files with several, which may have to be archived after all
     has_links: bool = False
 
@@ -191,14 +212,20 @@ class Walk:
         may change again without another ctime: the next level archives them again
     :param crosses_mounts: whether other file systems belong to the source
     :param excludes: paths that tar will not archive; further ones are added
+    :param rules: what else is left out
     :param own_paths: directories that are left out under any name
     :param left_out: gets what is not in the backup
     :ivar found: records of what may be archived, with identities; attributes are those
         of the archive
+    :ivar unstored: paths that are left out on purpose; None if there are too many
     :ivar bytes: of the archive, about
     :ivar mounts: what is left out because it is on another file system, and its size in
         bytes; virtual file systems are not in it
+    :ivar missing: what a snapshot of the source does not have
     :ivar crosses: whether tar has to go into other file systems
+    :ivar has_names: whether tar gets a path of the selection, if the source has one
+    :ivar chosen: directories that are, or lead to, paths of the selection, as far as
+        they are archived
     """
 
     def __init__(
@@ -210,48 +237,64 @@ class Walk:
         follows_links: bool,
         crosses_mounts: bool,
         excludes: Excludes,
+        rules: ExcludeRules,
         own_paths: Iterable[str],
         left_out: LeftOut,
         temporary: Path,
     ) -> None:
-        self.found = Sorter(temporary)
+        self.found = Sorter(temporary, ordered=True)
+        self.unstored: list[bytes] | None = []
         self.bytes = 0
         self.mounts: list[tuple[bytes, int]] = []
+        self.missing: list[bytes] = []
         self.crosses = self._crosses_mounts = crosses_mounts
         self._mounted = mount_types(source.folder)
         self._own = set(_identities(own_paths))
         self._excludes = excludes
+        self._rules = rules
         self._left_out = left_out
         self._source = source
         self._folder = folder
         self._known = known
         self._settled_before = now - snapshot.MARGIN_NANOSECONDS
         self._follows_links = follows_links
+        self._temporary = temporary
+        # Directories of which only some names are backed up.
+        self._parents = source.selection.names if source.selection else {}
+        self._directories = (
+            source.selection.directories if source.selection else frozenset[bytes]()
+        )
+        self.chosen: list[bytes] = []
+        self._has_taken = False
+        self.has_names = False
         self._stack: list[_Directory] = []
         self._links: dict[tuple[int, int], _Links] = {}
         self._held: list[_Directory] = []
 
     def write_state(self, state: Path) -> None:
-        """Walk, and write the snapshot file that makes tar archive what has changed.
+        """Walk, and write the files that make tar archive what has changed.
 
         :raises EngineError: the source is gone; or a followed link leads to a directory
             that contains it
         """
         source = self._source
-        with open(state, 'wb') as file:
+        with Instructions(state, self._temporary, source.selection) as written:
             if source.name != '.':
-                self._single_file(file)
+                self._single_file(written)
                 return
-            _begin(file)
+            written.begin()
             try:
-                with Folders(self._folder, follow=self._follows_links) as folders:
-                    self._walk(folders, file)
+                follow = self._follows_links
+                with Folders(self._folder, follow=follow, read=True) as folders:
+                    self._walk(folders, written)
             except OSError as error:
-                path = os.path.join(source.folder, os.fsdecode(error.filename or b''))
-                raise EngineError(f'{path}: {error.strerror}') from error
-            self._write_held(file)
+                raise EngineError(f'{source.folder}: {error.strerror}') from error
+            self._write_held(written)
+        self.has_names = written.has_names
+        if self._parents and not self._has_taken:
+            raise EngineError(f'{source.label}: --exclude leaves nothing to back up')
 
-    def _single_file(self, file: BinaryIO) -> None:
+    def _single_file(self, written: Instructions) -> None:
         """tar archives a file that is named to it, if it is not older than the time."""
         name = os.fsencode(self._source.name)
         follow = self._follows_links
@@ -260,64 +303,113 @@ class Walk:
             status = os.stat(name, dir_fd=self._folder, follow_symlinks=follow)
         except OSError as error:
             raise EngineError(f'{os.fsdecode(path)}: {error.strerror}') from error
+        if self._excludes.matches(name):
+            raise EngineError(
+                f'{os.fsdecode(path)}: --exclude leaves nothing to back up'
+            )
+        if (reason := self._rules.too_large(status)) is not None:
+            raise EngineError(
+                f'{os.fsdecode(path)} is {reason}: --exclude-larger-than leaves '
+                f'nothing to back up'
+            )
         if stat.S_ISDIR(status.st_mode) or not self._note(name, status):
             # An empty file makes tar archive all.
             return
-        _begin(file)
+        written.begin()
 
-    def _walk(self, folders: Folders, file: BinaryIO) -> None:
+    def _walk(self, folders: Folders, written: Instructions) -> None:
         top = os.fstat(folders.fd)
         self._note(b'', top)
         self._enter(folders, b'', top)
         while self._stack:
-            directory = self._stack[-1]
-            name, status = next(directory.names, (b'', None))
-            if status is None:
-                self._leave(folders, file)
-                continue
-            path = directory.path + b'/' + name if directory.path else name
-            if self._excludes.matches(path):
-                own = self._excludes.is_own(path)
+            if not self._enter_next(folders, self._stack[-1]):
+                self._leave(folders, written)
+
+    def _enter_next(self, folders: Folders, directory: _Directory) -> bool:
+        """Visit the names in a directory up to the next directory, and enter that.
+
+        :returns: False at the end of the directory
+        """
+        prefix = directory.path + b'/' if directory.path else b''
+        # A path that was given is backed up, whatever it is on.
+        is_parent = directory.path in self._parents
+        device = directory.status.st_dev
+        excludes, rules = self._excludes, self._rules
+        missing = self._source.missing
+        # What is hidden meanwhile is not visited again.
+        excluding = bool(excludes)
+        is_limited = rules.larger_than is not None
+        for name, status in directory.names:
+            path = prefix + name
+            if excluding and excludes.matches(path):
+                own = excludes.is_own(path)
                 self._leave_out(_STORAGE if own else 'excluded', path)
                 continue
-            elsewhere = status.st_dev != directory.status.st_dev
-            is_directory = stat.S_ISDIR(status.st_mode)
-            if (status.st_dev, status.st_ino) in self._own:
-                self._excludes.hide(path)
-                self._leave_out(_STORAGE, path)
+            if is_limited and (reason := rules.too_large(status)) is not None:
+                self._hide(reason, path)
                 continue
+            elsewhere = status.st_dev != device and not is_parent
+            is_directory = stat.S_ISDIR(status.st_mode)
+            if is_directory and (status.st_dev, status.st_ino) in self._own:
+                self._hide(_STORAGE, path)
+                continue
+            if path in missing and not excludes.patterns.skip(path):
+                self._note_missing(path, is_requested=is_parent)
             if elsewhere and not is_directory and not self._takes(path, status.st_size):
                 continue
             unchanged = self._note(path, status)
-            if is_directory:
-                directory.unchanged.append(b'D' + name)
-                if not elsewhere or self._enters_mount(folders, name, path):
-                    self._check_loop(path, status)
-                    try:
-                        folders.enter(name)
-                        self._enter(folders, path, status)
-                    except OSError as error:
-                        if error.errno in _EXHAUSTED:
-                            raise
-                        # Vanished, or cannot be read: tar reports it.
+            if is_parent:
+                directory.taken.append(name)
+                # As it was when the paths were checked.
+                if path in self._directories:
+                    self.chosen.append(path)
+                self._has_taken |= path not in self._parents
+            if not is_directory:
+                if status.st_nlink > 1:
+                    self._note_links(directory, name, status, unchanged)
+                if unchanged:
+                    directory.unchanged.append(b'Y' + name)
                 continue
-            if status.st_nlink > 1:
-                self._note_links(directory, name, status, unchanged)
-            if unchanged:
-                directory.unchanged.append(b'Y' + name)
+            directory.unchanged.append(b'D' + name)
+            if elsewhere and not self._enters_mount(folders, name, path):
+                continue
+            self._check_loop(path, status)
+            try:
+                folders.enter(name)
+                self._enter(folders, path, status)
+            except OSError as error:
+                if error.errno in _EXHAUSTED or path in self._parents:
+                    raise self._failed(path, error) from error
+                # Vanished, or cannot be read: tar reports it.
+                continue
+            return True
+        return False
+
+    def _note_missing(self, path: bytes, *, is_requested: bool) -> None:
+        """
+        :param is_requested: it is, or leads to, a path of the selection
+        :raises EngineError: then
+        """
+        if is_requested:
+            where = os.path.join(self._source.origin, os.fsdecode(path))
+            raise EngineError(
+                f'{where} is another file system, which is not in the snapshot: make '
+                f'another backup for it'
+            )
+        self.missing.append(path)
 
     def _enters_mount(self, folders: Folders, name: bytes, path: bytes) -> bool:
         """Whether to go into the file system that is mounted on a directory."""
-        is_virtual = self._mounted.get(path) in _VIRTUAL
+        is_virtual = self._mounted.get(path) in VIRTUAL
         if self._crosses_mounts and not is_virtual:
             return True
-        is_excluded = self._excludes.skip(path)
+        is_excluded = self._excludes.patterns.skip(path)
         self._excludes.empty(path)
         if is_virtual:
             self._leave_out('virtual file system', path)
         else:
             self._leave_out(_ELSEWHERE, path)
-            if not is_excluded:
+            if not is_excluded and path not in self._source.missing:
                 self.mounts.append((path, _used(folders.fd, name)))
         return False
 
@@ -330,43 +422,100 @@ class Walk:
         if self._crosses_mounts or path not in self._mounted:
             self.crosses = True
             return True
-        self._excludes.hide(path)
-        self._leave_out(_ELSEWHERE, path)
+        self._hide(_ELSEWHERE, path)
         self.mounts.append((path, size))
         return False
 
     def _enter(self, folders: Folders, path: bytes, status: os.stat_result) -> None:
-        names = []
+        unknown: list[bytes] = []
         try:
-            with entries(folders.fd) as found:
-                for name, entry in found:
-                    try:
-                        status_of = entry.stat(follow_symlinks=self._follows_links)
-                    except OSError:
-                        # Vanished, or a link that leads nowhere: tar reports it. root
-                        # may not look into a FUSE file system of another user.
-                        below = path + b'/' + name if path else name
-                        if below in self._mounted:
-                            self._takes(below, 0)
-                    else:
-                        names.append((name, status_of))
+            if path in self._parents:
+                names, left_out = self._stat_some(folders.fd, path), None
+            else:
+                names = self._stat_all(folders.fd, unknown)
+                left_out = self._rules.markers(folders.fd, names, self._follows_links)
         except OSError:
             if path:
                 folders.leave()
             raise
-        names.sort(key=lambda each: each[0])
-        self._stack.append(_Directory(path, status, iter(names), []))
+        prefix = path + b'/' if path else b''
+        if left_out is not None:
+            self._empty(prefix, [*names, *unknown], *left_out)
+            names = {name: names[name] for name in left_out[1]}
+            unknown = []
+        for name in unknown:
+            # Vanished, or a link that leads nowhere: tar reports it. root may not look
+            # into a FUSE file system of another user.
+            if prefix + name in self._mounted:
+                self._takes(prefix + name, 0)
+        self._stack.append(_Directory(path, status, iter(sorted(names.items())), []))
 
-    def _leave(self, folders: Folders, file: BinaryIO) -> None:
+    def _stat_all(
+        self, folder: int, unknown: list[bytes]
+    ) -> dict[bytes, os.stat_result]:
+        """What is in a directory.
+
+        :param unknown: gets the names of which nothing else is known
+        """
+        names = {}
+        follow = self._follows_links
+        with os.scandir(folder) as found:
+            for entry in found:
+                # As os.fsencode, which takes a tenth of the walk.
+                name = entry.name.encode(_ENCODING, _ENCODING_ERRORS)
+                try:
+                    names[name] = entry.stat(follow_symlinks=follow)
+                except OSError:
+                    unknown.append(name)
+        return names
+
+    def _stat_some(self, folder: int, path: bytes) -> dict[bytes, os.stat_result]:
+        """The names in a directory that are, or lead to, paths of the selection.
+
+        :raises EngineError: one is gone
+        """
+        names, follow = {}, self._follows_links
+        for name in self._parents[path]:
+            try:
+                names[name] = os.stat(name, dir_fd=folder, follow_symlinks=follow)
+            except OSError as error:
+                raise self._failed(os.path.join(path, name), error) from error
+        return names
+
+    def _failed(self, path: bytes, error: OSError) -> EngineError:
+        where = os.path.join(self._source.folder, os.fsdecode(path))
+        return EngineError(f'{where}: {error.strerror}')
+
+    def _empty(
+        self, prefix: bytes, names: Iterable[bytes], reason: str, kept: set[bytes]
+    ) -> None:
+        """Leave out what is in a directory.
+
+        :param prefix: its path and a slash; nothing of the source itself
+        :param kept: the names that stay
+        :raises EngineError: the directory is the source
+        """
+        if not prefix:
+            raise EngineError(
+                f'{self._source.folder} has {os.fsdecode(min(kept))}, so its contents '
+                f'are excluded: that leaves nothing to back up'
+            )
+        for name in sorted(names):
+            if name not in kept:
+                # Patterns have not failed to match what another rule leaves out.
+                self._excludes.matches(prefix + name)
+                self._hide(reason, prefix + name)
+
+    def _leave(self, folders: Folders, written: Instructions) -> None:
         directory = self._stack.pop()
         if directory.path:
             folders.leave()
         if directory.has_links:
             self._held.append(directory)
         else:
-            self._write(file, directory)
+            _write(written, directory)
 
-    def _write_held(self, file: BinaryIO) -> None:
+    def _write_held(self, written: Instructions) -> None:
         """Write the records of directories that have files with several names.
 
         In a directory that was moved a file is new, though it has not changed. Its
@@ -380,18 +529,7 @@ class Walk:
         for directory in self._held:
             new = again.get(directory.path, set())
             directory.unchanged = [e for e in directory.unchanged if e not in new]
-            self._write(file, directory)
-
-    def _write(self, file: BinaryIO, directory: _Directory) -> None:
-        # tar looks names up by halving, without their letters.
-        directory.unchanged.sort(key=lambda entry: entry[1:])
-        file.write(
-            snapshot.DirectoryRecord(
-                [b'0', b'0', b'0', b'0', b'%d' % directory.status.st_ino],
-                b'./' + directory.path if directory.path else b'.',
-                directory.unchanged,
-            ).dump()
-        )
+            _write(written, directory)
 
     def _note(self, path: bytes, status: os.stat_result) -> bool:
         """Record the identity of what may be archived; whether it is unchanged."""
@@ -404,7 +542,9 @@ class Walk:
             return True  # not archived
         self.bytes += _HEADERS
         # Once, however many names it has.
-        if kind == 'file' and (status.st_dev, status.st_ino) not in self._links:
+        if kind == 'file' and (
+            status.st_nlink == 1 or (status.st_dev, status.st_ino) not in self._links
+        ):
             # Without holes, in blocks of 512 bytes.
             held = min(status.st_size, status.st_blocks * 512)
             self.bytes += held + 511 & -512
@@ -415,28 +555,23 @@ class Walk:
             and not self._known.seen(path, status)
         ):
             inode = 0
+        size = status.st_size if kind == 'file' else 0
         self.found.add(
-            Record(
-                path,
-                kind,
-                status.st_mode,
-                0,
-                0,
-                '',
-                '',
-                status.st_size if kind == 'file' else 0,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-                inode,
-                b'',
-                0,
-                0,
-            )
+            identity(path, kind, size, status.st_mtime_ns, status.st_ctime_ns, inode)
         )
         return unchanged
 
+    def _hide(self, reason: str, path: bytes) -> None:
+        """Leave out a path, of which tar gets the name."""
+        self._excludes.hide(path)
+        self._leave_out(reason, path)
+
     def _leave_out(self, reason: str, path: bytes) -> None:
         self._left_out.add(reason, os.fsdecode(path))
+        if self.unstored is not None:
+            self.unstored.append(path)
+            if len(self.unstored) > _MAX_UNSTORED:
+                self.unstored = None
 
     def _note_links(
         self,
@@ -467,8 +602,9 @@ class Walk:
                 )
 
 
-def _begin(file: BinaryIO) -> None:
-    file.write(b'GNU tar-1.34-2\n%d\0000\0' % snapshot.FUTURE)
+def _write(written: Instructions, directory: _Directory) -> None:
+    inode, unchanged = directory.status.st_ino, directory.unchanged
+    written.add(directory.path, inode, unchanged, directory.taken)
 
 
 def _used(parent: int, name: bytes) -> int:

@@ -7,6 +7,7 @@ is rejected.
 import dataclasses
 import functools
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,10 +19,20 @@ from freezer.exceptions import ConfigError
 DEFAULT_RETRY_SECONDS = 60
 _STORAGE_NAME = re.compile(r'[A-Za-z0-9_.-]+\Z')
 # The scheduler writes the agent's job file; the agent would not read a second one.
-_FORBIDDEN_KEYS = ('config', 'config_file', 'config_dir')
+_FORBIDDEN_KEYS = dict.fromkeys(
+    ('config', 'config_file', 'config_dir'), 'the scheduler writes the job file'
+) | {
+    'encrypt_pass_fd': 'agents of the scheduler have no such file descriptor: use '
+    'encrypt_pass_file or encrypt_pass_command'
+}
 # The only option of oslo.log that writes no file and runs no code.
 _HARMLESS = 'debug'
 _HIDDEN = '***'
+_MOUNT = 'mount'
+# Only action exec runs it.
+_EXEC_COMMAND = 'command'
+# Options that choose a program that the agent knows.
+_PRESETS = ('stream',)
 
 
 @functools.cache
@@ -51,6 +62,19 @@ class Action:
     @property
     def name(self) -> str:
         return self._option('action', default='backup')
+
+    @property
+    def own_command(self) -> str:
+        """How the job chooses a command to run, in words; empty if it does not."""
+        if self.name == 'exec':
+            return 'an exec action'
+        commands = [
+            name
+            for name in self.options
+            if name in _PRESETS
+            or (name != _EXEC_COMMAND and keys().takes_command(name))
+        ]
+        return next((name for name in commands if self._option(name)), '')
 
     @property
     def mode(self) -> str:
@@ -151,8 +175,13 @@ def parse(
 
 
 def _refuse_forbidden(key: str, text: str) -> None:
-    if key in _FORBIDDEN_KEYS:
-        raise _Wrong('not allowed: the scheduler writes the job file')
+    if reason := _FORBIDDEN_KEYS.get(key):
+        raise _Wrong(f'not allowed: {reason}')
+    if key == 'action' and text == _MOUNT:
+        raise _Wrong(
+            'action mount is not allowed in a job, because it does not end by itself: '
+            'run freezer-agent'
+        )
     if keys().is_of_log(key) and key != _HARMLESS and text not in upstream.UNSET:
         raise _Wrong(
             'not allowed in a job, because it can run code or write files: set it in '
@@ -189,10 +218,19 @@ def _text(name: str, value: Any) -> str | None:
         return str(value)
     if keys().takes_lines(_key(name)):
         return _lines(value if isinstance(value, list) else str(value).split('\n'))
+    if isinstance(value, list) and keys().takes_command(_key(name)):
+        value = shlex.join(_words(value))
     if not isinstance(value, str):
         raise _Wrong('must be text, a number, true, false or null')
     _check_text(value)
     return value
+
+
+def _words(items: list[Any]) -> list[str]:
+    """The program and arguments of a command."""
+    if not all(isinstance(item, str) for item in items):
+        raise _Wrong('must be a list of texts')
+    return items
 
 
 def _lines(items: list[Any]) -> str:

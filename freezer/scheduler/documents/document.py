@@ -95,6 +95,7 @@ class Document:
     :param digest: SHA-256 of the file; for a job in freezer-api, of its actions and
         schedule
     :param remarks: warnings for the user
+    :param trusted: whether only root and this user can write it
     :param api: None for a job that is not in freezer-api
     """
 
@@ -108,6 +109,7 @@ class Document:
     digest: str
     remarks: tuple[Problem, ...] = ()
     api: ApiState | None = None
+    trusted: bool = True
 
     @property
     def timing(self) -> str:
@@ -197,6 +199,7 @@ class _Parser:
             digest=self._digest(),
             remarks=tuple(self._remarks),
             api=api,
+            trusted=not self._in_api,
         )
 
     def _digest(self) -> str:

@@ -50,6 +50,9 @@ class ScheduledJob:
         #: its document no longer exists
         self.gone = False
         self._aborting = False
+        # timing, considered and due of the record before the current run.
+        self._before: tuple[str, datetime.datetime | None, datetime.datetime | None]
+        self._before = ('', None, None)
         if self.record.status == RUNNING:
             self.record.result, self.record.error = FAIL, _SCHEDULER_KILLED
             self.record.warning = ''
@@ -161,12 +164,20 @@ class ScheduledJob:
         self.run = run
         self.record.runs += 1
         self.record.started = now
+        record = self.record
+        self._before = (record.timing, record.considered, record.due)
         self._advance(now)
         self._set_status(RUNNING)
 
-    def on_finished(self, result: RunResult, now: datetime.datetime) -> None:
+    def on_finished(
+        self, result: RunResult, now: datetime.datetime, repeat: bool = False
+    ) -> None:
+        """:param repeat: the run does not count as handled: it is due again"""
         record = self.record
         self.run = None
+        timing, considered, due = self._before
+        if repeat and self._next_run is not None and record.timing == timing:
+            record.considered, record.due = considered, due
         record.ended = now
         record.result, record.error = result.result, result.error
         record.warning = result.warning
@@ -179,6 +190,7 @@ class ScheduledJob:
             record.aborted += 1
         else:
             record.failures += 1
+        record.remember(result.backup)
         removed = self.gone or self.document.wanted == documents.REMOVE
         status = REMOVED if removed else self._idle_status()
         self._set_status(status)
@@ -193,6 +205,24 @@ class ScheduledJob:
             f': {reason}' if reason else '',
             f'next run {schedule.format_time(self.due)}' if self.due else status,
         )
+
+    def on_run_elsewhere(
+        self, timing: str, anchor: datetime.datetime, at: datetime.datetime
+    ) -> None:
+        """Another scheduler has run the job, and handled all times up to this one.
+
+        :param anchor: from which it counts intervals: from now on, so does this one
+        """
+        record = self.record
+        if self._next_run is None or self.run is not None or timing != record.timing:
+            return
+        if self.document.schedule.every or self.document.schedule.once:
+            record.anchor = anchor
+            self._next_run = schedule.next_run(self.document.schedule, anchor)
+        record.considered = max(record.considered or at, at)
+        record.due = self._next_run(record.considered)
+        self.queued = False
+        self._set_status(self._idle_status())
 
     def reject(self, reason: str, now: datetime.datetime) -> None:
         """Count a run that was due, but may not start, as failed."""

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,7 @@ COMPLETED, REMOVED = 'completed', 'removed'
 SUCCESS, FAIL, ABORTED = 'success', 'fail', 'aborted'
 
 _VERSION = 1
+_RUNS_KEPT = 30
 _KEPT_SECONDS = 30 * 86400
 _Moment = datetime.datetime | None
 
@@ -42,6 +43,7 @@ class Record:
     :param error: why the last run failed; one line
     :param warning: why the last run, a success, was not a full one; one line
     :param backup: what the agent reported about the last backup
+    :param history: the last runs, the newest last; see :meth:`remember`
     :param event: the event in freezer-api that has been handled, while it is there
     :param in_api: the job is in freezer-api
     """
@@ -65,8 +67,25 @@ class Record:
     failures: int = 0
     aborted: int = 0
     backup: dict[str, Any] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     event: str = ''
     in_api: bool = False
+
+    def remember(self, backup: Mapping[str, Any]) -> None:
+        """Add the run that has ended to the history.
+
+        :param backup: what it reported; empty if it made no backup
+        """
+        run = {
+            'started': self.started and self.started.isoformat(timespec='seconds'),
+            'ended': self.ended and self.ended.isoformat(timespec='seconds'),
+            'result': self.result,
+            'warning': bool(self.warning),
+            'level': backup.get('curr_backup_level'),
+            'bytes_read': backup.get('bytes_read'),
+            'bytes_stored': backup.get('bytes_stored'),
+        }
+        self.history = [*self.history, run][-_RUNS_KEPT:]
 
     @property
     def outcome(self) -> str:

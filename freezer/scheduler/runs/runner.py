@@ -25,6 +25,8 @@ from freezer.scheduler.documents.document import Document
 from freezer.scheduler.runs import metadata
 from freezer.scheduler.runs.metadata import MetadataFiles
 from freezer.scheduler.runs.record import ABORTED, FAIL, SUCCESS
+from freezer.scheduler.runs.watchdog import Watchdog
+from freezer.utils.human import number
 from freezer.utils.process import StderrReader
 from freezer.utils.text import printable
 
@@ -43,7 +45,7 @@ _STDERR_SECONDS = 2.0
 # The metadata of a backup that is shown and remembered.
 _SHOWN_KEYS = (
     *('curr_backup_level', 'time_stamp', 'backup_name', 'container'),
-    *('warnings', 'incomplete'),
+    *('warnings', 'incomplete', 'bytes_read', 'bytes_stored'),
 )
 _WARNING = (
     'the backup is incomplete: part of its source could not be read; the log of the '
@@ -63,7 +65,7 @@ class RunResult:
     :param exit_code: of the action that failed first; INCOMPLETE if none failed, but a
         backup is incomplete; 0 otherwise
     :param error: why that action failed; one line
-    :param warning: why a success is not a full one; one line
+    :param warning: what was not as it should be in a success; one line
     """
 
     result: str = SUCCESS
@@ -93,6 +95,7 @@ class JobRun:
         process's standard output and error instead
     :param on_backup: called after each backup, before the next action starts; raises
         OSError if it cannot record the backup
+    :param watchdog: ends the agents if this process cannot
     """
 
     def __init__(
@@ -102,12 +105,14 @@ class JobRun:
         environ: Mapping[str, str],
         files: MetadataFiles | None = None,
         on_backup: Callable[[Document, dict[str, Any]], None] = lambda *_: None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.document = document
         self._lock = lock
         self._environ = environ
         self._files = files
         self._on_backup = on_backup
+        self._watchdog = watchdog
         self._guard = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._terminated: subprocess.Popen[bytes] | None = None
@@ -205,6 +210,8 @@ class JobRun:
                 with self._guard:
                     self._process = None
                     killed = process is self._terminated
+                    if self._watchdog is not None:
+                        self._end_group(process, self._watchdog)
                     code = process.wait()
                 # A child that a command left behind may hold the pipe open for ever.
                 reasons = stderr.lines(_STDERR_SECONDS) if stderr else []
@@ -220,7 +227,10 @@ class JobRun:
         # A terminated agent may die of the signal, or fail to undo what it began.
         aborted = code == -signal.SIGTERM or (code != 0 and killed)
         result = ABORTED if aborted else FAIL if code else SUCCESS
-        return RunResult(result, code, reason, '', seconds, backup)
+        warning, count = '', backup.get('warnings')
+        if result == SUCCESS and isinstance(count, int) and count > 0:
+            warning = f'{number(count, "warning")}; the log of the agent lists them'
+        return RunResult(result, code, reason, warning, seconds, backup)
 
     def _record_backup(self, file: Path | None) -> dict[str, Any]:
         """Record a backup, whatever the agent's exit code: the backup exists."""
@@ -249,6 +259,8 @@ class JobRun:
         with self._guard:
             if self._closed or (self._aborted and not action.mandatory):
                 return None
+            if self._watchdog is not None and self._watchdog.is_past:
+                return None
             self._process = subprocess.Popen(
                 [*AGENT, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -261,7 +273,28 @@ class JobRun:
                 start_new_session=True,
                 umask=private.UMASK,
             )
+            if self._watchdog is not None:
+                self._watch(self._process, self._watchdog)
             return self._process
+
+    def _watch(self, process: 'subprocess.Popen[bytes]', watchdog: Watchdog) -> None:
+        try:
+            watchdog.add(process.pid)
+        except OSError:
+            self._process = None
+            self._signal(process, signal.SIGKILL)
+            process.wait()
+            raise
+
+    def _end_group(
+        self, process: 'subprocess.Popen[bytes]', watchdog: Watchdog
+    ) -> None:
+        """Before it is reaped: then another process may get its number."""
+        if process is self._terminated or watchdog.is_past:
+            # Another scheduler may repeat the run: leave no process that ignored
+            # SIGTERM.
+            self._signal(process, signal.SIGKILL)
+        watchdog.remove(process.pid)
 
     def _kill(self, process: 'subprocess.Popen[bytes]') -> None:
         with self._guard:

@@ -6,7 +6,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from freezer.exceptions import ConfigError
@@ -18,6 +18,8 @@ LOG = logging.getLogger(__name__)
 
 SUFFIX = '.conf'
 _MAX_BYTES = 1 << 20
+# As Linux follows.
+_MOST_LINKS = 40
 # Until a refused job is checked again: a missing file may be there by then.
 _RECHECK_SECONDS = 60.0
 Stamp = tuple[int, ...]
@@ -44,10 +46,55 @@ def read(path: Path, in_api: bool = False) -> Document:
         raise _unreadable(path, 'is writable by everyone; chmod 600 it')
     default_id = path.name.removesuffix(SUFFIX)
     parsed = document.parse(str(path), content, default_id, in_api)
+    if not _is_private(path, found):
+        parsed = dataclasses.replace(parsed, trusted=False)
     if parsed.has_secrets and found.st_mode & stat.S_IROTH:
         remark = Problem(1, '', 'contains a secret, and everyone can read it')
         return dataclasses.replace(parsed, remarks=(*parsed.remarks, remark))
     return parsed
+
+
+def _is_private(path: Path, found: os.stat_result) -> bool:
+    """Whether only root and this user can write to a file, and put another one in its
+    place: by its directory, one above, or those of a link on the way."""
+    if not _is_ours(found):
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        return True
+    folders, above = set[Path](), set[Path]()
+    try:
+        for link in _links(path):
+            folders.add(link.parent)
+            above.update(link.parent.parents, link.parent.resolve().parents)
+        return all(_is_ours(os.stat(folder)) for folder in folders) and all(
+            _is_ours(os.stat(folder), sticky=True) for folder in above
+        )
+    except OSError:
+        # It was removed meanwhile.
+        return False
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """The path, and those that links lead to from it, one after the other."""
+    path = path.absolute()
+    yield path
+    for _ in range(_MOST_LINKS):
+        if not path.is_symlink():
+            return
+        path = path.parent.resolve() / os.readlink(path)
+        yield path
+
+
+def _is_ours(found: os.stat_result, sticky: bool = False) -> bool:
+    """Whether only root and this user can write to it.
+
+    :param sticky: or to a directory in which others cannot rename what is ours
+    """
+    if found.st_uid not in (0, os.geteuid()):
+        return False
+    if sticky and found.st_mode & stat.S_ISVTX:
+        return True
+    return not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def is_job_file(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Unsent updates that need no file, because they follow from the jobs' records."""
 
 import threading
+import time
 
 from freezer.scheduler.documents.document import Document
 from freezer.scheduler.sources.source import JobUpdate
@@ -13,7 +14,8 @@ class PendingUpdates:
         self._guard = threading.Lock()
         self._updates: dict[str, tuple[JobUpdate, str]] = {}
         self._sent: dict[str, JobUpdate] = {}
-        self._sessions: dict[str, Document] = {}
+        # With the monotonic time at which the run began.
+        self._sessions: dict[str, tuple[Document, float]] = {}
 
     def __len__(self) -> int:
         return len(self._updates)
@@ -46,14 +48,18 @@ class PendingUpdates:
 
     def add_session(self, document: Document) -> None:
         with self._guard:
-            self._sessions[document.job_id] = document
+            self._sessions[document.job_id] = document, time.monotonic()
 
     def sessions(self) -> list[Document]:
         with self._guard:
-            return list(self._sessions.values())
+            return [document for document, _began in self._sessions.values()]
 
-    def drop_session(self, document: Document) -> None:
-        """It has been started, or its run is over. A newer one of the job stays."""
+    def drop_session(self, document: Document, older_than: float = 0.0) -> None:
+        """It has been started, or it is too late for it. A newer one of the job stays.
+
+        :param older_than: only if its run began so many seconds ago
+        """
         with self._guard:
-            if self._sessions.get(document.job_id) is document:
+            found, began = self._sessions.get(document.job_id, (None, 0.0))
+            if found is document and time.monotonic() - began >= older_than:
                 del self._sessions[document.job_id]

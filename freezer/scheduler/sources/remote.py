@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 LONGEST_DELAY_SECONDS = 300.0
 #: how long the scheduler waits for the last reports when it exits
 STOP_SECONDS = 5.0
+# A run that began so long ago starts no session any more, if it has ended meanwhile.
+_SESSION_SECONDS = 60.0
 # Collects reports that are added together, to send them in one round.
 _PAUSE_SECONDS = 0.2
 
@@ -109,8 +111,8 @@ class ApiJobSource(JobSource):
     def on_finished(self, document: Document, result: str) -> None:
         if document.api is None or not document.api.session_id:
             return
-        # A session that has not been started yet is not started any more.
-        self.sync.pending.drop_session(document)
+        # After an outage, it would start the jobs of other machines late.
+        self.sync.pending.drop_session(document, older_than=_SESSION_SECONDS)
         try:
             self._add(SESSION, document, {'result': result})
         except OSError as error:

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import six
 
 from freezer.storage import layout
-from freezer.storage._s3 import keys
-from freezer.storage._s3.download import as_file, read_object
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.upload import store_object
-from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
 from freezer.storage.exceptions import StorageException
-from freezer.storage.journal import Journal, Place
+from freezer.storage.journal import Place
+from freezer.storage.object_backups import keys
+from freezer.storage.object_backups.download import as_file, read_object
+from freezer.storage.object_backups.storage import ObjectStorage
+from freezer.storage.object_backups.upload import store_object
+from freezer.storage.object_backups.volumes import VolumeWriter
 from freezer.storage.objects import ObjectKind
-from freezer.storage.physical import PhysicalStorage
 from freezer.utils.blocks import Block
 
 if TYPE_CHECKING:
@@ -43,10 +43,9 @@ def _backup(named: Any) -> Backup:
     )
 
 
-class Freezer19Calls(PhysicalStorage):
+class Freezer19Calls(ObjectStorage):
     """Freezer 19's names for what the driver does."""
 
-    container: str
     options: S3Options
 
     def __init__(
@@ -60,14 +59,6 @@ class Freezer19Calls(PhysicalStorage):
     @property
     @abc.abstractmethod
     def _bucket(self) -> Bucket: ...
-
-    @property
-    @abc.abstractmethod
-    def _plan(self) -> UploadPlan: ...
-
-    @property
-    @abc.abstractmethod
-    def _journal(self) -> Journal: ...
 
     # Backup and restore
 
@@ -93,7 +84,7 @@ class Freezer19Calls(PhysicalStorage):
         del self._freezer19_pending[name]
 
     def backup_blocks(self, backup: Any) -> Iterator[Block]:
-        return StoredLevel(self, _backup(backup)).blocks()
+        return StoredLevel(self, _backup(backup)).stream().blocks()
 
     # Paths
 

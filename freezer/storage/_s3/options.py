@@ -17,8 +17,10 @@ from typing import Any, Self
 
 from oslo_config import cfg
 
+from freezer.storage import digests
 from freezer.storage._s3.checksums import Checksum
 from freezer.storage.exceptions import StorageConfigError
+from freezer.storage.object_backups import plan
 from freezer.utils import surroundings
 from freezer.utils.plugin_options import PluginOptions
 from freezer.utils.progress import Progress
@@ -30,12 +32,6 @@ from freezer.utils.types import Duration, Size
 MIN_PART_SIZE = 5 * 2**20
 #: a little below what most stores take; AWS alone takes more since 2025
 MAX_OBJECT_SIZE = 49 * 2**40 // 10
-STALE_AFTER = 24 * 3600.0
-# Seconds for a request while other storages wait; but two repetitions are possible.
-PATIENCE = 60.0
-#: bytes, and numbers of connections; decision 0008
-MEMORY_UNDER_WAY = 128 * 2**20
-LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16
 DEFAULT_REGION = 'us-east-1'
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html
@@ -139,7 +135,8 @@ S3_OPTS = (
         metavar='SECONDS',
         default=60.0,
         min=0.1,
-        help='Seconds to wait for the next bytes of a response.',
+        help='Seconds without progress while a request is sent, or its response is '
+        'awaited.',
     ),
     cfg.FloatOpt(
         'retry-budget',
@@ -234,6 +231,15 @@ S3_OPTS = (
         help='Checksum that the store verifies and keeps, in addition to the signed '
         'SHA-256 of each request and the digests in the manifest. crc32c and '
         'crc64nvme need the extra crt.',
+    ),
+    cfg.StrOpt(
+        'digest',
+        default=digests.SHA256,
+        choices=digests.NAMES,
+        help='Digest of the stored bytes, in the manifest. blake3 takes a third of the '
+        'processor time of sha256; it needs https, and the extra blake3 here and '
+        'wherever the backup is restored. Requests are then signed without their '
+        'content.',
     ),
     # Listing and cleaning up.
     cfg.IntOpt(
@@ -362,6 +368,7 @@ class S3Options:
     create_bucket: bool = _default('create_bucket')
     list_version: int = _default('list_version')
     checksum: str = _default('checksum')
+    digest: str = _default('digest')
     stale_after: float | None = _default('stale_after')
     purge_versions: bool = _default('purge_versions')
     insecure: bool = False
@@ -468,6 +475,14 @@ class S3Options:
                 yield from _bundle_problems(self.ca_bundle)
 
     def _encryption_problems(self, url: urllib.parse.SplitResult) -> Iterator[str]:
+        if self.digest != digests.SHA256:
+            if url.scheme == 'http':
+                yield (
+                    f's3-digest {self.digest} needs https: plain http needs the '
+                    f'SHA-256 of each part for its signature'
+                )
+            if self.signature_version != 's3v4':
+                yield f's3-digest {self.digest} needs s3-signature-version s3v4'
         if self.sse_kms_key_id and self.sse != 'aws:kms':
             yield 's3-sse-kms-key-id needs s3-sse aws:kms'
         if self.sse_customer_key_file:
@@ -503,11 +518,12 @@ class S3Options:
                     f's3-tags {name!r}: a name has at most {_MAX_TAG_KEY} characters, '
                     f'a value {_MAX_TAG_VALUE}'
                 )
-        if self.checksum != 'none':
-            try:
+        try:
+            digests.function(self.digest)
+            if self.checksum != 'none':
                 Checksum(self.checksum)
-            except StorageConfigError as error:
-                yield error.message
+        except StorageConfigError as error:
+            yield error.message
 
     def _size_problems(self, part_size: int) -> Iterator[str]:
         for name in ('connect_timeout', 'read_timeout', 'retry_budget'):
@@ -526,8 +542,7 @@ class S3Options:
 
     def at_once(self, size: int) -> int:
         """How many parts or ranges of so many bytes are under way at once."""
-        fitting = MEMORY_UNDER_WAY // max(size, 1)
-        return self.concurrency or max(LEAST_AT_ONCE, min(fitting, MOST_AT_ONCE))
+        return self.concurrency or plan.at_once(size)
 
     @property
     def locks(self) -> bool:

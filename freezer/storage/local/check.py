@@ -19,12 +19,9 @@ from freezer.storage.check import (
     run_check,
     try_out,
 )
-from freezer.storage.path_probes import PATH_PROBES, PathScratch
+from freezer.storage.path_probes import PATH_PROBES, PathScratch, space
 from freezer.storage.paths import PathStorage
 
-GIB = 1024**3
-_LITTLE_SPACE = GIB
-_FEW_FILES = 1000
 # Freezer's names and their suffix, and a host and backup name of some length.
 _SHORT_NAME_BYTES = 200
 
@@ -87,13 +84,7 @@ def _rename(scratch: PathScratch) -> Finding:
 def _space(scratch: PathScratch) -> Finding:
     found = os.statvfs(scratch.folder)
     free = found.f_bavail * found.f_frsize
-    message = f'{free / GIB:.1f} GiB free'
-    # Some file systems do not count files.
-    if found.f_files and found.f_favail < _FEW_FILES:
-        message += f', for {found.f_favail} files'
-    elif free >= _LITTLE_SPACE:
-        return ok(message, free)
-    return note(message, 'another --container, or --remove-older-than', free)
+    return space(free, found.f_files, found.f_favail)
 
 
 def _long_names(scratch: PathScratch) -> Finding:

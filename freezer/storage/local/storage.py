@@ -4,7 +4,8 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -20,9 +21,11 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.local.check import check
-from freezer.storage.paths import PathStorage, ReadRange
+from freezer.storage.paths import NEVER, PathStorage
 from freezer.utils import surroundings
 from freezer.utils.blocks import Block
+from freezer.utils.paths import absolute
+from freezer.utils.ranges import Range
 
 # A file has this suffix until it is whole.
 _PARTIAL = '.partial'
@@ -59,7 +62,7 @@ class LocalStorage(PathStorage):
 
     @classmethod
     def local_paths(cls, settings: StorageSettings) -> Sequence[str]:
-        return (os.path.abspath(os.path.expanduser(settings.container)),)
+        return (absolute(settings.container),)
 
     def prepare(self) -> None:
         with _errors(self.storage_path):
@@ -79,7 +82,12 @@ class LocalStorage(PathStorage):
                     f'in the same second; run it again'
                 ) from error
 
-    def write_stream(self, path: str, blocks: Iterable[memoryview]) -> None:
+    def write_stream(
+        self,
+        path: str,
+        blocks: Iterable[memoryview],
+        cancelled: threading.Event = NEVER,
+    ) -> None:
         with _errors(path):
             _make_folder(os.path.dirname(path))
             stream = _WholeFile(path)
@@ -113,18 +121,21 @@ class LocalStorage(PathStorage):
             self._prune(os.path.dirname(folder))
             raise
 
-    @contextlib.contextmanager
-    def open_range(self, path: str) -> Iterator[ReadRange]:
+    def read_ranges(
+        self, path: str, ranges: Iterable[Range]
+    ) -> Generator[Block | StorageException, None, None]:
         with _errors(path):
             stream = open(path, 'rb')  # noqa: SIM115
-
-        def read(start: int, end: int) -> Block:
-            with _errors(path):
-                stream.seek(start)
-                return stream.read(end - start)
-
         with stream:
-            yield read
+            for start, end in ranges:
+                try:
+                    with _errors(path):
+                        stream.seek(start)
+                        block = stream.read(end - start)
+                except StorageException as error:
+                    yield error
+                else:
+                    yield block
 
     def list_tree(self, path: str) -> Iterator[tuple[str, int]]:
         def failed(error: OSError) -> None:

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import HOST, PART, Agent, S3Store, Store, iso, job_file
+from freezer.tests.agent import (
+    HOST,
+    PART,
+    Agent,
+    LocalStore,
+    S3Store,
+    Store,
+    iso,
+    job_file,
+)
 from freezer.tests.compat.upstream import (
     Upstream,
     in_seconds,
@@ -82,6 +91,41 @@ def dates(store: Store) -> dict[int, int]:
 
 def lost(expected: Tree, target: Path) -> list[str]:
     return trees.differences(in_seconds(expected), in_seconds(trees.describe(target)))
+
+
+@pytest.mark.parametrize('compression', ['gzip', 'none'])
+@pytest.mark.parametrize('where', ['local', 's3'])
+def test_a_level_with_parts_is_refused(
+    freezer19: Path,
+    seaweedfs: servers.SeaweedFS,
+    source: Path,
+    where: str,
+    compression: str,
+    tmp_path: Path,
+) -> None:
+    """Freezer 19 must not restore nothing, and call that a success."""
+    local = LocalStore(tmp_path / 'store')
+    store: Store = local if where == 'local' else S3Store(seaweedfs)
+    ours = Agent(store)
+    ours.backup(source, '--compression', compression).check()
+    level = f'{dates(store)[0]}/0_{dates(store)[0]}/'
+    for path, content in store.files().items():
+        name = path.partition(level)[2]
+        if path in store.markers():
+            document = json.loads(content)
+            del document['content_sha256']
+            token = document.pop('manifest')
+            document['parts'] = [{'name': 'only', 'manifest': token}]
+            store.put(path, json.dumps(document).encode())
+        elif name.partition('/')[0] in ('data', 'digests', 'manifest'):
+            store.put(path.replace(level, f'{level}parts/only/'), content)
+            store.delete(path)
+    target = tmp_path / 'restored'
+    for reader in (Upstream(freezer19, store), ours):
+        refused = reader.restore(target)
+        assert refused.code != 0, refused
+        assert not target.exists() or not list(target.iterdir())
+    assert 'has other parts than expected (only)' in ours.restore(target).error
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ only, and no holes.
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,26 @@ from pathlib import Path
 import pytest
 
 from freezer.tests import servers, trees
-from freezer.tests.agent import Agent, LocalStore, S3Store, Store, iso, missed, run
+from freezer.tests.agent import (
+    Agent,
+    FtpStore,
+    LocalStore,
+    S3Store,
+    SshStore,
+    Store,
+    iso,
+    missed,
+    run,
+)
 from freezer.tests.compat.upstream import lost_by_upstream
+from freezer.tests.servers.ftpd import Vsftpd
+from freezer.tests.servers.sshd import Sshd
 
-FIXTURE = Path(__file__).parent.parent / 'fixtures' / 'upstream-19.0.0.tar.xz'
+FIXTURES = Path(__file__).parent.parent / 'fixtures'
+FIXTURE = FIXTURES / 'upstream-19.0.0.tar.xz'
+# Written to storage ssh: two chains of three levels.
+SSH_FIXTURE = FIXTURES / 'upstream-ssh-19.0.0.tar.xz'
+SSH_NAMES = ('ssh-gzip', 'ssh-gzip-enc')
 NAMES = ('tar-gzip', 'tar-bzip2', 'tar-xz', 'tar-gzip-enc')
 LEVELS = (0, 1, 2)
 # As root the states have their owners, and so can be compared with all they have.
@@ -40,6 +57,42 @@ def fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command = [*EXTRACT, f'--file={archive}', f'--directory={state}']
         subprocess.run(command, check=True)
     return folder
+
+
+@pytest.fixture(scope='module')
+def ssh_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For each name a folder as of ``fixture``, but with one store."""
+    folder = tmp_path_factory.mktemp('upstream-ssh')
+    command = [*EXTRACT, f'--file={SSH_FIXTURE}', f'--directory={folder}']
+    subprocess.run(command, check=True)
+    for name in SSH_NAMES:
+        for level in LEVELS:
+            state = folder / name / f'state{level}'
+            state.mkdir(parents=True)
+            archive = folder / 'states' / name / f'level{level}.tar'
+            command = [*EXTRACT, f'--file={archive}', f'--directory={state}']
+            subprocess.run(command, check=True)
+        shutil.copy(folder / 'pass.txt', folder / name / 'pass.txt')
+    return folder
+
+
+@pytest.mark.parametrize('name', SSH_NAMES)
+def test_every_level_restores_from_ssh(
+    sshd: Sshd, ssh_fixture: Path, name: str, tmp_path: Path
+) -> None:
+    store = SshStore(sshd, tmp_path / 'store')
+    copy_store(ssh_fixture, store)
+    agent = agent_for(store, name, ssh_fixture / name)
+    check_every_level(agent, ssh_fixture / name, tmp_path)
+
+
+def test_every_level_restores_from_ftps(
+    vsftpd_tls: Vsftpd, fixture: Path, tmp_path: Path
+) -> None:
+    """Freezer 19 itself makes no increments by FTP; the layout is the same."""
+    store = FtpStore(vsftpd_tls, tmp_path / 'store')
+    copy_store(fixture, store)
+    check_every_level(agent_for(store, 'tar-gzip', fixture), fixture, tmp_path)
 
 
 @pytest.fixture
@@ -248,6 +301,73 @@ def check_indexes(agent: Agent, fixture: Path, directory: Path) -> None:
     agent.restore(directory / 'on top').check()
     assert missed(trees.describe(source), directory / 'on top') == []
     assert agent.run('verify', '--verify-data').code == 0
+
+
+@pytest.mark.parametrize(
+    ('name', 'indexed'),
+    [
+        ('tar-gzip', False),
+        ('tar-gzip-enc', False),
+        ('tar-gzip-enc', True),
+        ('tar-bzip2', True),
+        ('tar-xz', True),
+    ],
+)
+def test_looking_at_their_levels(
+    local: LocalStore, name: str, fixture: Path, tmp_path: Path, indexed: bool
+) -> None:
+    agent = agent_for(local, name, fixture)
+    if indexed:
+        agent.run('admin', '--rebuild-index').check()
+    states = [trees.describe(fixture / f'state{level}') for level in LEVELS]
+    for state in states:
+        del state[b'.']
+    made = list(map(iso, dates(local, name)))
+    for level, state in enumerate(states):
+        dated = agent.told('--restore-from-date', made[level])
+        assert {os.fsencode(str(each['path'])) for each in listed(dated)} == set(state)
+        for path in (b'dir/hard', b'random.bin', b'sparse', b'dir/to_change'):
+            chosen = ('--include', os.fsdecode(path))
+            if path not in state:
+                assert 'nothing in the backup matches' in (
+                    dated.run('dump', *chosen).error
+                )
+                continue
+            expected = fixture / f'state{level}' / os.fsdecode(path)
+            with dated.start('dump', *chosen) as process:
+                process.wait().check()
+                contents = os.pread(process._streams[0], 1 << 30, 0)
+            assert contents == expected.read_bytes()
+        target = tmp_path / f'part {level}'
+        pattern = ('--include', 'dir/*', '--include', 'name*')
+        dated.restore(target, *pattern).check()
+        found = trees.describe(target)
+        assert found.keys() - {b'.', b'dir'} == {
+            path for path in state if path.startswith((b'dir/', b'name'))
+        }
+        for path in found.keys() - {b'.'}:
+            assert found[path].digest == state[path].digest
+    for old, new in ((0, 2), (1, 2), (1, 0)):
+        between = ('--from-date', made[old], '--to-date', made[new])
+        changes = {each['path']: each['change'] for each in lines(agent, *between)}
+        for path in states[old].keys() | states[new].keys():
+            change = changes.get(os.fsdecode(path), 'stored')
+            one, other = states[old].get(path), states[new].get(path)
+            assert (change == 'added') == (one is None)
+            assert (change == 'removed') == (other is None)
+            if one and other and one.digest != other.digest:
+                assert change == 'changed'
+    found_paths = agent.run('find', '--include', '*', '--json')
+    if not indexed:
+        assert found_paths.err.count('has no index; --action list') == len(LEVELS)
+        return
+    rows = [json.loads(line) for line in found_paths.check().out.splitlines()]
+    assert {os.fsencode(row['path']) for row in rows} == set().union(*states)
+
+
+def lines(agent: Agent, *between: str) -> list[dict[str, str]]:
+    out = agent.run('diff', '--json', *between).check().out
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def listed(agent: Agent) -> list[dict[str, object]]:

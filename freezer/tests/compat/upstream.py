@@ -29,7 +29,7 @@ def build(folder: Path) -> None:
         [
             *(sys.executable, '-m', 'pip', f'--python={folder}/bin/python'),
             *('install', '--quiet', '--no-deps', '--disable-pip-version-check'),
-            'freezer==19.0.0',
+            *('freezer==19.0.0', 'python-swiftclient==4.11.0'),
         ],
         capture_output=True,
         check=False,

@@ -5,8 +5,11 @@ import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from freezer.storage.backup import Backup, PendingBackup, WrittenBackup
+from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
+from freezer.storage.repository import Repository
+from freezer.storage.retention import Policy
 from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place
+from freezer.utils.blocks import Block, PartStart
 from freezer.utils.streaming import ConsumerGone, RichQueue
 
 TAR = 'tar'
@@ -39,7 +42,9 @@ def chunks(content: bytes, longest: int = 2 * 1024 * 1024) -> Iterator[bytes]:
         position += size
 
 
-def write(pending: PendingBackup, messages: Iterable[bytes]) -> WrittenBackup:
+def write(
+    pending: PendingBackup, messages: Iterable[Block | PartStart]
+) -> WrittenBackup:
     """As the engine does: the stream is made in a thread of its own."""
     queue = RichQueue(2)
 
@@ -75,3 +80,19 @@ def flip(place: Place, path: str, position: int) -> None:
         content = bytearray(member.read(path))
         content[position] ^= 0x55
         member.write(path, bytes(content))
+
+
+def remove_older_than(
+    repository: Repository,
+    engine: str,
+    identity: str,
+    cutoff: int,
+    keep: int | None = None,
+    dry_run: bool = False,
+) -> list[list[StoredLevel]]:
+    """Remove old chains, and return them."""
+    policy = Policy(0, cutoff=cutoff, whole=keep)
+    plans = repository.plan_retention(engine, identity, policy)
+    if not dry_run:
+        repository.carry_out(plans)
+    return [chain for plan in plans for chain in plan.removed.values()]

@@ -2,17 +2,25 @@
 
 import abc
 import dataclasses
+import hashlib
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from freezer.engine.blocks.engine import BlocksEngine
+from freezer.engine.blocks.options import OPTIONS as BLOCKS
 from freezer.engine.engine import Engine
 from freezer.engine.settings import EngineSettings
+from freezer.engine.stream.engine import StreamEngine
+from freezer.engine.stream.options import OPTIONS as STREAM
+from freezer.engine.stream.processes import Command
+from freezer.engine.stream.sources import CommandSource, StreamSource
 from freezer.engine.tar.options import OPTIONS
 from freezer.engine.tar.tar import TarEngine
+from freezer.exceptions import ConfigError, EngineError
 from freezer.storage.backup import Backup
 from freezer.storage.levels import LevelPolicy
 from freezer.tests import trees
@@ -31,6 +39,8 @@ class EnginePlace(abc.ABC):
     options: ClassVar[Mapping[str, Any]] = {}
     # Whether an archive shows any damage, also where it is not compressed.
     has_checksum: ClassVar[bool] = True
+    # Whether it is restored into a directory, not to a file.
+    target_is_directory: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.source = folder / 'source ü'
@@ -110,6 +120,71 @@ class TarPlace(EnginePlace):
     def describe(self, where: Path) -> Any:
         entries = trees.describe(where).items()
         return {p: dataclasses.replace(entry, allocated=0) for p, entry in entries}
+
+
+class BlocksPlace(EnginePlace):
+    """An image with a hole, and zeros that are stored, and an end that is no whole
+    block."""
+
+    engine_class = BlocksEngine
+    options = BLOCKS.defaults()
+    target_is_directory = False
+
+    def make_source(self) -> None:
+        self.source.write_bytes(
+            RANDOM.randbytes(LARGE) + bytes(LARGE // 2) + b'x' * 777
+        )
+        os.truncate(self.source, 3 * LARGE)
+
+    def change(self) -> None:
+        with self.source.open('r+b') as file:
+            for _ in range(9):
+                file.seek(RANDOM.randrange(LARGE))
+                file.write(RANDOM.randbytes(5000))
+            file.write(bytes(90_000))
+            file.truncate(3 * LARGE - RANDOM.randrange(3 * LARGE // 2))
+
+    def break_source(self) -> None:
+        os.truncate(self.source, LARGE // 2)
+
+    def describe(self, where: Path) -> Any:
+        return hashlib.sha256(where.read_bytes()).hexdigest()
+
+
+class CatEngine(StreamEngine):
+    """The output of ``cat``, which a test can have of any file."""
+
+    def source(self, paths: Sequence[str]) -> StreamSource:
+        if len(paths) != 1:
+            raise ConfigError('one path')
+        if not os.path.exists(paths[0]):
+            raise EngineError(f'{paths[0]} is missing')
+        command = Command('stream-command', [['cat', paths[0]], ['cat']])
+        return CommandSource(paths[0], 'content', command)
+
+
+class StreamPlace(EnginePlace):
+    """A large stream."""
+
+    engine_class = CatEngine
+    options = STREAM.defaults()
+    target_is_directory = False
+
+    def make_source(self) -> None:
+        self.source.write_bytes(RANDOM.randbytes(LARGE) + b'the end')
+
+    def change(self) -> None:
+        self.source.write_bytes(RANDOM.randbytes(LARGE) + b'another end')
+
+    def break_source(self) -> None:
+        # Only the first process fails: the second one sees an ordinary end.
+        self.source.unlink()
+
+    def describe(self, where: Path) -> Any:
+        return hashlib.sha256(where.read_bytes()).hexdigest()
+
+    def restored(self, target: Path) -> Path:
+        return target / 'content'
 
 
 def children() -> set[int]:

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import urllib.error
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,20 @@ import botocore.exceptions
 
 from freezer.storage._s3.options import MIN_PART_SIZE, OPTIONS
 from freezer.storage.base import Storage, StorageSettings
+from freezer.storage.ftp import options as ftp_options
+from freezer.storage.ftp.storage import FtpsStorage, FtpStorage
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.repository import Repository
 from freezer.storage.s3 import S3Storage
+from freezer.storage.ssh import options as ssh_options
+from freezer.storage.ssh.storage import SshStorage
+from freezer.storage.swift import options as swift_options
+from freezer.storage.swift.storage import SwiftStorage
 from freezer.tests import servers
 from freezer.tests.conformance.variants import Way
+from freezer.tests.servers.ftpd import Pyftpd, Vsftpd
+from freezer.tests.servers.sshd import Sshd
+from freezer.tests.servers.swift import SwiftS3
 
 PART = MIN_PART_SIZE
 # Of max_parts nine tenths are used: three parts a volume.
@@ -94,6 +104,88 @@ class LocalPlace(Place):
 
     def delete(self, path: str) -> None:
         (self.root / path).unlink()
+
+
+class SshPlace(LocalPlace):
+    """A directory of an SSH server, which is on this machine."""
+
+    def __init__(self, server: Sshd, root: Path) -> None:
+        super().__init__(root)
+        self.server = server
+
+    def storage(self, **rates: Any) -> SshStorage:  # type: ignore[override]
+        given = ssh_options.OPTIONS.defaults() | self.server.options()
+        # What should be final must not take minutes to show that it is not.
+        given['ssh_retry_budget'] = 5.0
+        options = {n: rates.pop(n) for n in list(rates) if n.startswith('ssh_')}
+        return SshStorage.from_settings(
+            StorageSettings(str(self.root), PART, options=given | options, **rates)
+        )
+
+
+class FtpPlace(LocalPlace):
+    """A directory of an FTP server, which is on this machine."""
+
+    def __init__(self, server: Pyftpd | Vsftpd, root: Path) -> None:
+        super().__init__(root)
+        self.server = server
+
+    def storage(self, **rates: Any) -> FtpStorage:  # type: ignore[override]
+        given = ftp_options.OPTIONS.defaults() | self.server.options()
+        # What should be final must not take minutes to show that it is not.
+        given['ftp_retry_budget'] = 5.0
+        options = {n: rates.pop(n) for n in list(rates) if n.startswith('ftp_')}
+        kind = FtpsStorage if self.server.tls else FtpStorage
+        return kind.from_settings(
+            StorageSettings(str(self.root), PART, options=given | options, **rates)
+        )
+
+
+@dataclass
+class SwiftPlace(Place):
+    """A container, which the test comes to through Swift's own API."""
+
+    server: SwiftS3
+    container: str
+    prefix: str = 'a prefix/ü'
+
+    def storage(self, **options: Any) -> SwiftStorage:
+        rates = {n: options.pop(n) for n in ('sending', 'receiving') if n in options}
+        given = swift_options.OPTIONS.defaults() | self.server.options()
+        # What should be final must not take minutes to show that it is not.
+        given['swift_retry_budget'] = 5.0
+        return SwiftStorage.from_settings(
+            StorageSettings(
+                f'{self.container}/{self.prefix}',
+                PART,
+                options={**given, **options},
+                **rates,
+            )
+        )
+
+    def files(self) -> dict[str, int]:
+        start = f'{self.prefix}/'
+        try:
+            found = self.server.account.keys(self.container, start)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return {}
+        return {key.removeprefix(start): size for key, size in found.items()}
+
+    def read(self, path: str) -> bytes:
+        return self.server.account.get(self.container, f'{self.prefix}/{path}')
+
+    def write(self, path: str, content: bytes) -> None:
+        self.server.account.make(self.container)
+        self.server.account.put(self.container, f'{self.prefix}/{path}', content)
+
+    def delete(self, path: str) -> None:
+        self.server.account.delete(self.container, f'{self.prefix}/{path}')
+
+    def remove(self) -> None:
+        """Give back the space: the server lives as long as all tests."""
+        self.server.account.remove(self.container)
 
 
 @dataclass
@@ -201,3 +293,7 @@ class MultiplePlace(Place):
 def new_s3_place(server: servers.Server, way: Way | None = None) -> S3Place:
     bucket = f'conformance-{uuid.uuid4().hex[:12]}'
     return S3Place(server, bucket, 'a prefix/ü', way or Way(server.endpoint))
+
+
+def new_swift_place(server: SwiftS3) -> SwiftPlace:
+    return SwiftPlace(server, f'conformance {uuid.uuid4().hex[:12]} ü%')

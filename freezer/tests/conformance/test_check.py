@@ -1,6 +1,7 @@
 """The check of a storage: what it says is so, and nothing of it remains."""
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import os
@@ -17,9 +18,11 @@ from freezer.storage import path_probes
 from freezer.storage._s3.check import run
 from freezer.storage.base import Storage
 from freezer.storage.check import Finding, Probe, Result
+from freezer.storage.ftp import check as ftp_check
 from freezer.storage.local import check as local_check
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.repository import Repository
+from freezer.storage.ssh import check as ssh_check
 from freezer.tests import servers
 from freezer.tests.conformance.checks import (
     asks_conditional_writes,
@@ -29,9 +32,18 @@ from freezer.tests.conformance.checks import (
     problems,
     row,
 )
-from freezer.tests.conformance.places import PART, LocalPlace, S3Place, new_s3_place
+from freezer.tests.conformance.places import (
+    PART,
+    FtpPlace,
+    LocalPlace,
+    S3Place,
+    SshPlace,
+    new_s3_place,
+)
 from freezer.tests.conformance.variants import Way
 from freezer.tests.conftest import on_servers
+from freezer.tests.servers.ftpd import Vsftpd
+from freezer.tests.servers.sshd import Sshd
 from freezer.utils.signals import Interrupted
 
 OK, NOTE, PROBLEM = Result.OK, Result.NOTE, Result.PROBLEM
@@ -295,6 +307,84 @@ class TestLocal:
         assert not local.root.parent.exists()
 
 
+class TestSsh:
+    @pytest.fixture
+    def ssh(self, sshd: Sshd, tmp_path: Path) -> SshPlace:
+        return SshPlace(sshd, tmp_path / 'not' / 'there')
+
+    def test_backups_can_be_made_and_nothing_remains(self, ssh: SshPlace) -> None:
+        ssh.write('before', b'content')
+        with contextlib.closing(ssh.storage()) as storage:
+            report = storage.check()
+        assert problems(report) == []
+        probed = [probe.name for probe in ssh_check.PROBES]
+        rows = ['host key', 'directory', 'write', *probed, 'clean-up']
+        assert names(report) == rows
+        assert [path.name for path in ssh.root.rglob('*')] == ['before']
+        fingerprint = ssh.server.fingerprint()
+        assert row(report, 'host key').value == f'ssh-ed25519 {fingerprint}'
+
+    def test_a_directory_that_is_not_there(self, ssh: SshPlace) -> None:
+        with contextlib.closing(ssh.storage()) as storage:
+            report = storage.check()
+        assert problems(report) == []
+        assert 'created' in row(report, 'directory').message
+        assert not ssh.root.parent.exists()
+
+    def test_nothing_remains_of_a_check_that_is_interrupted(
+        self, ssh: SshPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(_scratch: Any) -> Finding:
+            assert ssh.files()
+            raise Interrupted(15)
+
+        monkeypatch.setattr(ssh_check, 'PROBES', [Probe('read', interrupt)])
+        with contextlib.closing(ssh.storage()) as storage:
+            with pytest.raises(Interrupted):
+                storage.check()
+        assert not ssh.root.parent.exists()
+
+
+class TestFtp:
+    @pytest.fixture
+    def ftp(self, vsftpd_tls: Vsftpd, tmp_path: Path) -> FtpPlace:
+        return FtpPlace(vsftpd_tls, tmp_path / 'not' / 'there')
+
+    def test_backups_can_be_made_and_nothing_remains(self, ftp: FtpPlace) -> None:
+        ftp.write('before', b'content')
+        with contextlib.closing(ftp.storage()) as storage:
+            report = storage.check()
+        assert problems(report) == []
+        probed = [probe.name for probe in ftp_check.PROBES]
+        assert names(report) == [
+            *('encryption', 'directory', 'write'),
+            *probed,
+            'clean-up',
+        ]
+        assert [path.name for path in ftp.root.rglob('*')] == ['before']
+        assert str(row(report, 'encryption').value).startswith('TLSv1')
+
+    def test_a_directory_that_is_not_there(self, ftp: FtpPlace) -> None:
+        with contextlib.closing(ftp.storage()) as storage:
+            report = storage.check()
+        assert problems(report) == []
+        assert 'created' in row(report, 'directory').message
+        assert not ftp.root.parent.exists()
+
+    def test_nothing_remains_of_a_check_that_is_interrupted(
+        self, ftp: FtpPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(_scratch: Any) -> Finding:
+            assert ftp.files()
+            raise Interrupted(15)
+
+        monkeypatch.setattr(ftp_check, 'PROBES', [Probe('read', interrupt)])
+        with contextlib.closing(ftp.storage()) as storage:
+            with pytest.raises(Interrupted):
+                storage.check()
+        assert not ftp.root.parent.exists()
+
+
 class Faulty(LocalStorage):
     """A file system that errs in all ways that a verb shows."""
 
@@ -343,7 +433,7 @@ class TestLocalFaults:
 
     def test_limits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(path_probes, '_SLOW_SYNC_SECONDS', 0.0)
-        monkeypatch.setattr(local_check, '_LITTLE_SPACE', 2**60)
+        monkeypatch.setattr(path_probes, '_LITTLE_SPACE', 2**60)
         monkeypatch.setattr(os, 'pathconf', lambda *_: 143)
         report = LocalPlace(tmp_path).storage().check()
         assert problems(report) == []

@@ -1,8 +1,8 @@
 """The one suite that every engine passes."""
 
-import json
+import functools
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,36 @@ from freezer.engine.engine import (
     Base,
     Engine,
     FileEngine,
+    PartsExtractor,
     TargetPlan,
     Warnings,
     require_files,
 )
+from freezer.engine.index.file import IndexFile
+from freezer.engine.index.new import NewIndex
 from freezer.exceptions import ConfigError, EngineError, RestoreError
-from freezer.storage import manifest
-from freezer.storage.exceptions import StorageException
+from freezer.storage import layout, manifest
+from freezer.storage.backup import split_parts
+from freezer.storage.exceptions import IntegrityError, StorageException
 from freezer.tests import trees
 from freezer.tests.conformance.backups import HOST, NOISE, RANDOM
 from freezer.tests.conformance.engine_places import (
+    BlocksPlace,
     EnginePlace,
+    StreamPlace,
     TarPlace,
     children,
 )
-from freezer.tests.plugins.place import SqlDumpPlace
-from freezer.utils.blocks import Block
+from freezer.tests.plugins.place import SqlDumpPlace, SqlSetPlace
+from freezer.utils.blocks import Block, PartStart
 
-PLACES: dict[str, type[EnginePlace]] = {'tar': TarPlace, 'sqldump': SqlDumpPlace}
+PLACES: dict[str, type[EnginePlace]] = {
+    'tar': TarPlace,
+    'blocks': BlocksPlace,
+    'stream': StreamPlace,
+    'sqldump': SqlDumpPlace,
+    'sqlset': SqlSetPlace,
+}
 WITH_FILES = [n for n, p in PLACES.items() if issubclass(p.engine_class, FileEngine)]
 
 
@@ -40,28 +52,67 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> EnginePlace:
 
 
 on_files = pytest.mark.parametrize('place', WITH_FILES, indirect=True)
+on_directories = pytest.mark.parametrize(
+    'place', [n for n, p in PLACES.items() if p.target_is_directory], indirect=True
+)
 
 
 def archiving(
     place: EnginePlace, base: Path | None = None, level: int = 0
 ) -> Archiving:
-    source = place.engine().source(str(place.source))
+    """With an index, as the writer of backups has it."""
+    source = place.engine().source([str(place.source)])
     state = place.source.with_name(f'state {level}')
-    below = Base(base) if base else None
-    return Archiving(source, below, state, Warnings(), level, time.time_ns())
+    index = NewIndex(place.source.with_name(f'index {level}'))
+    below = base_of(place, base, level) if base else None
+    now = time.time_ns()
+    return Archiving(source, below, state, Warnings(), level, now, index)
 
 
-def archive(place: EnginePlace, base: Path | None = None, level: int = 0) -> bytes:
-    return b''.join(place.engine().archive(archiving(place, base, level)))
+def base_of(place: EnginePlace, state: Path, level: int) -> Base:
+    """The level below, with the indexes that :func:`archive` left."""
+    found = []
+    for number in range(level):
+        path = place.source.with_name(f'index {number}')
+        if path.exists() and path.stat().st_size:
+            content = path.read_bytes()
+            read = functools.partial(_part, content)
+            found.append(IndexFile(read, len(content), path.name))
+    return Base(state, found if len(found) == level else [])
+
+
+def _part(content: bytes, start: int, end: int) -> bytes:
+    return content[start:end]
+
+
+def archive(
+    place: EnginePlace, base: Path | None = None, level: int = 0
+) -> dict[str, bytes]:
+    """The parts by name; without parts, all of it under an empty name."""
+    made = archiving(place, base, level)
+    parts = split_parts(place.engine().archive(made))
+    content = {part: b''.join(blocks) for part, blocks in parts}
+    assert made.index is not None
+    if made.index.finish({}) is None:
+        # This engine keeps none.
+        made.index.path.unlink()
+    return content
 
 
 def extract(
-    engine: Engine, target: Path, state: bytes | None, *archives: bytes
+    engine: Engine, target: Path, state: bytes | None, archive: dict[str, bytes]
 ) -> None:
     where = engine.check_target(str(target), False)
-    extractor = engine.extractor(where, state, Warnings())
-    for each in archives:
-        extractor.extract(iter([each[:700], each[700:]]))
+    parts = [
+        (part, iter([content[:700], content[700:]]))
+        for part, content in archive.items()
+    ]
+    with engine.extractor(where, state, Warnings()) as extractor:
+        if isinstance(extractor, PartsExtractor):
+            extractor.extract(iter(parts))
+        else:
+            ((_part, blocks),) = parts
+            extractor.extract(blocks)
 
 
 def listed(place: EnginePlace) -> list[int]:
@@ -75,10 +126,10 @@ def listed(place: EnginePlace) -> list[int]:
 def test_a_source_that_is_missing(place: EnginePlace) -> None:
     engine = place.engine()
     with pytest.raises(EngineError, match='missing'):
-        engine.source(str(place.source.with_name('missing')))
+        engine.source([str(place.source.with_name('missing'))])
     with pytest.raises(ConfigError):
-        engine.source(None)
-    assert str(place.source) in engine.source(str(place.source)).label
+        engine.source([])
+    assert str(place.source) in engine.source([str(place.source)]).label
 
 
 def test_a_source_that_goes_away(place: EnginePlace) -> None:
@@ -100,7 +151,9 @@ def test_a_source_that_fails_midway(
     before, files = listed(place), place.storage.files()
     archive = place.engine_class.archive
 
-    def breaking(engine: Any, made: Archiving) -> Generator[Block, None, None]:
+    def breaking(
+        engine: Any, made: Archiving
+    ) -> Generator[Block | PartStart, None, None]:
         blocks = archive(engine, made)
         yield next(blocks)
         place.break_source()
@@ -135,13 +188,12 @@ def test_backups_and_restores(
 
 def test_what_fits_makes_an_increment(place: EnginePlace) -> None:
     """And what does not, a new level 0."""
-    first = place.backup()
-    (stored,) = place.repository.committed()
-    state = place.source.with_name('base')
-    state.write_bytes(stored.engine_metadata())
+    archive(place)
     engine = place.engine()
-    source = engine.source(str(place.source))
-    problem = engine.base_problem(Base(state), source, first.timestamp + 60)
+    source = engine.source([str(place.source)])
+    base = base_of(place, place.source.with_name('state 0'), 1)
+    first = place.backup()
+    problem = engine.base_problem(base, source, first.timestamp + 60)
     place.change()
     assert place.backup().level == (0 if problem else 1)
 
@@ -149,7 +201,7 @@ def test_what_fits_makes_an_increment(place: EnginePlace) -> None:
 def test_a_damaged_base_makes_a_level_0(place: EnginePlace) -> None:
     state = place.source.with_name('base')
     engine = place.engine()
-    source = engine.source(str(place.source))
+    source = engine.source([str(place.source)])
     for noise in (b'', b'\0', NOISE[:5000]):
         state.write_bytes(noise)
         assert engine.base_problem(Base(state), source, int(time.time()))
@@ -211,8 +263,8 @@ def test_the_start_of_an_archive(place: EnginePlace, tmp_path: Path) -> None:
     first = archive(place)
     place.change()
     increment = archive(place, tmp_path / 'state 0', level=1)
-    assert engine.is_archive_start(first[:512])
-    assert engine.is_archive_start(increment[:512])
+    for content in (*first.values(), *increment.values()):
+        assert engine.is_archive_start(content[:512])
     for _ in range(100):
         assert not engine.is_archive_start(RANDOM.randbytes(512))
     for noise in (b'', b'x', b'\x1f\x8b\x08' + bytes(509), b'-- ' * 170):
@@ -220,30 +272,33 @@ def test_the_start_of_an_archive(place: EnginePlace, tmp_path: Path) -> None:
     for name, other in PLACES.items():
         if other is not type(place):
             (tmp_path / name).mkdir()
-            others = archive(other(tmp_path / name))
-            assert not engine.is_archive_start(others[:512])
+            for content in archive(other(tmp_path / name)).values():
+                assert not engine.is_archive_start(content[:512])
 
 
 class Damaged:
-    """A backup whose bytes can be changed, as no digest shows it: like those of Freezer
-    19."""
+    """A backup whose bytes can be changed, as no digest shows it. Of several parts, the
+    largest."""
 
     def __init__(self, place: EnginePlace, **settings: Any) -> None:
         self._place = place
         self._described = place.describe(place.source)
         place.backup(**settings)
         (stored,) = place.repository.committed()
-        start = f'{place.storage.root}/'
-        self._data = stored.paths.data.removeprefix(start)
-        self.content = b''.join(stored.blocks())
-        marker = stored.paths.marker.removeprefix(start)
-        document = json.loads(place.storage.read(marker))
-        del document[manifest.MARKER_KEY]
-        place.storage.write(marker, json.dumps(document).encode())
+        self._stream = max(stored.streams.values(), key=lambda each: each.size or 0)
+        self.content = b''.join(self._stream.blocks())
 
     def is_noticed(self, content: bytes, target: Path) -> bool:
         """Whether the restore of this content fails, or brings everything."""
-        self._place.storage.write(self._data, content)
+        assert self._stream.token is not None
+        builder = manifest.ManifestBuilder(self._stream.token)
+        name = layout.digests_name(0)
+        lines = manifest.dump_digests(manifest.digest_part(content))
+        builder.add(layout.DATA, len(content), manifest.MAX_PIECE, name, lines)
+        paths = self._stream.paths
+        Path(paths.data).write_bytes(content)
+        Path(paths.file(name)).write_bytes(lines)
+        Path(paths.manifest).write_bytes(builder.finish().dump())
         try:
             self._place.restore(target)
         except (EngineError, RestoreError):
@@ -284,7 +339,8 @@ def test_an_archive_with_wrong_bytes(
 def test_the_digests_show_damage(place: EnginePlace, tmp_path: Path) -> None:
     place.backup()
     (stored,) = place.repository.committed()
-    data = Path(stored.paths.data)
+    largest = max(stored.streams.values(), key=lambda each: each.size or 0)
+    data = Path(largest.paths.data)
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 0x55
     data.write_bytes(content)
@@ -295,6 +351,7 @@ def test_the_digests_show_damage(place: EnginePlace, tmp_path: Path) -> None:
 # Targets
 
 
+@on_directories
 def test_a_target_that_is_not_empty(place: EnginePlace, tmp_path: Path) -> None:
     engine = place.engine()
     target = tmp_path / 'target'
@@ -423,7 +480,68 @@ def test_the_checksum(place: EnginePlace, tmp_path: Path) -> None:
     place.backup()
     place.restore(tmp_path / 'restored')
     engine = require_files(place.engine(), 'test')
-    found = engine.checksum(engine.source(str(place.source)))
-    assert engine.checksum(engine.source(str(tmp_path / 'restored'))) == found
+    found = engine.checksum(engine.source([str(place.source)]))
+    assert engine.checksum(engine.source([str(tmp_path / 'restored')])) == found
     place.change()
-    assert engine.checksum(engine.source(str(place.source))) != found
+    assert engine.checksum(engine.source([str(place.source)])) != found
+
+
+# Engines whose archives have parts
+
+
+@pytest.mark.parametrize(
+    'stream',
+    [
+        [PartStart('A')],
+        [PartStart('a/b')],
+        [PartStart('a' * 64)],
+        [PartStart('a'), b'content', PartStart('a')],
+        [PartStart('a'), PartStart('')],
+        [b'content', PartStart('a')],
+    ],
+    ids=repr,
+)
+def test_parts_without_a_name_of_their_own(
+    stream: list[Block | PartStart], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = SqlSetPlace(tmp_path)
+    monkeypatch.setattr(
+        place.engine_class,
+        'archive',
+        lambda _engine, _made: (each for each in stream),
+    )
+    with pytest.raises(EngineError, match='each part needs a name of its own'):
+        place.backup()
+    assert place.storage.files() == {}
+
+
+class _Ignoring(PartsExtractor):
+    def extract(self, parts: Iterator[tuple[str, Iterator[Block]]]) -> None:
+        next(parts)
+
+
+def test_parts_that_the_engine_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are verified all the same."""
+    place = SqlSetPlace(tmp_path)
+    place.backup()
+    monkeypatch.setattr(
+        place.engine_class, 'extractor', lambda *_arguments: _Ignoring()
+    )
+    place.restore(tmp_path / 'restored')
+    (stored,) = place.repository.committed()
+    (*_others, last) = stored.streams.values()
+    content = bytearray(Path(last.paths.data).read_bytes())
+    content[-1] ^= 1
+    Path(last.paths.data).write_bytes(content)
+    with pytest.raises(IntegrityError):
+        place.restore(tmp_path / 'restored again')
+
+
+def test_parts_that_a_storage_does_not_read() -> None:
+    parts = split_parts([PartStart('a'), b'1', b'2', PartStart('b')])
+    name, content = next(parts)
+    assert (name, next(content)) == ('a', b'1')
+    with pytest.raises(StorageException, match='stopped reading'):
+        next(parts)

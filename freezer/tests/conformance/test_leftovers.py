@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 
-from freezer.storage import claims, levels, retention
+from freezer.storage import claims, levels
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.objects import Objects
 from freezer.storage.backup import Backup, PendingBackup
 from freezer.storage.housekeeping import CleanUpReport
 from freezer.storage.objects import ListedObject
+from freezer.storage.repository import Repository
 from freezer.storage.s3 import S3Storage
 from freezer.tests import servers
+from freezer.tests.conformance.backups import remove_older_than
 from freezer.tests.conformance.places import PART, S3Place, new_s3_place
 from freezer.tests.conformance.variants import Way
 from freezer.utils import process
@@ -80,7 +82,7 @@ def content_at(level: int) -> bytes:
 
 def content_of(storage: S3Storage) -> bytes:
     first, *_ = levels.committed(storage)
-    return b''.join(first.blocks())
+    return b''.join(first.stream().blocks())
 
 
 def open_upload(place: S3Place, path: str, parts: int = 1) -> str:
@@ -350,14 +352,17 @@ def test_retention_and_tidying_look_once(
 
     monkeypatch.setattr(storage._bucket, 'list', ask)
     with storage.housekeeping():
-        (chain,) = retention.remove_older_than(storage, 'tar', 'host_name', ZERO)
+        (chain,) = remove_older_than(
+            Repository({'': storage}), 'tar', 'host_name', ZERO
+        )
         (left,) = storage.clean_up().leftovers
     assert [each.timestamp for each in chain] == [ZERO]
     assert left.what.endswith(alone)
     assert place.files() == {}
     # What is to go is looked at again.
     whole = [prefix for prefix in asked if not prefix.startswith(alone)]
-    assert sorted(whole) == ['check/', 'data/', 'metadata/']
+    pins = 'metadata/tar/host_name/'
+    assert sorted(whole) == ['check/', 'data/', 'metadata/', pins]
     # Outside it, what is there now counts.
     place.write(f'{alone}/data', b'12345')
     assert len(storage.clean_up().leftovers) == 1

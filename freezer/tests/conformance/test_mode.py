@@ -1,7 +1,7 @@
 """The one suite that every mode passes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -11,16 +11,35 @@ from freezer.exceptions import FreezerError
 from freezer.job.source import at_rest
 from freezer.mode.mode import Release
 from freezer.snapshot.snapshot import Snapshot, SnapshotSettings, SnapshotView
-from freezer.tests.conformance.mode_places import FsPlace, ModePlace
+from freezer.tests.conformance.mode_places import (
+    FsPlace,
+    ModePlace,
+    MongoPlace,
+    MysqlPlace,
+    MysqlWithoutSnapshotPlace,
+)
 from freezer.tests.plugins.place import SqliteModePlace
 
-PLACES: dict[str, type[ModePlace]] = {'fs': FsPlace, 'sqlite': SqliteModePlace}
+PLACES: dict[str, type[ModePlace]] = {
+    'fs': FsPlace,
+    'mongo': MongoPlace,
+    'mysql': MysqlPlace,
+    'sqlite': SqliteModePlace,
+}
+if os.environ.get('FREEZER_TEST_THOROUGH'):
+    # It waits for 12 seconds in each test; test_mysql.py has some of them.
+    PLACES['mysql without a snapshot'] = MysqlWithoutSnapshotPlace
 HOLDING = [name for name, place in PLACES.items() if place.holds]
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> ModePlace:
-    return PLACES[request.param](tmp_path)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModePlace]:
+    kind = PLACES[request.param]
+    if not kind.available():
+        pytest.skip(f'what mode {request.param} needs is not installed')
+    place = kind(tmp_path)
+    yield place
+    place.close()
 
 
 on_holding = pytest.mark.parametrize('place', HOLDING, indirect=True)

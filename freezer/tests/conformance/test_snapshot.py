@@ -15,15 +15,23 @@ from freezer.exceptions import FreezerError
 from freezer.job.source import at_rest
 from freezer.mode.fs import FsMode
 from freezer.tests import trees
-from freezer.tests.conformance.snapshot_places import SnapshotPlace
+from freezer.tests.conformance.snapshot_places import (
+    BtrfsPlace,
+    LvmPlace,
+    SnapshotPlace,
+)
 from freezer.tests.plugins.place import CopyPlace
 
-PLACES: dict[str, type[SnapshotPlace]] = {'copy': CopyPlace}
+PLACES: dict[str, type[SnapshotPlace]] = {'copy': CopyPlace, 'btrfs': BtrfsPlace}
+if LvmPlace.group:
+    # Under another kernel: functional/test_snapshots_lvm.py.
+    PLACES['lvm'] = LvmPlace
 
 
 @pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> SnapshotPlace:
-    return PLACES[request.param](tmp_path)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SnapshotPlace]:
+    with PLACES[request.param].made(tmp_path) as made:
+        yield made
 
 
 def content(path: str | Path) -> bytes:
@@ -98,8 +106,8 @@ def test_remove_after_create_failed(place: SnapshotPlace) -> None:
 
 def test_a_backup_that_fails_leaves_no_snapshot(place: SnapshotPlace) -> None:
     with pytest.raises(FreezerError, match='before'):
-        with at_rest(FsMode(), place.snapshot(), str(place.path)) as (view, _time):
-            raise FreezerError(content(str(view)).decode())
+        with at_rest(FsMode(), place.snapshot(), str(place.path)) as rest:
+            raise FreezerError(content(rest.view.path if rest.view else '').decode())
     assert place.others() == []
 
 

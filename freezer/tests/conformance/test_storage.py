@@ -14,13 +14,17 @@ from typing import Any
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage import several
+from freezer.storage import levels, manifest, pins, several
 from freezer.storage._s3.transport.objects import Objects
 from freezer.storage.backup import Backup, PendingBackup, StoredLevel, WrittenBackup
+from freezer.storage.ftp.storage import FtpStorage
 from freezer.storage.levels import BrokenChain, LevelPolicy, NoSuchBackup
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.repository import Repository
+from freezer.storage.retention import Policy
 from freezer.storage.s3 import S3Storage
+from freezer.storage.ssh.storage import SshStorage
+from freezer.storage.swift.container import Container
 from freezer.tests import servers
 from freezer.tests.conformance.backups import (
     DAY,
@@ -37,6 +41,7 @@ from freezer.tests.conformance.backups import (
     flip,
     folder,
     marker,
+    remove_older_than,
     write,
 )
 from freezer.tests.conformance.places import PART, PARTS_PER_VOLUME, Place, S3Place
@@ -50,6 +55,12 @@ EVERY_S3 = {f's3-{server}': ('s3', server) for server in servers.KINDS}
 EVERY_STORAGE = {
     'local': ('local', None),
     'sqlite': ('sqlite', None),
+    'ssh': ('ssh', None),
+    'ftp': ('pyftpd', None),
+    'ftps-pyftpdlib': ('pyftpd_tls', None),
+    'ftps-vsftpd': ('vsftpd_tls', None),
+    'swift': ('swift', None),
+    'swift-keystone': ('swift_keystone', None),
     'multiple-local': ('multiple', None),
     'multiple-mixed': ('multiple', 'moto'),
     **EVERY_S3,
@@ -81,12 +92,12 @@ def restore(
 
 
 def stream(level: StoredLevel) -> bytes:
-    return b''.join(level.blocks())
+    return b''.join(level.stream().blocks())
 
 
 def collect(level: StoredLevel, got: bytearray) -> None:
     """Read, and keep what came if it fails."""
-    for block in level.blocks():
+    for block in level.stream().blocks():
         got += block
 
 
@@ -175,7 +186,7 @@ class TestEveryStorage:
         assert chain[0].identity == b'another'
         for member in place.members:
             assert member.read(f'{folder(backup())}/identity.age') == b'another'
-        repository.remove_older_than(TAR, HOST, ZERO)
+        remove_older_than(repository, TAR, HOST, ZERO)
         assert place.files() == {}
 
     # Failing
@@ -236,7 +247,7 @@ class TestEveryStorage:
             assert listed(repository, identity) == {ZERO: [(0, ZERO)]}
             assert restore(repository, identity=identity) == identity.encode()
             assert {c.identity for c in repository.report().chains} == {identity}
-            repository.remove_older_than(TAR, identity, ZERO)
+            remove_older_than(repository, TAR, identity, ZERO)
             assert place.files() == {}, identity
 
     def test_names_that_begin_alike_do_not_mix(
@@ -248,7 +259,7 @@ class TestEveryStorage:
         for number, identity in enumerate(names):
             assert listed(repository, identity) == {ZERO + number: [(0, ZERO + number)]}
             assert restore(repository, identity=identity) == identity.encode()
-        assert repository.remove_older_than(TAR, 'h_a', ZERO + DAY)
+        assert remove_older_than(repository, TAR, 'h_a', ZERO + DAY)
         assert listed(repository, 'h_a') == {}
         for identity in names[1:]:
             assert restore(repository, identity=identity) == identity.encode()
@@ -266,7 +277,7 @@ class TestEveryStorage:
         assert listed(repository) == {17: [(0, 17), (1, 180)], 170: [(0, 170)]}
         assert restore(repository, 169) == repr(short).encode()
         pending[longer].discard()
-        repository.remove_older_than(TAR, HOST, 17)
+        remove_older_than(repository, TAR, HOST, 17)
         assert listed(repository) == {170: [(0, 170)]}
         assert restore(repository) == repr(long).encode()
 
@@ -398,7 +409,7 @@ class TestEveryStorage:
         before = place.files()
 
         def removed(older: int, **how: Any) -> set[int]:
-            chains = repository.remove_older_than(TAR, HOST, older, **how)
+            chains = remove_older_than(repository, TAR, HOST, older, **how)
             assert all([b.level for b in chain] == [0, 1] for chain in chains)
             return {chain[0].level_zero_timestamp for chain in chains}
 
@@ -421,8 +432,90 @@ class TestEveryStorage:
         store(backup())
         increment = backup(timestamp=ZERO + DAY, level=1)
         write(repository.begin(increment), [b'under way'])
-        assert repository.remove_older_than(TAR, HOST, ZERO + 1) == []
+        assert remove_older_than(repository, TAR, HOST, ZERO + 1) == []
         assert restore(repository) == b'content'
+
+    def test_a_pinned_state_is_not_removed(
+        self, place: Place, repository: Repository, store: Store
+    ) -> None:
+        for level in range(3):
+            store(backup(level=level), b'%d' % level)
+        assert repository.pin(backup(level=1), True) == len(place.members)
+        assert repository.find_state(TAR, HOST, ZERO + 1)[1].pinned
+        (removed, *_) = remove_older_than(repository, TAR, HOST, ZERO + 99)
+        assert [each.level for each in removed] == [2]
+        assert listed(repository) == {ZERO: [(0, ZERO), (1, ZERO + 1)]}
+        assert restore(repository) == b'01'
+        assert remove_older_than(repository, TAR, HOST, ZERO + 99) == []
+        (chain, *_) = repository.report().chains
+        assert [level.pinned for level in chain.levels] == [False, True]
+        assert repository.pin(backup(level=0), False) == 0
+        assert repository.pin(backup(level=1), False) == len(place.members)
+        remove_older_than(repository, TAR, HOST, ZERO + 99)
+        assert place.files() == {}
+
+    def test_a_state_pinned_during_a_removal_comes_back(
+        self, place: Place, repository: Repository, store: Store
+    ) -> None:
+        for zero in (ZERO, ZERO + DAY):
+            for level in range(3):
+                store(backup(zero=zero, level=level), b'%d' % level)
+        plans = repository.plan_retention(TAR, HOST, Policy(0, cutoff=ZERO + 2 * DAY))
+        before = place.files()
+        place.repository().pin(backup(level=1), True)
+        repository.carry_out(plans)
+        assert listed(repository) == {ZERO: [(0, ZERO), (1, ZERO + 1)]}
+        assert restore(repository) == b'01'
+        left = {path: size for path, size in place.files().items() if path in before}
+        assert left.items() <= before.items()
+        for storage in repository.storages.values():
+            (state,) = levels.chains(storage, TAR, HOST).values()
+            assert [each.pinned for each in state] == [False, True]
+            assert all(manifest.is_whole(each.marker) for each in state)
+
+    def test_a_pinned_state_comes_back_after_a_removal_that_was_killed(
+        self,
+        place: Place,
+        repository: Repository,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Killed when it had deleted the markers."""
+        for zero in (ZERO, ZERO + DAY):
+            for level in range(3):
+                store(backup(zero=zero, level=level), b'%d' % level)
+        plans = repository.plan_retention(TAR, HOST, Policy(0, cutoff=ZERO + 2 * DAY))
+        place.repository().pin(backup(level=1), True)
+
+        def kill(*_arguments: object) -> None:
+            raise Stopped
+
+        monkeypatch.setattr(pins, 'put_back', kill)
+        for plan in plans:
+            with pytest.raises(Stopped):
+                plan.carry_out()
+        monkeypatch.undo()
+        assert listed(repository) == {}
+        store(backup(zero=ZERO + 3 * DAY))
+        store(backup(zero=ZERO + 4 * DAY))
+        remove_older_than(repository, TAR, HOST, ZERO + 3 * DAY)
+        assert listed(repository)[ZERO] == [(0, ZERO), (1, ZERO + 1)]
+        assert restore(repository, ZERO + 99) == b'01'
+
+    def test_a_pin_on_what_was_removed_fails(
+        self, place: Place, repository: Repository, store: Store
+    ) -> None:
+        for level in range(2):
+            store(backup(level=level))
+        found = {
+            name: levels.chains(storage, TAR, HOST)[ZERO]
+            for name, storage in repository.storages.items()
+        }
+        remove_older_than(repository, TAR, HOST, ZERO + 99)
+        for name, storage in repository.storages.items():
+            with pytest.raises(e.NotFound, match='was removed meanwhile'):
+                pins.pin(storage, found[name][1], found[name])
+        assert place.files() == {}
 
     @pytest.mark.parametrize('calls', [1, 2, 3])
     def test_a_removal_that_stops_halfway_leaves_what_restores(
@@ -438,13 +531,13 @@ class TestEveryStorage:
         store(backup(zero=ZERO + DAY), b'new')
         _stop_after(monkeypatch, repository, calls)
         with contextlib.suppress(Stopped):
-            repository.remove_older_than(TAR, HOST, ZERO + 99)
+            remove_older_than(repository, TAR, HOST, ZERO + 99)
         monkeypatch.undo()
         agent = place.repository()
         assert restore(agent) == b'new'
         for zero in listed(agent):
             assert restore(agent, zero + 99)
-        repository.remove_older_than(TAR, HOST, ZERO + 99)
+        remove_older_than(repository, TAR, HOST, ZERO + 99)
         assert restore(agent) == b'new'
 
     def test_markers_go_before_data(
@@ -468,7 +561,7 @@ class TestEveryStorage:
                     assert whole or marker(each) not in files
 
         _after_each_verb(monkeypatch, repository, look)
-        repository.remove_older_than(TAR, HOST, ZERO + 99)
+        remove_older_than(repository, TAR, HOST, ZERO + 99)
         assert set(seen) == {True, False}
         monkeypatch.undo()
         pending = store(backup())
@@ -567,7 +660,7 @@ class TestEveryStorage:
         chain = repository.find_state(TAR, HOST)
         assert chain[0].marker == MARKER
         assert chain[0].engine_metadata() == STATE
-        repository.remove_older_than(TAR, HOST, ZERO)
+        remove_older_than(repository, TAR, HOST, ZERO)
         assert place.files() == {}
 
     def test_a_backup_of_freezer_19_without_data(
@@ -594,7 +687,9 @@ def _after_each_verb(
     # A bucket has its verbs since it was opened.
     repository.close()
     verbs = {LocalStorage: ('delete_files', 'remove_tree'), Objects: ('delete',)}
-    verbs[SqliteStorage] = verbs[LocalStorage]
+    verbs[Container] = verbs[Objects]
+    for other in (SqliteStorage, SshStorage, FtpStorage):
+        verbs[other] = verbs[LocalStorage]
     for driver, names in verbs.items():
         for name in names:
             original = getattr(driver, name)
@@ -643,7 +738,7 @@ class TestS3:
             lambda repository: repository.chains(TAR, HOST),
             lambda repository: repository.find_state(TAR, HOST),
             lambda repository: repository.plan(TAR, HOST, LevelPolicy(True), ZERO),
-            lambda repository: repository.remove_older_than(TAR, HOST, ZERO),
+            lambda repository: remove_older_than(repository, TAR, HOST, ZERO),
             lambda repository: repository.report(),
             lambda repository: repository.begin(backup()),
         )
@@ -711,7 +806,7 @@ class TestS3:
     ) -> None:
         store(backup(), NOISE)
         chain = repository.find_state(TAR, HOST)
-        blocks = chain[0].blocks()
+        blocks = chain[0].stream().blocks()
         assert NOISE.startswith(next(blocks))
         threads = threading.active_count()
         assert threads > 1
@@ -733,7 +828,7 @@ class TestPages:
             list(pool.map(lambda b: s3.write(marker(b), b'{}'), many))
         assert listed(repository) == {ZERO: [(b.level, b.timestamp) for b in many]}
         assert repository.report().objects == count
-        repository.remove_older_than(TAR, HOST, ZERO + count)
+        remove_older_than(repository, TAR, HOST, ZERO + count)
         assert s3.files() == {}
 
 
@@ -846,7 +941,7 @@ class TestVariants:
             store(backup('host_Grüße / 1', level=level), content)
         assert restore(repository, identity='host_Grüße / 1') == b''.join(contents)
         assert repository.report().size == sum(s3.files().values())
-        repository.remove_older_than(TAR, 'host_Grüße / 1', ZERO + 9)
+        remove_older_than(repository, TAR, 'host_Grüße / 1', ZERO + 9)
         assert s3.files() == {}
         assert s3.uploads() == []
 

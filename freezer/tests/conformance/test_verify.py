@@ -9,9 +9,11 @@ import pytest
 from freezer.storage import exceptions as e
 from freezer.storage import manifest
 from freezer.storage.backup import Backup
+from freezer.storage.ftp.storage import FtpStorage
 from freezer.storage.local.storage import LocalStorage
 from freezer.storage.repository import Repository
 from freezer.storage.s3 import S3Storage
+from freezer.storage.ssh.storage import SshStorage
 from freezer.storage.verify import Problem, Verification
 from freezer.tests import servers
 from freezer.tests.conformance.backups import (
@@ -26,6 +28,7 @@ from freezer.tests.conformance.backups import (
     flip,
     folder,
     marker,
+    remove_older_than,
 )
 from freezer.tests.conformance.places import (
     PART,
@@ -79,6 +82,9 @@ def assert_whole(repository: Repository, data: bool) -> None:
         assert found.digests
 
 
+DRIVERS = (LocalStorage, SqliteStorage, S3Storage, SshStorage, FtpStorage)
+
+
 def part_size(member: Place) -> int:
     return PART if isinstance(member, S3Place) else manifest.MAX_PIECE
 
@@ -94,7 +100,7 @@ def where(problem: Problem) -> tuple[str | None, int | None, int | None, int | N
     return problem.volume, problem.part, problem.start, problem.end
 
 
-@on('local', 'sqlite', 'multiple-mixed', *STORES)
+@on('local', 'sqlite', 'ssh', 'ftps-vsftpd', 'multiple-mixed', *STORES)
 class TestEveryStorage:
     @both
     @pytest.mark.parametrize('size', [0, 1, len(CONTENT)])
@@ -413,7 +419,7 @@ class TestEveryStorage:
         def fails(*_args: Any) -> Any:
             raise e.Unreachable('the network is down')
 
-        for driver in (LocalStorage, SqliteStorage, S3Storage):
+        for driver in DRIVERS:
             for verb in ('list_tree', 'read_file', 'stat', 'read_pieces'):
                 monkeypatch.setattr(driver, verb, fails)
         with pytest.raises(e.Unreachable, match='the network is down'):
@@ -447,18 +453,26 @@ def split(repository: Repository, place: Place) -> Iterator[list[Verification]]:
 
 def remove(repository: Repository) -> None:
     """All there is, as retention does."""
-    repository.remove_older_than(TAR, HOST, ZERO + 99)
+    remove_older_than(repository, TAR, HOST, ZERO + 99)
 
 
 def before_each(
     monkeypatch: pytest.MonkeyPatch, verb: str, do: Callable[[], None]
 ) -> None:
-    """Do something before each call of a verb, on every driver."""
-    for driver in (LocalStorage, SqliteStorage, S3Storage):
+    """Do something before each call of a verb, on every driver; not before those that
+    this makes itself."""
+    doing = False
+    for driver in DRIVERS:
         original = getattr(driver, verb)
 
         def call(self: Any, *args: Any, original: Any = original) -> Any:
-            do()
+            nonlocal doing
+            if not doing:
+                doing = True
+                try:
+                    do()
+                finally:
+                    doing = False
             return original(self, *args)
 
         monkeypatch.setattr(driver, verb, call)
@@ -471,7 +485,7 @@ def refuse(
     kind: type[e.StorageException],
 ) -> None:
     """From now on a verb fails on some paths, on every driver."""
-    for driver in (LocalStorage, SqliteStorage, S3Storage):
+    for driver in DRIVERS:
         original = getattr(driver, verb)
 
         def call(self: Any, path: str, *args: Any, original: Any = original) -> Any:

@@ -29,7 +29,7 @@ ROWS: dict[int, tuple[str, str]] = {
     18: ('a store of 1,000 parts an object', 'the next volume'),
     19: ('sizes around a part: none, one byte less, more', 'byte for byte'),
     20: ('tar dies in the middle', 'aborted, failure'),
-    21: ('a file shrinks while it is read', 'restores, and a warning'),
+    21: ('a file shrinks while it is read', 'incomplete, restored without its zeros'),
     22: ('the store has expired the upload', 'failure that says so'),
     23: ('the session token expires', 'failure, upload journalled'),
     24: ('wrong keys', 'no repetition, no key printed'),

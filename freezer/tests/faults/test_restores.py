@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from freezer.tests import trees
+from freezer.tests import handmade, trees
 from freezer.tests.agent import (
     HOST,
     NO_LANDLOCK,
@@ -87,6 +87,12 @@ def put(agent: Agent, folder: Path, *levels: bytes) -> None:
         env = wrap_tar(folder / f'bin{number}', script)
         made = agent.told(**env).increment(source).check()
         assert made.document['curr_backup_level'] == number
+
+
+def forge(agent: Agent, *levels: bytes) -> None:
+    """A chain with these archives, which the agent itself would not write."""
+    for number, level in enumerate(levels):
+        handmade.put_level(agent.store, agent.identity, number, level)
 
 
 def described(outside: Path) -> object:
@@ -338,10 +344,8 @@ def test_54_devices_of_the_untrusted(
 
 
 @pytest.mark.parametrize('name', ESCAPES)
-def test_55_links(
-    agent: Agent, target: Path, outside: Path, tmp_path: Path, name: str
-) -> None:
-    put(agent, tmp_path, *(level + END for level in ESCAPES[name]))
+def test_55_links(agent: Agent, target: Path, outside: Path, name: str) -> None:
+    forge(agent, *(level + END for level in ESCAPES[name]))
     before = described(outside)
     assert 'Refused ' in partial(agent.restore(target), target)
     assert described(outside) == before
@@ -366,7 +370,7 @@ def test_55_the_log_says_what_is_in_force(
     levels = [symlink(b'./d', b'../outside'), member(b'./d/victim', b'evil')]
     if first:
         levels = [b''.join(levels)]
-    put(agent, tmp_path, *(level + END for level in levels))
+    forge(agent, *(level + END for level in levels))
     before = described(outside)
     error = partial(agent.restore(target), target)
     assert 'through the symbolic link' in error
@@ -385,9 +389,9 @@ def test_55_the_log_says_what_is_in_force(
 
 @pytest.mark.parametrize('name', RECORDS)
 def test_56_records_of_directories(
-    agent: Agent, target: Path, outside: Path, tmp_path: Path, name: str
+    agent: Agent, target: Path, outside: Path, name: str
 ) -> None:
-    put(agent, tmp_path, *(level + END for level in RECORDS[name]))
+    forge(agent, *(level + END for level in RECORDS[name]))
     before = described(outside)
     assert 'Refused ' in partial(agent.restore(target), target)
     assert described(outside) == before
@@ -405,13 +409,13 @@ def test_56_records_of_directories(
     ],
 )
 def test_56_records_with_names_outside_of_the_target(
-    agent: Agent, target: Path, outside: Path, tmp_path: Path, record: str
+    agent: Agent, target: Path, outside: Path, record: str
 ) -> None:
     """Those of renames tar changes by itself, and goes on."""
     entries = record.format(outside=outside).encode().split(b'|')
     dumpdir = b''.join(entry + b'\0' for entry in [*entries, b''])
     bad = pax((b'GNU.dumpdir', dumpdir)) + block(b'.', b'5')
-    put(agent, tmp_path, bad + END)
+    forge(agent, bad + END)
     before = described(outside)
     error = partial(agent.restore(target), target)
     assert ' is absolute' in error or ' contains ".."' in error

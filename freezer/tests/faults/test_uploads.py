@@ -406,8 +406,8 @@ def test_40_marker_that_is_not_kept(agent: Agent, proxy: Proxy, big: Path) -> No
 def test_40_unchecked(agent: Agent, proxy: Proxy, proxied: S3Store, big: Path) -> None:
     """The same without the protection: exit 0, and nothing is there."""
     patch = (
-        'from freezer.storage._s3.pending import _S3WrittenBackup\n'
-        '_S3WrittenBackup._verify_commit = lambda self: None'
+        'from freezer.storage.object_backups.pending import _ObjectWrittenBackup\n'
+        '_ObjectWrittenBackup._verify_commit = lambda self: None'
     )
     careless = unprotected(agent, patch)
     done = refused(200, body=b'', ETag='"0"')

@@ -1,6 +1,9 @@
 """Stores and sources that several modules use."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,13 +11,14 @@ import pytest
 import trustme
 
 from freezer.tests import servers
-from freezer.tests.agent import PART, Agent, LocalStore, S3Store, Trap
+from freezer.tests.agent import PART, ROOT, Agent, LocalStore, S3Store, Store, Trap
 from freezer.tests.conformance.variants import certified
 from freezer.tests.front import Front
 from freezer.tests.once import made_once
 from freezer.tests.proxy import Proxy
-from freezer.tests.servers import control_plane as plane
+from freezer.tests.servers.cloud import Cloud
 from freezer.tests.servers.control_plane import ControlPlane
+from freezer.tests.servers.glance import Glance
 
 
 @pytest.fixture
@@ -49,6 +53,14 @@ def proxied(seaweedfs: servers.SeaweedFS, proxy: Proxy) -> S3Store:
 @pytest.fixture
 def local(tmp_path: Path) -> Agent:
     return Agent(LocalStore(tmp_path / 'local store'))
+
+
+@pytest.fixture(params=['local', 'seaweedfs', 'ceph'])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == 'local':
+        return LocalStore(tmp_path / 'store')
+    server: servers.Server = request.getfixturevalue(request.param)
+    return S3Store(server)
 
 
 @pytest.fixture
@@ -103,15 +115,23 @@ def secure(moto: servers.Moto, authority: trustme.CA) -> Iterator[Front]:
 
 
 @pytest.fixture(scope='session')
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Keystone and freezer-api. Tests with them share a worker."""
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for PYTHONPATH, with the package of driver.rst."""
 
     def make(folder: Path) -> None:
-        try:
-            plane.build(folder)
-        except plane.Unavailable as error:
-            pytest.skip(f'no freezer-api: {error}')
+        package = ROOT / 'freezer' / 'tests' / 'plugins'
+        copy = shutil.copytree(package, folder / 'package')
+        pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps']
+        subprocess.run([*pip, '--target', folder / 'lib', copy], check=True)
 
-    folder = made_once(tmp_path_factory, 'control-plane', make)
-    with ControlPlane(folder) as server:
-        yield server
+    return made_once(tmp_path_factory, 'plugins', make) / 'lib'
+
+
+@pytest.fixture(scope='session')
+def control_plane(cloud: Cloud) -> ControlPlane:
+    return cloud.add(ControlPlane)
+
+
+@pytest.fixture(scope='session')
+def glance(cloud: Cloud) -> Glance:
+    return cloud.add(Glance)

@@ -103,7 +103,7 @@ def test_long_keys(
         result.check()
         assert_restores(agent, source, tmp_path / 'target')
         return
-    assert 'would have up to 1025 bytes, and S3 allows 1024' in result.only_error
+    assert 'would have up to 1025 bytes, and the store allows 1024' in result.only_error
     assert store.sizes() == {}
 
 

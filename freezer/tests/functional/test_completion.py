@@ -42,9 +42,12 @@ def offered(*words: str) -> tuple[set[str], set[str]]:
         (('freezer-agent', '--restart'), {'--restart-always-level'}),
         (('freezer-agent', '--action', 'ch'), {'check'}),
         (('freezer-agent', '--action', '=', 're'), {'restore'}),
-        (('freezer-agent', '--storage', '='), {'s3', 'local'}),
+        (
+            ('freezer-agent', '--storage', '='),
+            {'s3', 'ssh', 'swift', 'ftp', 'ftps', 'local'},
+        ),
         (('freezer-agent', '--compression', 'z'), {'zstd'}),
-        (('freezer-agent', '-e', ''), {'tar'}),
+        (('freezer-agent', '-e', ''), {'blocks', 'glance', 'stream', 'tar'}),
         (('freezer-agent', '--s3-sse', 'aws'), {'aws:kms'}),
         (('freezer-agent', '--s3-nocr'), {'--s3-nocreate-bucket'}),
         (('freezer-agent', '--backup-name', '-'), set()),
@@ -120,6 +123,53 @@ def _zsh(folder: Path) -> Shell:
     scripts = shlex.quote(f'{ROOT}/etc/zsh')
     shell.tell(f'fpath=({scripts} $fpath); autoload -U compinit; compinit -u -D\n')
     return shell
+
+
+@pytest.mark.parametrize(
+    'typed, expected',
+    [
+        ('freezer-agent --restart', {'--restart-always-level'}),
+        ('freezer-agent --action ch', {'check'}),
+        ('freezer-agent --action=mou', {'--action=mount'}),
+        ('freezer-agent --storage ', {'s3', 'ssh', 'swift', 'ftp', 'ftps', 'local'}),
+        ('freezer-agent -e ', {'blocks', 'glance', 'stream', 'tar'}),
+        ('freezer-agent --s3-sse aws', {'aws:kms'}),
+        ('freezer-agent --s3-nocr', {'--s3-nocreate-bucket'}),
+        ('freezer-agent --backup-name ', set()),
+        ('freezer-agent ', set()),
+        ('freezer-agent --config jo', {'job file.conf'}),
+        ('freezer-agent --restore-abs-path fol', {'folder/'}),
+        ('freezer-scheduler re', {'restart', 'reload'}),
+        ('freezer-scheduler --json st', {'start', 'stop', 'status'}),
+        ('freezer-scheduler status --js', {'--json'}),
+        ('freezer-scheduler validate jo', {'job file.conf'}),
+        ('freezer-scheduler status jo', set()),
+    ],
+)
+def test_fish_completes(typed: str, expected: set[str], tmp_path: Path) -> None:
+    if shutil.which('fish') is None:
+        pytest.skip('fish is not installed')
+    (tmp_path / 'job file.conf').touch()
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'folded').touch()
+    script = ROOT / f'etc/fish/{typed.split()[0]}.fish'
+    ended = run_command(
+        *('fish', '--no-config', '-c', 'source $argv[1]; complete -C $argv[2]'),
+        *(script, typed),
+        check=True,
+        cwd=tmp_path,
+        env={'PATH': os.environ['PATH'], 'HOME': str(tmp_path)},
+    )
+    assert ended.stderr == ''
+    found = {line.partition('\t')[0] for line in ended.stdout.splitlines()}
+    assert {word.replace('\\ ', ' ') for word in found} == expected
+
+
+def test_fish_describes_options() -> None:
+    text = (ROOT / 'etc/fish/freezer-agent.fish').read_text()
+    assert "-l action -x -a 'backup restore" in text
+    assert "-d 'not: Restore into a directory that is not empty'" in text
+    assert r'machine\'s own' in text
 
 
 @pytest.fixture(params=[_bash, _zsh], ids=['bash', 'zsh'])

@@ -134,8 +134,21 @@ def test_encrypted_backup_to_several_storages(
 
 def test_encryption_without_a_passphrase_is_refused(local: Agent, source: Path) -> None:
     error = local.backup(source, '--encryption', 'age').only_error
-    assert 'encrypt-pass-file' in error
+    assert 'passphrase' in error
     assert local.store.is_untouched()
+
+
+@pytest.mark.parametrize('format_', ['openssl', 'age'])
+def test_a_forgotten_passphrase_is_noticed(
+    local: Agent, source: Path, passphrase: Path, format_: str
+) -> None:
+    sealed = local.told('--encryption', format_, '--encrypt-pass-file', passphrase)
+    sealed.backup(source).check()
+    said = local.increment(source).check().err
+    assert 'is encrypted, and this backup is not: no passphrase is given' in said
+    # Not once it is on purpose: the chain ends with a level that is not encrypted.
+    assert 'is encrypted' not in local.increment(source).check().err
+    assert 'is encrypted' not in sealed.increment(source).check().err
 
 
 def test_help_names_the_format_without_authentication(local: Agent) -> None:

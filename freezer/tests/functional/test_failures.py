@@ -1,9 +1,9 @@
 """What fails, fails: exit status, one line that says why, nothing left, or listed."""
 
-import errno
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,9 @@ from freezer.tests.agent import (
     assert_restores,
     in_parts,
     job_file,
-    wrap_tar_on_broken_disk,
 )
 from freezer.tests.functional.waiting import until, until_gone
-from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy
+from freezer.tests.proxy import BROKEN, DENIED, Answer, Proxy, Request
 
 HASTY = ('--s3-retry-budget', '3')
 
@@ -73,6 +72,56 @@ def test_server_that_dies_halfway(mortal: servers.SeaweedFS, tmp_path: Path) -> 
     assert_restores(agent, source, tmp_path / 'target')
 
 
+# After the commit
+
+
+def after_the_marker(proxy: Proxy) -> Callable[[Request], bool]:
+    """Matches the listings that follow the commit marker of a level."""
+
+    def matches(request: Request) -> bool:
+        written = any(
+            each.method == 'PUT' and each.key.endswith('/metadata')
+            for each in proxy.requests
+        )
+        return written and request.lists
+
+    return matches
+
+
+def test_a_listing_that_fails_after_the_commit(
+    proxied: S3Store, proxy: Proxy, source: Path, tmp_path: Path
+) -> None:
+    agent = Agent(proxied).told(*HASTY)
+    agent.increment(source).check()
+    proxy.clear()
+    proxy.answer(after_the_marker(proxy), BROKEN)
+    made = agent.increment(source)
+    assert made.code == 1
+    assert 'the backup is committed, and whether the levels that it builds' in made.err
+    assert made.document['curr_backup_level'] == 1
+    proxy.clear()
+    assert len(proxied.markers()) == 2
+    assert_restores(agent, source, tmp_path / 'target')
+
+
+def test_a_signal_after_the_commit(
+    proxied: S3Store, proxy: Proxy, source: Path, tmp_path: Path
+) -> None:
+    agent = Agent(proxied)
+    agent.increment(source).check()
+    proxy.clear()
+    held = proxy.hold(after_the_marker(proxy))
+    words = ('--incremental', '--path-to-backup', source)
+    with agent.start('backup', *words) as process:
+        held.wait()
+        process.send(signal.SIGTERM)
+        held.release()
+        assert process.wait().code == -signal.SIGTERM
+    proxy.clear()
+    assert len(proxied.markers()) == 2
+    assert_restores(agent, source, tmp_path / 'target')
+
+
 # The source
 
 
@@ -87,18 +136,6 @@ def test_command_of_exec_ends_with_the_agent(local: Agent, tmp_path: Path) -> No
         process.send(signal.SIGTERM)
         assert process.wait().code == -signal.SIGTERM
     until_gone(int(pid.read_text()))
-
-
-def test_read_error_fails_the_backup(
-    agent: Agent, source: Path, tmp_path: Path
-) -> None:
-    (source / 'broken').write_bytes(os.urandom(1 << 20))
-    env = wrap_tar_on_broken_disk(tmp_path / 'bin', 'read', errno.EIO)
-    failing = agent.told(**env)
-    error = failing.backup(source).error
-    assert './broken: Read error' in error
-    assert 'Input/output error' in error
-    assert agent.store.is_untouched()
 
 
 def without_rights(agent: Agent) -> Agent:

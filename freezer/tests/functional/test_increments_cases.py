@@ -1,6 +1,7 @@
 """Changes that an increment once missed, with exit 0 and a good verify."""
 
 import contextlib
+import json
 import mmap
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from freezer.job import INCOMPLETE
 from freezer.tests import machine, trees
 from freezer.tests.agent import Agent, iso, missed, wrap_tar
 
@@ -479,3 +481,36 @@ def test_same_machine_goes_on_with_its_chain(
     one, _ = (machine.with_machine_id(local, f) for f in machine_ids(tmp_path))
     (tree / 'file').write_text('content')
     assert [level(one, tree) for _ in range(3)] == [0, 1, 2]
+
+
+# Files that change their kind while tar reads
+
+
+@pytest.mark.parametrize('back_at', ['', './z'])
+@pytest.mark.parametrize('other', ['file', 'link'])
+@pytest.mark.parametrize('first', [0, 1])
+def test_file_and_directory_are_exchanged_after_tar_has_listed_them(
+    local: Agent, tree: Path, tmp_path: Path, first: int, other: str, back_at: str
+) -> None:
+    for name in ('a', 'd/sub', 'elsewhere/sub', 'z'):
+        (tree / name).mkdir(parents=True)
+        (tree / name / 'inner').write_text(name)
+    (tree / 'file').write_text('file')
+    (tree / 'link').symlink_to('elsewhere')
+    time.sleep(MARGIN)
+    if first:
+        level(local, tree)
+    (tree / 'd/changed').write_text('second')
+    (tree / 'file').write_text('changed')
+    racing = machine.with_exchange(local, tree / 'd', tree / other, './a', back_at)
+    result = racing.increment(tree)
+    assert result.code == INCOMPLETE, result
+    assert 'changed while it was read, and is not in the backup' in result.err
+    local.run('verify', '--verify-data').check()
+    target = tmp_path / 'incomplete'
+    local.restore(target).check()
+    rows = local.run('list', '--json').check().out.splitlines()
+    listed = {json.loads(row)['path'].rstrip('/') for row in rows}
+    assert listed == set(map(os.fsdecode, trees.describe(target))) - {'.'}
+    assert level(local, tree) == first + 1
+    assert_newest(local, tree, tmp_path / 'next')

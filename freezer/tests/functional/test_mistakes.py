@@ -335,6 +335,23 @@ def test_keys_of_configuration_files(local: Agent, tmp_path: Path) -> None:
     ]
 
 
+def test_options_of_another_engine(local: Agent, tmp_path: Path) -> None:
+    (tmp_path / 'disk.img').write_bytes(b'disk')
+    config = tmp_path / 'freezer.conf'
+    config.write_text('[blocks]\nblock_size = 4K\n')
+    told = [*('--config-file', config), *('--path-to-backup', tmp_path / 'disk.img')]
+    made = local.run('backup', *told, '--engine', 'blocks', '--exclude', '*.o').check()
+    assert made.err.splitlines()[0] == (
+        'exclude has no effect with engine blocks: it belongs to engine tar'
+    )
+    made = local.run('backup', *told, '--exclude', '*.o').check()
+    assert 'no effect' not in made.err
+    made = local.run('backup', *told, '--blocks-block-size', '4K').check()
+    assert made.err.splitlines()[0] == (
+        'blocks-block-size has no effect with engine tar: it belongs to engine blocks'
+    )
+
+
 def test_keys_of_the_schedulers_configuration(tmp_path: Path) -> None:
     config = tmp_path / 'scheduler.conf'
     config.write_text(
@@ -508,14 +525,14 @@ def _read(terminal: int) -> bytes:
 
 def test_a_backup_on_a_terminal(local: Agent, source: Path) -> None:
     words = ('--action', 'backup', *local.options, '--path-to-backup', source)
-    summary = [
-        *('Backed up', '  To:', '  Read:', '  Stored:', '  Took:', 'To restore'),
-    ]
-    lines = on_terminal(*words)
-    start = next(n for n, line in enumerate(lines) if line.startswith('Backed up'))
-    for line, head in zip(lines[start:], summary, strict=False):
-        assert line.startswith(head)
-    assert not any(line.startswith(('+', '|')) for line in lines)
+    summary = ['Backed up', '  To:', '  Read:', '  Stored:', '  Restore:']
+    for _level in range(2):
+        lines = on_terminal(*words, '--incremental')
+        start = next(n for n, line in enumerate(lines) if line.startswith('Backed up'))
+        for line, head in zip(lines[start:], [*summary, ''], strict=True):
+            assert line.startswith(head)
+        assert lines[-1] == ''
+        assert not any(line.startswith(('+', '|')) for line in lines)
     long = on_terminal(*words, '--long')
     assert sum(line.startswith('| ') for line in long) > 30
     # For a pipe it is as it was.

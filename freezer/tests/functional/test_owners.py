@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from freezer.tests import handmade
 from freezer.tests.agent import Agent, LocalStore, assert_restores, iso
 
 
@@ -88,3 +89,21 @@ def test_older_backups_are_anybodys(
     one.store.put(path, json.dumps(marker).encode())
     assert_restores(other, trees[0], tmp_path / 'target')
     assert one.increment(trees[0]).check().document['curr_backup_level'] == 1
+
+
+def test_only_ones_own_are_selected(
+    one: Agent, other: Agent, trees: list[Path]
+) -> None:
+    one.backup(trees[0]).check()
+    made = other.backup(trees[1]).check().document['time_stamp']
+    handmade.remove_indexes(one.store)
+    for options in ((), ('--long',)):
+        info = other.run('info', '--json', *options).check().document
+        (chain,) = info['backups']
+        assert chain['level_zero_timestamp'] == made
+        assert (chain['hostname'], chain['backup_name']) == ('web_db', 'main')
+    rebuilt = other.run('admin', '--rebuild-index').check()
+    assert 'Made 1 index' in rebuilt.err
+    assert len(handmade.indexes(one.store)) == 1
+    verified = other.run('verify', '--json').check().document
+    assert [each['time_stamp'] for each in verified['backups']] == [made]

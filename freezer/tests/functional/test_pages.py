@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from freezer.tests import agent, pages, scheduler, servers
+from freezer.tests import agent, pages, recording, scheduler, servers
 from freezer.tests.agent import ROOT
 from freezer.tests.once import made_once
-from freezer.tests.pages import Block, Reader
+from freezer.tests.pages import ENDPOINT, Block, Reader
 
 BUCKET = 'backups'
 
@@ -122,6 +122,29 @@ def test_page(
                 reader.follow(block)
     finally:
         s3_server.remove_bucket(BUCKET)
+
+
+@pytest.mark.root
+def test_the_terminal_of_the_landing_page(seaweedfs: servers.Server) -> None:
+    """Its commands still give what it shows; else record it again."""
+    seaweedfs.remove_bucket(BUCKET)
+    try:
+        now = session(recording.record(seaweedfs))
+    finally:
+        seaweedfs.remove_bucket(BUCKET)
+    moments = pages.Moments()
+    for (typed, shown), (again, met) in zip(
+        session(recording.load()), now, strict=True
+    ):
+        assert typed == again
+        assert not pages.differs(shown, met, moments), typed
+
+
+def session(recorded: list[Any]) -> list[tuple[str, str]]:
+    """Commands and output of a recording."""
+    text = recording.session(recorded)
+    name = recording.PATH.name
+    return list(Block('console', text, name, 'seaweedfs', ENDPOINT, {}).commands())
 
 
 def needs_aws(block: Block) -> bool:

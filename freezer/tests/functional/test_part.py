@@ -428,7 +428,8 @@ def test_damage_is_detected(made: Made, kind: str, tmp_path: Path) -> None:
         path for path in agent.store.files() if path.endswith('/data') and '/0_' in path
     )
     content = agent.store.files()[path]
-    agent.store.put(path, content[:5000] + b'!' + content[5001:])
+    flipped = bytes([content[5000] ^ 1])
+    agent.store.put(path, content[:5000] + flipped + content[5001:])
     try:
         target = tmp_path / 'target'
         result = agent.restore(target, '--include', 'var')

@@ -120,12 +120,14 @@ def test_increment(local: Agent, home: Path, private: Path, tmp_path: Path) -> N
     assert SECRET not in contents(tmp_path / 'target')
 
 
-def archived(source: Path, tmp_path: Path, act: Callable[[], None]) -> bytes:
-    """The archive of a source; the act comes after its first bytes."""
+def archived(
+    source: Path, tmp_path: Path, act: Callable[[], None], *others: Path
+) -> bytes:
+    """The archive of a source, with others; the act comes after its first bytes."""
     engine = tar_engine()
     state = tmp_path / 'state'
     state.touch()
-    found = engine.source(str(source))
+    found = engine.source([str(path) for path in (source, *others)])
     run = Archiving(found, None, state, Warnings(), 0, 10**18)
     blocks = engine.archive(run)
     first = bytes(next(blocks))
@@ -165,6 +167,34 @@ def test_source_itself_is_swapped(
     monkeypatch.setattr(Walk, 'write_state', write_and_swap)
     with pytest.raises(EngineError, match='tar failed with status 2'):
         archived(home, tmp_path, lambda: None)
+
+
+@needs_landlock
+@pytest.mark.parametrize('before_tar', [True, False])
+def test_parent_of_several_paths_is_swapped(
+    home: Path,
+    private: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before_tar: bool,
+) -> None:
+    """Files and directories that are named to tar, below what is a link by then."""
+    write = Walk.write_state
+
+    def write_and_swap(walk: Walk, state: Path) -> None:
+        write(walk, state)
+        if before_tar:
+            swap(home / 'folder', private)
+
+    def act() -> None:
+        if not before_tar:
+            swap(home / 'folder', private)
+
+    monkeypatch.setattr(Walk, 'write_state', write_and_swap)
+    paths = (home / 'folder' / 'mine', home / 'folder' / 'inner', home / 'other')
+    archive = archived(home / 'big', tmp_path, act, *paths)
+    assert SECRET not in archive
+    assert b'other' in archive
 
 
 @needs_landlock
@@ -256,7 +286,7 @@ def test_tar_with_rights_of_its_own(
     monkeypatch.setattr(os, 'geteuid', lambda: user)
     caplog.set_level(logging.INFO)
     folder = os.open(home, os.O_PATH)
-    confine = reading.confinement(folder, str(home), False)
+    confine = reading.confinement([folder], str(home), False, ())
     os.close(folder)
     assert (
         (confine is None) == ('tar has rights of its own' in caplog.text) == bool(user)
@@ -291,7 +321,7 @@ def test_only_reading_is_confined(tmp_path: Path) -> None:
             )
         ]
 
-    codes = landlock.run_reading(folder, ('/usr', '/lib', '/lib64', '/bin'), (), act)
+    codes = landlock.run_reading([folder], ('/usr', '/lib', '/lib64', '/bin'), (), act)
     os.close(folder)
     assert [bool(code) for code in codes] == [False, True, True, False, False]
     assert (outside / 'folder' / 'file').exists()

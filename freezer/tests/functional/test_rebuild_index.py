@@ -15,10 +15,10 @@ from freezer.storage.backup import StoredLevel
 from freezer.storage.levels import LevelPolicy, needed
 from freezer.storage.local.storage import LocalStorage
 from freezer.stream import age
-from freezer.tests import handmade, servers, trees
+from freezer.stream.encryption import Passphrase
+from freezer.tests import handmade, trees
 from freezer.tests.agent import (
     Agent,
-    LocalStore,
     Result,
     S3Store,
     Store,
@@ -52,14 +52,6 @@ def listed(agent: Agent) -> list[list[dict[str, object]]]:
                 del record['level'], record['level_date']
         states.append(records)
     return states
-
-
-@pytest.fixture(params=['local', 'seaweedfs', 'ceph'])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == 'local':
-        return LocalStore(tmp_path / 'store')
-    server: servers.Server = request.getfixturevalue(request.param)
-    return S3Store(server)
 
 
 @pytest.mark.parametrize('encrypted', [False, True], ids=['plain', 'openssl'])
@@ -258,7 +250,7 @@ class Sealed:
         self.source.mkdir()
         private(folder / 'pass', 'secret\n')
         self.storage = LocalStorage(str(folder / 'storage'), 2**20)
-        settings = EngineSettings('gzip', str(folder / 'pass'), 'age')
+        settings = EngineSettings('gzip', Passphrase(str(folder / 'pass')), 'age')
         self.agent = EngineAgent(self.storage, settings)
         with monkeypatch.context() as patch:
             patch.setattr(NewIndex, 'finish', lambda _self, _stream: None)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import blake3
 import pytest
 import trustme
 
@@ -136,9 +137,9 @@ def test_no_optional_header_by_default(front: Front) -> None:
         *('x-amz-trailer', 'x-amz-decoded-content-length', 'transfer-encoding'),
     ):
         assert carriers(requests, header) == set(), header
-    # Older botocore has it everywhere.
     small = PUT_RECORDS | on('PutObject', 'claim')
-    usual = BODIES if OLD_BOTOCORE else small
+    # Older botocore has it everywhere, and does not send the parts.
+    usual = BODIES - on('UploadPart', 'volume') if OLD_BOTOCORE else small
     assert carriers(requests, 'content-md5') == DELETING | usual
     names = {
         name
@@ -296,6 +297,21 @@ def test_checksum_and_md5_where_objects_are_locked(front: Front) -> None:
 
 
 # Signatures and addresses
+
+
+@shows('digest')
+def test_digest(secure: Front, bundle: Path) -> None:
+    """Of the parts, which are then signed without their content."""
+    driver = secure.driver('--s3-digest', 'blake3', '--s3-ca-bundle', bundle)
+    requests = secure.life(driver)
+    parts, digests = [], []
+    for request in requests:
+        if '/digests/' in request.path and request.method == 'PUT':
+            digests += request.body.decode().split()
+        elif what(request) in BODIES and role(request) == 'volume':
+            assert request.headers['x-amz-content-sha256'] == 'UNSIGNED-PAYLOAD'
+            parts.append(blake3.blake3(request.body).hexdigest())
+    assert sorted(parts) == sorted(digests) != []
 
 
 @shows('region')
@@ -595,7 +611,7 @@ def test_pages(s3_server: servers.Server, version: int) -> None:
         for name in names * 2:
             s3_server.put(front.bucket, f'a/prefix/{name}/x', b'')
         driver = front.driver('--s3-list-version', version)
-        driver._bucket.requests.clients.usual.meta.events.register(
+        driver._bucket.requests.client.meta.events.register(
             'before-parameter-build.s3', lambda params, **_: params.update(MaxKeys=5)
         )
         root = f'{front.bucket}/a/prefix'

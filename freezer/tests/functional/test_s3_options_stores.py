@@ -10,8 +10,10 @@ import trustme
 
 from freezer.storage import exceptions as e
 from freezer.storage import layout
+from freezer.storage.backup import Backup
 from freezer.storage.levels import committed
 from freezer.storage.reports import details
+from freezer.storage.repository import Repository
 from freezer.tests import servers
 from freezer.tests.conformance.variants import certified
 from freezer.tests.front import (
@@ -21,11 +23,13 @@ from freezer.tests.front import (
     LOCK,
     OLD_BOTOCORE,
     PARTS_PER_VOLUME,
+    ZERO,
     Front,
     make_backup,
     restored,
 )
 from freezer.tests.proxy import Answer, Proxy, error
+from freezer.utils.blocks import Block, PartStart
 
 pytestmark = pytest.mark.usefixtures('kept_logging')
 
@@ -105,6 +109,46 @@ def test_locked_objects_cannot_be_deleted(real: Front) -> None:
     assert client.get_object(Bucket=real.bucket, Key=key, VersionId=head['VersionId'])
     # Another backup, into the bucket that there is now.
     real.driver(*lock).prepare()
+
+
+@REAL
+def test_all_objects_of_parts_are_locked_and_tagged(
+    real: Front, tmp_path: Path
+) -> None:
+    lock = ('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '1')
+    driver = real.driver(*lock, '--s3-tags', 'team=data')
+    driver.prepare()
+    pending = driver.begin(Backup('tar', 'host_name', ZERO, ZERO, 0))
+    parts: list[Block | PartStart] = [PartStart('a'), CONTENT, PartStart('b'), b'small']
+    state = tmp_path / 'state'
+    state.touch()
+    pending.write(parts).commit(state, {'engine_name': 'tar'})
+    (stored,) = committed(driver)
+    assert b''.join(stored.stream('a').blocks()) == CONTENT
+    assert details(stored).stat.lock_mode == 'GOVERNANCE'
+    client = real.server.client()
+    keys = [key for key in real.server.keys(real.bucket) if '/parts/' in key]
+    assert len([key for key in keys if layout.SEGMENTS in key]) == 1
+    for key in keys:
+        head = client.head_object(Bucket=real.bucket, Key=key)
+        assert head['ObjectLockMode'] == 'GOVERNANCE', key
+        found = client.get_object_tagging(Bucket=real.bucket, Key=key)
+        assert found['TagSet'] == [{'Key': 'team', 'Value': 'data'}], key
+
+
+@REAL
+def test_pins_of_locked_objects(real: Front) -> None:
+    """A pin is locked like everything else; to unpin hides it."""
+    driver = real.driver(
+        *('--s3-object-lock-mode', 'GOVERNANCE', '--s3-object-lock-days', '1')
+    )
+    driver.prepare()
+    backup = make_backup(driver)
+    repository = Repository({'': driver})
+    for pinned in (True, True, False, True):
+        assert repository.pin(backup.backup, pinned) == 1
+        (found,) = committed(driver)
+        assert found.pinned is pinned
 
 
 @REAL

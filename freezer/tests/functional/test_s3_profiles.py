@@ -5,12 +5,16 @@ import datetime
 import json
 import logging
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.tests.agent import NO_LANDLOCK, wrap_tar
+from freezer.tests import pages
+from freezer.tests.agent import NO_LANDLOCK, ROOT, wrap_tar
+from freezer.tests.commands import run_command
 from freezer.tests.front import (
     ACCESS_KEY,
     CONTENT,
@@ -30,6 +34,9 @@ from freezer.tests.front import (
 from freezer.tests.proxy import Answer, error
 
 pytestmark = pytest.mark.usefixtures('kept_logging')
+
+
+PAGE = ROOT / 'doc' / 'source' / 'user' / 's3.rst'
 
 
 # Profiles
@@ -225,6 +232,43 @@ def test_keys_of_a_profile_are_renewed(front: Front, ambient: Path) -> None:
     assert {f'token{number}' for number in numbers} == values(
         front.requests, 'x-amz-security-token'
     )
+
+
+@pytest.mark.skipif(not shutil.which('age'), reason='no age (Debian: age)')
+def test_keys_from_a_command(front: Front, ambient: Path, tmp_path: Path) -> None:
+    config, script, answer = [
+        block.text
+        for block in pages.blocks(PAGE)
+        if block.said.get('run by', '').endswith(Path(__file__).name)
+        and block.language != 'console'
+    ]
+    places = {
+        '/usr/local/sbin/backup-keys': tmp_path / 'backup-keys',
+        '/media/key': tmp_path / 'key',
+        '/etc/freezer/keys.json.age': tmp_path / 'keys.json.age',
+    }
+    for old, new in places.items():
+        assert old in config + script
+        config, script = (text.replace(old, str(new)) for text in (config, script))
+    program, key, sealed = places.values()
+    # Keys in that file come first.
+    (ambient / 'credentials').unlink()
+    (ambient / 'config').write_text(config)
+    program.write_text(script)
+    program.chmod(0o755)
+    keys = json.loads(answer) | {'AccessKeyId': ACCESS_KEY, 'SecretAccessKey': 'sk'}
+    run_command('age-keygen', '-o', key, check=True)
+    done = subprocess.run(['age-keygen', '-y', key], capture_output=True, check=True)
+    subprocess.run(
+        ['age', '-r', done.stdout.decode().strip(), '-o', sealed],
+        input=json.dumps(keys).encode(),
+        check=True,
+    )
+    front.keys = ()
+    driver = front.driver('--s3-profile', 'backups')
+    driver.prepare()
+    assert restored(driver, make_backup(driver)) == CONTENT
+    assert {name for name, _region in signed(front.requests)} == {ACCESS_KEY}
 
 
 @pytest.mark.parametrize(

@@ -336,15 +336,20 @@ def test_daemon(scheduler: Scheduler, tmp_path: Path) -> None:
         (job,) = status['jobs']
         assert (job['job_id'], job['successes'], job['exit_code']) == ('a', 1, 0)
         assert job['due'] > job['last_success']
+        assert 0 <= job['last_success_age_seconds'] < 60
+        assert 'ago)' in scheduler.call('status').out
         # Its own session, directory and umask.
         assert os.getsid(pid) != os.getsid(0)
         assert os.readlink(f'/proc/{pid}/cwd') == '/'
         assert 'Umask:\t0077' in Path(f'/proc/{pid}/status').read_text()
         assert_private(scheduler)
-        again = scheduler.call('start', '--no-api')
-        assert again.code == 1
-        assert f'already running (pid {pid})' in again.err
+        again = scheduler.call('start', '--no-api').check()
+        assert again.out == f'freezer-scheduler is already running (pid {pid})\n'
+        foreground = scheduler.call('start', '--no-api', '--no-daemon')
+        assert foreground.code == 1
+        assert f'already running (pid {pid})' in foreground.err
         scheduler.call('restart', '--no-api', '-i', '1').check()
+        scheduler.call('start', '--no-api').check()
         new = scheduler.call('status', '--json').check().document['pid']
         assert new != pid
         until(lambda: not is_alive(pid))

@@ -27,15 +27,17 @@ from freezer.tests.functional.test_scheduler import (
 )
 from freezer.tests.proxy import Proxy
 from freezer.tests.scheduler import (
+    Action,
     Scheduler,
     backup_to,
     document,
     executes,
     until,
 )
-from freezer.tests.servers.control_plane import PASSWORD, ControlPlane
+from freezer.tests.servers.cloud import PASSWORD
+from freezer.tests.servers.control_plane import ControlPlane
 
-pytestmark = pytest.mark.xdist_group('control-plane')
+pytestmark = pytest.mark.xdist_group('cloud')
 
 
 class ApiClient:
@@ -46,7 +48,7 @@ class ApiClient:
         self.plane = plane
         self.client_id = f'{name}.example'
         scheduler.source = ('--client-id', self.client_id)
-        scheduler.env |= plane.environ()
+        scheduler.env |= plane.cloud.environ()
 
     def create(self, job: dict[str, Any], session: Any = None) -> str:
         for action in job['job_actions']:
@@ -85,6 +87,7 @@ def client(
     control_plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[ApiClient]:
     with Scheduler(tmp_path / 'scheduler') as scheduler:
+        scheduler.options += ('--policy-write-roots', str(tmp_path))
         name = request.node.name.replace('_', '-')[:50].strip('-')
         yield ApiClient(scheduler, control_plane, name)
 
@@ -105,13 +108,20 @@ def test_backup_restore_stop_and_delete(
     with Scheduler(tmp_path / 'scheduler') as scheduler, Cmdlines() as cmdlines:
         client = ApiClient(scheduler, plane, 'unused')
         scheduler.source = ()
-        client.client_id = f'{plane.project_id}_{socket.gethostname()}'
-        scheduler.start('--debug')
+        client.client_id = f'{plane.cloud.project_id}_{socket.gethostname()}'
+        touch = f'touch {tmp_path}/made'
+        scheduler.start(
+            *('--debug', '--policy-write-roots', str(tmp_path)),
+            *('--policy-command', touch),
+        )
         scheduler.until_logged(f'as client {client.client_id}')
         known = plane.call('GET', f'clients/{client.client_id}')['client']
-        assert known['supported_storages'] == ['local', 's3']
-        assert known['supported_engines'] == ['tar']
-        assert known['supported_modes'] == ['fs']
+        assert sorted(known['supported_storages']) == [
+            *('ftp', 'ftps', 'local', 's3', 'ssh', 'swift')
+        ]
+        assert sorted(known['supported_engines']) == ['glance', 'tar']
+        modes = ['fs', 'glance', 'mongo', 'mysql']
+        assert sorted(known['supported_modes']) == modes
         backup = document(s3(store, action='backup', path_to_backup=str(tree)))
         path = tmp_path / 'job.json'
         path.write_text(json.dumps(backup))
@@ -133,9 +143,7 @@ def test_backup_restore_stop_and_delete(
         client.until(second, status='completed', result='success')
         assert missed(trees.describe(tree), target) == []
         # A scheduled job is stopped and deleted.
-        third = client.create(
-            document(executes(f'touch {tmp_path}/made'), schedule_interval='1 hours')
-        )
+        third = client.create(document(executes(touch), schedule_interval='1 hours'))
         client.until(third, status='scheduled', result='success')
         saved = scheduler.jobs / f'job_{third}.conf'
         assert stat.S_IMODE(saved.stat().st_mode) == 0o600
@@ -163,15 +171,60 @@ def test_agents_do_not_get_the_credentials(client: ApiClient, tmp_path: Path) ->
     seen = tmp_path / 'seen'
     client.scheduler.env['OS_SERVICE_AUTH__TOKEN'] = 'token/secret'
     client.scheduler.env['KEPT'] = 'kept'
-    client.scheduler.start()
+    command = f"sh -c 'env >{seen}'"
+    client.scheduler.start('--policy-command', command)
     client.scheduler.until_logged('as client')
-    job_id = client.create(document(executes(f"sh -c 'env >{seen}'")))
+    job_id = client.create(document(executes(command)))
     client.until(job_id, status='completed', result='success')
     text = seen.read_text()
     assert 'KEPT=kept' in text
     assert PASSWORD not in text
     assert 'token/secret' not in text
     assert 'OS_USERNAME' not in text
+
+
+def test_jobs_outside_of_the_policy(
+    client: ApiClient, tree: Path, tmp_path: Path
+) -> None:
+    """They fail in freezer-api and the log, with the reason, and nothing runs."""
+    scheduler = client.scheduler
+    scheduler.options, store = ('--interval', '1'), tmp_path / 'store'
+    scheduler.start('--policy-read-roots', str(tree))
+    scheduler.until_logged('as client')
+    made = tmp_path / 'made'
+    hostile = {
+        f"the command 'touch {made}'": executes(f'touch {made}'),
+        f'container: {made} is not below write_roots': backup_to(made, tree),
+        'path_to_backup: /etc is not below read_roots': s3_to_nowhere('/etc'),
+        f'metadata_out: {made} is not below write_roots': s3_to_nowhere(
+            str(tree), metadata_out=str(made)
+        ),
+        f"on_failure_command: the command 'touch {made}'": s3_to_nowhere(
+            str(tree), on_failure_command=f'touch {made}'
+        ),
+        'restore_abs_path: /etc/cron.d is not below write_roots': s3_to_nowhere(
+            None, action='restore', restore_abs_path='/etc/cron.d'
+        ),
+    }
+    for reason, action in hostile.items():
+        job_id = client.create(document(action))
+        client.until(job_id, status='completed', result='fail')
+        assert reason in scheduler.record(job_id)['error'], reason
+        assert reason in scheduler.logged
+        assert reason in scheduler.call('status').out.replace('\n', ' ')
+    assert not made.exists()
+    # What the policy allows runs.
+    scheduler.stop()
+    scheduler.start('--policy-write-roots', str(store))
+    job_id = client.create(document(backup_to(store, tree)))
+    client.until(job_id, status='completed', result='success')
+
+
+def s3_to_nowhere(path: str | None, **options: str) -> Action:
+    where = {'storage': 's3', 'access_key': 'ACCESS', 'secret_key': 'SECRET'}
+    where |= {'endpoint': 'http://127.0.0.1:9', 'container': 'bucket'}
+    what = {'backup_name': 'bk'} | ({'path_to_backup': path} if path else {})
+    return {'action': 'backup', **where, **what, **options}
 
 
 def test_d32_abort_in_the_middle_of_an_upload(
@@ -199,18 +252,18 @@ def test_d32_abort_in_the_middle_of_an_upload(
 @contextlib.contextmanager
 def outage(plane: ControlPlane, *parts: str) -> Iterator[None]:
     for part in parts:
-        plane.kill_one(part)
+        plane.cloud.kill_one(part)
     try:
         yield
     finally:
         for part in parts:
-            plane.start_one(part)
+            plane.cloud.start_one(part)
 
 
 def test_refused_and_corrected_job(
     client: ApiClient, tree: Path, tmp_path: Path
 ) -> None:
-    scheduler = client.scheduler.start()
+    scheduler = client.scheduler.start('--policy-command', 'true')
     scheduler.until_logged('as client')
     good = backup_to(tmp_path / 'store', tree, restore_from_host='ignored')
     job_id = client.create(document(good | {'max_level': 3}))
@@ -235,7 +288,7 @@ def test_events_and_reports_at_the_same_time(
     stopping = threading.Event()
 
     def report() -> None:
-        session = control_plane.session()
+        session = control_plane.cloud.session()
         while not stopping.is_set():
             changes = {'job_schedule': {'status': 'scheduled'}}
             control_plane.call('PATCH', f'jobs/{job_id}', changes, session)
@@ -266,7 +319,7 @@ def test_outages_of_everything(
     def another_run() -> None:
         scheduler.until_successes(job_id, scheduler.record(job_id)['successes'] + 1)
 
-    with outage(control_plane, 'api'):
+    with outage(control_plane, 'freezer'):
         another_run()
         scheduler.until_logged('continuing with known jobs')
         scheduler.send(signal.SIGKILL)
@@ -278,7 +331,7 @@ def test_outages_of_everything(
     # Now, not when the delay is over.
     scheduler.call('reload').check()
     scheduler.until_logged('freezer-api is available again')
-    with outage(control_plane, 'keystone', 'api'):
+    with outage(control_plane, 'keystone', 'freezer'):
         another_run()
     scheduler.call('reload').check()
     another_run()
@@ -320,7 +373,10 @@ def test_backup_outlives_the_scheduler(
 
 
 def test_session_of_two_jobs(client: ApiClient, control_plane: ControlPlane) -> None:
-    scheduler = client.scheduler.start('--concurrent-jobs', '2')
+    scheduler = client.scheduler.start(
+        *('--concurrent-jobs', '2'),
+        *('--policy-command', 'true', '--policy-command', 'false'),
+    )
     scheduler.until_logged('as client')
     plane = control_plane
     jobs = [
@@ -360,8 +416,8 @@ def test_central_scheduler(
 ) -> None:
     """It uses the trusts that freezer-api creates with the jobs of other users."""
     plane = control_plane
-    plane.add_user('other')
-    others = plane.session('other', 'other')
+    plane.cloud.add_user('other')
+    others = plane.cloud.session('other', 'other')
     scheduler = client.scheduler.start('--centralized-scheduler')
     scheduler.until_logged('as client')
     backup = backup_to(tmp_path / 'store', tree)

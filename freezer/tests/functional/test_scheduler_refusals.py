@@ -33,7 +33,7 @@ def test_validate_refuses_each_action_that_cannot_run(
 ) -> None:
     good = backup_to(tmp_path / 'store', tree)
     wrongs: tuple[dict[str, Any], ...] = (
-        *({'storage': 'swift'}, {'mode': 'mysql'}, {'engine': 'rsync'}),
+        *({'storage': 'nfs'}, {'mode': 'sqlserver'}, {'engine': 'rsync'}),
         {'max_level': 3},
     )
     for number, wrong in enumerate(wrongs):
@@ -100,11 +100,11 @@ def test_a_refused_job_is_checked_again(
 ) -> None:
     config = tmp_path / 'home/.freezer/freezer.conf'
     config.parent.mkdir(parents=True)
-    config.write_text('[DEFAULT]\nmode = mysql\n')
+    config.write_text('[DEFAULT]\nmode = sqlserver\n')
     scheduler.env['HOME'] = str(tmp_path / 'home')
     scheduler.job('a', document(backup_to(tmp_path / 'store', tree)))
     scheduler.start()
-    scheduler.until_logged("mode 'mysql' is not available")
+    scheduler.until_logged("mode 'sqlserver' needs Windows")
     config.unlink()
     scheduler.call('reload').check()
     scheduler.until('a', result='success')
@@ -126,7 +126,7 @@ def test_an_action_may_need_what_an_earlier_one_makes(
 def test_jobs_of_other_clients_are_not_checked(
     scheduler: Scheduler, tree: Path, tmp_path: Path
 ) -> None:
-    job: dict[str, Any] = document(backup_to(tmp_path, tree, mode='mysql'))
+    job: dict[str, Any] = document(backup_to(tmp_path, tree, mode='sqlserver'))
     path = scheduler.job('a', job | {'client_id': 'other'})
     shown = scheduler.call('validate', path, '--client-id', 'mine').check().out
     assert 'will be skipped' in shown

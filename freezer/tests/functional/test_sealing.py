@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from freezer.engine.engine import TargetPlan
+from freezer.engine.engine import Extractor, TargetPlan
 from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.tar import TarEngine
@@ -29,6 +29,7 @@ from freezer.storage.exceptions import StorageException
 from freezer.storage.levels import LevelPolicy
 from freezer.storage.local.storage import LocalStorage
 from freezer.stream import age
+from freezer.stream.encryption import Passphrase
 from freezer.tests import trees
 from freezer.tests.engines import EngineAgent
 
@@ -63,7 +64,7 @@ class World:
     def engine(
         self, encryption: str | None = 'age', passphrase: str | None = 'pass'
     ) -> EngineAgent:
-        file = str(self.folder / passphrase) if passphrase else None
+        file = Passphrase(str(self.folder / passphrase)) if passphrase else None
         return EngineAgent(self.storage, EngineSettings('gzip', file, encryption))
 
     def back_up(
@@ -188,7 +189,7 @@ def test_wrong_passphrase_is_refused(world: World) -> None:
     with pytest.raises(PassphraseError) as caught:
         world.back_up(other)
     assert made[1].paths.identity in str(caught.value)
-    assert 'encrypt-pass-file' in str(caught.value)
+    assert 'wrong passphrase' in str(caught.value)
     with pytest.raises(PassphraseError):
         world.restore(other)
     assert list((world.folder / 'target').iterdir()) == []
@@ -358,7 +359,8 @@ def test_level_of_another_format_in_a_chain_is_detected(
     made = world.levels()
     passphrase = 'pass' if encryption else None
     other = LocalStorage(str(world.folder / 'other storage'), 2**20)
-    settings = EngineSettings('gzip', passphrase and str(world.folder / 'pass'))
+    file = Passphrase(str(world.folder / 'pass')) if passphrase else None
+    settings = EngineSettings('gzip', file)
     forger = EngineAgent(other, settings)
     plan = forger.plan(NAME, LevelPolicy(), NOW)
     forged = forger.backup(world.source, plan, 2 * NOW)
@@ -462,7 +464,7 @@ def test_change_behind_the_end_of_the_archive_is_detected(
     content[-1] ^= 0x01
     extracted: list[bool] = []
 
-    class Hasty:
+    class Hasty(Extractor):
         def extract(self, blocks: object) -> None:
             extracted.append(True)
 

@@ -9,6 +9,7 @@ import os
 import random
 import shlex
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from freezer.tests.agent import (
     iso,
     private,
 )
+from freezer.tests.functional.test_increments_cases import MARGIN
 from freezer.tests.functional.test_part import pattern
 from freezer.tests.proxy import Proxy
 from freezer.tests.servers import SeaweedFS
@@ -416,6 +418,32 @@ def test_only_the_range_of_a_file_is_read(seaweedfs: SeaweedFS, source: Path) ->
                 start, end = request.headers['range'].removeprefix('bytes=').split('-')
                 received += int(end) - int(start) + 1
         assert 0 < received < 20 << 20
+
+
+@pytest.mark.parametrize('levels', [1, 3])
+def test_a_part_reads_each_piece_once(
+    seaweedfs: SeaweedFS, source: Path, tmp_path: Path, levels: int
+) -> None:
+    """Directories and files of a level are in one piece."""
+    for name in ('d/one', 'd/two', 'd-x', 'd/sub/inner', 'other'):
+        (source / name).mkdir(parents=True)
+        (source / name / 'file').write_text(name)
+    # So that level 1 does not have it once more.
+    time.sleep(MARGIN)
+    with Proxy(seaweedfs.endpoint) as proxy:
+        agent = Agent(S3Store(seaweedfs, proxy.endpoint))
+        for level in range(levels):
+            (source / 'd' / f'new{level}').mkdir()
+            (source / 'd' / f'new{level}' / 'file').write_text(str(level))
+            agent.increment(source).check()
+        proxy.requests.clear()
+        agent.restore(tmp_path / 'target', '--include', 'd').check()
+        read = [each.key for each in proxy.requests if each.key.endswith('/data')]
+    assert len(set(read)) >= min(levels, 2)
+    assert len(read) == len(set(read))
+    expected = {p: e for p, e in trees.describe(source / 'd').items() if p != b'.'}
+    found = trees.describe(tmp_path / 'target' / 'd')
+    assert {p: e for p, e in found.items() if p != b'.'} == expected
 
 
 def test_reader_that_has_enough(local: Agent, source: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from freezer.tests import trees
+from freezer.tests import handmade, trees
 from freezer.tests.agent import Agent, LocalStore, assert_restores
 from freezer.tests.machine import bound, mounted
 
@@ -298,6 +298,21 @@ def test_a_source_whose_name_is_a_pattern(
     assert made.document['left_out'] == 1
 
 
+def test_a_name_with_backslashes(local: Agent, source: Path, tmp_path: Path) -> None:
+    """tar would take it for an escape, of the name of another file."""
+    for name in (r'a\101', 'aA'):
+        (source / name).mkdir()
+        (source / name / name).write_text(name)
+    for each in (source / r'a\101', source / r'a\101' / r'a\101'):
+        local.increment(each).check()
+        target = tmp_path / rf'target\101-{len(each.parts)}'
+        target.with_name(target.name.replace(r'\101', 'A')).mkdir()
+        local.restore(target).check()
+        assert {path.name: path.read_text() for path in target.iterdir()} == {
+            r'a\101': r'a\101'
+        }
+
+
 def test_all_excluded_at_an_increment(local: Agent, source: Path) -> None:
     """An empty level would remove everything."""
     local.increment(source).check()
@@ -352,6 +367,38 @@ def test_another_path_begins_a_chain(
     assert made.document['curr_backup_level'] == 0
     assert f'the previous level is of {source}, and this backup of {other}' in made.err
     assert 'starting a new chain at level 0' in made.err
+    assert_restores(local, other, tmp_path / 'target')
+
+
+def test_another_path_begins_a_chain_without_an_index(
+    local: Agent, source: Path, tmp_path: Path
+) -> None:
+    """Where the first level does not say its path, its names decide; then the engine's
+    file of the second has it."""
+    other = tmp_path / 'other'
+    other.mkdir()
+    (other / 'name').touch()
+    local.increment(source).check()
+    handmade.remove_indexes(local.store)
+    made = local.increment(source).check()
+    assert made.document['curr_backup_level'] == 1
+    assert not handmade.indexes(local.store)
+    # Names do not decide any more.
+    (other / 'file').touch()
+    made = local.increment(other).check()
+    assert made.document['curr_backup_level'] == 0
+    assert f'the previous level is of {source}, and this backup of {other}' in made.err
+
+
+def test_other_names_begin_a_chain(local: Agent, source: Path, tmp_path: Path) -> None:
+    other = tmp_path / 'other'
+    other.mkdir()
+    (other / 'name').touch()
+    local.increment(source).check()
+    handmade.remove_indexes(local.store)
+    made = local.increment(other).check()
+    assert made.document['curr_backup_level'] == 0
+    assert f'{other} has none of the names that the previous level has' in made.err
     assert_restores(local, other, tmp_path / 'target')
 
 

@@ -16,12 +16,14 @@ from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import snapshot
 from freezer.engine.tar.options import OPTIONS
 from freezer.exceptions import RestoreError
+from freezer.job import INCOMPLETE
 from freezer.storage.levels import LevelPolicy
 from freezer.storage.local.storage import LocalStorage
-from freezer.tests import trees
-from freezer.tests.agent import Agent, LocalStore, missed, private
+from freezer.tests import machine, trees
+from freezer.tests.agent import Agent, LocalStore, missed, private, wrap_tar
 from freezer.tests.deep import inside, just_below, make_deep
 from freezer.tests.engines import EngineAgent
+from freezer.tests.handmade import remove_indexes
 from freezer.tests.mounts import mounting
 from freezer.utils import tree
 
@@ -30,9 +32,13 @@ MARGIN = 20_000_000
 
 @dataclasses.dataclass
 class World:
-    """A source, and a chain of its levels."""
+    """A source, and a chain of its levels.
+
+    :ivar indexed: whether the levels keep their indexes
+    """
 
     folder: Path
+    indexed: bool = True
 
     def __post_init__(self) -> None:
         self.source = self.folder / 'source'
@@ -54,6 +60,8 @@ class World:
         plan = agent.plan('host_name', LevelPolicy(incremental=True), now)
         assert agent.backup(self.source, plan, now).level == self._levels
         self._levels += 1
+        if not self.indexed and self._levels == 1:
+            remove_indexes(LocalStore(self.folder / 'storage'))
 
     def restore(
         self, *include: str, keep_extra: bool = False
@@ -65,10 +73,12 @@ class World:
         return plan, chain.restore(str(self.target), plan).kept
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+@pytest.fixture(params=[True, False], ids=['indexed', 'without-index'])
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> World:
     monkeypatch.setattr(snapshot, 'MARGIN_NANOSECONDS', MARGIN)
-    made = World(tmp_path)
+    made = World(tmp_path, request.param)
     made.source.mkdir()
     made.target.mkdir()
     return made
@@ -345,7 +355,8 @@ def test_long_path_in_source_and_target(tmp_path: Path) -> None:
     assert plan == TargetPlan(removed=(b'/'.join([*names, b'extra']),))
     engine = world.agent().engine
     digests = {
-        engine.checksum(engine.source(str(top))) for top in (world.source, world.target)
+        engine.checksum(engine.source([str(top)]))
+        for top in (world.source, world.target)
     }
     assert len(digests) == 1
 
@@ -413,6 +424,63 @@ def test_files_of_the_run_are_not_removed(agent: Agent, tmp_path: Path) -> None:
         agent.restore(target, '--keep-extra', *options).check()
     agent.restore(target, '--overwrite').check()
     assert os.listdir(target) == ['a']
+
+
+def test_what_changed_while_it_was_read_is_not_removed(
+    agent: Agent, tmp_path: Path
+) -> None:
+    """tar reports the directory and the file; the snapshot file forgets both."""
+    source = tmp_path / 'source'
+    write(source, 'd/cache/mine', 'd/f', 'log')
+    message = 'file changed as we read it'
+    script = (
+        f'$TAR "$@"; code=$?; case "$*" in *--create*) '
+        f'echo "tar: ./d: {message}" >&2; echo "tar: ./log: {message}" >&2; '
+        f'exit 1;; esac; exit $code'
+    )
+    changing = agent.told(**wrap_tar(tmp_path / 'bin', script))
+    changing.backup(source, '--exclude', './d/cache').check()
+    write(source, 'extra', 'd/more')
+    said = agent.restore(source, '--overwrite').check().err
+    assert 'Removing 2 paths' in said
+    assert sorted(os.listdir(source)) == ['d', 'log']
+    assert sorted(os.listdir(source / 'd')) == ['cache', 'f']
+    assert (source / 'd/cache/mine').exists()
+
+
+def test_what_could_not_be_read_is_not_removed(agent: Agent, tmp_path: Path) -> None:
+    source = tmp_path / 'source'
+    write(source, 'a', 'broken', content='x')
+    made = machine.with_broken(agent, 'broken').backup(source)
+    assert made.code == INCOMPLETE
+    write(source, 'extra')
+    agent.restore(source, '--overwrite').check()
+    assert sorted(os.listdir(source)) == ['a', 'broken']
+
+
+def test_excluded_in_a_directory_that_is_excluded_later(world: World) -> None:
+    write(world.source, 'cache/stored', 'cache/tmp/x', 'other')
+    world.backup(['./cache/tmp', './other'])
+    world.backup(['./cache'])
+    (world.source / 'other').unlink()
+    write(world.target, 'cache/tmp/mine', 'cache/extra', 'other')
+    plan, _ = world.restore()
+    assert plan is not None
+    # It was in the source when level 1 was made, and level 1 has it.
+    assert plan.removed == (b'cache/extra',)
+
+
+@pytest.mark.parametrize('world', [True], indirect=True)
+def test_the_plan_reads_no_snapshot_file(world: World) -> None:
+    """The index has the whole state."""
+    write(world.source, 'd/a')
+    world.backup()
+    world.backup()
+    for state in (world.folder / 'storage').rglob('engine_metadata'):
+        state.unlink()
+    write(world.target, 'd/a/x', 'extra')
+    plan, _ = world.restore()
+    assert plan == TargetPlan(removed=(b'd/a/x', b'extra'), replaced=(b'd/a',))
 
 
 def test_keep_extra_and_overwrite(agent: Agent, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from freezer.tests.commands import seen_on_terminal
 from freezer.tests.functional.waiting import until
 from freezer.tests.proxy import Proxy, error
 from freezer.tests.scripted import Scripted
+from freezer.utils.text import columns_of
 
 MIB = 1 << 20
 SIZE = r'\d+(\.\d)? (B|KiB|MiB)'
@@ -147,8 +148,8 @@ def test_a_backup_on_a_terminal(local: Agent, noise: Path, tmp_path: Path) -> No
     )
     assert screen.code == 0, screen
     said = (
-        rf'Backing up: \d+%, {SIZE} of 4\.\d MiB, {SIZE} sent, {SIZE}/s, (4 files, )?'
-        r'0:0\d(, 0:0\d left)?'
+        rf'Backing up: \d+%, {SIZE}( of 4\.\d MiB)?, {SIZE} sent, {SIZE}/s, '
+        r'(4 files, )?0:0\d(, 0:0\d left)?( \|.*\|)?'
     )
     assert len([line for line in screen.live if re.fullmatch(said, line)]) > 3
     # Standard output is for the document alone.
@@ -164,20 +165,18 @@ def test_a_backup_on_a_terminal(local: Agent, noise: Path, tmp_path: Path) -> No
     date = '2...-..-..T..:..:..Z'
     assert re.fullmatch(f'Backed up {noise} as level 0 of hosta_bk, {date}', head)
     assert last == ''
-    assert [line.split(':')[0].strip() for line in rest[:4]] == [
-        *('To', 'Read', 'Stored', 'Took')
+    assert [line.split(':')[0].strip() for line in rest] == [
+        *('To', 'Read', 'Stored', 'Restore')
     ]
-    assert re.fullmatch(rf'  Read:      {SIZE}, 4 files', rest[1])
+    assert re.fullmatch(rf'  Read:      {SIZE}, 4 files, .* s, {SIZE}/s', rest[1])
     assert re.fullmatch(rf'  Stored:    {SIZE}, ratio 1\.0\d', rest[2])
     # The command that is shown does what is said.
-    assert rest[4] == 'To restore it into ./restored:'
-    restored = run_in_shell(rest[5:], tmp_path, local)
+    restored = run_in_shell(rest[3], tmp_path, local)
     assert missed(trees.describe(noise), restored) == []
 
 
-def run_in_shell(lines: list[str], folder: Path, agent: Agent) -> Path:
-    """As somebody who copies it does; where it restores to."""
-    assert all(line.endswith('\\') for line in lines[:-1])
+def run_in_shell(line: str, folder: Path, agent: Agent) -> Path:
+    """As somebody who copies the command does; where it restores to."""
     scripts = folder / 'scripts'
     scripts.mkdir()
     script = scripts / 'freezer-agent'
@@ -185,7 +184,12 @@ def run_in_shell(lines: list[str], folder: Path, agent: Agent) -> Path:
     script.chmod(0o755)
     env = environment(agent.env)
     env['PATH'] = f'{scripts}:{env["PATH"]}'
-    subprocess.run(['sh', '-c', '\n'.join(lines)], cwd=folder, env=env, check=True)
+    subprocess.run(
+        ['sh', '-c', line[line.index('freezer-agent') :]],
+        cwd=folder,
+        env=env,
+        check=True,
+    )
     return folder / 'restored'
 
 
@@ -207,7 +211,7 @@ def test_progress_of_a_restore_on_a_terminal(backed_up: Agent, tmp_path: Path) -
     assert 0 < percents[0] < percents[-1] <= 100
     head, *rest, last = screen.lines
     assert head.startswith('Restored level 0 of ')
-    assert re.fullmatch(rf'  Written:   {SIZE}, 4 files', rest[2])
+    assert re.fullmatch(rf'  Written:   {SIZE}, 4 files, .* s, {SIZE}/s', rest[2])
     assert last == ''
     assert screen.out == ''
 
@@ -220,6 +224,58 @@ def test_progress_fits_a_narrow_terminal(backed_up: Agent, tmp_path: Path) -> No
     )
     assert any(re.match(r'Restoring: \d+%', line) for line in screen.live)
     assert screen.lines[-1] == ''
+
+
+# A name of each kind: long, with wide characters, control characters and combining
+# ones, and one that is no text.
+NAMES = (
+    'a long directory/with another one in it/{and} a file that is here.txt',
+    '雪の降る夜に読む長い物語の本をもう一度.pdf',
+    'esc\x1b[31m\n',
+    're\u0301sume\u0301',
+    'bad\udcffname',
+)
+
+
+@pytest.mark.parametrize('columns', [40, 80, 200])
+def test_the_current_file_is_shown_where_there_is_room(
+    local: Agent, tmp_path: Path, columns: int
+) -> None:
+    source = tmp_path / 'source'
+    for name in NAMES:
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(20 * MIB))
+    agent = local.told('--compression', 'none')
+    backup = on_terminal(
+        *(agent, 'backup', '--path-to-backup', source, '--upload-limit', 30 * MIB),
+        columns=columns,
+    )
+    restore = on_terminal(
+        *(agent, 'restore', '--restore-abs-path', tmp_path / 'target'),
+        *('--download-limit', 30 * MIB),
+        columns=columns,
+    )
+    seen = {40: '', 80: r'雪の降る.*….*\.pdf', 200: NAMES[1]}[columns]
+    for screen in (backup, restore):
+        assert screen.code == 0, screen
+        assert max(map(columns_of, screen.live)) < columns
+        assert not re.search('[\x00-\x1f]', ''.join(screen.live))
+        live = [re.match(r'\w+( up)?: (\d+)%', line) for line in screen.live]
+        percents = [int(found[2]) for found in live if found]
+        assert len(percents) > 5
+        assert percents == sorted(percents)
+        rates = [line for line in screen.live if '/s, ' in line and ' left' in line]
+        assert len(rates) > 5
+        named = [
+            line for line in screen.live if re.search('雪|esc|bad|re\u0301s', line)
+        ]
+        assert bool(named) == bool(seen)
+        if seen:
+            assert any(re.search(seen, line) for line in named)
+            escaped = r'esc\x1b[31m\n', r'bad\udcffname'
+            assert any(name in line for line in named for name in escaped)
+    assert missed(trees.describe(source), tmp_path / 'target') == []
 
 
 def test_a_signal_ends_the_line(local: Agent, noise: Path) -> None:
@@ -290,12 +346,10 @@ def test_parts_and_retries_are_counted(
     assert made.document['bytes_stored'] > 4 * PART
     assert '  Retries:   1 request repeated' in made.err
     # Whose keys are not shown.
-    lines = made.err.splitlines()
-    head = 'To restore it into ./restored, with the same access-key and secret-key:'
-    (at,) = (n for n, line in enumerate(lines) if line.startswith(head))
+    line = made.err.splitlines()[-1]
+    assert line.startswith('  Restore, with the same access-key and secret-key: ')
     assert proxied.server.secret_key not in made.err
-    assert max(map(len, lines[at:])) <= 80
-    restored = run_in_shell(lines[at + 1 :], tmp_path, agent)
+    restored = run_in_shell(line, tmp_path, agent)
     assert missed(trees.describe(big), restored) == []
 
 
@@ -308,10 +362,10 @@ def test_restore_command_names_the_job_file(
     agent = Agent(local.store)
     agent.options = ('--config', path, '--hostname', 'h', '--backup-name', "it's")
     made = agent.backup(noise).check()
-    command = made.err.partition('To restore it into ./restored:\n')[2]
+    command = made.err.partition('  Restore:   ')[2]
     assert f"--config '{path}'" in command
     assert '--container' not in command
-    restored = run_in_shell(command.splitlines(), tmp_path, agent)
+    restored = run_in_shell(command, tmp_path, agent)
     assert missed(trees.describe(noise), restored) == []
 
 

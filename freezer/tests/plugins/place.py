@@ -14,6 +14,7 @@ from freezer.tests.conformance.engine_places import LARGE, EnginePlace
 from freezer.tests.conformance.mode_places import ModePlace
 from freezer.tests.conformance.places import PART, Place
 from freezer.tests.conformance.snapshot_places import SnapshotPlace
+from freezer.tests.plugins.freezer_sqlite.databases import SqlSetEngine
 from freezer.tests.plugins.freezer_sqlite.engine import SqlDumpEngine
 from freezer.tests.plugins.freezer_sqlite.mode import SqliteMode
 from freezer.tests.plugins.freezer_sqlite.options import ENGINE, SNAPSHOT, STORAGE
@@ -96,6 +97,40 @@ class SqlDumpPlace(EnginePlace):
 
     def restored(self, target: Path) -> Path:
         return target / self.source.name
+
+
+class SqlSetPlace(EnginePlace):
+    """A directory of databases, of which a day of use changes, adds and removes one."""
+
+    engine_class = SqlSetEngine
+
+    def make_source(self) -> None:
+        self.source.mkdir()
+        for name, size in (('large', LARGE), ('small', 1000), ('removed', 1)):
+            with connect(self.source / f'{name}.sqlite') as database:
+                database.execute('CREATE TABLE things (text, bytes)')
+                rows = ((f'{n};\n', bytes(1000)) for n in range(size // 1000))
+                database.executemany('INSERT INTO things VALUES (?, ?)', rows)
+
+    def change(self) -> None:
+        now = time.time_ns()
+        with connect(self.source / 'small.sqlite') as database:
+            database.execute(f'CREATE TABLE at_{now} (number)')
+        with connect(self.source / f'added_{now}.sqlite') as database:
+            database.execute(f'CREATE TABLE at_{now} (number)')
+        (self.source / 'removed.sqlite').unlink(missing_ok=True)
+
+    def break_source(self) -> None:
+        with open(self.source / 'large.sqlite', 'r+b') as file:
+            file.seek(LARGE // 2)
+            file.write(b'x' * (LARGE // 4))
+
+    def describe(self, where: Path) -> Any:
+        found = {}
+        for path in where.glob('*.sqlite'):
+            with connect(path) as database:
+                found[path.name] = list(database.iterdump())
+        return found
 
 
 class SqliteModePlace(ModePlace):

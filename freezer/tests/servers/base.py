@@ -246,8 +246,14 @@ class ProcessServer(Server):
     readonly_secret_key = 'sk/readonly+secret'
     start_timeout = 60.0
 
-    def __init__(self, parent: Path | None = None) -> None:
+    def __init__(
+        self, parent: Path | None = None, certificate: Path | None = None
+    ) -> None:
+        """:param certificate: PEM file with a key and its certificate: those that can
+        answer at ``secure_endpoint`` too"""
         super().__init__()
+        self.secure_endpoint = ''
+        self._certificate = certificate
         self._parent = parent or Path(tempfile.gettempdir())
         self._directory: Path | None = None
         self._lock: IO[bytes] | None = None

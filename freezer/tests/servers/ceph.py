@@ -36,6 +36,14 @@ class CephRGW(ProcessServer):
     def _prepare(self) -> None:
         self._mon_port, self._port = free_ports(2)
         self.endpoint = f'http://127.0.0.1:{self._port}'
+        secure = ''
+        if self._certificate is not None:
+            (secure_port,) = free_ports(1)
+            self.secure_endpoint = f'https://127.0.0.1:{secure_port}'
+            secure = (
+                f' ssl_endpoint=127.0.0.1:{secure_port}'
+                f' ssl_certificate={self._certificate}'
+            )
         self._fsid, self._osd_uuid = str(uuid.uuid4()), str(uuid.uuid4())
         self._osd_starts = 0
         self._fresh = True
@@ -47,6 +55,7 @@ class CephRGW(ProcessServer):
                 fsid=self._fsid,
                 mon_port=self._mon_port,
                 port=self._port,
+                secure=secure,
                 domain=DOMAIN,
             )
         )
@@ -164,7 +173,7 @@ bluestore block size = 34359738368
 osd memory target = 1073741824
 [client.rgw]
 # Without tcp_nodelay every answer with a body takes 40 ms more.
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1{secure}
 rgw dns name = {domain}
 rgw enable usage log = false
 # Space of deleted objects comes back in a minute, not in two hours.

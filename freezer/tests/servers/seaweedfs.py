@@ -22,6 +22,9 @@ class SeaweedFS(ProcessServer):
     def _prepare(self) -> None:
         self._ports = free_ports(4)
         self.endpoint = f'http://127.0.0.1:{self._ports[3]}'
+        if self._certificate is not None:
+            (self._secure_port,) = free_ports(1)
+            self.secure_endpoint = f'https://127.0.0.1:{self._secure_port}'
         identities = [
             _identity('freezer', self.access_key, self.secret_key, ['Admin']),
             _identity(
@@ -62,8 +65,16 @@ class SeaweedFS(ProcessServer):
             '-dir=data',
             '-max=10000',  # every bucket has its own
         )
+        secure: tuple[str, ...] = ()
+        if self._certificate is not None:
+            secure = (
+                f'-s3.port.https={self._secure_port}',
+                f'-s3.cert.file={self._certificate}',
+                f'-s3.key.file={self._certificate}',
+            )
         self._weed(
             'filer',
+            *secure,
             f'-master=127.0.0.1:{master}',
             f'-port={filer}',
             '-defaultStoreDir=filer',

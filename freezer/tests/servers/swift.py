@@ -1,9 +1,13 @@
 """OpenStack Swift, in five processes."""
 
+import json
 import os
 import pwd
+import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
+from typing import Any
 
 from freezer.tests.servers.base import (
     DOMAIN,
@@ -18,6 +22,75 @@ from freezer.tests.servers.base import (
 # Not ours: Swift is a package of the system.
 _PYTHON = '/usr/bin/python3'
 _STORES = ('account', 'container', 'object')
+
+
+class Account:
+    """An account, as any client of Swift sees it.
+
+    :param url: of the account
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self.token = token
+
+    def ask(
+        self,
+        method: str,
+        path: str = '',
+        query: str = '',
+        body: bytes | None = None,
+        headers: Mapping[str, str] = {},
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Headers and body of an answer.
+
+        :param path: below the account, not quoted
+        """
+        url = f'{self.url}/{urllib.parse.quote(path)}'.rstrip('/')
+        url += f'?{query}' if query else ''
+        given = {'X-Auth-Token': self.token, **headers}
+        request = urllib.request.Request(url, body, given, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.headers, answer.read()
+
+    def keys(self, container: str, prefix: str = '') -> dict[str, int]:
+        """Return the size of every object, by key."""
+        found: dict[str, int] = {}
+        marker = ''
+        while True:
+            query = {'format': 'json', 'prefix': prefix, 'marker': marker}
+            page = json.loads(
+                self.ask('GET', container, urllib.parse.urlencode(query))[1]
+            )
+            if not page:
+                return found
+            found |= {item['name']: item['bytes'] for item in page}
+            marker = page[-1]['name']
+
+    def get(self, container: str, key: str) -> bytes:
+        return self.ask('GET', f'{container}/{key}')[1]
+
+    def put(
+        self, container: str, key: str, data: bytes, headers: Mapping[str, str] = {}
+    ) -> None:
+        typed = {'Content-Type': 'application/octet-stream', **headers}
+        self.ask('PUT', f'{container}/{key}', body=data, headers=typed)
+
+    def delete(self, container: str, key: str) -> None:
+        self.ask('DELETE', f'{container}/{key}')
+
+    def make(self, container: str) -> None:
+        self.ask('PUT', container, body=b'')
+
+    def remove(self, container: str) -> None:
+        """Remove a container with its objects."""
+        try:
+            for key in self.keys(container):
+                self.delete(container, key)
+            self.ask('DELETE', container)
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
 
 
 class SwiftS3(ProcessServer):
@@ -50,6 +123,8 @@ class SwiftS3(ProcessServer):
         'swift-proxy-server',
     )
     version_command = (_PYTHON, '-c', 'import swift; print(swift.__version__)')
+    #: filters of the proxy that look at who asks
+    logins = 's3api tempauth'
 
     def _prepare(self) -> None:
         self._user = pwd.getpwuid(os.geteuid()).pw_name
@@ -78,6 +153,7 @@ class SwiftS3(ProcessServer):
                 region=REGION,
                 domain=DOMAIN,
                 page=self.properties.page,
+                logins=self.logins,
                 tester=self.secret_key,
                 reader=self.readonly_secret_key,
             )
@@ -103,17 +179,28 @@ class SwiftS3(ProcessServer):
         ports = (self._ports[server] for server in _STORES)
         return not any(map(is_free, ports)) and super()._answers()
 
-    def used(self, container: str) -> int:
-        """Return the bytes in a container, as Swift knows it: not only in buckets."""
+    @property
+    def account(self) -> Account:
+        """The account of the S3 keys, through Swift's own API."""
         keys = {'X-Auth-User': self.access_key, 'X-Auth-Key': self.secret_key}
         login = urllib.request.Request(f'{self.endpoint}/auth/v1.0', headers=keys)
         with urllib.request.urlopen(login, timeout=60) as answer:
-            account = answer.headers['X-Storage-Url']
-            token = answer.headers['X-Auth-Token']
-        url = f'{account}/{urllib.parse.quote(container)}'
-        head = urllib.request.Request(url, None, {'X-Auth-Token': token}, method='HEAD')
-        with urllib.request.urlopen(head, timeout=60) as answer:
-            return int(answer.headers['X-Container-Bytes-Used'])
+            found = answer.headers
+            return Account(found['X-Storage-Url'], found['X-Auth-Token'])
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """Options of storage swift, by key."""
+        return {
+            'swift_auth_url': f'{self.endpoint}/auth/v1.0',
+            'swift_username': self.access_key,
+            'swift_password': self.secret_key,
+            **changes,
+        }
+
+    def used(self, container: str) -> int:
+        """Return the bytes in a container, as Swift knows it: not only in buckets."""
+        headers, _body = self.account.ask('HEAD', container)
+        return int(headers['X-Container-Bytes-Used'])
 
 
 # One process: swift-ring-builder is started nine times for it, and takes 7 s.
@@ -161,7 +248,7 @@ use = egg:swift#{server}
 
 _PROXY_CONF = """\
 [pipeline:main]
-pipeline = catch_errors gatekeeper cache listing_formats s3api tempauth slo dlo \
+pipeline = catch_errors gatekeeper cache listing_formats {logins} slo dlo \
  versioned_writes symlink proxy-server
 [app:proxy-server]
 use = egg:swift#proxy

@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 
 from freezer.storage import claims, manifest
-from freezer.storage._s3 import volumes
 from freezer.storage._s3.options import MAX_OBJECT_SIZE, S3Options
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.requests import Clients, Requests
+from freezer.storage._s3.transport.requests import Requests
 from freezer.storage.backup import Backup
 from freezer.storage.claims import Claim
+from freezer.storage.object_backups import volumes
 from freezer.storage.retry import Retry
 from freezer.storage.s3 import S3Storage
 from freezer.utils.blocks import Buffers
@@ -106,7 +106,7 @@ def no_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
                 buffers.take()
                 yield Nothing(min(size, len(message) - start))
 
-    def digests(part: Nothing) -> list[bytes]:
+    def digests(part: Nothing, _algorithm: str) -> list[bytes]:
         pieces = -(-len(part) // manifest.MAX_PIECE)
         # New objects, as in earnest.
         return [bytes(bytearray(digest)) for _ in range(pieces)]
@@ -129,14 +129,13 @@ def write(
         skip_prepare=True,
         options=S3Options(**options),
     )
-    clients = Clients(client, lambda: client)
-    storage._opened = Bucket(Requests('bucket', ENDPOINT, clients, Retry(0)))
+    storage._opened = Bucket(Requests('bucket', ENDPOINT, client, Retry(0)))
     storage._opened_by = os.getpid()
     pending = storage.begin(Backup('tar', 'h', 1, 1, 0))
     queue = RichQueue(2)
     queue.put_messages(cast(Any, [Nothing(size)]))
     written: Any = pending.write(queue.get_messages())
-    return written._written
+    return written._written['']
 
 
 @pytest.mark.usefixtures('no_bytes')

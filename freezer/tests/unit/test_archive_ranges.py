@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import random
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from freezer.stream import age, compression, encryption
 from freezer.stream.points import Points
 from freezer.tests import ranged
 from freezer.tests.archives import cut
+from freezer.utils.blocks import Block
 from freezer.utils.progress import Progress
 from freezer.utils.ranges import Range
 
@@ -154,11 +155,26 @@ def make(folder: Path, name: str, form: str | None) -> Level:
     return Level(storage, opened_level(folder, storage, form), points, content)
 
 
+class _Engine:
+    unmarked_compression = None
+
+    def is_archive_start(self, head: bytes) -> bool:
+        return head.startswith(b'archive')
+
+    def padded(self, state: bytes) -> frozenset[bytes]:
+        raise NotImplementedError
+
+    def without(
+        self, archive: Iterable[Block], paths: Container[bytes]
+    ) -> Iterator[Block]:
+        raise NotImplementedError
+
+
 def opened_level(folder: Path, storage: Storage, form: str | None) -> OpenedLevel:
-    passphrase = str(folder / 'pass') if form else None
+    passphrase = encryption.Passphrase(str(folder / 'pass')) if form else None
     opener = LevelOpener(
-        EngineSettings(encrypt_pass_file=passphrase, progress=Progress()),
-        lambda head: head.startswith(b'archive'),
+        EngineSettings(passphrase=passphrase, progress=Progress()),
+        _Engine(),
     )
     return opener.open(StoredLevel(storage, BACKUP))
 

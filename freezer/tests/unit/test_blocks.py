@@ -58,7 +58,7 @@ def test_memory_is_used_again(chunks: list[bytes], size: int, held: int) -> None
     for block in cut(chunks, size, buffers):
         used.add(id(block))
         under_way.append(block)
-        block.sha256 = 'of this content'
+        block.payload = 'of this content'
         if len(under_way) > held:
             done = under_way.pop(0)
             seen.append(bytes(done))
@@ -73,10 +73,10 @@ def test_memory_is_used_again(chunks: list[bytes], size: int, held: int) -> None
 def test_a_digest_is_not_that_of_what_was_there_before() -> None:
     buffers = Buffers()
     block = Buffer(b'abc')
-    block.sha256 = 'of abc'
+    block.payload = 'of abc'
     buffers.give_back(block)
     assert buffers.take() is block
-    assert block.sha256 is None
+    assert block.payload is None
 
 
 def test_memory_that_something_still_points_into() -> None:

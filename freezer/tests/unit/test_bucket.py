@@ -13,12 +13,11 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
 from freezer.storage._s3.transport.objects import TOKEN_KEY
-from freezer.storage._s3.transport.requests import Clients, Requests
-from freezer.storage._s3.upload import StreamUpload
-from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
-from freezer.storage.objects import ObjectKind, Upload
+from freezer.storage._s3.transport.requests import Requests
+from freezer.storage.object_backups.upload import StreamUpload
+from freezer.storage.object_backups.volumes import UploadPlan, VolumeWriter
+from freezer.storage.objects import ObjectKind, Sent, UncertainComplete, Upload
 from freezer.storage.retry import Retry
 from freezer.tests.unit.clock import FakeClock
 
@@ -81,8 +80,7 @@ def make(budget: float = 20, /, **answers: list[Answer]) -> tuple[Bucket, Client
     clock = FakeClock()
     client = Client(clock, **answers)
     retry = Retry(budget, clock, lambda: 0.0)
-    clients = Clients(client, lambda: client)
-    return Bucket(Requests('bucket', ENDPOINT, clients, retry)), client
+    return Bucket(Requests('bucket', ENDPOINT, client, retry)), client
 
 
 class Body(io.BytesIO):

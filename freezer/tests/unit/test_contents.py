@@ -2,6 +2,7 @@
 
 import os
 import random
+import stat
 import subprocess
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -144,3 +145,42 @@ def test_a_link_to_nothing() -> None:
     level = Level(0, directory(b'./', b'Yb'), hard_link(b'./b', b'a'))
     with pytest.raises(EngineError, match='not made by GNU tar'):
         of_chosen([level], 'b')
+
+
+@pytest.mark.parametrize('pieces', [0, 1, 3, 4, 5, 26, 200])
+@pytest.mark.parametrize('name', FORMATS)
+def test_the_map_of_a_member(name: str, pieces: int, tmp_path: Path) -> None:
+    content = sparse_file(tmp_path / 'sparse', pieces, pieces)
+    archive = tar(tmp_path, '--sparse', *FORMATS[name], './sparse')
+    found = contents.member_map(cut(archive, 600), b'sparse')
+    read = bytearray(len(content))
+    for start, length, place in zip(
+        found.starts, found.lengths, found.places, strict=True
+    ):
+        read[start : start + length] = archive[place : place + length]
+    assert read == content
+    assert list(found.starts) == sorted(found.starts)
+
+
+def test_the_map_of_a_device(tmp_path: Path) -> None:
+    for letter, format_ in ((b'3', '--format=gnu'), (b'4', '--format=posix')):
+        path = tmp_path / 'device'
+        kind = stat.S_IFCHR if letter == b'3' else stat.S_IFBLK
+        try:
+            os.mknod(path, 0o600 | kind, os.makedev(8, 300))
+        except PermissionError:
+            pytest.skip('devices can be made by root only')
+        archive = tar(tmp_path, format_, './device')
+        path.unlink()
+        found = contents.member_map([archive], b'device')
+        assert (os.major(found.device), os.minor(found.device)) == (8, 300)
+
+
+def test_the_map_of_something_else() -> None:
+    for archive, words in {
+        member(b'./other', b'1') + END: 'not of this archive',
+        END: 'not of this archive',
+        b'': 'stops after 0 bytes',
+    }.items():
+        with pytest.raises(EngineError, match=words):
+            contents.member_map([archive], b'file')

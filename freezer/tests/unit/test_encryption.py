@@ -53,7 +53,9 @@ def test_round_trip(blocks: list[bytes], size: int) -> None:
 def test_openssl_reads_ours(pass_file: Path) -> None:
     content = HEAD + os.urandom(100_000)
     sealed = b''.join(
-        encryption.encrypt(encryption.read_passphrase(str(pass_file)), cut(content, 77))
+        encryption.encrypt(
+            encryption.Passphrase(str(pass_file)).value, cut(content, 77)
+        )
     )
     assert openssl(pass_file, sealed, '-d', '-md', 'sha256') == content
 
@@ -64,7 +66,7 @@ def test_we_read_openssls(pass_file: Path, digest: str, size: int) -> None:
     """MD5 is what OpenSSL 1.0.2 took."""
     content = HEAD + os.urandom(10_000)
     sealed = openssl(pass_file, content, '-md', digest)
-    passphrase = encryption.read_passphrase(str(pass_file))
+    passphrase = encryption.Passphrase(str(pass_file)).value
     assert decrypted(sealed, size, passphrase) == content
 
 
@@ -103,7 +105,7 @@ def test_the_passphrase_is_the_first_line(
 ) -> None:
     path = tmp_path / 'pass'
     path.write_bytes(content)
-    assert encryption.read_passphrase(str(path)) == passphrase
+    assert encryption.Passphrase(str(path)).value == passphrase
 
 
 @pytest.mark.parametrize('content', [b'', b'\n', b'\nsecond\n'])
@@ -111,12 +113,12 @@ def test_an_empty_passphrase_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / 'pass'
     path.write_bytes(content)
     with pytest.raises(ConfigError, match='empty'):
-        encryption.read_passphrase(str(path))
+        _ = encryption.Passphrase(str(path)).value
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='no-such-file'):
-        encryption.read_passphrase(str(tmp_path / 'no-such-file'))
+        _ = encryption.Passphrase(str(tmp_path / 'no-such-file')).value
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from freezer.exceptions import ConfigError
-from freezer.job.exec import _split_command
+from freezer.utils.commands import split
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ from freezer.job.exec import _split_command
 )
 def test_operators_of_a_shell_are_refused(command: str, operator: str) -> None:
     with pytest.raises(ConfigError, match="write sh -c '…'") as raised:
-        _split_command(command)
+        split('command', command)
     assert f'command: {operator} is for a shell' in str(raised.value)
 
 
@@ -54,4 +54,4 @@ def test_operators_of_a_shell_are_refused(command: str, operator: str) -> None:
     ],
 )
 def test_commands_that_need_no_shell(command: str, expected: list[list[str]]) -> None:
-    assert _split_command(command) == expected
+    assert split('command', command) == expected

@@ -20,6 +20,7 @@ from freezer.engine.index.record import (
 )
 from freezer.engine.index.sorter import Sorter
 from freezer.engine.index.state import merged
+from freezer.engine.index.tree import StateTree
 from freezer.exceptions import EngineError
 
 
@@ -139,11 +140,12 @@ def test_damage_is_reported() -> None:
     for position in range(len(content)):
         changed = bytearray(content)
         changed[position] ^= 1 << position % 8
-        # Padding bits mean nothing; the first magic is left to the storage's digests.
+        # Some bits of deflate change nothing: padding, and the codes of bytes that do
+        # not occur. The first magic is left to the storage's digests.
         with contextlib.suppress(EngineError):
             assert list(load(bytes(changed)).records()) == records
             harmless += 1
-    assert harmless < 16 + 8
+    assert harmless < 16 + 12
     for length in range(len(content)):
         with pytest.raises(EngineError):
             list(load(content[:length]).records())
@@ -253,3 +255,135 @@ def test_neighbouring_members_are_one_range() -> None:
         record(b'c', offset=9728),
     ]
     assert merge_ranges([*records, *records]) == [(0, 3072), (9728, 11264)]
+
+
+def changed_tree(
+    rng: random.Random, old: dict[bytes, str], changes: int
+) -> tuple[dict[bytes, str], list[Record]]:
+    """A tree after some changes, path -> kind, and the records of its level."""
+    new, touched = dict(old), set()
+    for _ in range(changes):
+        path = rng.choice(sorted(new))
+        match rng.randrange(4):
+            case 0 if path:
+                for each in [p for p in new if (p + b'/').startswith(path + b'/')]:
+                    del new[each]
+            case 1 if path and new[path] == 'file':
+                new[path] = 'directory'
+            case 2 if path:
+                for each in [p for p in new if p.startswith(path + b'/')]:
+                    del new[each]
+                new[path] = 'file'
+                touched.add(path)
+            case _ if new[path] == 'directory':
+                name = bytes(rng.choices(b'ab.-\x01\xff', k=rng.randint(1, 3)))
+                full = path + b'/' + name if path else name
+                new.setdefault(full, rng.choice(['file', 'directory', 'directory']))
+    records = [
+        record(path, kind)
+        for path, kind in new.items()
+        if old.get(path) != kind or path in touched
+    ]
+    for path in old.keys() - new.keys():
+        parent = path.rpartition(b'/')[0]
+        if old[parent] == new.get(parent) == 'directory':
+            records.append(removed(path))
+    return new, sorted(records, key=lambda each: sort_key(each.path))
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_a_state_is_found_path_by_path(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, 'BLOCK_RECORDS', 4)
+    rng = random.Random(seed)
+    levels = []
+    tree: dict[bytes, str] = {b'': 'directory'}
+    seen: set[bytes] = set()
+    for number in range(6):
+        old = tree if number else {}
+        tree, records = changed_tree(rng, tree, 12)
+        if not old:
+            records = [record(path, kind) for path, kind in tree.items()]
+            records.sort(key=lambda each: sort_key(each.path))
+        levels.append(records)
+        seen |= tree.keys()
+        expected = {each.path: (level, each) for level, each in state(levels)}
+        assert {path: each.kind for path, (_, each) in expected.items()} == tree
+        found = StateTree([load(write(each)) for each in levels])
+        # Another order than that of a walk.
+        for path in rng.sample(sorted(seen), len(seen)):
+            one = found.find(path)
+            if path not in tree:
+                assert one is None
+                continue
+            assert one is not None
+            level, (block, at, _end) = one
+            assert (level, block.records[at]) == expected[path]
+            children = [
+                (level, each)
+                for level, part in found.children(path)
+                for each in records_of([part])
+            ]
+            assert children == [
+                one
+                for name, one in expected.items()
+                if name and name.rpartition(b'/')[0] == path
+            ]
+
+
+def test_a_directory_is_listed_without_what_is_below() -> None:
+    """Whole blocks of other directories are not read."""
+    names = [b'%06d' % number for number in range(3)]
+    records = [record(b'', 'directory')]
+    for name in names:
+        records.append(record(name, 'directory'))
+        records += [record(b'%s/%06d' % (name, n)) for n in range(4 * BLOCK_RECORDS)]
+    content = write(records)
+    reads: list[int] = []
+
+    def read(start: int, end: int) -> bytes:
+        reads.append(start)
+        return content[start:end]
+
+    index = IndexFile(read, len(content), 'INDEX')
+    reads.clear()
+    found = [each.path for each in records_of(index.children(b''))]
+    assert found == names
+    assert len(reads) <= 6
+    assert len(records_of(index.children(names[1]))) == 4 * BLOCK_RECORDS
+    assert list(index.children(b'missing')) == []
+
+
+def test_links_and_the_end_of_the_archive() -> None:
+    records = [
+        record(b'a', offset=4096, length=1024),
+        record(b'b', 'link', target=b'a', offset=0, length=512, size=0),
+        record(b'c', 'link', target=b'a', offset=512, length=512, size=0),
+    ]
+    assert load(write(records)).links_and_end() == ({b'a': [b'b', b'c']}, 5120)
+    assert load(write([])).links_and_end() == ({}, 0)
+
+
+def test_blocks_of_several_indexes_share_a_cache() -> None:
+    records = [record(b'%06d' % number) for number in range(8 * BLOCK_RECORDS)]
+    content = write(records)
+    reads: list[int] = []
+
+    def read(start: int, end: int) -> bytes:
+        reads.append(start)
+        return content[start:end]
+
+    cache = file.BlockCache(3)
+    both = [IndexFile(read, len(content), 'INDEX', cache) for _ in range(2)]
+    reads.clear()
+    for _ in range(3):
+        for index, number in ((both[0], 0), (both[1], 0), (both[0], 5 * BLOCK_RECORDS)):
+            assert index.find(records[number].path) == records[number]
+    assert len(reads) == 3
+    # The one that was used first goes.
+    both[0].find(records[-1].path)
+    both[1].find(records[0].path)
+    assert len(reads) == 4
+    both[0].find(records[0].path)
+    assert len(reads) == 5

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from freezer.storage import layout, manifest
-from freezer.storage.exceptions import IntegrityError, ManifestError
+from freezer.storage import digests, layout, manifest
+from freezer.storage.exceptions import IntegrityError, ManifestError, StorageConfigError
 
 MIB = 1024 * 1024
 PIECE = manifest.MAX_PIECE
@@ -220,12 +221,12 @@ def test_the_marker_names_the_other_files() -> None:
         manifest.MARKER_KEY: TOKEN,
         manifest.STATE_KEY: hashlib.sha256(b'state').hexdigest(),
     }
-    made = manifest.commit_marker({'engine_name': 'tar'}, TOKEN, b'state')
+    made = manifest.commit_marker({'engine_name': 'tar'}, {'': TOKEN}, b'state')
     marker = json.loads(made)
     assert marker.pop(manifest.CONTENT_KEY)
     assert marker == expected
     index = {'size': 5}
-    made = manifest.commit_marker({'engine_name': 'tar'}, TOKEN, b'state', index)
+    made = manifest.commit_marker({'engine_name': 'tar'}, {'': TOKEN}, b'state', index)
     marker = json.loads(made)
     assert marker.pop(manifest.CONTENT_KEY)
     assert marker == {**expected, 'index': index}
@@ -236,7 +237,7 @@ def test_the_marker_names_the_other_files() -> None:
 @pytest.mark.parametrize('add', ['commit', 'index'])
 def test_the_marker_has_a_digest_of_itself(add: str) -> None:
     content = {'engine_name': 'tar', 'seal': 'abc', manifest.IDENTITY_KEY: 'd'}
-    made = manifest.commit_marker(content, TOKEN, b'state')
+    made = manifest.commit_marker(content, {'': TOKEN}, b'state')
     if add == 'index':
         made = manifest.indexed_marker(json.loads(made), content, {'size': 5})
     marker = json.loads(made)
@@ -254,3 +255,28 @@ def test_the_error_of_damage() -> None:
     error = manifest.damaged('s3://bucket/key', manifest.Piece(10, 20, None))
     assert isinstance(error, IntegrityError)
     assert 's3://bucket/key: bytes 10 to 19 ' in error.message
+
+
+# BLAKE3
+
+
+def test_digests_with_blake3(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = manifest.dump_digests(manifest.digest_part(b'abc', digests.BLAKE3))
+    builder = manifest.ManifestBuilder(TOKEN, digests.BLAKE3)
+    builder.add('data', 3, 5 * MIB, 'digests/00000000', lines)
+    document = builder.finish().dump()
+    assert json.loads(document)['algorithm'] == 'blake3'
+    volume = manifest.load(document, 'here').volumes[0]
+    # Of its own test vectors (b3sum).
+    assert lines == (
+        b'6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85\n'
+    )
+    (piece,) = volume.pieces(lines)
+    assert manifest.check_piece(b'abc', piece)
+    assert not manifest.check_piece(b'abd', piece)
+    # On a machine without the library.
+    digests.function.cache_clear()
+    monkeypatch.setitem(sys.modules, 'blake3', None)
+    with pytest.raises(StorageConfigError, match=r'here: .* freezer\[blake3\]'):
+        manifest.load(document, 'here')
+    digests.function.cache_clear()

@@ -14,13 +14,23 @@ from freezer.common import job_options, opts, plugins, upstream, usage
 from freezer.engine.engine import Engine
 from freezer.exceptions import ConfigError
 from freezer.mode.mode import Mode
+from freezer.snapshot.snapshot import Snapshot
 from freezer.storage.base import Storage
 from freezer.tests.commands import run_command
 from freezer.utils.plugin_options import PluginOptions
 
 SECRET_WORDS = ('key', 'password', 'secret', 'token')
+# They may contain a password.
+ADDRESSES = {'uri'}
 # They name files, or a key that is not told.
-NO_SECRETS = {'ssh-key', 'ftp-keyfile', 'sse-customer-key-file', 'sse-kms-key-id'}
+NO_SECRETS = {
+    'ssh-key',
+    'host-key',
+    'ftp-keyfile',
+    'password-file',
+    'sse-customer-key-file',
+}
+NO_SECRETS |= {'sse-kms-key-id'}
 
 
 def declared() -> Iterator[Any]:
@@ -45,6 +55,7 @@ def test_options_have_help(option: Any) -> None:
 @pytest.mark.parametrize('option', ALL_OPTIONS)
 def test_secrets_are_marked(option: Any) -> None:
     named = any(word in option.name for word in SECRET_WORDS)
+    named = named or option.name in ADDRESSES
     assert option.secret == (named and option.name not in NO_SECRETS)
 
 
@@ -111,16 +122,16 @@ def test_a_plugin_declares_an_option_of_the_agent(declare: Callable[..., None]) 
         opts.declare()
 
 
-@pytest.mark.parametrize('group, name', [(None, 'ssh-host'), ('ssh', 'host')])
+@pytest.mark.parametrize('group, name', [(None, 'ftp-host'), ('ftp', 'host')])
 def test_an_option_of_freezer_19_gives_way(
     declare: Callable[..., None], group: str | None, name: str
 ) -> None:
-    declare((plugins.STORAGES, 'ssh', {group: [cfg.StrOpt(name, help='Where.')]}))
-    conf = opts.parse_alone(['--ssh-host', 'h'])
-    assert (conf.ssh.host if group else conf.ssh_host) == 'h'
+    declare((plugins.STORAGES, 'ftp', {group: [cfg.StrOpt(name, help='Where.')]}))
+    conf = opts.parse_alone(['--ftp-host', 'h'])
+    assert (conf.ftp.host if group else conf.ftp_host) == 'h'
     opts.refuse_unavailable(conf)
-    assert '--ssh-host' in usage.text(opts.help_usage())
-    assert job_options.keys_of(conf)['ssh_host'].group == group
+    assert '--ftp-host' in usage.text(opts.help_usage())
+    assert job_options.keys_of(conf)['ftp_host'].group == group
 
 
 @pytest.mark.parametrize(
@@ -129,6 +140,7 @@ def test_an_option_of_freezer_19_gives_way(
         (plugins.STORAGES, Storage, {'local', 's3'}),
         (plugins.ENGINES, Engine, {'tar'}),
         (plugins.MODES, Mode, {'fs'}),
+        (plugins.SNAPSHOTS, Snapshot, {'btrfs', 'lvm'}),
     ],
 )
 def test_plugins_load(namespace: str, contract: type, names: set[str]) -> None:
@@ -139,8 +151,8 @@ def test_plugins_load(namespace: str, contract: type, names: set[str]) -> None:
 
 
 def test_a_plugin_there_is_not() -> None:
-    with pytest.raises(ConfigError, match=r"storage 'swift' .*available: .*local.*s3"):
-        plugins.load(plugins.STORAGES, 'storage', 'swift')
+    with pytest.raises(ConfigError, match=r"storage 'nfs' .*available: .*local.*s3"):
+        plugins.load(plugins.STORAGES, 'storage', 'nfs')
 
 
 def imported(code: str) -> tuple[set[str], str]:
@@ -184,7 +196,7 @@ def test_help_names_every_option() -> None:
             name = f'--{group}-{option.name}' if group else f'--{option.name}'
             assert name in ended.stdout
     # What is not there yet is not promised.
-    assert '--lvm-srcvol' not in ended.stdout
+    assert '--cinder-vol-id' not in ended.stdout
 
 
 def test_no_argument_is_help_and_a_failure() -> None:

@@ -137,10 +137,14 @@ def test_a_package_for_debian_has_all_of_a_command(command: str) -> None:
     installed = (DEBIAN / f'{command}.install').read_text().split()
     data = PROJECT['tool']['setuptools']['data-files']
     assert f'usr/bin/{command}' in installed
-    for target, shell in (('bash-completion/completions', 'bash'), ('zsh', 'zsh')):
+    for target, shell in (
+        ('bash-completion/completions', 'bash'),
+        ('zsh', 'zsh'),
+        ('fish', 'fish'),
+    ):
         (folder,) = (each for each in data if each.startswith(f'share/{target}'))
         (pattern,) = data[folder]
-        (file,) = (p for p in ROOT.glob(pattern) if p.name[-9:] == command[-9:])
+        (file,) = (p for p in ROOT.glob(pattern) if command in p.name)
         assert f'usr/{folder}/{file.name}' in installed, shell
     (page,) = (DEBIAN / f'{command}.manpages').read_text().split()
     assert (ROOT / f'doc/source/cli/{Path(page).stem}.rst').exists()

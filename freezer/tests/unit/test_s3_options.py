@@ -148,6 +148,11 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
         {'s3_tags': ','.join(f'{n}={n}' for n in range(11))},
         's3-tags: an object has at most 10',
     ),
+    ({'s3_digest': 'blake3', 'endpoint': HTTP}, 's3-digest blake3 needs https'),
+    (
+        {'s3_digest': 'blake3', 's3_signature_version': 's3'},
+        's3-digest blake3 needs s3-signature-version s3v4',
+    ),
     ({'s3_tags': f'{"n" * 129}=x'}, 'at most 128 characters'),
     ({'s3_tags': f'n={"v" * 257}'}, 'a value 256'),
     ({'s3_object_lock_mode': 'GOVERNANCE'}, 'need each other'),
@@ -190,6 +195,7 @@ OUT_OF_BOUNDS = {
     's3_sse': ['aes256'],
     's3_acl': ['public-read'],
     's3_checksum': ['md5'],
+    's3_digest': ['md5'],
     's3_object_lock_days': ['0', '36501'],
     's3_object_lock_mode': ['SOMEHOW', 'compliance'],
 }

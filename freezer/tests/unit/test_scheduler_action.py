@@ -17,9 +17,9 @@ from freezer.scheduler.documents.action import Action
 from freezer.utils.types import Size
 
 ODD = 'a %x%% $y ${z} #;= "q\' [s] ü'
-CANDIDATES = (ODD, '7', '1', '9M', '90s', '2026-01-31T23:59:59+02:00')
+CANDIDATES = (ODD, '7', '1', '9M', '90s', '7d', '2026-01-31T23:59:59+02:00')
 # A job file cannot include another one; no snapshot is installed.
-NOT_IN_JOBS = ('config', 'snapshot')
+NOT_IN_JOBS = ('config', 'snapshot', 'encrypt-pass-fd')
 
 
 def parse(given: dict[str, Any]) -> Action:

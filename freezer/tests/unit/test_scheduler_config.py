@@ -12,7 +12,8 @@ import pytest
 
 from freezer.exceptions import ConfigError
 from freezer.scheduler import config, options, private
-from freezer.scheduler.config import Settings
+from freezer.scheduler.config import Coordination, Settings
+from freezer.scheduler.coordination import backend
 from freezer.scheduler.documents.document import Document, parse
 
 
@@ -116,13 +117,9 @@ def test_scheduler_conf_as_freezer_19_read_it() -> None:
     assert settings.supported['actions'] == {'backup'}
 
 
-@pytest.mark.parametrize(
-    'section',
-    ['[scheduler]\nenable_v1_api = true', '[coordination]\nbackend_url = etcd://'],
-)
-def test_unsupported_options_are_rejected(section: str, tmp_path: Path) -> None:
+def test_unsupported_options_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / 'scheduler.conf'
-    path.write_text(section)
+    path.write_text('[scheduler]\nenable_v1_api = true')
     with pytest.raises(ConfigError, match='not supported'):
         load('start', '--config-file', str(path))
 
@@ -148,7 +145,7 @@ def test_default_directories(
 def test_options_have_help(group: Any) -> None:
     for option in group[1]:
         assert option.help.endswith('.')
-        assert option.secret == (option.name in ('password', 'token'))
+        assert option.secret == (option.name in ('password', 'token', 'backend-url'))
 
 
 def job(*actions: dict[str, Any], **top: Any) -> Document:
@@ -188,6 +185,18 @@ def test_d31_exec_is_rejected_if_disabled() -> None:
     assert load('start').reject_reason(job(EXEC)) == ''
     assert 'exec' in load('start', '--disable-exec').reject_reason(job(BACKUP, EXEC))
     assert load('start', '--disable-exec').reject_reason(job(BACKUP)) == ''
+
+
+@pytest.mark.parametrize(
+    'name', ['on_success_command', 'on-failure-command', 'encrypt_pass_command']
+)
+def test_other_commands_are_rejected_if_exec_is_disabled(name: str) -> None:
+    document = job({**BACKUP, name: 'touch /tmp/x'})
+    assert load('start').reject_reason(document) == ''
+    found = load('start', '--disable-exec').reject_reason(document)
+    assert name.replace('-', '_') in found
+    unset = job({**BACKUP, name: 'None'})
+    assert load('start', '--disable-exec').reject_reason(unset) == ''
 
 
 def test_private_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,12 +411,61 @@ def test_version_1_of_the_api_in_any_group(
         load_file(path, f'[{group}]\n{key} = true\n')
 
 
-def test_every_unsupported_option_is_reported(tmp_path: Path) -> None:
-    text = '[DEFAULT]\nenable_v1_api = true\n[coordination]\nbackend_url = etcd://\n'
-    with pytest.raises(
-        ConfigError, match=r'enable_v1_api .*; \[coordination\] backend'
-    ):
-        load_file(tmp_path / 'scheduler.conf', text)
+def test_coordination_as_freezer_19_read_it(tmp_path: Path) -> None:
+    path = tmp_path / 'scheduler.conf'
+    text = '[coordination]\nbackend_url = redis://h:6379\n'
+    with pytest.raises(ConfigError, match='needs --scheduler-client-id'):
+        load_file(path, text)
+    settings = load_file(path, f'{text}[scheduler]\nclient_id = web\n')
+    shared = settings.coordination
+    assert shared is not None
+    assert shared.backend_url == 'redis://h:6379'
+    assert shared.name() == 'freezer:web'
+    assert shared.name('a') == 'freezer:web:a'
+    assert 'redis' not in repr(settings.coordination)
+
+
+def test_names_of_locks_differ() -> None:
+    names = {
+        Coordination(backend_url='', prefix=prefix, client_id=client).name(job)
+        for prefix, client, job in [
+            ('a', 'b', 'c'),
+            ('a:b', 'c', ''),
+            ('a', 'b:c', ''),
+            ('a', 'b', ''),
+            ('a', 'b', 'c' * 300),
+            ('a', 'b', 'ä/c'),
+        ]
+    }
+    assert len(names) == 6
+    assert all(len(name) <= 200 and '/' not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    'url',
+    [
+        *('etcd://h', 'redis://h?lock_timeout=4', 'file:///x?timeout=a'),
+        *('redis://h:x', 'redis://[h', 'redis', 'file://x', 'file://x/y', 'file:x'),
+    ],
+)
+def test_malformed_backends(url: str) -> None:
+    with pytest.raises(ConfigError, match=r'\[coordination\] backend-url'):
+        backend.check(url)
+
+
+def test_coordination_without_pidfds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog could not follow its agents."""
+    monkeypatch.delattr(os, 'pidfd_open')
+    with pytest.raises(ConfigError, match='needs Linux'):
+        backend.check(f'file://{tmp_path / "locks"}')
+
+
+def test_the_lifetime_of_locks() -> None:
+    assert backend.lifetime('redis://h') == 60
+    assert backend.lifetime('redis://h?lock_timeout=7') == 7
+    assert backend.lifetime('file:///x?timeout=8') == 8
 
 
 def test_insecure_beside_the_credentials(tmp_path: Path) -> None:

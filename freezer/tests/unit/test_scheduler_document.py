@@ -138,20 +138,35 @@ def test_invalid_files(text: str | bytes, expected: list[str]) -> None:
     [
         ({'freezer_action': {'max_levl': 3}}, 5, 'max_levl', 'not an option'),
         ({'freezer_action': {'max_level': 'x'}}, 5, 'max_level', 'x'),
-        ({'freezer_action': {'snapshot': 'yes'}}, 5, 'snapshot', 'not available'),
-        ({'freezer_action': {'mysql_conf': '/x'}}, 5, 'mysql_conf', 'does not have'),
+        ({'freezer_action': {'snapshot': 'vss'}}, 5, 'snapshot', 'needs Windows'),
+        (
+            {'freezer_action': {'sql_server_conf': '/x'}},
+            5,
+            'sql_server_conf',
+            'does not have',
+        ),
         ({'freezer_action': {'config': '/x'}}, 5, 'config', 'not allowed'),
+        (
+            {'freezer_action': {'encrypt_pass_fd': 3}},
+            *(5, 'encrypt_pass_fd', 'no such file descriptor'),
+        ),
         ({'freezer_action': {'command': 'a\nb'}}, 5, 'command', 'line break'),
         ({'freezer_action': {'command': 'a\rb'}}, 5, 'command', 'line break'),
         ({'freezer_action': {'command': 'a\0'}}, 5, 'command', 'line break'),
         ({'freezer_action': {'command': ' a'}}, 5, 'command', 'space'),
         ({'freezer_action': {'command': '\ud800'}}, 5, 'command', 'surrogate'),
-        ({'freezer_action': {'command': ['a']}}, 5, 'command', 'must be text'),
+        ({'freezer_action': {'command': ['a', 1]}}, 5, 'command', 'list of texts'),
+        ({'freezer_action': {'mode': ['fs']}}, 5, 'mode', 'must be text'),
         ({'freezer_action': {'exclude': ['a', '#b']}}, 5, 'exclude', '[#]'),
         ({'freezer_action': {'exclude': [1]}}, 5, 'exclude', 'list of texts'),
         ({'freezer_action': {'s3_part_number': 1}}, 5, 's3_part_number', 'not an'),
         ({'freezer_action': {'storage:x y': {}}}, 5, 'storage:x y', 'letters'),
-        ({'freezer_action': {'storage:a': {'storage': 'ftp'}}}, 5, 'storage:a', 'ftp'),
+        (
+            {'freezer_action': {'storage:a': {'storage': 'nfs'}}},
+            5,
+            'storage:a',
+            'nfs',
+        ),
         ({'freezer_action': 3}, 4, 'freezer_action', 'object'),
         ({'freezer_action': INFO, 'mandatry': 1}, 9, 'mandatry', 'mean mandatory?'),
         ({'freezer_action': INFO, 'mandatory': 'x'}, 9, 'mandatory', 'true or false'),
@@ -286,7 +301,7 @@ def test_options_of_a_log_in_a_storage_are_refused() -> None:
 
 
 def test_every_unknown_key_is_reported() -> None:
-    old = ['mysql_conf', 'lvm_srcvol', 'cinder_vol_id', 'nova_inst_id', 'ssh_host']
+    old = ['sql_server_conf', 'vssadmin', 'cinder_vol_id', 'nova_inst_id', 'timeout']
     new = ['dst_file', 'get_object', 'max_levl', 's3_regoin']
     found = problems(job({**INFO, **dict.fromkeys([*old, *new], 'x')}))
     for key in (*old, *new):

@@ -390,3 +390,27 @@ def test_records_are_read_back(records: Records, tmp_path: Path) -> None:
     assert records.load('a/../b') == record
     (path,) = tmp_path.iterdir()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_elsewhere(make: Any) -> None:
+    job = make(**HOURLY)
+    due = job.due
+    job.on_run_elsewhere('another schedule', NOW, NOW + HOUR)
+    assert job.due == due
+    # From now on it counts as the other one does.
+    job.on_run_elsewhere(job.record.timing, NOW + 7 * SECOND, NOW + 9 * SECOND)
+    assert job.due == NOW + 7 * SECOND + HOUR
+    once = make()
+    once.on_run_elsewhere(once.record.timing, NOW + 3 * SECOND, NOW + 4 * SECOND)
+    assert once.due is None
+    assert once.record.status == 'completed'
+
+
+def test_a_run_that_does_not_count_is_due_again(make: Any) -> None:
+    job = make(**HOURLY)
+    due = job.due
+    begin(job, due)
+    assert job.due > due
+    job.on_finished(RunResult('aborted', 1, 'lock lost'), due + SECOND, repeat=True)
+    assert job.due == due
+    assert job.is_due(due + SECOND)

@@ -210,8 +210,11 @@ def test_registers_once(api: FakeApi, remote: Remote) -> None:
     remote.poll()
     (client,) = api.clients
     assert client['client_id'] == CLIENT
-    assert client['supported_storages'] == ('local', 's3')
-    assert client['supported_engines'] + client['supported_modes'] == ('tar', 'fs')
+    storages = {'local', 's3', 'ssh', 'swift', 'ftp', 'ftps'}
+    assert set(client['supported_storages']) == storages
+    # freezer-api knows no engine blocks.
+    assert set(client['supported_engines']) == {'tar', 'glance'}
+    assert set(client['supported_modes']) == {'fs', 'glance', 'mongo', 'mysql'}
     assert client['supported_actions'][-1] == 'exec'
     assert 'is_central' not in client
 
@@ -221,7 +224,7 @@ def test_registered_capabilities(api: FakeApi, remote: Remote) -> None:
         client_id=None,
         disable_exec=True,
         centralized=True,
-        supported={**remote.settings.supported, 'storages': {'s3', 'swift'}},
+        supported={**remote.settings.supported, 'storages': {'s3', 'nfs'}},
     )
     source.sync.round(poll=True)
     (client,) = api.clients
@@ -276,7 +279,7 @@ def test_cache_belongs_to_one_client(api: FakeApi, remote: Remote) -> None:
 
 @pytest.mark.parametrize(
     'wrong',
-    [{'mode': 'mysql'}, {'log_config_append': '/x'}, {'engine': 'rsync'}],
+    [{'mode': 'sqlserver'}, {'log_config_append': '/x'}, {'engine': 'rsync'}],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_refused_jobs_are_reported(
@@ -579,8 +582,25 @@ def test_two_jobs_start_a_session_together(api: FakeApi, remote: Remote) -> None
     assert {each['session_tag'] for each in api.documents.values()} == {1}
 
 
-def test_session_during_an_outage(api: FakeApi, remote: Remote) -> None:
-    """A finished run is not started any more; results are sent in order."""
+def test_session_of_a_run_that_is_over_at_once(api: FakeApi, remote: Remote) -> None:
+    """It takes part in the session, so the job gets the session's tag."""
+    api.sessions['s'] = 0
+    document = remote.add(session_id='s')
+    remote.source.on_started(document)
+    remote.source.on_finished(document, 'fail')
+    remote.send()
+    actions = [what[1] for name, what in api.calls if name == 'session_action']
+    assert ['start' in each for each in actions] == [True, False]
+    assert api.sessions['s'] == 1
+    assert actions[1]['end'] == {'job_id': 'a', 'current_tag': 1, 'result': 'fail'}
+
+
+def test_session_during_an_outage(
+    api: FakeApi, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was over long ago is not started any more; results are sent in
+    order."""
+    monkeypatch.setattr('freezer.scheduler.sources.remote._SESSION_SECONDS', 0.0)
     api.sessions['s'] = 0
     document = remote.add(session_id='s')
     api.fails['*'] = ApiUnavailable('unreachable')
@@ -606,7 +626,8 @@ def test_deleted_session(api: FakeApi, remote: Remote) -> None:
     remote.source.on_backup(document, BACKUP)
     remote.send()
     assert len(api.backups) == 1
-    assert api.names().count('session_action') == 1
+    # The start and the end.
+    assert api.names().count('session_action') == 2
 
 
 # -- The thread ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from freezer.scheduler.documents import document
 from freezer.scheduler.runs import runner
 from freezer.scheduler.runs.metadata import MetadataFiles
 from freezer.scheduler.runs.runner import JobRun, RunResult
+from freezer.scheduler.runs.watchdog import Watchdog, now
 from freezer.tests.scheduler import until
 
 BACKUP = {'storage': 's3', 'container': 'b', 'secret_key': 'sk/secret'}
@@ -105,6 +106,15 @@ def test_incomplete_backup_is_a_success_with_a_warning(
     # Once: it is not tried again.
     assert reported[0] == {'curr_backup_level': 1, 'incomplete': 2}
     assert len(reported) == 2
+
+
+def test_warnings_of_a_backup_are_a_warning_of_the_run(make: Make) -> None:
+    metadata = {'curr_backup_level': 0, 'warnings': 2}
+    result = make(f"""
+        open(sys.argv[4], 'w').write({json.dumps(metadata)!r})
+    """).execute()
+    assert (result.result, result.exit_code) == ('success', 0)
+    assert result.warning == '2 warnings; the log of the agent lists them'
 
 
 def test_exit_code_3_of_another_action_is_a_failure(make: Make) -> None:
@@ -233,3 +243,38 @@ def test_agent_that_cannot_be_started(
     result = run.execute()
     assert (result.result, result.exit_code) == ('fail', 1)
     assert 'cannot start the agent' in result.error
+
+
+@pytest.fixture
+def watchdog() -> Iterator[Watchdog]:
+    made = Watchdog()
+    yield made
+    made.close()
+
+
+def test_no_agent_starts_when_the_locks_may_have_expired(
+    make: Make, tmp_path: Path, watchdog: Watchdog
+) -> None:
+    run = make(f"open({str(tmp_path / 'started')!r}, 'w')")
+    run._watchdog = watchdog
+    watchdog.valid_until(now(), now() + 60)
+    assert run.execute().result == 'aborted'
+    assert not (tmp_path / 'started').exists()
+
+
+def test_what_ignores_sigterm_is_killed_with_its_agent(
+    make: Make, tmp_path: Path, watchdog: Watchdog
+) -> None:
+    """Another scheduler may repeat the run."""
+    run = make(f"""
+        if not os.fork():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            open({str(tmp_path / 'child')!r}, 'w').write(str(os.getpid()))
+            os.rename({str(tmp_path / 'child')!r}, {str(tmp_path / 'ready')!r})
+        time.sleep(60)
+    """)
+    run._watchdog = watchdog
+    result = abort_when(tmp_path / 'ready', run, for_good=True)
+    assert result.result == 'aborted'
+    child = Path('/proc', (tmp_path / 'ready').read_text(), 'stat')
+    until(lambda: not child.exists() or child.read_text().split()[2] == 'Z')

@@ -1,5 +1,6 @@
 """Several storages, of which one fails in a way that no driver should."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from freezer.storage.backup import Backup, PendingBackup, WrittenBackup
 from freezer.storage.base import Storage
 from freezer.storage.repository import Repository
 from freezer.storage.several import Members, PendingOnAll
-from freezer.utils.blocks import Block
+from freezer.utils.blocks import Block, PartStart
 
 BACKUP = Backup('tar', 'host_name', 1_700_000_000, 1_700_000_000, 0)
 ODD = ValueError('invalid literal for int()')
@@ -42,7 +43,7 @@ class Pending(PendingBackup, WrittenBackup):
     def put_identity(self, identity: bytes) -> None:
         self._do('put_identity', identity)
 
-    def write(self, blocks: Iterable[Block]) -> WrittenBackup:
+    def write(self, blocks: Iterable[Block | PartStart]) -> WrittenBackup:
         for block in blocks:
             self._do('write', block)
         return self
@@ -51,7 +52,7 @@ class Pending(PendingBackup, WrittenBackup):
         self._do('commit')
 
     def cancel(self) -> None:
-        pass
+        self.stages.get('cancel', succeed)()
 
     def discard(self) -> None:
         self._do('discard')
@@ -111,6 +112,43 @@ def test_a_signal_is_raised() -> None:
 
     with pytest.raises(Signal):
         Members(storages('a', 'b')).each({'a': succeed, 'b': interrupt})
+
+
+def test_a_level_that_is_committed_outlives_a_signal() -> None:
+    """The commit of the other storage is interrupted."""
+
+    class Signal(BaseException):
+        pass
+
+    def interrupt(*_arguments: object) -> None:
+        raise Signal
+
+    def wait_and_signal() -> None:
+        assert committed.wait(60)
+        signal.raise_signal(signal.SIGUSR1)
+        assert cancelled.wait(60)
+        raise ODD
+
+    committed, cancelled = threading.Event(), threading.Event()
+    good = Pending(commit=committed.set)
+    busy = Pending(commit=wait_and_signal, cancel=cancelled.set)
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(Signal):
+            back_up(Members(storages('good', 'busy')), good=good, busy=busy)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert good.events == ['put_identity', 'write', 'commit']
+    assert busy.events[-1] == 'discard'
+
+
+def test_a_level_is_discarded_after_the_commit() -> None:
+    """Its base has been removed."""
+    a, b = Pending(), Pending()
+    pending = PendingOnAll(BACKUP, Members(storages('a', 'b')), {'a': a, 'b': b})
+    pending.write([b'content']).commit(Path('state'), {})
+    pending.discard()
+    assert a.events[-1] == b.events[-1] == 'discard'
 
 
 def test_a_listing_that_fails_after_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,37 @@ def test_undoing_that_takes_too_long_is_the_end() -> None:
     assert (status, lines) == (-signal.SIGTERM, ['first this', 'out of time: SIGTERM'])
 
 
+def test_it_is_raised_at_the_end_of_a_block_that_defers_it() -> None:
+    status, lines = run("""
+        signals.GRACE_SECONDS = 0.3
+        with signals.as_exceptions(on_timeout):
+            try:
+                with signals.deferred(30):
+                    send()
+                    time.sleep(0.6)
+                    print('done', flush=True)
+                    raise ValueError('an error of the block')
+            except signals.Interrupted as interruption:
+                print(interruption.name, flush=True)
+                with signals.deferred(30):
+                    time.sleep(0.6)
+                    print('also done', flush=True)
+                wait_for_ever()
+    """)
+    last = 'out of time: SIGTERM'
+    assert (status, lines) == (-15, ['done', 'SIGTERM', 'also done', last])
+
+
+def test_a_deferral_has_a_limit() -> None:
+    status, lines = run("""
+        signals.GRACE_SECONDS = 0.1
+        with signals.as_exceptions(on_timeout), signals.deferred(0.3):
+            send()
+            wait_for_ever()
+    """)
+    assert (status, lines) == (-15, ['out of time: SIGTERM'])
+
+
 def test_the_end_comes_whatever_fails_before_it() -> None:
     status, lines = run("""
         signals.GRACE_SECONDS = 0.3

@@ -13,6 +13,8 @@ from freezer.mode.mode import Mode, ModeSettings, Release
 from freezer.snapshot.snapshot import Snapshot, SnapshotSettings, SnapshotView
 from freezer.utils.signals import Interrupted
 
+VIEW = SnapshotView('/view', 5 * 10**9)
+
 
 class Calls:
     """What was called; raises where it is told to.
@@ -63,7 +65,7 @@ class FakeSnapshot(Snapshot):
 
     def create(self, path: str) -> SnapshotView:
         self.calls.add('create')
-        return SnapshotView('/view', 5 * 10**9)
+        return VIEW
 
     def remove(self) -> None:
         self.calls.add('remove')
@@ -80,8 +82,8 @@ def around(
         else contextlib.nullcontext()
     )
     with expected:
-        with at_rest(mode, copy if snapshot else None, '/path') as (path, _):
-            assert path == ('/view' if snapshot else '/path')
+        with at_rest(mode, copy if snapshot else None, '/path') as (view, _, _):
+            assert view == (VIEW if snapshot else None)
             calls.add('backup')
     return calls.seen
 

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import random
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +15,30 @@ import pytest
 from freezer.engine.engine import Archiving, Base, Warnings
 from freezer.engine.index.file import IndexFile, local_copy
 from freezer.engine.index.new import NewIndex
-from freezer.engine.index.record import Record, Row
+from freezer.engine.index.record import Record, Row, removed
 from freezer.engine.index.state import merged
+from freezer.engine.settings import EngineSettings
 from freezer.engine.tar import units
+from freezer.engine.tar.describe import names_digest
 from freezer.engine.tar.excludes import Excludes
+from freezer.engine.tar.guard import TargetGuard
+from freezer.engine.tar.headers import Dumpdir
+from freezer.engine.tar.indexer import Indexer
 from freezer.engine.tar.scanner import Scanner
 from freezer.engine.tar.tar import TarEngine
 from freezer.exceptions import EngineError
-from freezer.tests.engines import tar_engine
+from freezer.storage.levels import LevelPolicy, NoSuchBackup
+from freezer.storage.local.storage import LocalStorage
+from freezer.tests.archives import (
+    END,
+    cut,
+    directory,
+    hard_link,
+    member,
+    pax,
+    symlink,
+)
+from freezer.tests.engines import EngineAgent, tar_engine
 from freezer.tests.trees import make_tree, mutate_tree
 from freezer.utils.blocks import Block
 
@@ -64,7 +81,7 @@ def back_up(
     engine = engine or tar_engine()
     now = time.time_ns() + later * (level + 1) * 10**9
     made = Archiving(
-        engine.source(str(source)),
+        engine.source([str(source)]),
         base,
         folder / 'state',
         Warnings(),
@@ -278,15 +295,127 @@ def test_what_no_restore_would_accept_is_not_backed_up(
         back_up(source)
 
 
+def scanned(found: list[Record]) -> Scanner:
+    """A scanner that adds the records to a list, and leaves nothing out."""
+
+    def leave_out(path: bytes, why: str) -> None:
+        pytest.fail(f'{path!r}: {why}')
+
+    return Scanner(lambda record, _names: found.append(record), leave_out)
+
+
 def test_an_archive_without_an_end(source: Path) -> None:
     (source / 'file').write_text('content')
     archive = back_up(source).archive
-    scanner = Scanner(lambda record, names: None)
+    scanner = scanned([])
     scanner.feed(archive[:3000])
     with pytest.raises(EngineError, match='without an end'):
         scanner.finish()
     scanner.feed(archive[3000:])
     scanner.finish()
+
+
+@pytest.mark.parametrize('target', [b'./g', b'./d/f'])
+def test_a_hard_link_to_a_file_that_the_archive_does_not_have(
+    target: bytes, tmp_path: Path
+) -> None:
+    """A restore would refuse it, so no index is made, and nothing is committed."""
+    first, link = member(b'./f', b'content'), hard_link(b'./g', b'./f')
+    good, bad = Indexer(tmp_path), Indexer(tmp_path)
+    for indexer, each in ((good, link), (bad, hard_link(b'./g', target + b'-gone'))):
+        indexer.feed(b''.join([directory(b'./', b'Yf', b'Yg'), first, each, END]))
+        indexer.finish()
+    assert [each.path for each in good.records((), ())] == [b'', b'f', b'g']
+    with pytest.raises(EngineError, match=r"hard link 'g' to '.*-gone', but not that"):
+        list(bad.records((), ()))
+
+
+TOP = directory(b'./', b'Dd', b'Yf', b'Yg')
+LARGE = random.Random(1).randbytes(3000)
+CHANGED = [
+    # A file where a directory was listed, or the reverse.
+    ([TOP, member(b'./d', LARGE)], [b'd']),
+    ([TOP, directory(b'./f/')], [b'f']),
+    # What is in a directory that is not there any more.
+    ([TOP, member(b'./d/f', LARGE), symlink(b'./d/g', b'f')], [b'd/f', b'd/g']),
+    ([TOP, symlink(b'./d', b'f'), directory(b'./d/s/')], [b'd', b'd/s']),
+    ([TOP, directory(b'./d/'), member(b'./d', LARGE)], [b'd']),
+    # A link to a file that is left out.
+    ([TOP, member(b'./d', LARGE), hard_link(b'./f', b'./d')], [b'd', b'f']),
+    ([TOP, pax((b'mtime', b'1.5')) + member(b'./d', LARGE)], [b'd']),
+    ([TOP, pax((b'mtime', b'1.5')) + member(b'./d/f', LARGE)], [b'd/f']),
+]
+
+
+@pytest.mark.parametrize('step', [1, 512, 1000, 1 << 20])
+@pytest.mark.parametrize(('members', 'expected'), CHANGED)
+def test_what_would_not_restore_is_left_out(
+    members: list[bytes], expected: list[bytes], step: int
+) -> None:
+    kept = [pax((b'mtime', b'1.5')) + member(b'./g', LARGE)]
+    left_out: list[bytes] = []
+    found: list[Record] = []
+    scanner = Scanner(
+        lambda record, _names: found.append(record),
+        lambda path, _why: left_out.append(path),
+    )
+    stored = b''
+    for part in cut(b''.join([*members, *kept, END]), step):
+        stored += b''.join(scanner.feed(part))
+    scanner.finish()
+    assert left_out == expected
+    guard = TargetGuard(None, strict=True)
+    assert b''.join(guard.check([stored])) == stored
+    again: list[Record] = []
+    scanned(again).feed(stored)
+    assert again == found
+    assert found[-1].path == b'g'
+
+
+def test_a_file_that_is_a_directory_now_which_tar_could_not_read(
+    tmp_path: Path,
+) -> None:
+    """Its name is listed as before, so the list alone does not show a difference."""
+    old, new = (Dumpdir(names, 0, len(names)) for names in (b'Yx\0\0', b'Dx\0\0'))
+    assert names_digest(old) == names_digest(new)
+
+    def indexer(list_: Dumpdir) -> Indexer:
+        found = Indexer(tmp_path)
+        size = names_digest(list_)
+        top = Record(b'', 'directory', 0o755, 0, 0, '', '', size, 1, 0, 0, b'', 0, 1536)
+        found.note(top, list_)
+        return found
+
+    below = indexer(old)
+    file = Record(b'x', 'file', 0o644, 0, 0, '', '', 1, 1, 0, 0, b'', 1536, 2048)
+    below.note(file, None)
+    path = tmp_path / 'index'
+    index = NewIndex(path)
+    index.records = below.records((), ())
+    index.properties['subject'] = '.'
+    index.finish({})
+    parts = local_copy(LocalFile(path), tmp_path / 'copy', 'INDEX').parts()
+    found = list(indexer(new).records(((0, part) for part in parts), ()))
+    assert found == [removed(b'x')]
+
+
+def test_a_backup_without_its_index_is_not_committed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is made after the end of the stream, in the thread that reads tar."""
+
+    def fail(*_arguments: object) -> Iterator[Record]:
+        yield removed(b'file')
+        raise OSError(errno.ENOSPC, 'the disk is full')
+
+    storage = LocalStorage(str(tmp_path / 'storage'), 2**25)
+    agent = EngineAgent(storage, EngineSettings(compression='none'))
+    plan = agent.plan('host_name', LevelPolicy(), 1)
+    monkeypatch.setattr(Indexer, 'records', fail)
+    with pytest.raises(EngineError, match='no space is left for temporary files'):
+        agent.backup(source, plan, 1)
+    with pytest.raises(NoSuchBackup):
+        agent.state('host_name')
 
 
 @pytest.mark.parametrize('step', [1, 511, 512, 513, 1536, 4096])
@@ -295,10 +424,12 @@ def test_an_archive_in_blocks_of_any_size(source: Path, step: int) -> None:
     make_tree(source, 3, files=10, size=3000)
     archive = back_up(source).archive
     whole: list[Record] = []
-    Scanner(lambda record, names: whole.append(record)).feed(archive)
+    scanned(whole).feed(archive)
     found: list[Record] = []
-    scanner = Scanner(lambda record, names: found.append(record))
+    scanner = scanned(found)
+    stored = b''
     for start in range(0, len(archive), step):
-        scanner.feed(archive[start : start + step])
+        stored += b''.join(scanner.feed(archive[start : start + step]))
     scanner.finish()
+    assert stored == archive
     assert found == whole

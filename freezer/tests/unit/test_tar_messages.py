@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freezer.engine.tar.messages import Severity, parse, unescape
+from freezer.engine.engine import Warnings
+from freezer.engine.tar.messages import Severity, check, parse, unescape
+from freezer.exceptions import EngineError
 from freezer.tests.commands import run_command
 
 ENV = {'PATH': os.environ['PATH'], 'LC_ALL': 'C'}
@@ -23,9 +25,13 @@ HARMLESS = [
 WARNINGS = {
     './a: file changed as we read it': b'./a',
     './a: File removed before we read it': b'./a',
+    './a: Cannot stat: No such file or directory': b'./a',
+}
+PADDED = {
     './a: File shrank by 10 bytes; padding with zeros': b'./a',
     './a: File shrank by 1 byte; padding with zeros': b'./a',
-    './a: Cannot stat: No such file or directory': b'./a',
+    './a: Read error at byte 0, while reading 1 byte: Input/output error': b'./a',
+    r'./a\:b: Read error at byte 512, while reading 10240 bytes: x': b'./a:b',
 }
 UNREAD = {
     './a: Cannot open: Permission denied': b'./a',
@@ -51,6 +57,7 @@ LINES = [
     *((f'tar: {line}', Severity.HARMLESS, None) for line in HARMLESS),
     *((f'tar: {line}', Severity.WARNING, path) for line, path in WARNINGS.items()),
     *((f'tar: {line}', Severity.UNREAD, path) for line, path in UNREAD.items()),
+    *((f'tar: {line}', Severity.PADDED, path) for line, path in PADDED.items()),
     *((line, Severity.FATAL, path) for line, path in FATAL.items()),
 ]
 
@@ -65,10 +72,30 @@ def test_what_is_everything_depends_on_what_was_asked() -> None:
     line = 'tar: name: Cannot open: Permission denied'
     assert parse(line, 'name').severity is Severity.FATAL
     assert parse(line, '.').severity is Severity.UNREAD
+    line = 'tar: name: Read error at byte 0, while reading 1 byte: x'
+    assert parse(line, 'name').severity is Severity.PADDED
 
 
 def test_a_root_that_changes_is_not_lost() -> None:
     assert parse('tar: .: file changed as we read it', '.').severity is Severity.WARNING
+
+
+def test_why_tar_gives_up() -> None:
+    """Its last line does not say it."""
+    lines = [
+        'tar: ./a: Cannot open: Permission denied',
+        'tar: /nowhere: Cannot open: No such file or directory',
+        'tar: Error is not recoverable: exiting now',
+    ]
+    with pytest.raises(EngineError) as raised:
+        check(2, lines, '.', Warnings())
+    assert str(raised.value) == f'tar failed with status 2: {"; ".join(lines[1:])}'
+
+
+def test_an_error_that_tar_prints_twice_is_one() -> None:
+    warnings = Warnings()
+    check(2, ['tar: ./a: Cannot open: Permission denied'] * 2, '', warnings)
+    assert (warnings.count, warnings.incomplete) == (1, 1)
 
 
 @given(st.text())

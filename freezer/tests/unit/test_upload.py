@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from freezer.storage import manifest
 from freezer.storage._s3.transport.bucket import Bucket
-from freezer.storage._s3.transport.multipart import Sent, UncertainComplete
-from freezer.storage._s3.upload import StreamUpload
-from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
-from freezer.storage.objects import ObjectKind, Upload
+from freezer.storage.object_backups.upload import StreamUpload
+from freezer.storage.object_backups.volumes import UploadPlan, VolumeWriter
+from freezer.storage.objects import ObjectKind, Sent, UncertainComplete, Upload
 from freezer.utils.progress import Progress
 
 FOLDER = 'prefix/data/tar/h/1/0_1'
@@ -371,6 +370,30 @@ def test_digests_are_not_written_after_a_volume_has_failed() -> None:
     time.sleep(0.3)
     assert bucket.objects == left
     assert bucket.aborted
+
+
+def test_parts_that_a_signal_leaves_on_their_way_are_known_of() -> None:
+    """A store may take a part of an upload that was just aborted."""
+    answer = threading.Event()
+
+    def before(verb: str, number: int) -> None:
+        if verb == 'part' and number == 1:
+            answer.wait(10)
+        elif verb == 'part':
+            raise KeyboardInterrupt
+
+    class SlowBucket(MemoryBucket):
+        def abort(self, upload: Upload) -> None:
+            assert self.running == 1
+            self.aborted.append(upload.upload_id)
+
+    bucket = SlowBucket(before)
+    writer = volume_writer(bucket, UploadPlan(10, 10, 2))
+    with pytest.raises(KeyboardInterrupt):
+        StreamUpload(writer, FOLDER).write([bytes(35)])
+    answer.set()
+    assert bucket.aborted == ['id-0']
+    assert writer.left_behind
 
 
 def test_digests_that_a_signal_leaves_on_their_way_are_known_of() -> None:

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from freezer import watch
 from freezer.tests.commands import seen_on_terminal
 from freezer.utils import human
 from freezer.utils.progress import Progress
 from freezer.utils.rate import Rate
+from freezer.utils.text import at_most, columns_of, cut_middle
 from freezer.watch import Watch
 
 
@@ -300,3 +303,58 @@ def test_what_is_done_grows_whichever_is_the_slower_one() -> None:
     progress = Progress(Rate(0), Rate(0))
     progress.total, progress.stored_bytes = 10, 4
     assert Watch(progress, Screen())._done == 4
+
+
+def test_a_backup_is_done_as_far_as_it_was_sent() -> None:
+    """Some parts of the archive wait in memory."""
+    sending = Rate(0)
+    progress = Progress(sending, Rate(0))
+    progress.begin(stores=True)
+    progress.total = 1000
+    seen = Watch(progress, Screen())
+    assert seen._done == 0
+    progress.archive_bytes, progress.stored_bytes = 1000, 500
+    done = [seen._done]
+    for _ in range(5):
+        sending.take(100)
+        done.append(seen._done)
+    assert done == [0, 200, 400, 600, 800, 1000]
+    # What was sent again, and small requests.
+    sending.take(500)
+    assert seen._done == 1000
+    # It does not shrink when the archive grows.
+    progress.archive_bytes, progress.stored_bytes = 1100, 5000
+    assert seen._done == 1000
+
+
+# The names of files that a screen may have to show.
+SHOWN = st.text(
+    st.sampled_from('ab/ .é雪の\u0301\u0308\ufe0f\U0001f328{}'), max_size=40
+)
+
+
+@given(SHOWN, st.integers(1, 40))
+def test_names_are_cut_in_the_middle(text: str, columns: int) -> None:
+    found = cut_middle(text, columns)
+    assert columns_of(found) <= columns
+    if columns_of(text) <= columns:
+        assert found == text
+        return
+    head, tail = found.split('…')[0], found.rpartition('…')[2]
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    # As much as fits: each of two more characters could have two columns.
+    assert columns_of(found) >= columns - 2
+    # What combines with a character stays with it.
+    assert not tail or columns_of(tail[0])
+
+
+@given(SHOWN, st.integers(1, 40))
+def test_text_in_lines_loses_nothing(text: str, columns: int) -> None:
+    rest, lines = text, []
+    while rest:
+        lines.append(at_most(rest, columns))
+        rest = rest[len(lines[-1]) :]
+    assert ''.join(lines) == text
+    for line in lines:
+        assert columns_of(line) <= max(columns, 2)

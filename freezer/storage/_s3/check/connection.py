@@ -5,9 +5,9 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from freezer.storage._s3.check.scratch import ScratchPrefix
-from freezer.storage._s3.transport.clock import epoch
 from freezer.storage._s3.transport.errors import Refusal
 from freezer.storage.check import Finding, note, ok
+from freezer.utils.http_dates import epoch
 
 # A difference from here on is worth a note, in seconds.
 _CLOCK_SECONDS = 60

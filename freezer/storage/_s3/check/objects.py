@@ -8,10 +8,9 @@ from typing import Any
 from freezer.storage import exceptions as e
 from freezer.storage._s3.check.scratch import SMALL, ScratchPrefix, difference
 from freezer.storage._s3.transport.errors import Refusal
-from freezer.storage._s3.transport.objects import Head
 from freezer.storage.check import Finding, Result, note, ok, problem
 from freezer.storage.claims import LISTING_DELAYS
-from freezer.storage.objects import ObjectKind
+from freezer.storage.objects import Head, ObjectKind
 
 RANGED = bytes(range(256)) * 8
 

@@ -14,9 +14,9 @@ from freezer.storage._s3.checksums import md5
 from freezer.storage._s3.options import S3Options
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage._s3.transport.errors import Refusal
-from freezer.storage._s3.volumes import UploadPlan
 from freezer.storage.check import Finding, Result, note, ok, problem
 from freezer.storage.claims import LISTING_DELAYS
+from freezer.storage.object_backups.volumes import UploadPlan
 from freezer.storage.objects import ObjectKind, Upload
 
 LOG = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from functools import partial
 
 from freezer.storage import manifest
 from freezer.storage._s3.check.scratch import ScratchPrefix
-from freezer.storage._s3.download import read_pieces
 from freezer.storage._s3.options import S3Options
-from freezer.storage._s3.upload import StreamUpload
-from freezer.storage._s3.volumes import UploadPlan, VolumeWriter
 from freezer.storage.check import Finding, note, ok, problem
+from freezer.storage.object_backups.download import read_pieces
+from freezer.storage.object_backups.upload import StreamUpload
+from freezer.storage.object_backups.volumes import UploadPlan, VolumeWriter
 
 MIB = 2**20
 # Throughput is measured with parts of at most so many bytes.

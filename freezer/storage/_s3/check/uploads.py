@@ -8,9 +8,9 @@ from typing import Any
 from freezer.storage._s3.check.objects import token_kept
 from freezer.storage._s3.check.scratch import SMALL, ScratchPrefix, difference
 from freezer.storage._s3.transport.errors import Refusal
-from freezer.storage._s3.transport.multipart import Sent, numbered
+from freezer.storage._s3.transport.multipart import numbered
 from freezer.storage.check import Finding, Result, note, ok, problem
-from freezer.storage.objects import Upload
+from freezer.storage.objects import Sent, Upload
 
 # The smallest part that S3 accepts, but for the last of an object.
 _PART = 5 * 2**20

@@ -11,17 +11,18 @@ from botocore.exceptions import ClientError
 from freezer.storage import exceptions as e
 from freezer.storage._s3.options import DEFAULT_REGION, S3Options
 from freezer.storage._s3.transport.client import (
-    COMPLETE_READ_TIMEOUT,
     Credentials,
     make_client,
 )
-from freezer.storage._s3.transport.clock import StoreClock, epoch
+from freezer.storage._s3.transport.clock import StoreClock
 from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.multipart import Multipart
 from freezer.storage._s3.transport.objects import Objects
-from freezer.storage._s3.transport.requests import Clients, Requests
-from freezer.storage._s3.transport.wire import Wire
+from freezer.storage._s3.transport.requests import Requests
+from freezer.storage._s3.transport.sender import Sender
+from freezer.storage.http.wire import Wire
 from freezer.storage.retry import Retry
+from freezer.utils.http_dates import epoch
 
 LOG = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Bucket:
         return self.within(CLEAN_UP_SECONDS)
 
     def close(self) -> None:
-        self.requests.clients.close()
+        self.requests.close()
 
     def exists(self) -> bool:
         """Whether the bucket exists; True if the store refuses to say."""
@@ -102,7 +103,7 @@ class Bucket:
         arguments: dict[str, Any] = {}
         if locks:
             arguments['ObjectLockEnabledForBucket'] = True
-        region = self.requests.clients.usual.meta.region_name
+        region = self.requests.client.meta.region_name
         constraint = 'CreateBucketConfiguration'
         if region != DEFAULT_REGION:
             arguments[constraint] = {'LocationConstraint': region}
@@ -180,17 +181,14 @@ def open_bucket(
     wire = Wire(options.sending, options.receiving)
     clock = StoreClock(endpoint)
 
-    def client(read_timeout: float | None = None) -> Any:
-        made = make_client(credentials, endpoint, options, read_timeout)
-        wire.attach(made)
-        clock.attach(made)
-        return made
-
-    patience = max(COMPLETE_READ_TIMEOUT, options.read_timeout)
+    client = make_client(credentials, endpoint, options)
+    sender = Sender(wire, endpoint, options)
+    sender.attach(client)
+    clock.attach(client)
     requests = Requests(
         name,
         endpoint,
-        Clients(client(), lambda: client(patience)),
+        client,
         Retry(
             options.retry_budget, wire.now, progress=options.progress, store=endpoint
         ),
@@ -198,5 +196,6 @@ def open_bucket(
         credentials.secrets,
         wire,
         clock,
+        sender,
     )
     return Bucket(requests)

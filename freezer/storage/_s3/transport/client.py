@@ -6,7 +6,7 @@ import logging
 import os
 import urllib.parse
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import botocore.config
 import botocore.credentials
@@ -16,14 +16,11 @@ import botocore.session
 from urllib3.exceptions import InsecureRequestWarning
 
 from freezer.storage._s3.checksums import Checksum, md5
-from freezer.storage._s3.options import DEFAULT_REGION, MOST_AT_ONCE, S3Options
+from freezer.storage._s3.options import DEFAULT_REGION, S3Options
 from freezer.storage.exceptions import StorageConfigError
 from freezer.utils.text import unfit
 
 LOG = logging.getLogger(__name__)
-# Complete on a large upload may take the store minutes. Repeated too early, it is
-# answered with errors that look like failures (Swift's heartbeats, Ceph).
-COMPLETE_READ_TIMEOUT = 600
 # At DEBUG botocore logs the access key, signatures and SSE-C keys.
 _LOGGERS = ('botocore', 'urllib3')
 
@@ -49,7 +46,7 @@ class Credentials:
 
     def __init__(self, access_key: str, secret_key: str, options: S3Options) -> None:
         _limit_loggers()
-        self.session = botocore.session.Session(session_vars=_NOTHING_AMBIENT)
+        self.session = _Session(session_vars=_NOTHING_AMBIENT)
         self.session.register_component('data_loader', _Loader())
         # Read by botocore for S3 alone, as AWS_S3_US_EAST_1_REGIONAL_ENDPOINT.
         self.session.get_component('config_store').set_config_variable('s3', {})
@@ -78,15 +75,32 @@ class Credentials:
         return tuple(key for key in self._secrets if key)
 
 
-class _Loader(botocore.loaders.Loader):  # type: ignore[misc]
-    """Loads botocore's data for S3 alone.
+class _Session(botocore.session.Session):  # type: ignore[misc]
+    """A session for S3 alone."""
 
-    botocore would search the folders of four hundred services, twice, to see that S3 is
-    one of them: a third of the time it takes to make a client.
+    def register(self, event_name: str, *arguments: Any, **more: Any) -> None:
+        """Leave out botocore's handlers for other services and for its documentation:
+        two of three, and each is copied for each client."""
+        event, _, rest = event_name.partition('.')
+        if not event.startswith('docs') and rest.partition('.')[0] in ('', '*', 's3'):
+            super().register(event_name, *arguments, **more)
+
+
+class _Loader(botocore.loaders.Loader):  # type: ignore[misc]
+    """Loads botocore's data for S3 alone: the rest takes most of the time that botocore
+    needs to make a client.
     """
 
     def list_available_services(self, type_name: str) -> list[str]:
+        """S3 alone: botocore searches the folders of four hundred services, twice."""
         return ['s3']
+
+    def load_data_with_path(self, name: str) -> tuple[Any, str]:
+        """No endpoints of AWS (1.2 MB): the endpoint is always given, and the rules for
+        its URLs are in another file."""
+        if name == 'endpoints':
+            return {'version': 3, 'partitions': []}, self.BUILTIN_DATA_PATH
+        return cast(tuple[Any, str], super().load_data_with_path(name))
 
 
 class _Provider:
@@ -151,24 +165,16 @@ def make_client(
     credentials: Credentials,
     endpoint: str,
     options: S3Options,
-    read_timeout: float | None = None,
 ) -> Any:
     """A botocore S3 client; sends nothing yet.
 
-    :param read_timeout: seconds, in place of the one in the options
     :raises StorageConfigError: this botocore lacks what an option needs
     """
     settings: dict[str, Any] = {
         'region_name': credentials.region,
         'signature_version': options.signature_version,
         's3': {'addressing_style': options.style(endpoint)},
-        'connect_timeout': options.connect_timeout,
-        'read_timeout': read_timeout or options.read_timeout,
-        'max_pool_connections': (options.concurrency or MOST_AT_ONCE) + 2,
         'retries': {'total_max_attempts': 1, 'mode': 'standard'},
-        'proxies': (
-            {'http': options.proxy, 'https': options.proxy} if options.proxy else None
-        ),
         'ignore_configured_endpoint_urls': True,
         # Stores that do not know trailing checksums store them as content (SeaweedFS
         # #6548) or refuse them. The signed digest is enough in transit, and the

@@ -5,7 +5,6 @@ So requests are signed by a signer of ours, which only changes the date.
 """
 
 import datetime
-import email.utils
 import logging
 import threading
 import time
@@ -14,6 +13,8 @@ from typing import Any
 
 import botocore.auth
 from botocore.exceptions import ClientError
+
+from freezer.utils.http_dates import epoch
 
 LOG = logging.getLogger(__name__)
 
@@ -84,11 +85,11 @@ class StoreClock:
 
 
 class _Signer(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
-    """Signs version 4 with the store's time, and with SHA-256 digests that are known
-    already (:class:`~freezer.utils.blocks.Buffer`)."""
+    """Signs version 4 with the store's time, and with digests that are known already
+    (:class:`~freezer.utils.blocks.Buffer`)."""
 
     def payload(self, request: Any) -> str:
-        known: str | None = getattr(request.body, 'sha256', None)
+        known: str | None = getattr(request.body, 'payload', None)
         return known or str(super().payload(request))
 
     def _modify_request_before_signing(self, request: Any) -> None:
@@ -101,11 +102,3 @@ class _Signer(botocore.auth.S3SigV4Auth):  # type: ignore[misc]
 
 
 botocore.auth.AUTH_TYPE_MAPS[_SIGNATURE] = _Signer
-
-
-def epoch(date: str) -> float | None:
-    """Epoch seconds of an HTTP date; None if it is not one."""
-    try:
-        return email.utils.parsedate_to_datetime(date).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -2,17 +2,15 @@
 
 import errno
 import http.client
-import time
 import traceback
 import urllib.parse
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from botocore import exceptions as wire
 from urllib3.exceptions import HTTPError
 
 from freezer.storage import exceptions as e
-from freezer.storage._s3.transport.clock import epoch
+from freezer.utils.http_dates import retry_after
 from freezer.utils.text import printable, shortened
 
 
@@ -275,7 +273,7 @@ def _from_answer(error: wire.ClientError, where: str) -> e.StorageException:
         line += f'; it points to {location}'
         advice = advice if region else 'if that is your store, set --endpoint to it'
     made = kind(f'{line}; {advice}' if advice else line)
-    made.retry_after = _retry_after(headers)
+    made.retry_after = retry_after(headers)
     return made
 
 
@@ -290,19 +288,6 @@ def _origin(url: str) -> str:
     host = parts.netloc.rpartition('@')[2]
     text = printable(f'{parts.scheme or "http"}://{host}{parts.path}')
     return shortened(text, _LONGEST_REASON)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; None if there is no Retry-After, or an unreadable one."""
-    asked = headers.get('retry-after', '').strip()
-    if asked.isdecimal():
-        return float(asked)
-    moment = epoch(asked)
-    if moment is None:
-        return None
-    # By the store's clock, if the answer has it.
-    now = epoch(headers.get('date', ''))
-    return max(0.0, moment - (time.time() if now is None else now))
 
 
 def _meaning(error: wire.ClientError) -> tuple[str, int, Meaning]:

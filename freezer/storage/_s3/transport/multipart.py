@@ -4,26 +4,19 @@ import functools
 import logging
 import threading
 import urllib.parse
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.listings import Listings
 from freezer.storage._s3.transport.objects import TOKEN_KEY, Objects
 from freezer.storage._s3.transport.requests import Requests
-from freezer.storage.objects import ObjectKind, Upload
+from freezer.storage.objects import ObjectKind, Sent, UncertainComplete, Upload
 
 LOG = logging.getLogger(__name__)
 
 # No store is known to allow fewer; Swift and Scaleway allow so many.
 _FEWEST_PARTS = 1000
-
-
-class Sent(NamedTuple):
-    """A stored part: its ETag, and its checksum as Complete has to repeat it."""
-
-    etag: str
-    checksum: Mapping[str, Any]
 
 
 def numbered(sent: Sequence[Sent]) -> list[dict[str, Any]]:
@@ -32,14 +25,6 @@ def numbered(sent: Sequence[Sent]) -> list[dict[str, Any]]:
         {'PartNumber': number, 'ETag': part.etag, **part.checksum}
         for number, part in enumerate(sent, 1)
     ]
-
-
-class UncertainComplete(e.StorageException):
-    """It is not known whether the upload became an object: it must not be aborted.
-
-    On Ceph an Abort that races a Complete leaves an object that lists and cannot be
-    read (ceph #60771).
-    """
 
 
 class Multipart:
@@ -103,7 +88,7 @@ class Multipart:
 
         def call() -> Sent:
             checksum = self._http.parameters.of_body(body)
-            answer = self._http.send(
+            answer = self._http.transfer(
                 'upload_part',
                 Key=upload.key,
                 UploadId=upload.upload_id,
@@ -111,7 +96,8 @@ class Multipart:
                 Body=body,
                 **checksum,
             )
-            etag = self._http.etag(answer, f'upload part {number} of', upload.key)
+            doing = f'upload part {number} of'
+            etag = self._http.etag(answer.etag, doing, upload.key)
             checksum.pop('ContentMD5', None)
             return Sent(etag, checksum)
 

@@ -5,34 +5,21 @@ import functools
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from freezer.storage import exceptions as e
 from freezer.storage._s3.transport.listings import Version
 from freezer.storage._s3.transport.requests import Requests
-from freezer.storage._s3.transport.wire import close, receive
-from freezer.storage.objects import ObjectKind
+from freezer.storage._s3.transport.sender import receive
+from freezer.storage._s3.transport.transfers import Answer
+from freezer.storage.http.pools import close
+from freezer.storage.objects import Head, ObjectKind
 
 LOG = logging.getLogger(__name__)
 
 DELETE_BATCH = 1000
 # Metadata that identifies the object of our upload.
 TOKEN_KEY = 'freezer-token'  # noqa: S105 - a metadata key, no secret
-
-
-class Head(NamedTuple):
-    """What HeadObject returns: size in bytes, ETag, our token if it has one.
-
-    ``locked_until`` is epoch seconds. What the store does not report is None.
-    """
-
-    size: int
-    etag: str
-    token: str | None
-    storage_class: str | None = None
-    lock_mode: str | None = None
-    locked_until: int | None = None
-    legal_hold: bool = False
 
 
 class Objects:
@@ -55,7 +42,7 @@ class Objects:
 
         def call() -> str:
             answer = self._put(key, body, kind, Metadata=metadata)
-            return self._http.etag(answer, 'put', key)
+            return self._http.etag(answer.get('ETag'), 'put', key)
 
         return self._http.run('put', key, call, cancelled, kind)
 
@@ -212,11 +199,11 @@ class Objects:
                 return
             condition: dict[str, Any] = {'IfMatch': etag} if etag else {}
             first = start + filled
-            answer = self._http.send(
+            answer = self._http.transfer(
                 'get_object', Key=key, Range=f'bytes={first}-{end - 1}', **condition
             )
             self._check_range(answer, key, first, end, etag)
-            for count in self._receive(answer['Body'], view[filled:]):
+            for count in self._receive(answer.body, view[filled:]):
                 filled += count
             self._check_whole(key, filled, size)
 
@@ -224,30 +211,27 @@ class Objects:
         return view
 
     def _check_range(
-        self, answer: Any, key: str, first: int, end: int, etag: str | None
+        self, answer: Answer, key: str, first: int, end: int, etag: str | None
     ) -> None:
         """Check that the answer is the requested range of the requested object.
 
         A 200 passes if its Content-Range says so (``rclone serve s3``).
         """
-        given, _, whole = str(answer.get('ContentRange', '')).partition('/')
+        given, _, whole = answer.content_range.partition('/')
         if whole.isdecimal() and int(whole) < end:
-            answer['Body'].close()
+            answer.body.close()
             raise e.IntegrityError(
                 f'{self._http.where(key)}: has {whole} bytes, and {end} were written: '
                 f'the backup is damaged'
             )
-        if (
-            given != f'bytes {first}-{end - 1}'
-            or answer.get('ContentLength') != end - first
-        ):
-            answer['Body'].close()
+        if given != f'bytes {first}-{end - 1}' or answer.length != end - first:
+            answer.body.close()
             raise e.IncompleteAnswer(
                 f'{self._http.url(key)}: asked {self._http.endpoint} for bytes '
                 f'{first}-{end - 1}, and it sent {given or "something else"}'
             )
-        if etag and answer.get('ETag', etag) != etag:
-            answer['Body'].close()
+        if etag and (answer.etag or etag) != etag:
+            answer.body.close()
             raise e.Conflict(
                 f'{self._http.url(key)}: was replaced while it was read: run it again'
             )

@@ -23,7 +23,9 @@ from freezer.storage._s3.transport.errors import (
 )
 from freezer.storage._s3.transport.parameters import Parameters
 from freezer.storage._s3.transport.route import Route
-from freezer.storage._s3.transport.wire import Wire
+from freezer.storage._s3.transport.sender import Sender
+from freezer.storage._s3.transport.transfers import Answer, Transfers
+from freezer.storage.http.wire import Wire
 from freezer.storage.objects import ObjectKind
 from freezer.storage.retry import Retry
 from freezer.utils.text import shortened
@@ -33,35 +35,14 @@ T = TypeVar('T')
 _WIRE_ERRORS = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
 
 
-class Clients:
-    """The botocore clients of one bucket.
-
-    :param usual: for all requests but Complete
-    :param make_patient: makes a client that waits long enough for Complete
-    """
-
-    def __init__(self, usual: Any, make_patient: Callable[[], Any]) -> None:
-        self.usual = usual
-        self._make_patient = make_patient
-
-    @functools.cached_property
-    def patient(self) -> Any:
-        """Made when it is needed, by the one thread that completes uploads."""
-        return self._make_patient()
-
-    def close(self) -> None:
-        self.usual.close()
-        if 'patient' in vars(self):
-            self.patient.close()
-
-
 class Requests:
     """Sends requests to one bucket. Safe to share between threads.
 
     :param name: of the bucket
     :param secrets: returns what no error may repeat
-    :param wire: what the clients are attached to
-    :param clock: what the clients are attached to
+    :param client: of botocore
+    :param sender: sends the client's requests; None for botocore's own
+    :param clock: dates the client's requests
     :ivar list_version: of ListObjects
     """
 
@@ -69,22 +50,25 @@ class Requests:
         self,
         name: str,
         endpoint: str,
-        clients: Clients,
+        client: Any,
         retry: Retry,
         options: S3Options | None = None,
         secrets: Callable[[], Sequence[str]] = tuple,
         wire: Wire | None = None,
         clock: StoreClock | None = None,
+        sender: Sender | None = None,
     ) -> None:
         self.name = name
         self.endpoint = endpoint
-        self.clients = clients
+        self.client = client
         self.retry = retry
         options = options or S3Options()
         self.parameters = Parameters(options)
         self.list_version = options.list_version
         self.progress = options.progress
         self.wire = wire or Wire()
+        self._sender = sender
+        self._transfers = Transfers(client, sender)
         self._secrets = secrets
         self._route = Route(endpoint, options.proxy)
         self._clock = clock or StoreClock(endpoint)
@@ -110,7 +94,7 @@ class Requests:
 
     def arguments(self, operation: str) -> Container[str]:
         """The names of the arguments an operation has in this botocore."""
-        meta = self.clients.usual.meta
+        meta = self.client.meta
         name = meta.method_to_api_mapping[operation]
         shape = meta.service_model.operation_model(name).input_shape
         members: Container[str] = shape.members
@@ -131,9 +115,24 @@ class Requests:
         :param kind: of the object it creates
         :param patient: wait longer for the answer
         """
-        client = self.clients.patient if patient else self.clients.usual
-        added = self.parameters.of(self.arguments(operation), kind)
-        return getattr(client, operation)(Bucket=self.name, **added, **arguments)
+        arguments |= self.parameters.of(self.arguments(operation), kind)
+        with contextlib.ExitStack() as stack:
+            if patient and self._sender is not None:
+                stack.enter_context(self._sender.patient())
+            return getattr(self.client, operation)(Bucket=self.name, **arguments)
+
+    def transfer(self, operation: str, **arguments: Any) -> Answer:
+        """:meth:`send`, for a part or a range.
+
+        :param operation: ``upload_part`` or ``get_object``
+        """
+        arguments |= self.parameters.of(self.arguments(operation), None)
+        return self._transfers.send(operation, {'Bucket': self.name, **arguments})
+
+    def close(self) -> None:
+        self.client.close()
+        if self._sender is not None:
+            self._sender.close()
 
     def run(
         self,
@@ -224,14 +223,13 @@ class Requests:
             text = text.replace(secret, '***')
         return text
 
-    def etag(self, answer: Any, doing: str, key: str) -> str:
+    def etag(self, etag: str | None, doing: str, key: str) -> str:
         """:raises IncompleteAnswer: there is none in the answer"""
-        etag = answer.get('ETag')
         if not etag:
             raise e.IncompleteAnswer(
                 f'{doing} {self.where(key)}: the answer has no ETag'
             )
-        return str(etag)
+        return etag
 
     def probe(
         self,
@@ -266,7 +264,7 @@ class Requests:
     @contextlib.contextmanager
     def hook(self, event: str, act: Callable[..., None]) -> Iterator[None]:
         """A block in which botocore calls a function at one of its events."""
-        events = self.clients.usual.meta.events
+        events = self.client.meta.events
         events.register(event, act)
         try:
             yield

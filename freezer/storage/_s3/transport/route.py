@@ -28,7 +28,7 @@ class Route:
 
     def __init__(self, endpoint: str, proxy: str | None) -> None:
         self._url = urllib.parse.urlsplit(endpoint)
-        used = proxy or get_environ_proxies(endpoint).get(self._url.scheme) or ''
+        used = proxy_of(endpoint, proxy)
         self.proxy = _without_user(used)
         kind, found, _rest = used.partition('://')
         if found and kind.lower() not in ('http', 'https'):
@@ -60,6 +60,16 @@ class Route:
                 return _speaks_tls(connection)
         except (OSError, ValueError):
             return False
+
+
+def proxy_of(endpoint: str, given: str | None) -> str:
+    """URL of the proxy to an endpoint; empty for none.
+
+    :param given: URL of the option; without it, the environment's counts
+    """
+    scheme = urllib.parse.urlsplit(endpoint).scheme
+    found = given or get_environ_proxies(endpoint).get(scheme) or ''
+    return found if '://' in found or not found else f'http://{found}'
 
 
 def _speaks_tls(connection: socket.socket) -> bool:

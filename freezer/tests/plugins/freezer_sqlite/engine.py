@@ -7,7 +7,7 @@ import hmac
 import os
 import re
 import sqlite3
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,8 +53,9 @@ class SqlDumpEngine(Engine):
     def from_settings(cls, settings: EngineSettings) -> Self:
         return cls(settings, _masked(settings.options))
 
-    def source(self, path: str | None) -> Database:
-        if not path:
+    def source(self, paths: Sequence[str]) -> Database:
+        path = next(iter(paths), None)
+        if path is None:
             raise ConfigError('engine sqldump needs --path-to-backup: a database')
         if not os.access(path, os.R_OK):
             raise EngineError(f'{path}: cannot be read')
@@ -64,24 +65,13 @@ class SqlDumpEngine(Engine):
         source = archiving.source
         assert isinstance(source, Database)
         archiving.state.write_bytes(os.fsencode(source.path.name))
-        digest = hashlib.sha256(_HEAD)
-        yield _HEAD
-        try:
-            with self._open(source.path) as database:
-                for statement in database.iterdump():
-                    lines = f'{statement}\n'.encode()
-                    digest.update(lines)
-                    yield lines
-        except sqlite3.Error as error:
-            raise EngineError(f'{source.path}: {error}') from error
-        yield _end(digest)
+        with self._open(source.path) as database:
+            yield from dump(_HEAD, database)
         self._progress.files = 1
 
     @contextlib.contextmanager
     def _open(self, path: Path) -> Iterator[sqlite3.Connection]:
-        # Without the mode a database that is missing would be made, and be empty.
-        original = sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)
-        with contextlib.closing(original):
+        with opened(path) as original:
             if self._masked is None:
                 yield original
                 return
@@ -97,17 +87,7 @@ class SqlDumpEngine(Engine):
         return 'a dump is always the whole database'
 
     def check_target(self, path: str | None, overwrite: bool) -> str:
-        if not path:
-            raise ConfigError('engine sqldump needs --restore-abs-path: a directory')
-        try:
-            present = os.listdir(path)
-        except FileNotFoundError:
-            return path
-        except OSError as error:
-            raise RestoreError(f'{path}: {error.strerror}') from error
-        if present and not overwrite:
-            raise RestoreError(f'{path} is not empty: choose another, or --overwrite')
-        return path
+        return directory(path, overwrite)
 
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
@@ -149,37 +129,96 @@ class _Loader(Extractor):
         self._path = path
 
     def extract(self, blocks: Iterator[Block]) -> None:
-        try:
-            self._path.unlink(missing_ok=True)
-            database = sqlite3.connect(self._path, isolation_level=None)
-            with contextlib.closing(database):
-                # A dump that somebody changed must not write to another database.
-                database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-                for statement in _statements(blocks):
-                    database.execute(statement)
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise EngineError(f'{self._path}: the dump is damaged: {error}') from error
-        except OSError as error:
-            raise EngineError(f'{self._path}: {error.strerror}') from error
+        load(_HEAD, blocks, self._path)
 
 
-def _statements(blocks: Iterable[Block]) -> Iterator[str]:
-    """A dump has its line breaks where statements end, and in texts.
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """:raises EngineError: it cannot be read, in the block"""
+    try:
+        # Without the mode a database that is missing would be made, and be empty.
+        database = sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)
+        with contextlib.closing(database):
+            yield database
+    except sqlite3.Error as error:
+        raise EngineError(f'{path}: {error}') from error
 
-    :raises EngineError: the dump is cut off, or is not what was written
+
+def dump(head: bytes, database: sqlite3.Connection) -> Iterator[bytes]:
+    return with_digest(head, (f'{line}\n'.encode() for line in database.iterdump()))
+
+
+def load(head: bytes, blocks: Iterable[Block], path: Path) -> None:
+    """Run a dump into a new database, in place of one that is there.
+
+    :raises EngineError: the dump is damaged, or the database cannot be written
+    """
+    try:
+        path.unlink(missing_ok=True)
+        database = sqlite3.connect(path, isolation_level=None)
+        with contextlib.closing(database):
+            # A dump that somebody changed must not write to another database.
+            database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+            lines: list[str] = []
+            quotes = 0
+            for line in without_digest(head, blocks):
+                # A dump has its line breaks where statements end, and in texts: there
+                # a quote is still open.
+                lines.append(line.decode())
+                quotes += lines[-1].count("'")
+                if quotes % 2 == 0 and sqlite3.complete_statement(''.join(lines)):
+                    database.execute(''.join(lines))
+                    lines = []
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise EngineError(f'{path}: the dump is damaged: {error}') from error
+    except OSError as error:
+        raise EngineError(f'{path}: {error.strerror}') from error
+
+
+def directory(path: str | None, overwrite: bool) -> str:
+    """A target, checked.
+
+    :raises ConfigError, RestoreError: nothing can be restored there
+    """
+    if not path:
+        raise ConfigError('this engine needs --restore-abs-path: a directory')
+    try:
+        present = os.listdir(path)
+    except FileNotFoundError:
+        return path
+    except OSError as error:
+        raise RestoreError(f'{path}: {error.strerror}') from error
+    if present and not overwrite:
+        raise RestoreError(f'{path} is not empty: choose another, or --overwrite')
+    return path
+
+
+def with_digest(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The first line, the lines, and their digest as a comment of SQL.
+
+    :param lines: one or more at a time
+    """
+    digest = hashlib.sha256(head)
+    yield head
+    for some in lines:
+        digest.update(some)
+        yield some
+    yield _end(digest)
+
+
+def without_digest(head: bytes, blocks: Iterable[Block]) -> Iterator[bytes]:
+    """The lines of :func:`with_digest`, with the first one.
+
+    :raises EngineError: after the last one, if they are cut off or were changed
     """
     digest = hashlib.sha256()
-    text = ''
     for number, line in enumerate(_lines(blocks)):
         if line == _end(digest):
             return
-        if number == 0 and line != _HEAD:
+        if number == 0 and line != head:
             break
         digest.update(line)
-        text += line.decode()
-        if sqlite3.complete_statement(text):
-            yield text
-            text = ''
+        yield line
     raise EngineError('the dump is damaged, or its end is missing')
 
 
@@ -192,5 +231,5 @@ def _lines(blocks: Iterable[Block]) -> Iterator[bytes]:
 
 
 def _end(digest: Any) -> bytes:
-    """The last line: a comment of SQL, like the first."""
+    """The last line."""
     return f'-- sha256 {digest.hexdigest()}\n'.encode()

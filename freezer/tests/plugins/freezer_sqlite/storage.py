@@ -4,7 +4,8 @@ import contextlib
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Self
 
 from freezer.storage import layout
@@ -19,8 +20,9 @@ from freezer.storage.exceptions import (
     StorageException,
 )
 from freezer.storage.path_probes import PATH_PROBES, PathScratch
-from freezer.storage.paths import PathStorage, ReadRange
-from freezer.utils.blocks import cut
+from freezer.storage.paths import NEVER, PathStorage
+from freezer.utils.blocks import Block, cut
+from freezer.utils.ranges import Range
 from freezer.utils.rate import UNLIMITED, Rate
 
 # A row is no larger than this, so that a range is read from few of them.
@@ -126,7 +128,12 @@ class SqliteStorage(PathStorage):
                 f'the same second; run it again'
             )
 
-    def write_stream(self, path: str, blocks: Iterable[memoryview]) -> None:
+    def write_stream(
+        self,
+        path: str,
+        blocks: Iterable[memoryview],
+        cancelled: threading.Event = NEVER,
+    ) -> None:
         """The row in "files" is written last: until then the file does not exist."""
         inner = self._inner(path)
         with self._database() as database:
@@ -159,10 +166,12 @@ class SqliteStorage(PathStorage):
                 raise marker_replaced(path)
             _write(database, inner, content)
 
-    @contextlib.contextmanager
-    def open_range(self, path: str) -> Iterator[ReadRange]:
+    def read_ranges(
+        self, path: str, ranges: Iterable[Range]
+    ) -> Generator[Block | StorageException, None, None]:
         self.stat(path)
-        yield lambda start, end: self._range(path, start, end)
+        for start, end in ranges:
+            yield self._range(path, start, end)
 
     def _range(self, path: str, start: int, end: int) -> bytes:
         with self._database() as database:

@@ -1,0 +1,1 @@
+"""The engine blocks: raw images, such as disks of virtual machines and volumes."""

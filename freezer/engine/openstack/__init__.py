@@ -1,0 +1,1 @@
+"""Engines that back up resources of an OpenStack cloud."""

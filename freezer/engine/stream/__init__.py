@@ -1,0 +1,1 @@
+"""The engine stream: the output of a command, or standard input."""

@@ -1,0 +1,1 @@
+"""HTTP for any driver: pools of connections, rates and cancellation, TLS."""
