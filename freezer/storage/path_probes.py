@@ -3,9 +3,10 @@
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from freezer.storage.check import Finding, Probe, note, ok, problem
+from freezer.storage.check import CheckRow, Finding, Probe, note, ok, problem
 from freezer.storage.exceptions import Conflict, NotFound, StorageException
 from freezer.storage.paths import PathStorage
 
@@ -31,6 +32,18 @@ class PathScratch:
     def write(self) -> None:
         """The file that the probes below read."""
         self.storage.write_file(self.path('small'), CONTENT)
+
+
+def write_rows(scratch: PathScratch, creates: bool) -> Iterator[CheckRow]:
+    """
+    :param creates: whether the container does not exist
+    :raises StorageException: nothing can be written
+    """
+    scratch.storage.prepare()
+    scratch.write()
+    created = 'did not exist: created, as a backup creates it, and removed again'
+    yield CheckRow('directory', ok(created if creates else 'exists'))
+    yield CheckRow('write', ok('a file was written'))
 
 
 def _read(scratch: PathScratch) -> Finding:

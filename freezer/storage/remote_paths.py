@@ -2,37 +2,50 @@
 
 A driver provides the server's own calls, each a single attempt (:class:`FileServer`),
 and how data is sent and received. Here is the rest of :class:`paths.PathStorage`:
-folders, names, retries, and what a repeated call means whose first answer was lost.
+settings, folders, names, retries, and what a repeated call means whose first answer was
+lost.
 """
 
 import abc
 import copy
-import enum
 import logging
 import posixpath
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from freezer.storage import layout
-from freezer.storage.backup import LevelPaths, Stat, marker_replaced
+from freezer.storage.backup import (
+    Backup,
+    LevelPaths,
+    PendingBackup,
+    Stat,
+    marker_replaced,
+)
+from freezer.storage.base import StorageSettings
 from freezer.storage.exceptions import (
     Cancelled,
     Conflict,
     NotFound,
     PartialDelete,
     Rejected,
+    StorageConfigError,
     StorageException,
 )
+from freezer.storage.file_server import FileServer, Kind, Listed
 from freezer.storage.housekeeping import CleanUpReport, Leftover
 from freezer.storage.journal import Journal, JournalEntry, Place
 from freezer.storage.paths import NEVER, PathStorage
+from freezer.storage.remote_options import ServerOptions, directory
 from freezer.storage.retry import Retry
+from freezer.utils.progress import Progress
+from freezer.utils.rate import UNLIMITED, Rate
 
 LOG = logging.getLogger(__name__)
 T = TypeVar('T')
+ServerT = TypeVar('ServerT', bound=FileServer)
 
 #: seconds for a call of a clean-up
 CLEAN_UP_SECONDS = 10.0
@@ -42,100 +55,115 @@ _PARTIAL = '.partial'
 # To make a folder whose parent was just made: another agent may remove it as empty. In
 # some file systems, such as /proc, no folder can be made.
 _ATTEMPTS = 3
+# Seconds for a request while other storages wait; but two repetitions are possible.
+_PATIENCE = 60.0
 # Folders that are listed at the same time.
 _FOLDERS_AT_ONCE = 32
 _FILES_AT_ONCE = 256
 
 
-class Kind(enum.Enum):
-    FILE = enum.auto()
-    FOLDER = enum.auto()
-    OTHER = enum.auto()
-    """A symbolic link, which nothing here follows, or a device."""
+class RemotePathStorage(PathStorage, Generic[ServerT]):
+    """A directory of a server that is reached over a network.
 
-
-class Listed(NamedTuple):
-    """An entry of a folder; size in bytes."""
-
-    name: str
-    kind: Kind
-    size: int
-
-
-class FileServer(abc.ABC):
-    """The calls of a file server. Each is tried once.
-
-    The first call connects, and the next one after a broken connection does so again.
-    All raise Unreachable if the connection breaks, NotFound if a path does not exist,
-    and AccessDenied if the user may not.
-    """
-
-    @abc.abstractmethod
-    def make_folder(self, path: str) -> None:
-        """Atomic.
-
-        :raises Conflict: something exists there
-        """
-
-    @abc.abstractmethod
-    def is_folder(self, path: str) -> bool:
-        """Whether it is a folder, or a link to one.
-
-        :raises NotFound: nothing is there
-        """
-
-    @abc.abstractmethod
-    def exists(self, path: str) -> bool:
-        """Whether something is there, if only a link that leads nowhere."""
-
-    @abc.abstractmethod
-    def size(self, path: str) -> int:
-        """Bytes of a file."""
-
-    @abc.abstractmethod
-    def list_folders(
-        self, paths: Sequence[str]
-    ) -> list[list[Listed] | StorageException]:
-        """The entries of each, or the error."""
-
-    @abc.abstractmethod
-    def remove_files(self, paths: Sequence[str]) -> list[StorageException | None]:
-        """Remove files and links, in any order; the error of each that remains. A path
-        where nothing is counts as removed."""
-
-    @abc.abstractmethod
-    def remove_folder(self, path: str) -> None:
-        """Remove an empty folder.
-
-        :raises Rejected: it is not empty
-        """
-
-    @abc.abstractmethod
-    def rename(self, old: str, new: str) -> None:
-        """Atomic. Replaces a file that is there, or raises Rejected."""
-
-    @abc.abstractmethod
-    def read(self, path: str, limit: int | None) -> bytes:
-        """A file's content.
-
-        :raises IntegrityError: it has more bytes than ``limit``
-        """
-
-    @abc.abstractmethod
-    def close(self) -> None: ...
-
-
-class RemotePathStorage(PathStorage):
-    """Files on a server that is reached over a network.
-
+    :param storage_path: absolute, or relative to the directory in which a login begins
+    :param others_wait: whether other storages, with the same backup, wait for this one
     :ivar retry: of every call
+    :cvar required: options that must be set
     """
 
+    required: ClassVar[tuple[str, ...]]
     retry: Retry
 
-    @property
+    def __init__(
+        self,
+        storage_path: str,
+        max_segment_size: int,
+        skip_prepare: bool = False,
+        *,
+        options: ServerOptions,
+        progress: Progress | None = None,
+        others_wait: Callable[[], bool] = bool,
+        sending: Rate = UNLIMITED,
+        receiving: Rate = UNLIMITED,
+    ) -> None:
+        self.options = options
+        self.retry = Retry(
+            options.retry_budget, progress=progress, store=str(options.server)
+        )
+        self._others_wait = others_wait
+        self._opened_server = _OpenedServer(self.connect)
+        super().__init__(
+            storage_path,
+            max_segment_size,
+            skip_prepare,
+            sending=sending,
+            receiving=receiving,
+        )
+
+    @classmethod
+    def from_settings(cls, settings: StorageSettings) -> Self:
+        missing = [
+            name
+            for name in cls.required
+            if not settings.options[name.replace('-', '_')]
+        ]
+        if not settings.container:
+            missing.append('container')
+        where = f'{settings.section}: ' if settings.name else ''
+        if missing:
+            flags = ' '.join(f'--{name} …' for name in missing)
+            keys = ', '.join(missing).replace('-', '_')
+            raise StorageConfigError(
+                f'{where}storage {cls._type} needs {", ".join(missing)}: give {flags} '
+                f'on the command line, or {keys} in the job file (--config)'
+            )
+        try:
+            return cls(
+                directory(settings.container),
+                settings.max_segment_size,
+                skip_prepare=True,
+                options=cls.parse_options(settings),
+                progress=settings.progress,
+                others_wait=settings.others_wait,
+                sending=settings.sending,
+                receiving=settings.receiving,
+            )
+        except StorageConfigError as error:
+            raise StorageConfigError(f'{where}{error.message}') from error
+
+    @classmethod
     @abc.abstractmethod
-    def server(self) -> FileServer: ...
+    def parse_options(cls, settings: StorageSettings) -> ServerOptions:
+        """:raises StorageConfigError: one is malformed, or a package is missing"""
+
+    @abc.abstractmethod
+    def connect(self) -> ServerT:
+        """The server; its first call connects."""
+
+    @property
+    def server(self) -> ServerT:
+        """Opened at the first use."""
+        return self._opened_server.get()
+
+    @property
+    def name(self) -> str:
+        """The container, for the journal."""
+        return self.storage_path
+
+    @property
+    def endpoint(self) -> str:
+        """The server, for the journal."""
+        return f'{self._type}://{self.options.server}'
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} {self.storage_path} at {self.options.server}>'
+
+    def location(self, path: str) -> str:
+        return f'{self.options.server}:{path}'
+
+    def begin(self, backup: Backup) -> PendingBackup:
+        limited = self.limited(_PATIENCE, self._others_wait)
+        return super(RemotePathStorage, limited).begin(backup)
 
     @abc.abstractmethod
     def upload(
@@ -148,16 +176,6 @@ class RemotePathStorage(PathStorage):
 
         :raises NotFound: there is no such folder
         """
-
-    @property
-    def name(self) -> str:
-        """The container, for the journal."""
-        return self.storage_path
-
-    @property
-    @abc.abstractmethod
-    def endpoint(self) -> str:
-        """The server, for the journal."""
 
     def limited(self, seconds: float, when: Callable[[], bool]) -> Self:
         """The same storage, which gives up sooner while others wait for it."""
@@ -174,7 +192,7 @@ class RemotePathStorage(PathStorage):
         return self.retry.run(call, cancelled)
 
     def close(self) -> None:
-        self.server.close()
+        self._opened_server.close()
 
     def prepare(self) -> None:
         self._make_folders(self.storage_path)
@@ -447,3 +465,23 @@ class RemotePathStorage(PathStorage):
 def _partial(path: str) -> str:
     """A name that no other agent uses."""
     return f'{path}.{secrets.token_hex(8)}{_PARTIAL}'
+
+
+class _OpenedServer(Generic[ServerT]):
+    """A server, which is opened at the first use. Copies of a storage share it."""
+
+    def __init__(self, connect: Callable[[], ServerT]) -> None:
+        self._connect = connect
+        self._server: ServerT | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> ServerT:
+        with self._lock:
+            if self._server is None:
+                self._server = self._connect()
+            return self._server
+
+    def close(self) -> None:
+        with self._lock:
+            if self._server is not None:
+                self._server.close()

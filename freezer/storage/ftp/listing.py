@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from freezer.storage.exceptions import MalformedAnswer
-from freezer.storage.remote_paths import Kind, Listed
+from freezer.storage.file_server import Kind, Listed
 from freezer.utils.text import printable
 
 _KINDS = {'d': Kind.FOLDER, '-': Kind.FILE}

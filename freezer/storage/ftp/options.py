@@ -4,7 +4,6 @@ this."""
 import contextlib
 import dataclasses
 import os
-import posixpath
 import re
 from collections.abc import Hashable, Mapping
 from typing import Any, Self
@@ -12,13 +11,18 @@ from typing import Any, Self
 from oslo_config import cfg
 
 from freezer.storage.exceptions import StorageConfigError
+from freezer.storage.remote_options import (
+    RETRY_BUDGET,
+    check_file,
+    check_host,
+    directory,
+    login_name,
+)
 from freezer.utils.plugin_options import PluginOptions
 
 DEFAULT_PORT = 21
 ANONYMOUS = 'anonymous'
 _ANONYMOUS_PASSWORD = 'freezer@'  # noqa: S105 - what servers expect of nobody
-# A host name, an IPv4 or an IPv6 address.
-_HOST = re.compile(r'[A-Za-z0-9_]([A-Za-z0-9._:%-]*[A-Za-z0-9_.:])?\Z|::1?\Z')
 #: what cannot be sent in a command
 UNSENDABLE = re.compile('[\r\n\0]')
 _MAX_PASSWORD_FILE = 4096
@@ -101,14 +105,7 @@ FTP_OPTS = (
         help='Seconds without an answer, or without progress of a transfer, after '
         'which a connection is considered broken.',
     ),
-    cfg.FloatOpt(
-        'retry-budget',
-        metavar='SECONDS',
-        default=900.0,
-        min=0.0,
-        help='Total seconds for one operation including reconnections and retries. '
-        'Until the server has answered for the first time, at most 20 seconds.',
-    ),
+    RETRY_BUDGET,
 )
 
 
@@ -137,20 +134,12 @@ class FtpOptions:
     @property
     def server(self) -> str:
         """User, host and port, for people."""
-        host = f'[{self.host}]' if ':' in self.host else self.host
-        port = f':{self.port}' if self.port != DEFAULT_PORT else ''
-        return f'{self.user}@{host}{port}'
+        return login_name(self.user, self.host, self.port, DEFAULT_PORT)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], secure: bool, insecure: bool) -> Self:
         """:raises StorageConfigError: an option is malformed, or names no file"""
-        if not _is_host(given['ftp_host']):
-            # Without a password that a URL has.
-            shown = given['ftp_host'].rpartition('@')[2]
-            raise StorageConfigError(
-                f'ftp-host {shown!r}: not the name or address of a host; '
-                f'user, port and path have options of their own'
-            )
+        check_host('ftp-host', given['ftp_host'])
         certfile, keyfile, bundle = (
             os.path.expanduser(given[key]) if given[key] else None
             for key in ('ftp_certfile', 'ftp_keyfile', 'ftp_ca_bundle')
@@ -166,9 +155,9 @@ class FtpOptions:
             raise StorageConfigError(
                 'ftp-ca-bundle cannot be combined with insecure: drop one of them'
             )
-        _check_file('ftp-certfile', certfile)
-        _check_file('ftp-keyfile', keyfile)
-        _check_file('ftp-ca-bundle', bundle)
+        check_file('ftp-certfile', certfile)
+        check_file('ftp-keyfile', keyfile)
+        check_file('ftp-ca-bundle', bundle)
         return cls(
             given['ftp_host'],
             given['ftp_port'],
@@ -184,11 +173,6 @@ class FtpOptions:
             given['ftp_timeout'],
             given['ftp_retry_budget'],
         )
-
-
-def _is_host(text: str) -> bool:
-    labels = text.removesuffix('.').split('.')
-    return bool(_HOST.match(text)) and all(0 < len(each) < 64 for each in labels)
 
 
 def _password(given: Mapping[str, Any]) -> str:
@@ -225,40 +209,6 @@ def _first_line(path: str) -> str:
         raise StorageConfigError(
             f'ftp-password-file {path}: {error.strerror}'
         ) from error
-
-
-def _check_file(option: str, path: str | None) -> None:
-    if path is None:
-        return
-    try:
-        with open(path, 'rb'):
-            pass
-    except OSError as error:
-        raise StorageConfigError(f'{option} {path}: {error.strerror}') from error
-
-
-def directory(container: str) -> str:
-    """The container as the server has it: absolute, or relative to the directory in
-    which a login begins, which ``~`` is too.
-
-    :raises StorageConfigError: it names the home of another user
-    """
-    if container in ('~', '~/'):
-        return '.'
-    if container.startswith('~/'):
-        container = container[2:].lstrip('/')
-    elif container.startswith('~'):
-        raise StorageConfigError(
-            f"container {container}: another user's home is not looked up on the "
-            f'server: write its path'
-        )
-    if UNSENDABLE.search(container):
-        raise StorageConfigError(
-            f'container {container!r}: FTP cannot send line breaks: name another one'
-        )
-    path = posixpath.normpath(container)
-    # It keeps two slashes at the beginning.
-    return '/' + path.lstrip('/') if path.startswith('/') else path
 
 
 def _place(container: str, options: Mapping[str, Any]) -> Hashable:

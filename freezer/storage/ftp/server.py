@@ -19,10 +19,10 @@ from freezer.storage.exceptions import (
     Rejected,
     StorageException,
 )
+from freezer.storage.file_server import FileServer, Kind, Listed
 from freezer.storage.ftp import errors, listing
 from freezer.storage.ftp.client import Client, from_wire, to_wire
 from freezer.storage.ftp.connection import Connections
-from freezer.storage.remote_paths import FileServer, Kind, Listed
 from freezer.utils.text import printable
 
 LOG = logging.getLogger(__name__)

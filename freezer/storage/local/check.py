@@ -19,7 +19,7 @@ from freezer.storage.check import (
     run_check,
     try_out,
 )
-from freezer.storage.path_probes import PATH_PROBES, PathScratch, space
+from freezer.storage.path_probes import PATH_PROBES, PathScratch, space, write_rows
 from freezer.storage.paths import PathStorage
 
 # Freezer's names and their suffix, and a host and backup name of some length.
@@ -37,11 +37,7 @@ def check(storage: PathStorage) -> CheckReport:
 
 
 def _rows(scratch: PathScratch, creates: bool) -> Iterator[CheckRow]:
-    scratch.storage.prepare()
-    scratch.write()
-    created = 'did not exist: created, as a backup creates it, and removed again'
-    yield CheckRow('directory', ok(created if creates else 'exists'))
-    yield CheckRow('write', ok('a file was written'))
+    yield from write_rows(scratch, creates)
     yield from try_out(PROBES, scratch)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import getpass
 import os
-import posixpath
 import re
 from collections.abc import Hashable, Mapping
 from typing import Any, Self
@@ -12,14 +11,20 @@ from typing import Any, Self
 from oslo_config import cfg
 
 from freezer.storage.exceptions import StorageConfigError
+from freezer.storage.remote_options import (
+    RETRY_BUDGET,
+    check_file,
+    check_host,
+    directory,
+    is_host,
+    login_name,
+)
 from freezer.utils.plugin_options import PluginOptions
 
 DEFAULT_PORT = 22
 # Dashboards write Freezer 19's default into each job: it names no particular key.
 _FREEZER19_KEY = '~/.ssh/id_rsa'
 _FINGERPRINT = re.compile(r'SHA256:[A-Za-z0-9+/]{43}=?\Z')
-# A host name, an IPv4 or an IPv6 address.
-_HOST = re.compile(r'[A-Za-z0-9_]([A-Za-z0-9._:%-]*[A-Za-z0-9_.:])?\Z|::1?\Z')
 _JUMP = re.compile(
     r'(?:(?P<user>[^@]+)@)?(?:\[(?P<address>[^]]+)\]|(?P<host>[^:@]+))(?::(?P<port>\d+))?\Z'
 )
@@ -102,14 +107,7 @@ SSH_OPTS = (
         min=0.1,
         help='Seconds without an answer after which a connection is considered broken.',
     ),
-    cfg.FloatOpt(
-        'retry-budget',
-        metavar='SECONDS',
-        default=900.0,
-        min=0.0,
-        help='Total seconds for one operation including reconnections and retries. '
-        'Until the server has answered for the first time, at most 20 seconds.',
-    ),
+    RETRY_BUDGET,
 )
 
 
@@ -122,9 +120,7 @@ class Server:
     user: str
 
     def __str__(self) -> str:
-        host = f'[{self.host}]' if ':' in self.host else self.host
-        port = f':{self.port}' if self.port != DEFAULT_PORT else ''
-        return f'{self.user}@{host}{port}'
+        return login_name(self.user, self.host, self.port, DEFAULT_PORT)
 
     @property
     def known_hosts_name(self) -> str:
@@ -162,18 +158,14 @@ class SshOptions:
             raise StorageConfigError(
                 'ssh-username is not set, and this process has no user name: set it'
             )
-        if not _HOST.match(given['ssh_host']):
-            raise StorageConfigError(
-                f'ssh-host {given["ssh_host"]!r}: not the name or address of a host; '
-                f'user, port and path have options of their own'
-            )
+        check_host('ssh-host', given['ssh_host'])
         server = Server(given['ssh_host'], given['ssh_port'], user)
         key = given['ssh_key']
         named = None if key in (None, '', _FREEZER19_KEY) else os.path.expanduser(key)
-        _check_file('ssh-key', named)
+        check_file('ssh-key', named)
         known_hosts = given['ssh_known_hosts']
         known_hosts = os.path.expanduser(known_hosts) if known_hosts else None
-        _check_file('ssh-known-hosts', known_hosts)
+        check_file('ssh-known-hosts', known_hosts)
         for text in given['ssh_host_key']:
             if not _FINGERPRINT.match(text):
                 raise StorageConfigError(
@@ -210,46 +202,16 @@ def _user(given: Mapping[str, Any]) -> str:
     return ''
 
 
-def _check_file(option: str, path: str | None) -> None:
-    if path is None:
-        return
-    try:
-        with open(path, 'rb'):
-            pass
-    except OSError as error:
-        raise StorageConfigError(f'{option} {path}: {error.strerror}') from error
-
-
 def _parse_jump(text: str, user: str) -> Server:
     found = _JUMP.match(text)
     host = (found['address'] or found['host']) if found else ''
     port = int(found['port'] or DEFAULT_PORT) if found else 0
-    if found is None or not _HOST.match(host) or not 0 < port < 65536:
+    if found is None or not is_host(host) or not 0 < port < 65536:
         raise StorageConfigError(
             f'ssh-jump-host {text!r}: write it as user@host:port; user and port may be '
             f'left out'
         )
     return Server(host, port, found['user'] or user)
-
-
-def directory(container: str) -> str:
-    """The container as the server has it: absolute, or relative to the directory in
-    which the user logs in, which ``~`` is too.
-
-    :raises StorageConfigError: it names the home of another user
-    """
-    if container in ('~', '~/'):
-        return '.'
-    if container.startswith('~/'):
-        container = container[2:].lstrip('/')
-    elif container.startswith('~'):
-        raise StorageConfigError(
-            f"container {container}: another user's home is not looked up on the "
-            f'server: write its path'
-        )
-    path = posixpath.normpath(container)
-    # It keeps two slashes at the beginning.
-    return '/' + path.lstrip('/') if path.startswith('/') else path
 
 
 def _place(container: str, options: Mapping[str, Any]) -> Hashable:

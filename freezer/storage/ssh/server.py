@@ -15,7 +15,7 @@ from freezer.storage.exceptions import (
     Rejected,
     StorageException,
 )
-from freezer.storage.remote_paths import FileServer, Kind, Listed
+from freezer.storage.file_server import FileServer, Kind, Listed
 from freezer.storage.ssh.connection import Call, Connection
 from freezer.storage.ssh.errors import no_space, translate
 

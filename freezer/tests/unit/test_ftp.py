@@ -5,9 +5,9 @@ import ftplib
 import pytest
 
 from freezer.storage.exceptions import MalformedAnswer, StorageConfigError
+from freezer.storage.file_server import Kind, Listed
 from freezer.storage.ftp import errors, listing
 from freezer.storage.ftp.options import OPTIONS, FtpOptions
-from freezer.storage.remote_paths import Kind, Listed
 
 FILE = Listed('a b', Kind.FILE, 1234)
 FOLDER = Listed('a b', Kind.FOLDER, 0)
