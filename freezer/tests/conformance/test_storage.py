@@ -24,7 +24,7 @@ from freezer.storage.repository import Repository
 from freezer.storage.retention import Policy
 from freezer.storage.s3 import S3Storage
 from freezer.storage.ssh.storage import SshStorage
-from freezer.storage.swift.container import Container
+from freezer.storage.swift.objects import Objects as SwiftObjects
 from freezer.tests import servers
 from freezer.tests.conformance.backups import (
     DAY,
@@ -687,7 +687,7 @@ def _after_each_verb(
     # A bucket has its verbs since it was opened.
     repository.close()
     verbs = {LocalStorage: ('delete_files', 'remove_tree'), Objects: ('delete',)}
-    verbs[Container] = verbs[Objects]
+    verbs[SwiftObjects] = verbs[Objects]
     for other in (SqliteStorage, SshStorage, FtpStorage):
         verbs[other] = verbs[LocalStorage]
     for driver, names in verbs.items():

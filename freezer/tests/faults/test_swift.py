@@ -209,14 +209,13 @@ def test_a_segment_that_is_not_kept(
     """Swift says that it has it. Without the check, a backup without it is listed."""
     lost = refused(201, body=b'', ETag='0')
     patch = (
-        'from freezer.storage.swift.container import Container\n'
-        'Container._verify_segments = lambda *_: None'
+        'from freezer.storage.swift.segments import SegmentedObjects\n'
+        'SegmentedObjects._verify = lambda *_: None'
     )
     trusting = (
         'import hashlib\n'
-        'from freezer.storage.swift import container\n'
-        'from freezer.storage.swift.container import Container\n'
-        'real = Container._put_once\n'
+        'from freezer.storage.swift.objects import Objects\n'
+        'real = Objects.put_once\n'
         'def put(self, key, body, headers):\n'
         '    try:\n'
         '        return real(self, key, body, headers)\n'
@@ -224,7 +223,7 @@ def test_a_segment_that_is_not_kept(
         f'        if key.endswith({SEGMENT!r}):\n'
         '            return hashlib.md5(body).hexdigest()\n'
         '        raise\n'
-        'Container._put_once = put\n'
+        'Objects.put_once = put\n'
     )
     fault = Fault(PUT, lost, times=EVER, key=SEGMENT)
     with faults(proxy, fault):
