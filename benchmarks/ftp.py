@@ -8,90 +8,59 @@ and compares the size of the file; the others do not. rclone's data connections 
 resume TLS sessions, which vsftpd demands, so it has no row with ``--tls``.
 """
 
-import argparse
-import os
-import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import Cost, measure
+from benchmarks.contest import RCLONE, Contest, arguments, drive, start
 from freezer.tests.servers.ftpd import Vsftpd
 
-_MIB = 2**20
-_TOOLS = ('freezer', 'rclone', 'lftp', 'curl')
 
-
-def driver() -> None:
-    """The driver alone, as a process: ``write`` or ``read``."""
+def driver(
+    action: str, path: str, root: str, port: str, user: str, password: str, bundle: str
+) -> None:
     # Only here: the other process measures, and needs none of it.
-    from freezer.storage.backup import Backup
-    from freezer.storage.base import StorageSettings
     from freezer.storage.ftp.options import OPTIONS
     from freezer.storage.ftp.storage import FtpsStorage, FtpStorage
-    from freezer.storage.repository import Repository
 
-    action, root, port, user, password, bundle, source = sys.argv[2:]
-    options = OPTIONS.defaults() | {
-        'ftp_host': '127.0.0.1',
-        'ftp_port': int(port),
-        'ftp_username': user,
-        'ftp_password': password,
-        'ftp_ca_bundle': bundle,
-    }
-    kind = FtpsStorage if bundle else FtpStorage
-    storage = kind.from_settings(StorageSettings(root, 32 * _MIB, options=options))
-    storage.prepare()
-    if action == 'read':
-        chain = Repository({'': storage}).find_state('tar', 'host_name')
-        with open(source, 'wb') as target:
-            for block in chain[0].stream().blocks():
-                target.write(block)
-    else:
-        pending = storage.begin(Backup('tar', 'host_name', 1700000000, 1700000000, 0))
-        with open(source, 'rb', buffering=0) as stream:
-            written = pending.write(iter(lambda: stream.read(_MIB), b''))
-        written.commit(Path(os.devnull), {'engine_name': 'tar'})
-    storage.close()
+    drive(
+        action,
+        path,
+        FtpsStorage if bundle else FtpStorage,
+        root,
+        OPTIONS,
+        ftp_host='127.0.0.1',
+        ftp_port=int(port),
+        ftp_username=user,
+        ftp_password=password,
+        ftp_ca_bundle=bundle,
+    )
 
 
-class Contest:
-    """One server, and what each tool does with it."""
-
+class FtpContest(Contest):
     def __init__(self, server: Vsftpd, folder: Path, mib: int) -> None:
+        super().__init__(folder, mib)
         self._server = server
-        self._folder = folder
-        self._source = folder / 'source'
-        with self._source.open('wb') as stream:
-            for _ in range(mib):
-                stream.write(os.urandom(_MIB))
-
-    def run(self, tool: str, action: str) -> Cost:
-        return measure(getattr(self, f'_{tool}_command')(action), os.environ)
+        # It does not resume TLS sessions.
+        self.tools = ('freezer', *(() if server.tls else ('rclone',)), 'lftp', 'curl')
 
     def _ends(self, tool: str) -> tuple[str, str]:
-        return f'{self._server.root}/{tool}', str(self._folder / 'back')
+        return f'{self._server.root}/{tool}', str(self.back)
 
-    def _freezer_command(self, action: str) -> Sequence[str]:
-        # A new container for each backup: the names are the same.
+    def freezer_command(self, action: str) -> Sequence[str]:
         server = self._server
         root = server.root / 'freezer'
-        if action == 'write' and root.exists():
-            root.rename(self._folder / f'old{os.urandom(4).hex()}')
-        source = self._source if action == 'write' else self._folder / 'back'
+        if action == 'write':
+            self.put_aside(root)
         bundle = str(server.ca) if server.tls else ''
-        return (
-            *(sys.executable, '-m', 'benchmarks.ftp', '--driver', action),
-            *(str(root), str(server.port), server.user, server.password),
-            *(bundle, str(source)),
+        return self.freezer(
+            action, root, server.port, server.user, server.password, bundle
         )
 
-    def _rclone_command(self, action: str) -> Sequence[str]:
-        rclone = str(Path(sys.executable).parent / 'rclone')
+    def rclone_command(self, action: str) -> Sequence[str]:
         obscured = subprocess.run(
-            [rclone, 'obscure', self._server.password],
+            [RCLONE, 'obscure', self._server.password],
             capture_output=True,
             text=True,
             check=True,
@@ -101,13 +70,13 @@ class Contest:
             f':ftp,host=127.0.0.1,port={self._server.port},user={self._server.user},'
             f'pass={obscured}:{there}'
         )
-        ends = (str(self._source), there) if action == 'write' else (there, back)
-        return (rclone, '--config=', 'copyto', '--ignore-times', *ends)
+        ends = (str(self.source), there) if action == 'write' else (there, back)
+        return (RCLONE, '--config=', 'copyto', '--ignore-times', *ends)
 
-    def _lftp_command(self, action: str) -> Sequence[str]:
+    def lftp_command(self, action: str) -> Sequence[str]:
         server = self._server
         there, back = self._ends('lftp')
-        line = f'put {self._source} -o {there}'
+        line = f'put {self.source} -o {there}'
         if action == 'read':
             line = f'set xfer:clobber yes; get {there} -o {back}'
         ca = f'set ssl:ca-file {server.ca}; ' if server.tls else ''
@@ -119,12 +88,12 @@ class Contest:
             f'set ftp:ssl-allow {force}; {login}; {line}',
         )
 
-    def _curl_command(self, action: str) -> Sequence[str]:
+    def curl_command(self, action: str) -> Sequence[str]:
         server = self._server
         there, back = self._ends('curl')
         ends = ('--output', back)
         if action == 'write':
-            ends = ('--upload-file', str(self._source))
+            ends = ('--upload-file', str(self.source))
         tls = ('--ssl-reqd', '--cacert', str(server.ca)) if server.tls else ()
         return (
             *('curl', '--silent', '--show-error', '--fail', *tls),
@@ -134,32 +103,10 @@ class Contest:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--mib', type=int, default=256)
-    parser.add_argument('--runs', type=int, default=3)
-    parser.add_argument('--tls', action='store_true')
-    options = parser.parse_args()
-    tools = [each for each in _TOOLS if each != 'rclone' or not options.tls]
-    costs: dict[tuple[str, str], list[Cost]] = {}
+    options = arguments(__doc__, '--tls')
     with tempfile.TemporaryDirectory() as folder, Vsftpd(tls=options.tls) as server:
-        contest = Contest(server, Path(folder), options.mib)
-        for _ in range(options.runs):
-            for action in ('write', 'read'):
-                for tool in tools:
-                    cost = contest.run(tool, action)
-                    costs.setdefault((action, tool), []).append(cost)
-    print(f'{"":14}{"MB/s":>8}{"wall s":>8}{"CPU s":>8}{"MiB":>6}')
-    for (action, tool), found in costs.items():
-        wall, cpu, peak = (
-            statistics.median(getattr(cost, name) for cost in found)
-            for name in ('wall', 'cpu', 'peak')
-        )
-        speed = options.mib * _MIB / wall / 1e6
-        print(f'{action} {tool:8}{speed:8.0f}{wall:8.2f}{cpu:8.2f}{peak:6.0f}')
+        FtpContest(server, Path(folder), options.mib).run(options.runs)
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] == ['--driver']:
-        driver()
-    else:
-        main()
+    start(main, driver)
