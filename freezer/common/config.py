@@ -9,17 +9,16 @@ the job file win.
 import argparse
 import datetime
 import math
-import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from oslo_config import cfg
 
 from freezer.common import (
+    checks,
     config_files,
     job_options,
     jobfile,
@@ -40,9 +39,8 @@ from freezer.storage.base import StorageSettings
 from freezer.storage.keep import Rules
 from freezer.stream import compression
 from freezer.stream.encryption import Passphrase, check_descriptor
-from freezer.utils import commands, streams, surroundings, trusted
+from freezer.utils import commands, streams, surroundings
 from freezer.utils.paths import absolute
-from freezer.utils.text import control_character, unfit
 
 # These actions need no backup name: without one they are about the whole container.
 _NAMELESS = ('info', 'check', 'verify', 'exec')
@@ -53,10 +51,6 @@ _COMMANDS = (
     *('on_success_command', 'on_failure_command', 'encrypt_pass_command'),
     *('pre_command', 'post_command'),
 )
-# Of what a backup may record; in characters.
-_MAX_TAGS = 16
-_MAX_TAG = 64
-_MAX_NOTE = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +302,7 @@ def _load(
     values['storages'] = storages.chosen(conf, values, job)
     for driver, settings in values['storages']:
         if getattr(driver, 'needs_utf8', False):
-            _check_utf8(settings, values)
+            checks.check_utf8(settings, values)
     if job is not None and job.storages:
         values['storage'] = 'multiple'
     values['restore_args'], values['restore_secrets'] = restore_command.arguments(
@@ -468,7 +462,7 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
     for name in ('path_to_backup', 'files_from', 'files_from0'):
         values[name] = tuple(dict.fromkeys(filter(None, values[name])))
     values['tag'] = tuple(dict.fromkeys(values['tag']))
-    _check_labels(values['tag'], values['note'] or '')
+    checks.check_labels(values['tag'], values['note'] or '')
     values['given'] = frozenset(
         name
         for name in ('backup_name', 'hostname')
@@ -484,16 +478,16 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
                 f'{name.replace("_", "-")}: not a number of days: write 30, or 0.5'
             )
     for name in ('hostname', 'backup_name'):
-        _check_path_part(name, values[name])
+        checks.check_path_part(name, values[name])
     compression.check_available(values['compression'])
     _check_passphrase(values)
     for name in _COMMANDS:
         if values[name]:
             commands.split(name.replace('_', '-'), values[name])
     if values['proxy']:
-        _check_proxy(values['proxy'])
+        checks.check_proxy(values['proxy'])
     if values['metadata_out'] not in (None, '', '-') and surroundings.is_checked():
-        _check_metadata_out(values['metadata_out'])
+        checks.check_metadata_out(values['metadata_out'])
     return values
 
 
@@ -531,7 +525,7 @@ def _resource(conf: cfg.ConfigOpts, values: Mapping[str, Any]) -> str:
             raise ConfigError(f'{flags[0]} and {flags[1]}: pass one of them')
         if given and given[0] == declared.selectors[0]:
             resource = str(values['engine_options'][given[0]])
-            _check_path_part(given[0], resource)
+            checks.check_path_part(given[0], resource)
     return resource
 
 
@@ -566,87 +560,3 @@ def _keep_rules(conf: cfg.ConfigOpts) -> Rules:
             f'than 0'
         )
     return rules
-
-
-def _check_labels(tags: Sequence[str], note: str) -> None:
-    """Check tags and note. Control characters are refused in all options.
-
-    :raises ConfigError: one is malformed, too long, or there are too many
-    """
-    if len(tags) > _MAX_TAGS:
-        raise ConfigError(f'tag: {len(tags)} tags: at most {_MAX_TAGS} are possible')
-    for name, longest, texts in (('tag', _MAX_TAG, tags), ('note', _MAX_NOTE, [note])):
-        for text in texts:
-            if problem := unfit(text):
-                raise ConfigError(f'{name} {text!r}: {problem}: write another')
-            if len(text) > longest:
-                raise ConfigError(
-                    f'{name}: {len(text)} characters: at most {longest} are possible'
-                )
-    for tag in tags:
-        if tag.split() != [tag] or ',' in tag:
-            raise ConfigError(f'tag {tag!r}: must be one word without commas')
-
-
-def _check_path_part(name: str, value: str) -> None:
-    if found := control_character(value):
-        # The host name of the machine, which is no option.
-        raise ConfigError(f'{name.replace("_", "-")}: contains {found}: set another')
-    parts = value.split('/')
-    if '..' in parts or '.' in parts or '' in parts:
-        raise ConfigError(
-            f'{name.replace("_", "-")} {value!r}: becomes part of a path: remove empty '
-            f'parts, "." and ".."'
-        )
-
-
-def _check_utf8(settings: StorageSettings, values: Mapping[str, Any]) -> None:
-    """:raises ConfigError: a name is not UTF-8, and its storage has no other names"""
-    where = f'{settings.section}: ' if settings.name else ''
-    names = {
-        f'{where}container': settings.container,
-        **{
-            name.replace('_', '-'): values[name] for name in ('hostname', 'backup_name')
-        },
-    }
-    for name, value in names.items():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ConfigError(
-                f'{name} {value!r}: not UTF-8, which names on this storage must be: '
-                f'choose another'
-            ) from error
-
-
-def _check_proxy(proxy: str) -> None:
-    try:
-        parts = urlsplit(proxy)
-        parts.port  # noqa: B018 - raises where it is not a number
-        good = parts.scheme in ('http', 'https') and bool(parts.hostname)
-    except ValueError:
-        good = False
-    if not good:
-        # Neither the value nor the reason: they may contain a password.
-        raise ConfigError(
-            'proxy: must be a URL that starts with http:// or https://, as in '
-            'http://proxy.example.com:3128'
-        )
-
-
-def _check_metadata_out(path: str) -> None:
-    """Check whether the file can be written, without writing it."""
-    folder = os.path.dirname(path) or '.'
-    if os.path.isdir(path):
-        reason = 'is a directory'
-    elif not os.path.isdir(folder):
-        reason = f'there is no directory {folder}'
-    elif not os.access(path if os.path.lexists(path) else folder, os.W_OK):
-        reason = 'cannot be written'
-    else:
-        try:
-            trusted.check(path)
-            return
-        except OSError as error:
-            reason = error.strerror or str(error)
-    raise ConfigError(f'metadata-out {path}: {reason}')
