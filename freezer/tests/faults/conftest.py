@@ -7,6 +7,7 @@ prints, of each fault, what came of it.
 
 import collections
 import re
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,12 @@ from freezer.tests.functional.conftest import (  # noqa: F401 - fixtures
     store,
     trap,
 )
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Of a storage; not made."""
+    return tmp_path / 'backups'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

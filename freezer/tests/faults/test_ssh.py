@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,50 @@ import asyncssh
 import pytest
 
 from freezer.storage import exceptions as e
-from freezer.storage.backup import Backup, LevelPaths
+from freezer.storage.backup import LevelPaths
 from freezer.storage.base import StorageSettings
-from freezer.storage.repository import Repository
 from freezer.storage.ssh import transfer
 from freezer.storage.ssh.options import OPTIONS
 from freezer.storage.ssh.storage import SshStorage
-from freezer.tests.conformance.backups import HOST, MARKER, TAR, backup
+from freezer.tests.conformance.backups import backup
 from freezer.tests.cutting import CuttingProxy
+from freezer.tests.faults.file_servers import (
+    CONTENT,
+    PART,
+    ConnectionFaults,
+    Driver,
+    ServerFaults,
+    files,
+    restored,
+    store,
+)
 from freezer.tests.servers.sshd import Sshd, make_key
-
-PART = 5 * 2**20
-CONTENT = os.urandom(3 * 2**20 + 1000)
-# Of each direction, where connections are cut.
-STEPS = 12
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / 'backups'
+def server(sshd: Sshd) -> Sshd:
+    return sshd
+
+
+@pytest.fixture
+def each_server(sshd: Sshd) -> Sshd:
+    return sshd
+
+
+@pytest.fixture
+def links_server(sshd: Sshd) -> Sshd:
+    return sshd
+
+
+@pytest.fixture
+def own_server() -> Iterator[Sshd]:
+    with Sshd() as server:
+        yield server
+
+
+@pytest.fixture
+def each_proxy(proxy: CuttingProxy) -> CuttingProxy:
+    return proxy
 
 
 @pytest.fixture
@@ -55,43 +79,6 @@ def storage(server: Sshd, root: Path | str, **changes: Any) -> SshStorage:
 def opened(server: Sshd, root: Path | str, **changes: Any) -> Iterator[SshStorage]:
     with contextlib.closing(storage(server, root, **changes)) as found:
         yield found
-
-
-def store(target: SshStorage, state: Path, level: Backup | None = None) -> None:
-    """A whole backup; discarded if it fails, as the agent does it."""
-    state.write_bytes(b'state')
-    pending = target.begin(level or backup())
-    try:
-        blocks = (CONTENT[n : n + 100_000] for n in range(0, len(CONTENT), 100_000))
-        pending.write(blocks).commit(state, MARKER)
-    except BaseException:
-        with contextlib.suppress(e.StorageException):
-            pending.discard()
-        raise
-
-
-def make(target: SshStorage, state: Path) -> None:
-    target.prepare()
-    store(target, state)
-
-
-def restored(target: SshStorage) -> bytes:
-    chain = Repository({'': target}).find_state(TAR, HOST)
-    return b''.join(b''.join(level.stream().blocks()) for level in chain.values())
-
-
-def files(root: Path) -> list[str]:
-    return [str(path.relative_to(root)) for path in root.rglob('*') if path.is_file()]
-
-
-def traffic(
-    sshd: Sshd, proxy: CuttingProxy, root: Path, work: Callable[[SshStorage], object]
-) -> tuple[int, int]:
-    """Bytes sent and received by undisturbed work."""
-    sent, received = proxy.sent, proxy.received
-    with opened(sshd, root, ssh_port=proxy.port) as target:
-        work(target)
-    return proxy.sent - sent, proxy.received - received
 
 
 class SlowProxy(CuttingProxy):
@@ -115,58 +102,12 @@ def test_a_file_may_take_longer_than_the_time_out(sshd: Sshd, root: Path) -> Non
     sshd.trust(f'[127.0.0.1]:{sshd.port}')
 
 
-class TestConnections:
-    """A connection that ends goes on in another one."""
+class SshDriver(Driver):
+    prefix = 'ssh'
+    opened = staticmethod(opened)
 
-    def test_a_write_survives_a_cut_at_each_step(
-        self, sshd: Sshd, proxy: CuttingProxy, root: Path, tmp_path: Path
-    ) -> None:
-        work = functools.partial(make, state=tmp_path / 'state')
-        totals = traffic(sshd, proxy, tmp_path / 'first', work)
-        conflicts = 0
-        for direction, total in zip(('sent', 'received'), totals, strict=True):
-            for step in range(STEPS):
-                proxy.cut(**{direction: total * step // STEPS + 1})
-                cuts = proxy.cuts
-                with opened(sshd, root, ssh_port=proxy.port) as target:
-                    try:
-                        work(target)
-                    except e.Conflict:
-                        # The folder may be another agent's: nothing is listed then.
-                        conflicts += 1
-                        assert not any('metadata/' in name for name in files(root))
-                    else:
-                        assert restored(target) == CONTENT
-                        assert not [n for n in files(root) if n.endswith('.partial')]
-                    assert proxy.cuts == cuts + 1, (direction, step)
-                shutil.rmtree(root, ignore_errors=True)
-        assert conflicts <= 2
 
-    def test_without_retries_the_same_cuts_fail(
-        self, sshd: Sshd, proxy: CuttingProxy, root: Path, tmp_path: Path
-    ) -> None:
-        for sent in (1, 2_000, 1_000_000, len(CONTENT) - 1000):
-            proxy.cut(sent=sent)
-            options = {'ssh_port': proxy.port, 'ssh_retry_budget': 0.0}
-            with opened(sshd, root, **options) as target:
-                with pytest.raises(e.Unreachable, match='gave up after 1 attempt'):
-                    make(target, tmp_path / 'state')
-            assert not any('metadata/' in name for name in files(root))
-
-    def test_a_read_survives_a_cut_at_each_step(
-        self, sshd: Sshd, proxy: CuttingProxy, root: Path, tmp_path: Path
-    ) -> None:
-        with opened(sshd, root, ssh_port=proxy.port) as target:
-            target.prepare()
-            store(target, tmp_path / 'state')
-        _sent, total = traffic(sshd, proxy, root, restored)
-        for step in range(STEPS):
-            proxy.cut(received=total * step // STEPS + 1)
-            cuts = proxy.cuts
-            with opened(sshd, root, ssh_port=proxy.port) as target:
-                assert restored(target) == CONTENT
-            assert proxy.cuts == cuts + 1, step
-
+class TestConnections(SshDriver, ConnectionFaults):
     def test_bytes_that_a_restarted_server_lost_are_noticed(
         self, sshd: Sshd, proxy: CuttingProxy, root: Path
     ) -> None:
@@ -185,75 +126,6 @@ class TestConnections:
             with pytest.raises(e.IntegrityError, match='were lost after the server'):
                 target.write_stream(f'{root}/file', blocks)
         assert files(root) == []
-
-    def test_a_silent_server_is_an_error(
-        self, sshd: Sshd, proxy: CuttingProxy, root: Path
-    ) -> None:
-        options = {
-            'ssh_timeout': 1.0,
-            'ssh_retry_budget': 2.0,
-            'ssh_connect_timeout': 1,
-        }
-        with opened(sshd, root, ssh_port=proxy.port, **options) as target:
-            target.prepare()
-            proxy.silence()
-            with pytest.raises(e.Unreachable, match=r'no answer|ended|lost'):
-                target.read_file(f'{root}/file')
-            proxy.speak()
-            with pytest.raises(e.NotFound):
-                target.read_file(f'{root}/file')
-
-    def test_a_cancelled_write_ends_soon_where_the_server_is_silent(
-        self, sshd: Sshd, proxy: CuttingProxy, root: Path
-    ) -> None:
-        with opened(sshd, root, ssh_port=proxy.port, ssh_timeout=200.0) as target:
-            target.prepare()
-            pending = target.begin(backup())
-
-            def blocks() -> Iterator[bytes]:
-                yield CONTENT
-                proxy.silence()
-                threading.Timer(0.5, pending.cancel).start()
-                while True:
-                    yield CONTENT
-
-            with pytest.raises(e.Cancelled):
-                pending.write(blocks())
-            proxy.speak()
-            pending.discard()
-        assert files(root) == []
-
-    def test_a_server_that_is_killed_and_restarted(
-        self, root: Path, tmp_path: Path
-    ) -> None:
-        with Sshd() as own, opened(own, root) as target:
-            target.prepare()
-            state = tmp_path / 'state'
-            state.write_bytes(b'state')
-            pending = target.begin(backup())
-
-            def blocks() -> Iterator[bytes]:
-                yield CONTENT
-                own.restart()
-                yield CONTENT
-
-            pending.write(blocks()).commit(state, MARKER)
-            assert restored(target) == CONTENT * 2
-            own.kill()
-            threading.Timer(1.0, own.start).start()
-            assert restored(target) == CONTENT * 2
-
-    def test_no_server(self, root: Path, unused_port: int, sshd: Sshd) -> None:
-        options = {'ssh_port': unused_port, 'ssh_retry_budget': 1.0}
-        with opened(sshd, root, **options) as target:
-            with pytest.raises(e.Unreachable, match=f':{unused_port}'):
-                target.prepare()
-
-
-@pytest.fixture
-def unused_port() -> int:
-    with CuttingProxy(1) as closed:
-        return closed.port
 
 
 class TestHostKeys:
@@ -466,8 +338,10 @@ def _password_server(folder: Path, interactive: bool) -> Iterator[dict[str, Any]
         loop.close()
 
 
-class TestServers:
-    """Servers that cannot do all, or may not."""
+class TestServers(SshDriver, ServerFaults):
+    @staticmethod
+    def read_only() -> Sshd:
+        return Sshd(sftp='-R')
 
     def test_one_that_has_no_extensions(self, root: Path, tmp_path: Path) -> None:
         refused = 'posix-rename,fsync,statvfs,limits'
@@ -484,18 +358,6 @@ class TestServers:
             report = {row.name: row.finding for row in target.check().rows}
             for name in ('rename', 'durable', 'space'):
                 assert report[name].result == 'note', report[name]
-
-    def test_one_that_only_reads(self, sshd: Sshd, root: Path, tmp_path: Path) -> None:
-        with opened(sshd, root) as target:
-            target.prepare()
-            store(target, tmp_path / 'state')
-        with Sshd(sftp='-R') as own, opened(own, root) as target:
-            assert restored(target) == CONTENT
-            with pytest.raises(e.AccessDenied, match='permission denied'):
-                target.begin(backup(level=1))
-            with pytest.raises(e.StorageException, match='could not be deleted'):
-                target.delete_files([LevelPaths(str(root), backup()).marker])
-        assert any('metadata/' in name for name in files(root))
 
     def test_one_with_a_shell(self, root: Path, tmp_path: Path) -> None:
         with Sshd(shell=True) as own, opened(own, root) as target:
@@ -516,50 +378,11 @@ class TestServers:
                 with pytest.raises(e.Rejected, match=r'SFTP|sftp'):
                     target.prepare()
 
-    @pytest.mark.root
-    @pytest.mark.skipif(os.geteuid() != 0, reason='only root may mount')
-    def test_one_whose_disk_is_full(
-        self, sshd: Sshd, root: Path, tmp_path: Path
-    ) -> None:
-        root.mkdir()
-        mount = ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(root)]
-        subprocess.run(mount, check=True)
-        try:
-            with opened(sshd, root) as target:
-                with pytest.raises(e.StorageException, match='no space is left'):
-                    store(target, tmp_path / 'state')
-            assert files(root) == []
-        finally:
-            subprocess.run(['umount', root], check=True)
-
-    def test_links_are_not_followed(
-        self, sshd: Sshd, root: Path, tmp_path: Path
-    ) -> None:
-        outside = tmp_path / 'outside'
-        (outside / 'folder').mkdir(parents=True)
-        (outside / 'folder' / 'file').touch()
-        (root / 'tree' / 'inner').mkdir(parents=True)
-        (root / 'tree' / 'inner' / 'file').touch()
-        (root / 'tree' / 'link').symlink_to(outside)
-        (root / 'linked').symlink_to(outside)
-        with opened(sshd, root) as target:
-            assert set(dict(target.list_tree(f'{root}/tree'))) == {'inner/file', 'link'}
-            target.remove_tree(f'{root}/tree')
-            target.remove_tree(f'{root}/linked')
-        assert files(outside) == ['folder/file']
-        assert list(root.iterdir()) == []
-
     def test_a_relative_container(self, sshd: Sshd, tmp_path: Path) -> None:
         home = Path(os.path.expanduser(f'~{sshd.user}'))
         name = f'freezer-test-{os.getpid()}'
         try:
-            for container in (f'{name}/a', f'~/{name}/a', f'./{name}//a/'):
-                with opened(sshd, container) as target:
-                    target.prepare()
-                    if container == f'{name}/a':
-                        store(target, tmp_path / 'state')
-                    assert restored(target) == CONTENT
-            assert any('metadata/' in each for each in files(home / name / 'a'))
+            self.check_relative_containers(sshd, home, name, tmp_path / 'state')
         finally:
             shutil.rmtree(home / name, ignore_errors=True)
 

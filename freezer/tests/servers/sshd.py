@@ -154,6 +154,9 @@ class Sshd(ProcessServer):
 
 def make_key(path: Path, kind: str = 'ed25519', passphrase: str = '') -> None:
     """A private key, and the public one beside it."""
-    subprocess.run(
-        ['ssh-keygen', '-q', '-t', kind, '-N', passphrase, '-f', path], check=True
-    )
+    command = ['ssh-keygen', '-q', '-t', kind, '-N', passphrase, '-f', str(path)]
+    if kind == 'rsa':
+        # A long one takes seconds.
+        command += ['-b', '2048']
+    # One round instead of 16, which make guessing passphrases slow.
+    subprocess.run([*command, '-a', '1'], check=True)
