@@ -1028,66 +1028,6 @@ class TestMultiple:
         assert place.members[0].files() == {}
         assert restore(place.repository()) == NOISE
 
-    @pytest.mark.parametrize('when', ['in the stream', 'at its end'])
-    def test_the_others_finish_when_one_hangs(
-        self,
-        place: Place,
-        repository: Repository,
-        monkeypatch: pytest.MonkeyPatch,
-        when: str,
-    ) -> None:
-        # Enough for the other one, also on a busy machine.
-        monkeypatch.setattr(several, 'PATIENCE', 8)
-        monkeypatch.setattr(several, 'LAST_PATIENCE', 8)
-        monkeypatch.setattr(several, 'CLEAN_UP_SECONDS', 0.1)
-        released = threading.Event()
-
-        def hangs(blocks: Iterable[bytes]) -> WrittenBackup:
-            if when == 'at its end':
-                for _block in blocks:
-                    pass
-            assert released.wait(60)
-            raise e.Unreachable('released')
-
-        pending = begin_with(repository, monkeypatch, write=hangs)
-        try:
-            commit_all(write(pending, chunks(NOISE)))
-            failure = repository.failure()
-            assert failure is not None
-            assert '[storage:here]: nothing happened for' in failure.message
-            assert restore(place.repository()) == NOISE
-        finally:
-            released.set()
-
-    def test_one_that_hangs_when_it_is_asked(
-        self, place: Place, repository: Repository, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A claim that it makes afterwards is taken back."""
-        monkeypatch.setattr(several, 'PATIENCE', 8)
-        here = repository.storages['here']
-        released, begun = threading.Event(), threading.Event()
-        begin = here.begin
-
-        def late(backup: Backup) -> PendingBackup:
-            assert released.wait(60)
-            pending = begin(backup)
-            discard = pending.discard
-
-            def discarded() -> None:
-                discard()
-                begun.set()
-
-            monkeypatch.setattr(pending, 'discard', discarded)
-            return pending
-
-        monkeypatch.setattr(here, 'begin', late)
-        pending = repository.begin(backup())
-        released.set()
-        commit_all(write(pending, chunks(NOISE)))
-        assert repository.failure() is not None
-        assert begun.wait(60)
-        assert place.members[0].files() == {}
-
     def test_all_fail(
         self, place: Place, repository: Repository, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -1166,3 +1106,68 @@ class TestMultiple:
         assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO)[0]
         there.delete(marker(backup(level=1)))
         assert repository.plan(TAR, HOST, LevelPolicy(True), ZERO) == ([], ZERO + 2)
+
+
+@on('multiple-local')
+class TestHanging:
+    """Of several storages; the tests wait, and any storage waits alike."""
+
+    @pytest.mark.parametrize('when', ['in the stream', 'at its end'])
+    def test_the_others_finish_when_one_hangs(
+        self,
+        place: Place,
+        repository: Repository,
+        monkeypatch: pytest.MonkeyPatch,
+        when: str,
+    ) -> None:
+        # Enough for the other one, also on a busy machine.
+        monkeypatch.setattr(several, 'PATIENCE', 8)
+        monkeypatch.setattr(several, 'LAST_PATIENCE', 8)
+        monkeypatch.setattr(several, 'CLEAN_UP_SECONDS', 0.1)
+        released = threading.Event()
+
+        def hangs(blocks: Iterable[bytes]) -> WrittenBackup:
+            if when == 'at its end':
+                for _block in blocks:
+                    pass
+            assert released.wait(60)
+            raise e.Unreachable('released')
+
+        pending = begin_with(repository, monkeypatch, write=hangs)
+        try:
+            commit_all(write(pending, chunks(NOISE)))
+            failure = repository.failure()
+            assert failure is not None
+            assert '[storage:here]: nothing happened for' in failure.message
+            assert restore(place.repository()) == NOISE
+        finally:
+            released.set()
+
+    def test_one_that_hangs_when_it_is_asked(
+        self, place: Place, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A claim that it makes afterwards is taken back."""
+        monkeypatch.setattr(several, 'PATIENCE', 8)
+        here = repository.storages['here']
+        released, begun = threading.Event(), threading.Event()
+        begin = here.begin
+
+        def late(backup: Backup) -> PendingBackup:
+            assert released.wait(60)
+            pending = begin(backup)
+            discard = pending.discard
+
+            def discarded() -> None:
+                discard()
+                begun.set()
+
+            monkeypatch.setattr(pending, 'discard', discarded)
+            return pending
+
+        monkeypatch.setattr(here, 'begin', late)
+        pending = repository.begin(backup())
+        released.set()
+        commit_all(write(pending, chunks(NOISE)))
+        assert repository.failure() is not None
+        assert begun.wait(60)
+        assert place.members[0].files() == {}

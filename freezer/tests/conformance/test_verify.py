@@ -47,7 +47,8 @@ VOLUME = PARTS_PER_VOLUME * PART
 # What a verification asks of a store are verbs that the suite tries on all of them.
 STORES = ('s3-seaweedfs', 's3-ceph')
 
-both = pytest.mark.parametrize('data', [False, True], ids=['listed', 'read'])
+# Whether the data is read, or only listed.
+BOTH = (False, True)
 
 
 def every(repository: Repository, data: bool = False) -> list[Verification]:
@@ -102,21 +103,21 @@ def where(problem: Problem) -> tuple[str | None, int | None, int | None, int | N
 
 @on('local', 'sqlite', 'ssh', 'ftps-vsftpd', 'multiple-mixed', *STORES)
 class TestEveryStorage:
-    @both
     @pytest.mark.parametrize('size', [0, 1, len(CONTENT)])
     def test_what_is_whole(
-        self, place: Place, repository: Repository, store: Store, data: bool, size: int
+        self, place: Place, repository: Repository, store: Store, size: int
     ) -> None:
         for level in range(2):
             store(backup(level=level), NOISE[:size])
         before = place.files()
-        # As another agent, which has written nothing.
-        assert_whole(place.repository(), data)
-        for found in every(repository, data):
-            assert found.size == size
-            assert found.marker.items() >= MARKER.items()
-        assert place.files() == before
-        assert place.uploads() == []
+        for data in BOTH:
+            # As another agent, which has written nothing.
+            assert_whole(place.repository(), data)
+            for found in every(repository, data):
+                assert found.size == size
+                assert found.marker.items() >= MARKER.items()
+            assert place.files() == before
+            assert place.uploads() == []
 
     def test_which_there_are(
         self, place: Place, repository: Repository, store: Store
@@ -168,38 +169,40 @@ class TestEveryStorage:
             places = [where(problem)[1:] for problem in found.problems]
             assert places == sorted(expected)
 
-    @both
     def test_missing_data(
-        self, place: Place, repository: Repository, store: Store, data: bool
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), CONTENT)
         place.delete(f'{folder(backup())}/data')
         said = f'{folder(backup())}/data is missing'
-        for problem in the_problem(repository, data, said):
-            assert where(problem) == ('data', None, 0, len(CONTENT) - 1)
+        for data in BOTH:
+            for problem in the_problem(repository, data, said):
+                assert where(problem) == ('data', None, 0, len(CONTENT) - 1)
 
-    @both
-    @pytest.mark.parametrize('size', [2 * PART + 16, PART + 3, PART, 0])
     def test_truncated_data(
-        self, place: Place, repository: Repository, store: Store, data: bool, size: int
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), CONTENT)
-        place.write(f'{folder(backup())}/data', CONTENT[:size])
-        said = f'data: has {size} bytes, and {len(CONTENT)} were written'
-        problems = the_problem(repository, data, f'{folder(backup())}/{said}')
-        for member, problem in zip(place.members, problems, strict=True):
-            part = size // part_size(member) + 1
-            assert where(problem) == ('data', part, size, len(CONTENT) - 1)
+        for size in (2 * PART + 16, PART + 3, PART, 0):
+            place.write(f'{folder(backup())}/data', CONTENT[:size])
+            said = f'data: has {size} bytes, and {len(CONTENT)} were written'
+            for data in BOTH:
+                problems = the_problem(repository, data, f'{folder(backup())}/{said}')
+                for member, problem in zip(place.members, problems, strict=True):
+                    part = size // part_size(member) + 1
+                    assert where(problem) == ('data', part, size, len(CONTENT) - 1)
 
-    @both
     def test_data_that_grew(
-        self, place: Place, repository: Repository, store: Store, data: bool
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), CONTENT)
         place.write(f'{folder(backup())}/data', CONTENT + b'xy')
-        for problem in the_problem(repository, data, f'{folder(backup())}/data: has'):
-            assert problem.volume == 'data'
-            assert (problem.start, problem.end) == (len(CONTENT), len(CONTENT) + 1)
+        for data in BOTH:
+            for problem in the_problem(
+                repository, data, f'{folder(backup())}/data: has'
+            ):
+                assert problem.volume == 'data'
+                assert (problem.start, problem.end) == (len(CONTENT), len(CONTENT) + 1)
 
     @pytest.mark.parametrize('name', ['manifest', 'digests/00000000'])
     def test_damaged_manifest_or_digests(
@@ -253,16 +256,16 @@ class TestEveryStorage:
         for problem in the_problem(repository, False, path):
             assert not problem.fatal
 
-    @both
     def test_missing_engine_metadata(
-        self, place: Place, repository: Repository, store: Store, data: bool
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         store(backup(), CONTENT)
         path = f'{folder(backup())}/engine_metadata'
         place.delete(path)
-        for problem in the_problem(repository, data, f'{path} is missing'):
-            # It restores, and no increment can be made on it.
-            assert not problem.fatal
+        for data in BOTH:
+            for problem in the_problem(repository, data, f'{path} is missing'):
+                # It restores, and no increment can be made on it.
+                assert not problem.fatal
 
     def test_a_damaged_marker(
         self, place: Place, repository: Repository, store: Store
@@ -323,23 +326,23 @@ class TestEveryStorage:
 
     # What is no damage
 
-    @both
     def test_a_copied_container(
-        self, place: Place, repository: Repository, store: Store, data: bool
+        self, place: Place, repository: Repository, store: Store
     ) -> None:
         """Other ETags alone are worth a warning, until the bytes have been read."""
         store(backup(), CONTENT)
         for member in place.members:
             for path in member.files():
                 member.write(path, member.read(path))
-        results = every(repository, data)
-        for member, found in zip(place.members, results, strict=True):
-            assert found.problems == ()
-            warned = isinstance(member, S3Place) and not data
-            assert len(found.warnings) == warned
-            assert all('/data: its ETag is' in line for line in found.warnings)
+        for data in BOTH:
+            results = every(repository, data)
+            for member, found in zip(place.members, results, strict=True):
+                assert found.problems == ()
+                warned = isinstance(member, S3Place) and not data
+                assert len(found.warnings) == warned
+                assert all('/data: its ETag is' in line for line in found.warnings)
 
-    @both
+    @pytest.mark.parametrize('data', BOTH, ids=['listed', 'read'])
     def test_a_backup_of_freezer_19(
         self, place: Place, repository: Repository, data: bool
     ) -> None:
@@ -510,11 +513,11 @@ class TestS3:
         """Three volumes: of three parts, of three, and of one and a byte."""
         return store(backup(), NOISE).backup
 
-    @both
     def test_volumes_that_are_whole(
-        self, repository: Repository, stored: Backup, data: bool
+        self, repository: Repository, stored: Backup
     ) -> None:
-        assert_whole(repository, data)
+        for data in BOTH:
+            assert_whole(repository, data)
 
     def test_a_changed_byte_in_a_later_volume(
         self, s3: S3Place, repository: Repository, stored: Backup
@@ -529,43 +532,43 @@ class TestS3:
         ]
         assert f'{path} at {s3.way.endpoint}' in found.problems[0].what
 
-    @both
     def test_a_missing_volume(
-        self, s3: S3Place, repository: Repository, stored: Backup, data: bool
+        self, s3: S3Place, repository: Repository, stored: Backup
     ) -> None:
         path = f'{folder(stored)}/segments/00000001'
         s3.delete(path)
-        (problem,) = the_problem(repository, data, f'{path} is missing')
-        assert where(problem) == ('segments/00000001', None, 0, VOLUME - 1)
+        for data in BOTH:
+            (problem,) = the_problem(repository, data, f'{path} is missing')
+            assert where(problem) == ('segments/00000001', None, 0, VOLUME - 1)
 
-    @both
     def test_a_truncated_volume(
-        self, s3: S3Place, repository: Repository, stored: Backup, data: bool
+        self, s3: S3Place, repository: Repository, stored: Backup
     ) -> None:
         path = f'{folder(stored)}/segments/00000001'
         s3.write(path, NOISE[VOLUME : 2 * VOLUME - 5])
-        (problem,) = the_problem(
-            repository,
-            data,
-            f'{path}: has {VOLUME - 5} bytes, and {VOLUME} were written',
-        )
-        assert where(problem) == ('segments/00000001', 3, VOLUME - 5, VOLUME - 1)
+        for data in BOTH:
+            (problem,) = the_problem(
+                repository,
+                data,
+                f'{path}: has {VOLUME - 5} bytes, and {VOLUME} were written',
+            )
+            assert where(problem) == ('segments/00000001', 3, VOLUME - 5, VOLUME - 1)
 
-    @both
     def test_volumes_that_changed_places(
-        self, s3: S3Place, repository: Repository, stored: Backup, data: bool
+        self, s3: S3Place, repository: Repository, stored: Backup
     ) -> None:
         names = ('data', 'segments/00000001')
         contents = [s3.read(f'{folder(stored)}/{name}') for name in names]
         for name, content in zip(names, reversed(contents), strict=True):
             s3.write(f'{folder(stored)}/{name}', content)
-        (found,) = every(repository, data)
-        if data:
-            wrong = [(problem.volume, problem.part) for problem in found.problems]
-            assert wrong == [(name, part) for name in names for part in (1, 2, 3)]
-        else:
-            assert found.problems == ()
-            assert len(found.warnings) == 2
+        for data in BOTH:
+            (found,) = every(repository, data)
+            if data:
+                wrong = [(problem.volume, problem.part) for problem in found.problems]
+                assert wrong == [(name, part) for name in names for part in (1, 2, 3)]
+            else:
+                assert found.problems == ()
+                assert len(found.warnings) == 2
 
     def test_a_bucket_that_is_gone(
         self, s3: S3Place, repository: Repository, stored: Backup
@@ -587,16 +590,14 @@ class TestKeys:
         bucket = s3_server.make_bucket()
         return S3Place(s3_server, bucket, 'prefix', Way(s3_server.endpoint))
 
-    @both
-    def test_keys_that_only_read_will_do(
-        self, place: S3Place, store: Store, data: bool
-    ) -> None:
+    def test_keys_that_only_read_will_do(self, place: S3Place, store: Store) -> None:
         store(backup(), NOISE)
         keys = {
             'access_key': place.server.readonly_access_key,
             'secret_key': place.server.readonly_secret_key,
         }
-        assert_whole(place.repository(**keys), data)
+        for data in BOTH:
+            assert_whole(place.repository(**keys), data)
 
 
 @on('local')
