@@ -67,7 +67,7 @@ EVERY_STORAGE = {
 }
 
 
-def on(*names: str) -> Any:
+def on(*names: str) -> pytest.MarkDecorator:
     """Run tests on some storages. A parameter's name is what marks those on Ceph."""
     return pytest.mark.parametrize(
         'driver, s3_server',
