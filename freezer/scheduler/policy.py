@@ -200,7 +200,7 @@ def _key(name: str) -> str:
 def _may_be_local(options: Mapping[str, str], action: Action) -> bool:
     """Whether a container may be a directory of this machine. If the job names no
     storage, the agent's configuration files do."""
-    kinds: Sequence[str] = action.storage_kinds
+    kinds: Sequence[str] = action.main_kinds
     if options is not action.options:
         kinds = [options.get('storage', '')]
     return not kinds or 'local' in kinds
@@ -212,7 +212,7 @@ def _gets_secret(given: str, options: Mapping[str, str], action: Action) -> bool
     if options is not action.options and not options.get('os_cloud'):
         # A section [storage:NAME] has all that it uses.
         return False
-    kinds = action.storage_kinds
+    kinds = action.main_kinds
     return any(
         _key(given) in declared.secret_receivers
         for kind, declared in plugins.options(plugins.STORAGES).items()
