@@ -29,6 +29,8 @@ from freezer.utils.ranges import Range
 
 # A file has this suffix until it is whole.
 _PARTIAL = '.partial'
+# To make a folder whose parent was just made.
+_ATTEMPTS = 5
 # Bytes after which a file is synchronized: one fsync of all at its end may take longer
 # than other storages wait.
 _SYNC_BYTES = 64 * 2**20
@@ -72,15 +74,22 @@ class LocalStorage(PathStorage):
         return check(self)
 
     def reserve(self, folder: str) -> None:
-        with _errors(folder):
-            _make_folder(os.path.dirname(folder))
-            try:
-                os.mkdir(folder, 0o700)
-            except FileExistsError as error:
-                raise Conflict(
-                    f'{folder} is there already: another backup of this name started '
-                    f'in the same second; run it again'
-                ) from error
+        for attempt in range(_ATTEMPTS):
+            with _errors(folder):
+                _make_folder(os.path.dirname(folder))
+                try:
+                    os.mkdir(folder, 0o700)
+                except FileNotFoundError:
+                    # Another agent has removed the parent, because it was empty.
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                except FileExistsError as error:
+                    raise Conflict(
+                        f'{folder} is there already: another backup of this name '
+                        f'started in the same second; run it again'
+                    ) from error
+                else:
+                    return
 
     def write_stream(
         self,

@@ -303,6 +303,7 @@ UNBOUNDED = {
     'exclude-if-present': 'a name below the source',
     'hostname': 'a part of the name of a backup',
     'stream-name': 'the name of a file below restore-abs-path',
+    'copy-to': 'a section of the job, whose options are bounded',
     'container': 'bounded where it is a directory; elsewhere on the server',
     'storage': 'bounded by storages',
     'engine': 'bounded by engines',
