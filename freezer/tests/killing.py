@@ -33,6 +33,12 @@ class Doomed(warm.Fork):
 
 def _run(step: int, *arguments: Any) -> None:
     """In the fork."""
+    kill_before(step)
+    warm.run(*arguments)
+
+
+def kill_before(step: int) -> None:
+    """Kill this process just before its nth change of anything from now on."""
     numbers = itertools.count(1)
 
     def count() -> None:
@@ -58,4 +64,3 @@ def _run(step: int, *arguments: Any) -> None:
         put(self, method, *given, **named)
 
     http.client.HTTPConnection.putrequest = putrequest  # type: ignore[method-assign]
-    warm.run(*arguments)

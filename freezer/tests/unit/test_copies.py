@@ -1,18 +1,21 @@
 """Copies of levels: what fits into a chain, what is the same, what is copied."""
 
+import itertools
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from freezer.storage import copies, levels, manifest
+from freezer.storage import copies, levels, manifest, verify
 from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.base import StorageSettings
 from freezer.storage.exceptions import Cancelled, Conflict, IntegrityError, NotFound
 from freezer.storage.local.storage import LocalStorage
+from freezer.tests import killing
 from freezer.utils.blocks import Block, PartStart
 
 ZERO = 1_700_000_000
@@ -261,3 +264,53 @@ def test_a_folder_whose_parent_is_removed(
     monkeypatch.setattr(os, 'mkdir', exchanged)
     storage.begin(L0)
     assert calls == 2
+
+
+def test_killed_at_each_step(make: Callable[..., StoredLevel], tmp_path: Path) -> None:
+    """Just before each change of the file system: what is listed is whole, and the next
+    copy goes on there, without doing anything twice."""
+    stored = [make('source', each) for each in (L0, L1)]
+    (tmp_path / 'target').mkdir()
+    target = storage_at(tmp_path / 'target')
+    kept: dict[str, int] = {}
+    for step in itertools.count(1):
+        status = _in_fork(lambda step=step: _copy_all(stored, tmp_path, step))  # type: ignore[misc]
+        there = levels.committed(target)
+        for each in there:
+            found = verify.examine(each, data=True)
+            assert found is not None
+            assert found.problems == ()
+            assert found.missing == ()
+        markers = {each.paths.marker: os.stat(each.paths.marker) for each in there}
+        assert kept.items() <= {k: v.st_mtime_ns for k, v in markers.items()}.items()
+        kept = {k: v.st_mtime_ns for k, v in markers.items()}
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    assert step > 15
+    assert [each.backup for each in there] == [L0, L1]
+    names = [path for path, _size in target.list_tree(target.storage_path)]
+    assert not [name for name in names if name.endswith('.partial')]
+    assert not list((Path.home() / '.freezer' / 'copies').glob('*.json'))
+
+
+def _in_fork(act: Callable[[], None]) -> int:
+    """Act in another process. :returns: its status"""
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(process, 0)[1]
+
+
+def _copy_all(stored: Sequence[StoredLevel], folder: Path, step: int) -> None:
+    killing.kill_before(step)
+    for each in stored:
+        copying = Copying(each, folder)
+        there = {one.backup for one in levels.committed(copying.target.storage)}
+        if each.backup not in there:
+            copying.run()
