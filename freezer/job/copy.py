@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,6 +56,7 @@ _Chain = tuple[str, str, int]
 class _Item:
     """A level to copy, and what came of it.
 
+    :param chain: all levels of its chain on the source
     :param there: the level of this place and time on the other storage
     :param base: the level below, which is copied before it
     :param result: empty until it is decided
@@ -63,6 +64,7 @@ class _Item:
     """
 
     stored: StoredLevel
+    chain: Collection[Backup]
     there: StoredLevel | None
     base: '_Item | None'
     result: str = ''
@@ -243,7 +245,8 @@ class CopyJob(Job):
                 backup = stored.backup
                 base = bases.get(backup)
                 item = _Item(
-                    stored, present.get(backup), made.get(base) if base else None
+                    *(stored, source, present.get(backup)),
+                    base=made.get(base) if base else None,
                 )
                 item.reason = copies.misplaced(backup, source, there)
                 if item.reason:
@@ -341,7 +344,9 @@ class CopyJob(Job):
                 cancellation.check()
                 _require(item.base)
 
-        copy = copies.LevelCopy(stored, self._target, folder, cancellation, count)
+        copy = copies.LevelCopy(
+            *(stored, item.chain, self._target, folder, cancellation, count)
+        )
         if item.there is None:
             copy.checked_marker()
             if self.config.dry_run:

@@ -9,13 +9,15 @@ import contextlib
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from freezer.storage import layout, levels, manifest
+from freezer.storage import layout, levels, manifest, verify
 from freezer.storage.backup import Backup, LevelPaths, PendingBackup, StoredLevel
 from freezer.storage.base import Storage
+from freezer.storage.claims import LISTING_DELAYS
 from freezer.storage.exceptions import (
     Cancelled,
     Conflict,
@@ -144,6 +146,7 @@ def content(marker: Mapping[str, Any]) -> dict[str, Any]:
 class LevelCopy:
     """A level on its way to another storage.
 
+    :param chain: all levels of its chain on the source
     :param folder: for its temporary files: the engine's file, and the index
     :param count: is called with the number of bytes that were read
     """
@@ -151,12 +154,14 @@ class LevelCopy:
     def __init__(
         self,
         source: StoredLevel,
+        chain: Collection[Backup],
         target: Target,
         folder: Path,
         cancellation: Cancellation,
         count: Callable[[int], None],
     ) -> None:
         self._source = source
+        self._chain = chain
         self._target = target
         self._folder = folder
         self._cancellation = cancellation
@@ -168,7 +173,8 @@ class LevelCopy:
         :param wait_for_base: called before the commit: returns once the level that it
             builds on is committed, or raises
         :raises IntegrityError: the source is damaged, and nothing is copied
-        :raises Conflict: another agent writes the level
+        :raises Conflict: another agent writes or removes the level, or others of the
+            chain
         """
         source = self._source
         marker = self.checked_marker()
@@ -188,16 +194,11 @@ class LevelCopy:
                 wait_for_base()
                 self._cancellation.check()
                 written.commit(state, content(marker), index)
+            self._check_there()
         except BaseException as error:
             self._discard(pending, entry, error)
             raise
-        try:
-            self._check_base()
-        except NotFound as error:
-            self._discard(pending, entry, error)
-            raise
-        finally:
-            entry.close()
+        entry.close()
 
     def checked_marker(self) -> Mapping[str, Any]:
         """The marker, of which a copy would hide that it is damaged.
@@ -319,22 +320,35 @@ class LevelCopy:
                 self._count(len(block))
                 yield block
 
-    def _check_base(self) -> None:
-        """Check that the levels below still exist, after the commit: retention checks
-        first whether a chain has a newer level, so one of the two notices the other.
+    def _check_there(self) -> None:
+        """Check after the commit that the level restores there. Retention, another copy
+        or a clean-up may have removed or added something meanwhile: each looks for
+        markers first, so one of the two notices the other.
 
-        :raises NotFound: one was removed
+        :raises Conflict: it does not
         """
-        backup = self._source.backup
-        there = levels.chains(
-            self._target.storage, backup.engine, backup.hostname_backup_name
+        for delay in LISTING_DELAYS:
+            # A store may list late.
+            time.sleep(delay)
+            problem = self._problem_there()
+            if not problem:
+                return
+        raise Conflict(
+            f'another agent changed the chain meanwhile on the storage that it is '
+            f'copied to: {problem}; run the copy again'
         )
-        chain = [each.backup for each in there.get(backup.level_zero_timestamp, ())]
-        if len(levels.needed(backup, chain)) < backup.level:
-            raise NotFound(
-                f'{backup.hostname_backup_name}: the levels below were removed on the '
-                f'storage that it is copied to: run the copy again'
-            )
+
+    def _problem_there(self) -> str:
+        backup, storage = self._source.backup, self._target.storage
+        name = backup.engine, backup.hostname_backup_name
+        there = levels.chains(storage, *name).get(backup.level_zero_timestamp, ())
+        others = {each.backup for each in there} - {backup}
+        if problem := misplaced(backup, self._chain, others):
+            return problem
+        found = verify.examine(StoredLevel(storage, backup), data=False)
+        if found is None:
+            return 'its marker is gone'
+        return found.problems[0].what if found.problems else ''
 
     @staticmethod
     def _discard(

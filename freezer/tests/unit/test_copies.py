@@ -13,7 +13,7 @@ import pytest
 from freezer.storage import copies, levels, manifest, verify
 from freezer.storage.backup import Backup, StoredLevel
 from freezer.storage.base import StorageSettings
-from freezer.storage.exceptions import Cancelled, Conflict, IntegrityError, NotFound
+from freezer.storage.exceptions import Cancelled, Conflict, IntegrityError
 from freezer.storage.local.storage import LocalStorage
 from freezer.tests import killing
 from freezer.utils.blocks import Block, PartStart
@@ -91,8 +91,9 @@ class Copying:
         self.count = 0
         temporary = folder / 'temporary'
         temporary.mkdir(exist_ok=True)
+        chain = {each.backup for each in levels.committed(stored.storage)}
         self._copy = copies.LevelCopy(
-            *(stored, self.target, temporary, self.cancellation, self._add)
+            *(stored, chain, self.target, temporary, self.cancellation, self._add)
         )
         self.there = StoredLevel(self.target.storage, stored.backup)
 
@@ -214,18 +215,56 @@ def test_a_source_that_hangs(make: Callable[..., StoredLevel], tmp_path: Path) -
     assert copying.is_empty
 
 
-def test_the_base_is_removed_meanwhile(
-    make: Callable[..., StoredLevel], tmp_path: Path
+def test_the_chain_changes_meanwhile(
+    make: Callable[..., StoredLevel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make('source')
-    stored = make('source', L1)
-    copying = Copying(stored, tmp_path)
-    with pytest.raises(NotFound, match='run the copy again'):
-        copying.run()
+    """Until the commit: retention removes the base, or another agent adds a base."""
+    monkeypatch.setattr(copies, 'LISTING_DELAYS', (0, 0))
+    zero, one, two = (make('source', each) for each in (L0, L1, L2))
+    with pytest.raises(Conflict, match='would be restored with nothing there'):
+        Copying(one, tmp_path).run()
+    copying = Copying(zero, tmp_path)
     assert copying.is_empty
-    Copying(StoredLevel(stored.storage, L0), tmp_path).run()
     copying.run()
-    assert len(levels.committed(copying.target.storage)) == 2
+    Copying(one, tmp_path).run()
+    with pytest.raises(Conflict, match=f'would be restored with 1_{ZERO + 20} there'):
+        Copying(two, tmp_path).run(lambda: _commit(make, L1_LATER))
+    found = levels.committed(copying.target.storage)
+    assert [each.backup for each in found] == [L0, L1, L1_LATER]
+
+
+def _commit(make: Callable[..., StoredLevel], backup: Backup) -> None:
+    make('target', backup)
+
+
+def test_a_file_is_removed_meanwhile(
+    make: Callable[..., StoredLevel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an agent that takes the copy for dead: no level is listed that is not whole,
+    and there is no exit 0."""
+    monkeypatch.setattr(copies, 'LISTING_DELAYS', (0, 0))
+    copying = Copying(make('source'), tmp_path)
+    with pytest.raises(Conflict, match='manifest is missing'):
+        copying.run(lambda: copying.target.storage.remove_unfinished(L0))
+    assert copying.is_empty
+
+
+def test_a_store_that_lists_late(
+    make: Callable[..., StoredLevel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, 'LISTING_DELAYS', (0, 0, 0))
+    stored = [make('source', each) for each in (L0, L1)]
+    Copying(stored[0], tmp_path).run()
+    listed, calls = levels.chains, 0
+
+    def late(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return listed(*given) if calls == 3 else {}
+
+    monkeypatch.setattr(levels, 'chains', late)
+    Copying(stored[1], tmp_path).run()
+    assert calls == 3
 
 
 def test_a_live_copy_is_left_alone(
@@ -243,27 +282,6 @@ def test_a_live_copy_is_left_alone(
     copying.target.prepare()
     copying.run()
     assert not list((Path.home() / '.freezer' / 'copies').iterdir())
-
-
-def test_a_folder_whose_parent_is_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By another agent that discards the only other level."""
-    storage = storage_at(tmp_path / 'store')
-    storage.prepare()
-    mkdir, calls = os.mkdir, 0
-
-    def exchanged(path: str, mode: int = 0o777) -> None:
-        nonlocal calls
-        if str(path).endswith(f'0_{ZERO}'):
-            calls += 1
-            if calls == 1:
-                storage._prune(os.path.dirname(path))
-        mkdir(path, mode)
-
-    monkeypatch.setattr(os, 'mkdir', exchanged)
-    storage.begin(L0)
-    assert calls == 2
 
 
 def test_killed_at_each_step(make: Callable[..., StoredLevel], tmp_path: Path) -> None:

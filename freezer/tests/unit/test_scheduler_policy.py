@@ -197,7 +197,7 @@ SWIFT = {'storage': 'swift', 'swift_username': 'u', 'swift_password': 'p'}
 EVIL = 'https://evil.example/v3'
 OFFSITE = {
     'copy_to': 'a',
-    'storage:a': {'storage': 'local', 'container': '/restored/box'},
+    'storage:a': {'storage': 's3', 'container': 'box'},
 }
 TAKES_SECRETS = [
     {**SWIFT, 'swift_auth_url': EVIL},
@@ -288,7 +288,7 @@ SSH = {'storage': 'ssh', 'ssh_host': 'proxy.example.com', 'container': '/backups
 )
 def test_both_sides_of_a_copy(options: dict[str, Any], reason: str) -> None:
     copy = {'action': 'copy', 'storage': 's3', 'copy_to': 'a', **options}
-    found = policy(*STRICT, '--policy-actions', 'copy').problem(job(copy))
+    found = policy(STRICT[0], f'{STRICT[1]},copy', *STRICT[2:]).problem(job(copy))
     assert reason in found
     assert bool(found) == bool(reason)
     assert 'action copy is not in actions' in policy(*STRICT).problem(job(copy))
