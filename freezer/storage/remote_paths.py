@@ -6,6 +6,7 @@ folders, names, retries, and what a repeated call means whose first answer was l
 """
 
 import abc
+import contextlib
 import copy
 import enum
 import logging
@@ -237,7 +238,15 @@ class RemotePathStorage(PathStorage):
             ) from cause
 
     def reserve(self, folder: str) -> None:
-        self._make_folders(posixpath.dirname(folder))
+        for _attempt in range(_ATTEMPTS):
+            self._make_folders(posixpath.dirname(folder))
+            # Another agent may have removed the parent as empty.
+            with contextlib.suppress(NotFound):
+                self._reserve(folder)
+                return
+        self._reserve(folder)
+
+    def _reserve(self, folder: str) -> None:
         attempts = 0
 
         def attempt() -> None:

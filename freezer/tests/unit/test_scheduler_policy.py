@@ -294,6 +294,15 @@ def test_both_sides_of_a_copy(options: dict[str, Any], reason: str) -> None:
     assert 'action copy is not in actions' in policy(*STRICT).problem(job(copy))
 
 
+def test_a_copy_reads_all_that_was_backed_up() -> None:
+    copy = job({'action': 'copy', 'storage': 's3', 'container': 'bucket', **OFFSITE})
+    assert policy().problem(copy) == ''
+    bounded = ('--policy-read-roots', '/data')
+    found = policy(*bounded).problem(copy)
+    assert 'action copy can read backups of files outside of read_roots' in found
+    assert policy(*bounded, '--policy-actions', 'backup,copy').problem(copy) == ''
+
+
 # Options that may look as if they named a file, a server or a command, or that choose
 # what is read and written, and why the policy bounds their values no further.
 UNBOUNDED = {
