@@ -262,7 +262,7 @@ class CopyJob(Job):
     def _copy(self, items: Sequence[_Item]) -> StorageException | None:
         """Decide all items. :returns: the error that ended it early"""
         cancellation = copies.Cancellation()
-        self.progress.begin(stores=True)
+        self.progress.begin()
         with temporary_space(), _folder() as folder:
             with ThreadPoolExecutor(self.config.copy_parallel, 'copy') as pool:
                 futures = [
@@ -283,9 +283,9 @@ class CopyJob(Job):
         """Until all are done, or one has failed."""
         waiting = set(futures)
         while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             count = len(futures) - len(waiting)
             self.progress.phase = f'Copying, {count} of {len(futures)} done'
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             if any(each.exception() for each in done):
                 return
 
@@ -528,7 +528,8 @@ def _require(base: _Item) -> None:
 
 
 def _is_removed(item: _Item) -> bool:
-    """Whether the source has it no more.
+    """Whether the source has it no more, but others: a disk that is not mounted any
+    more has none.
 
     :raises StorageException: the storage is gone
     """
@@ -536,7 +537,8 @@ def _is_removed(item: _Item) -> bool:
     try:
         stored.storage.stat(stored.paths.marker)
     except NotFound:
-        return True
+        left = {each.backup for each in levels.committed(stored.storage)}
+        return bool(left) and item.backup not in left
     return False
 
 

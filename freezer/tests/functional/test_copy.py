@@ -34,6 +34,7 @@ from freezer.tests.agent import (
 from freezer.tests.copier import Copier, results
 from freezer.tests.killing import Doomed
 from freezer.tests.proxy import Proxy
+from freezer.tests.servers.sshd import Sshd
 
 KINDS = ('local', 's3', 'ssh', 'ftp', 'swift')
 PAIRS = [
@@ -42,10 +43,10 @@ PAIRS = [
 ]
 # Between the steps at which an agent is killed; unit/test_copies.py has all steps of
 # one storage.
-STRIDE = 4
+STRIDE, DOOMED = 5, ['s3']
 if os.environ.get('FREEZER_TEST_THOROUGH'):
     PAIRS = list(itertools.permutations(KINDS, 2))
-    STRIDE = 1
+    STRIDE, DOOMED = 1, ['s3', 'local']
 SERVERS = {
     's3': 'seaweedfs',
     'ssh': 'sshd',
@@ -138,8 +139,6 @@ def test_each_state_restores_from_the_copy(
     secret = Agent(copier.source, 'secret', sealed)
     secret.backup(tree, '--compression', 'none').check()
     plain.run('admin', '--pin', 'now').check()
-    assert copier.copied('--dry-run') == ['to copy'] * 3
-    assert copier.target.is_untouched()
     # Without the passphrase.
     assert copier.copied() == ['copied'] * 3
     before = copier.target.files()
@@ -153,12 +152,7 @@ def test_each_state_restores_from_the_copy(
         assert missed(state, restored) == []
     Agent(copier.target, 'secret', sealed).restore(tmp_path / 'secret').check()
     assert missed(states[-1][1], tmp_path / 'secret') == []
-    there.nameless.run('verify', '--verify-data').check()
     assert labels(there) == labels(plain)
-    # An increment on a copied chain; then a level that only the source has.
-    (tree / 'more').write_text('more')
-    assert plain.increment(tree).check().document['curr_backup_level'] == 2
-    assert sorted(copier.copied()) == ['copied', 'present', 'present', 'present']
 
 
 def labels(agent: Agent) -> list[Any]:
@@ -173,6 +167,8 @@ def labels(agent: Agent) -> list[Any]:
 def test_a_growing_chain(copier: Copier, source: Path, tmp_path: Path) -> None:
     agent = Agent(copier.source)
     chain(agent, source, 2)
+    assert copier.copied('--dry-run') == ['to copy', 'to copy']
+    assert copier.target.is_untouched()
     assert copier.copied() == ['copied', 'copied']
     markers = copier.target.markers()
     first = {path: copier.target.files()[path] for path in markers}
@@ -181,7 +177,11 @@ def test_a_growing_chain(copier: Copier, source: Path, tmp_path: Path) -> None:
     agent.backup(source).check()
     assert copier.copied() == ['present', 'present', 'copied', 'copied']
     assert {path: copier.target.files()[path] for path in markers} == first
-    Agent(copier.target).restore(tmp_path / 'restored').check()
+    there = Agent(copier.target)
+    there.nameless.run('verify', '--verify-data').check()
+    # An increment on a copied chain.
+    assert there.increment(source).check().document['curr_backup_level'] == 1
+    there.restore(tmp_path / 'restored').check()
     assert missed(trees.describe(source), tmp_path / 'restored') == []
 
 
@@ -238,7 +238,11 @@ def _matches(pattern: str, text: str) -> bool:
     return re.search(pattern, text) is not None
 
 
-def test_a_damaged_piece_is_named_and_not_copied(copier: Copier, source: Path) -> None:
+@pytest.mark.parametrize('target', ['local', 's3'])
+def test_a_damaged_piece_is_named_and_not_copied(
+    target: str, make_copier: Callable[..., Copier], source: Path
+) -> None:
+    copier = make_copier('local', target)
     chain(Agent(copier.source), source)
     (path,) = (
         each for each in copier.source.files() if '/1_' in each and each[-5:] == '/data'
@@ -252,6 +256,7 @@ def test_a_damaged_piece_is_named_and_not_copied(copier: Copier, source: Path) -
     assert '2 of 3 backups are not on [storage:there]' in ended.error
     assert [each.split('/')[4][0] for each in copier.target.markers()] == ['0']
     assert not [each for each in copier.target.files() if '/1_' in each]
+    assert copier.target.open_uploads() == []
     assert '/2_' not in ''.join(copier.target.files())
     # Nor is it taken for good where it is there.
     assert results(copier.run()) == ['present', 'damaged', 'not copied']
@@ -331,7 +336,7 @@ def test_levels_that_only_the_target_has(copier: Copier, source: Path) -> None:
     Agent(copier.target).run('verify', '--verify-data').check()
 
 
-@pytest.mark.parametrize('target', ['local', 's3'])
+@pytest.mark.parametrize('target', DOOMED)
 def test_killed_at_each_step(
     target: str, make_copier: Callable[..., Copier], source: Path, tmp_path: Path
 ) -> None:
@@ -350,8 +355,8 @@ def test_killed_at_each_step(
             code = doomed.wait(60)
             there = copier.target.files()
             assert all(there.get(path) == content for path, content in kept.items())
-            kept = {path: there[path] for path in copier.target.markers()}
-            if kept:
+            before, kept = kept, {p: there[p] for p in copier.target.markers()}
+            if kept.keys() != before.keys():
                 Agent(copier.target).run('verify', '--verify-data').check()
             if code == 0:
                 break
@@ -403,13 +408,15 @@ def test_another_agent_writes_the_level(copier: Copier, source: Path) -> None:
         assert (copier.target.directory / folder).is_dir()
 
 
+@pytest.mark.parametrize('all_gone', [False, True])
 def test_retention_of_the_source_meanwhile(
-    seaweedfs: servers.SeaweedFS, source: Path, tmp_path: Path
+    all_gone: bool, seaweedfs: servers.SeaweedFS, source: Path, tmp_path: Path
 ) -> None:
-    """A chain that is removed while it is read is no error."""
+    """A chain that is removed while it is read is no error, unless nothing is left."""
     real = S3Store(seaweedfs)
     agent = Agent(real)
     chain(agent, source, 2)
+    Agent(real, 'other').backup(source).check()
     with Proxy(seaweedfs.endpoint) as proxy:
         held = proxy.hold(
             lambda request: (
@@ -417,16 +424,20 @@ def test_retention_of_the_source_meanwhile(
             )
         )
         copier = Copier(real, LocalStore(tmp_path / 'target'), tmp_path)
-        arguments = ('--copy-to', 'there', '--json')
+        names = ('--hostname', HOST, '--backup-name', 'bk')
+        arguments = ('--copy-to', 'there', '--json', *names)
         far = copier.agent.told(ENDPOINT=proxy.endpoint)
         with far.start('copy', *arguments) as process:
             held.wait()
             for path in sorted(real.sizes(), reverse=True):
-                real.delete(path)
+                if all_gone or f'/{HOST}_bk/' in path:
+                    real.delete(path)
             held.release()
             ended = process.wait()
-    assert results(ended.check()) == ['removed', 'removed']
-    assert 'removed from the source meanwhile' in ended.err
+    expected = 'damaged' if all_gone else 'removed'
+    assert results(ended) == [expected, expected]
+    assert ended.code == int(all_gone)
+    assert ('removed from the source meanwhile' in ended.err) is not all_gone
     assert copier.target.is_untouched() or not copier.target.markers()
 
 
@@ -468,6 +479,18 @@ def test_refused_before_anything(copier: Copier, source: Path, tmp_path: Path) -
     wrong = agent.run('info', '--copy-to', 'there').only_error
     assert '--copy-to belongs to action copy, not info' in wrong
     assert copier.target.is_untouched()
+
+
+def test_two_names_of_one_container(
+    sshd: Sshd, copier: Copier, source: Path, tmp_path: Path
+) -> None:
+    """That the agent cannot tell: nothing changes."""
+    assert isinstance(copier.source, LocalStore)
+    chain(Agent(copier.source), source, 2)
+    before = copier.source.files()
+    same = Copier(copier.source, SshStore(sshd, copier.source.directory), tmp_path)
+    assert same.copied('--verify-data') == ['present', 'present']
+    assert copier.source.files() == before
 
 
 def test_a_source_without_backups(copier: Copier) -> None:
