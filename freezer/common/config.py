@@ -43,7 +43,7 @@ from freezer.utils import commands, streams, surroundings
 from freezer.utils.paths import absolute
 
 # These actions need no backup name: without one they are about the whole container.
-_NAMELESS = ('info', 'check', 'verify', 'exec')
+_NAMELESS = ('info', 'check', 'verify', 'exec', 'copy')
 # Where the passphrase may come from.
 _PASSPHRASES = ('encrypt_pass_file', 'encrypt_pass_command', 'encrypt_pass_fd')
 # Commands that run beside an action.
@@ -62,6 +62,7 @@ class AgentConfig:
     :ivar engine_options: key -> value, of what the chosen engine declares; the same for
         mode and snapshot. A plugin that is not installed has none.
     :ivar storages: driver class and settings of each; none for action exec
+    :ivar copy_target: those of the storage that action copy writes to
     :ivar given: which of backup_name and hostname were set
     :ivar own_files: files that this run uses on this machine: configuration, keys, log
     :ivar warnings: a line for each file with secrets that others can read, and for each
@@ -139,6 +140,9 @@ class AgentConfig:
     mode_options: Mapping[str, Any] = field(repr=False)
     snapshot_options: Mapping[str, Any] = field(repr=False)
     storages: tuple[tuple[Any, StorageSettings], ...]
+    copy_to: str | None
+    copy_target: tuple[Any, StorageSettings] | None
+    copy_parallel: int
     given: frozenset[str]
     own_files: tuple[str, ...] = field(default=(), compare=False)
     warnings: tuple[str, ...] = ()
@@ -300,10 +304,11 @@ def _load(
     values = _values(conf)
     values['log_file'] = logs.location(conf, 'freezer.log')
     values['storages'] = storages.chosen(conf, values, job)
-    for driver, settings in values['storages']:
+    values['copy_target'] = storages.copy_target(values, job)
+    for driver, settings in storages.all_of(values):
         if getattr(driver, 'needs_utf8', False):
             checks.check_utf8(settings, values)
-    if job is not None and job.storages:
+    if any(settings.name for _driver, settings in values['storages']):
         values['storage'] = 'multiple'
     values['restore_args'], values['restore_secrets'] = restore_command.arguments(
         conf, values, job, pinned

@@ -28,6 +28,7 @@ ACTIONS = {
     'admin': 'delete old backups and the leftovers of failed ones',
     'check': 'test whether this storage works for backups and restores',
     'verify': 'check that the stored backups are complete and undamaged',
+    'copy': 'copy backups to another storage, that of --copy-to',
     'exec': 'run --command',
 }
 
@@ -67,6 +68,22 @@ AGENT_OPTS = (
         'storage',
         help='Where backups are stored: s3, ssh, ftps, ftp, or local for a directory. '
         'Required, here or in [storage:NAME] sections of a job file.',
+    ),
+    cfg.StrOpt(
+        'copy-to',
+        metavar='NAME',
+        help='With action copy: copy to the storage of the section [storage:NAME] of '
+        'the job file. The source is that of --storage; without that option, the other '
+        '[storage:NAME] sections.',
+    ),
+    cfg.IntOpt(
+        'copy-parallel',
+        metavar='N',
+        default=2,
+        min=1,
+        max=32,
+        help='With action copy: the number of levels that are copied at the same time. '
+        'Each needs the memory of a backup and of a restore.',
     ),
     cfg.StrOpt(
         'container',
@@ -123,10 +140,10 @@ AGENT_OPTS = (
         'restore-from-date',
         type=Date(until=True),
         help='Restore the newest backup made at or before this time, or list or dump '
-        'files of it; with action find, search only backups made by then. ISO 8601, '
-        'UTC unless it has an offset, or epoch seconds. A date alone, as 2026-01-31, '
-        'means the end of that day; now, today and yesterday are understood. Default: '
-        'the newest.',
+        'files of it, or copy it; with action find, search only backups made by then. '
+        'ISO 8601, UTC unless it has an offset, or epoch seconds. A date alone, as '
+        '2026-01-31, means the end of that day; now, today and yesterday are '
+        'understood. Default: the newest.',
     ),
     cfg.Opt(
         'from-date',
@@ -153,9 +170,9 @@ AGENT_OPTS = (
         metavar='TAG',
         default=[],
         help='With action backup: record this word in the backup. Anyone who can read '
-        'the storage can see it. With info, restore, list, dump and diff: only backups '
-        'with this tag. With retention: keep all backups without it. May be given more '
-        'than once: then a backup needs all of them.',
+        'the storage can see it. With info, restore, list, dump, diff and copy: only '
+        'backups with this tag. With retention: keep all backups without it. May be '
+        'given more than once: then a backup needs all of them.',
     ),
     cfg.StrOpt(
         'note',
@@ -344,7 +361,8 @@ AGENT_OPTS = (
     cfg.BoolOpt(
         'verify-data',
         default=False,
-        help='With action verify: read and check every byte. Archives that are not '
+        help='With action copy: compare every byte of levels that both storages have. '
+        'With action verify: read and check every byte. Archives that are not '
         'encrypted, or whose passphrase is given with --encrypt-pass-file, are '
         'decompressed and checked as by a restore, and compared with their indexes.',
     ),
@@ -366,7 +384,8 @@ AGENT_OPTS = (
         metavar='N',
         min=1,
         help='With action info: show only the newest N backups of each name, with '
-        'their tags and notes.',
+        'their tags and notes. With action copy: copy only these, and the levels that '
+        'they build on.',
     ),
     cfg.BoolOpt(
         'dry-run',
@@ -441,7 +460,8 @@ AGENT_OPTS = (
         'config',
         metavar=usage.FILE,
         help='Job file (INI) with more options. The command line overrides it. Each '
-        '[storage:NAME] section is one of several storages that all get the backup.',
+        '[storage:NAME] section is one of several storages that all get the backup. '
+        'With action copy, one of them is the target.',
     ),
     cfg.StrOpt(
         'command',

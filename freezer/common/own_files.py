@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from freezer.common import storages
 from freezer.exceptions import ConfigError
 from freezer.storage import layout
 from freezer.utils.paths import absolute
@@ -28,7 +29,7 @@ def check(values: Mapping[str, Any], read: Iterable[str]) -> None:
             raise ConfigError(f'{what} {path}: this run reads that file: give another')
     _refuse_twice(written)
     _refuse_beside_restored(values, written)
-    for driver, settings in values['storages']:
+    for driver, settings in storages.all_of(values):
         for container in driver.local_paths(settings):
             for source in sources:
                 if _is_same(source, container):

@@ -7,7 +7,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from freezer.common import config_files, job_options, jobfile, plugins
+from freezer.common import config_files, job_options, jobfile, plugins, storages
 
 
 def find(
@@ -23,7 +23,10 @@ def find(
         for options in plugins.options(kind).values()
     ]
     keys = ('encrypt_pass_file', *(key for each in declared for key in each))
-    given = [values, *(settings.options for _driver, settings in values['storages'])]
+    given = [
+        values,
+        *(settings.options for _driver, settings in storages.all_of(values)),
+    ]
     given += [values[f'{kind}_options'] for kind in ('engine', 'mode', 'snapshot')]
     for options in given:
         yield from (str(options[key]) for key in keys if options.get(key))

@@ -11,6 +11,7 @@ from freezer.storage.base import StorageSettings
 
 #: driver class and its settings
 Chosen = tuple[Any, StorageSettings]
+COPY = 'copy'
 (_CONTAINER,) = (each for each in opts.AGENT_OPTS if each.dest == 'container')
 
 
@@ -37,9 +38,10 @@ def chosen(
     """
     if values['action'] == 'exec':
         return ()
-    shared = {name: values[name] for name in ('max_segment_size', 'insecure', 'proxy')}
-    if job is not None and job.storages:
-        named = [of_section(job.path, each, **shared) for each in job.storages]
+    shared = _shared(values)
+    sections = _sources(values, job)
+    if job is not None and sections:
+        named = [of_section(job.path, each, **shared) for each in sections]
         _refuse_same_place(job.path, named)
     elif not values['storage']:
         raise ConfigError(
@@ -56,6 +58,79 @@ def chosen(
         (plugins.load(plugins.STORAGES, 'storage', name), settings)
         for name, settings in named
     )
+
+
+def _shared(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in ('max_segment_size', 'insecure', 'proxy')}
+
+
+def _sources(
+    values: Mapping[str, Any], job: jobfile.JobFile | None
+) -> list[jobfile.Section]:
+    """The sections that are the storages of the run: all, but with action copy those
+    that are not its target, unless the main options name a storage."""
+    sections = list(job.storages) if job is not None else []
+    if values['action'] != COPY:
+        return sections
+    target = f'{jobfile.STORAGE_PREFIX}{values["copy_to"]}'
+    return [] if values['storage'] else [s for s in sections if s.name != target]
+
+
+def copy_target(
+    values: Mapping[str, Any], job: jobfile.JobFile | None
+) -> Chosen | None:
+    """Driver and settings of the storage that action copy writes to; None for others.
+
+    :raises ConfigError: there is none, or it is the place that is copied from
+    """
+    name = values['copy_to']
+    if values['action'] != COPY:
+        if name:
+            raise ConfigError(
+                f'--copy-to belongs to action copy, not {values["action"]}'
+            )
+        return None
+    if not name:
+        raise ConfigError(
+            'action copy needs --copy-to NAME, and a section [storage:NAME] with the '
+            'storage to copy to in the job file of --config'
+        )
+    if job is None:
+        raise ConfigError(
+            f'--copy-to {name}: pass --config with a job file that has a section '
+            f'[storage:{name}]'
+        )
+    prefix = jobfile.STORAGE_PREFIX
+    sections = {each.name.removeprefix(prefix): each for each in job.storages}
+    if name not in sections:
+        close = arguments.suggestion(name, list(sections))
+        raise ConfigError(
+            f'--copy-to {name}: config {job.path} has no section '
+            f'[storage:{name}]{close}'
+        )
+    kind, settings = of_section(job.path, sections[name], **_shared(values))
+    driver = plugins.load(plugins.STORAGES, 'storage', kind)
+    for source, given in values['storages']:
+        if source is driver and _place(kind, given) == _place(kind, settings):
+            raise ConfigError(
+                f'--copy-to {name}: [storage:{name}] is the same container as '
+                f'{given.section}: name another'
+            )
+    return driver, settings
+
+
+def all_of(values: Mapping[str, Any]) -> tuple[Chosen, ...]:
+    """Driver and settings of each storage of the run, also the target of a copy.
+
+    :param values: fields of AgentConfig
+    """
+    target = values['copy_target']
+    return (*values['storages'], *([target] if target else ()))
+
+
+def _place(kind: str, settings: StorageSettings) -> Any:
+    declared = plugins.options(plugins.STORAGES)[kind]
+    return declared.place(settings.container, settings.options)
 
 
 def of_section(
@@ -107,8 +182,7 @@ def _refuse_same_place(path: str, named: Iterable[tuple[str, StorageSettings]]) 
     """:raises ConfigError: two sections are one place, and so their copies are one"""
     sections: dict[Any, str] = {}
     for name, settings in named:
-        declared = plugins.options(plugins.STORAGES)[name]
-        place = name, declared.place(settings.container, settings.options)
+        place = name, _place(name, settings)
         first = sections.setdefault(place, settings.name)
         if first != settings.name:
             raise ConfigError(

@@ -153,7 +153,7 @@ class BackupWriter:
         backup = plan.backup
         base: _Base | None = None
         with (
-            _temporary_space(),
+            temporary_space(),
             tempfile.TemporaryDirectory(prefix='freezer-') as name,
             signals.on_forced_exit(lambda: shutil.rmtree(name, ignore_errors=True)),
         ):
@@ -441,7 +441,7 @@ class BackupWriter:
 
 
 @contextlib.contextmanager
-def _temporary_space() -> Iterator[None]:
+def temporary_space() -> Iterator[None]:
     """A block that writes temporary files. Other files have errors of their own.
 
     :raises EngineError: they have no space

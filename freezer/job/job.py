@@ -125,8 +125,10 @@ class Job(abc.ABC):
             raise ConfigError(f'--tag has no effect with action {config.action}')
         if config.note and config.action != 'backup':
             raise ConfigError(f'--note belongs to action backup, not {config.action}')
-        if config.last and config.action != 'info':
-            raise ConfigError(f'--last belongs to action info, not {config.action}')
+        if config.last and config.action not in ('info', 'copy'):
+            raise ConfigError(
+                f'--last belongs to action info or copy, not {config.action}'
+            )
         if config.action not in ('backup', 'restore'):
             for key in config.selectors[1:]:
                 if config.engine_options[key]:

@@ -101,6 +101,11 @@ class Policy:
     def _problems(self, action: Action) -> Iterator[str]:
         if self.actions and action.name not in self.actions:
             yield f'action {action.name} is not in actions'
+        if action.name == 'copy' and not self._allows_copies():
+            yield (
+                'action copy can read backups of files outside of read_roots: name it '
+                'in actions'
+            )
         if action.name != 'exec' and action.engine not in self.engines:
             yield f'engine {action.engine} is not in engines'
         for kind in action.storage_kinds:
@@ -109,6 +114,9 @@ class Policy:
         for options in (action.options, *action.storages.values()):
             for given, text in options.items():
                 yield from self._of_option(given, text, options, action)
+
+    def _allows_copies(self) -> bool:
+        return 'copy' in self.actions or _is_below('/', self.read_roots)
 
     def _of_option(
         self, given: str, text: str, options: Mapping[str, str], action: Action
@@ -200,7 +208,7 @@ def _key(name: str) -> str:
 def _may_be_local(options: Mapping[str, str], action: Action) -> bool:
     """Whether a container may be a directory of this machine. If the job names no
     storage, the agent's configuration files do."""
-    kinds: Sequence[str] = action.storage_kinds
+    kinds: Sequence[str] = action.main_kinds
     if options is not action.options:
         kinds = [options.get('storage', '')]
     return not kinds or 'local' in kinds
@@ -212,7 +220,7 @@ def _gets_secret(given: str, options: Mapping[str, str], action: Action) -> bool
     if options is not action.options and not options.get('os_cloud'):
         # A section [storage:NAME] has all that it uses.
         return False
-    kinds = action.storage_kinds
+    kinds = action.main_kinds
     return any(
         _key(given) in declared.secret_receivers
         for kind, declared in plugins.options(plugins.STORAGES).items()

@@ -110,6 +110,14 @@ class Storage(abc.ABC):
         """
 
     @abc.abstractmethod
+    def remove_unfinished(self, backup: Backup) -> None:
+        """Remove a level whose writer is dead, and its claim; a level that has a marker
+        stays.
+
+        Only for a caller who knows that nobody writes it.
+        """
+
+    @abc.abstractmethod
     def add_index(
         self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]
     ) -> None:

@@ -129,6 +129,13 @@ class PathStorage(PhysicalStorage):
         """What the next run finds of a backup whose agent was killed: nothing here."""
         return JournalEntry(None)
 
+    def remove_unfinished(self, backup: Backup) -> None:
+        paths = LevelPaths(self.storage_path, backup)
+        try:
+            self.stat(paths.marker)
+        except NotFound:
+            self.remove_tree(paths.folder)
+
     def add_index(
         self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]
     ) -> None:

@@ -7,6 +7,7 @@ lost.
 """
 
 import abc
+import contextlib
 import copy
 import logging
 import posixpath
@@ -255,7 +256,15 @@ class RemotePathStorage(PathStorage, Generic[ServerT]):
             ) from cause
 
     def reserve(self, folder: str) -> None:
-        self._make_folders(posixpath.dirname(folder))
+        for _attempt in range(_ATTEMPTS):
+            self._make_folders(posixpath.dirname(folder))
+            # Another agent may have removed the parent as empty.
+            with contextlib.suppress(NotFound):
+                self._reserve(folder)
+                return
+        self._reserve(folder)
+
+    def _reserve(self, folder: str) -> None:
         attempts = 0
 
         def attempt() -> None:

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 # Python and the dynamic loader read these before any code of ours runs.
 _READ_AT_START = ('PYTHON', 'LD_', 'LC_', 'LANG', 'GLIBC_', 'MALLOC_')
@@ -42,16 +42,24 @@ class Fork:
 
     :param stdout: descriptor of a file
     :param stderr: another
+    :param target: what the fork does; None for :func:`run`
     """
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], stdout: int, stderr: int
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        stdout: int,
+        stderr: int,
+        target: Callable[..., None] | None = None,
     ) -> None:
         umask = os.umask(0)
         os.umask(umask)
         streams = [f'/proc/{os.getpid()}/fd/{number}' for number in (stdout, stderr)]
         self._process = _CONTEXT.Process(
-            target=_run, args=(argv, env, os.getcwd(), umask, streams), daemon=True
+            target=target or run,
+            args=(argv, env, os.getcwd(), umask, streams),
+            daemon=True,
         )
         # Otherwise the child would import the main module: pytest.
         with _STARTING:
@@ -82,7 +90,7 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(
+def run(
     argv: Sequence[str],
     env: Mapping[str, str],
     directory: str,

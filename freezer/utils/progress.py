@@ -109,6 +109,11 @@ class Progress:
             self.stored_bytes += len(block)
             yield block
 
+    def add_stored(self, count: int) -> None:
+        """Count bytes of stored streams, several of which are under way."""
+        with self._lock:
+            self.stored_bytes += count
+
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
         """While in the block, one more part is in flight."""

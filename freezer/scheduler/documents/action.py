@@ -29,6 +29,8 @@ _FORBIDDEN_KEYS = dict.fromkeys(
 _HARMLESS = 'debug'
 _HIDDEN = '***'
 _MOUNT = 'mount'
+# With it, main options and sections name different storages.
+_COPY = 'copy'
 # Only action exec runs it.
 _EXEC_COMMAND = 'command'
 # Options that choose a program that the agent knows.
@@ -87,8 +89,17 @@ class Action:
     @property
     def storage_kinds(self) -> tuple[str, ...]:
         """The storage drivers it uses: s3, local."""
-        if self.storages:
-            return tuple(values.get('storage', '') for values in self.storages.values())
+        sections = tuple(each.get('storage', '') for each in self.storages.values())
+        if sections and self.name != _COPY:
+            return sections
+        return (*sections, *self.main_kinds)
+
+    @property
+    def main_kinds(self) -> tuple[str, ...]:
+        """The drivers that its main options may be for. If the job names no storage,
+        the agent's configuration files do."""
+        if self.storages and self.name != _COPY:
+            return self.storage_kinds
         kind = self._option('storage')
         return (kind,) if kind else ()
 

@@ -223,5 +223,6 @@ OPTIONS = PluginOptions(
     groups={None: MAIN_OPTS, 'ftp': FTP_OPTS},
     environment={'ftp_password': 'FTP_PASSWORD'},
     secret_files=('ftp_password_file', 'ftp_keyfile'),
+    secret_receivers=('ftp_host',),
     place=_place,
 )

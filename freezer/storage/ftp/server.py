@@ -62,20 +62,27 @@ class FtpServer(FileServer):
         return home if path == '.' else posixpath.join(home, path)
 
     def make_folder(self, path: str) -> None:
-        wire = self.wire(path)
         with self.connections.use(self._name(path)) as client:
             try:
-                client.voidcmd(f'MKD {wire}')
-            except (ftplib.error_perm, ftplib.error_temp) as error:
-                failure = self.why(client, path, error)
-                if isinstance(failure, NotFound) and self._parent(client, path):
-                    # Nothing is there, in a folder that is: it may not be made.
-                    failure = errors.denied(
-                        error, self._name(path), self.connections.server
-                    )
-                elif isinstance(failure, AccessDenied):
-                    failure = Conflict(f'{self._name(path)} exists already')
-                raise failure from error
+                self._make_folder(client, path)
+            except AccessDenied:
+                # Or there was no parent, and another agent made it before it was looked
+                # for.
+                self._make_folder(client, path)
+
+    def _make_folder(self, client: Client, path: str) -> None:
+        """:raises AccessDenied: nothing is there, in a folder that is"""
+        try:
+            client.voidcmd(f'MKD {self.wire(path)}')
+        except (ftplib.error_perm, ftplib.error_temp) as error:
+            failure = self.why(client, path, error)
+            if isinstance(failure, NotFound) and self._parent(client, path):
+                failure = errors.denied(
+                    error, self._name(path), self.connections.server
+                )
+            elif isinstance(failure, AccessDenied):
+                failure = Conflict(f'{self._name(path)} exists already')
+            raise failure from error
 
     def _parent(self, client: Client, path: str) -> Listed | None:
         return self.entry(client, posixpath.dirname(self._absolute(path)))

@@ -5,9 +5,9 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
 from freezer.storage.backup import Stat, marker_replaced
 from freezer.storage.base import StorageSettings
@@ -27,8 +27,12 @@ from freezer.utils.blocks import Block
 from freezer.utils.paths import absolute
 from freezer.utils.ranges import Range
 
+T = TypeVar('T')
+
 # A file has this suffix until it is whole.
 _PARTIAL = '.partial'
+# To make a folder and something in it: other agents may remove the folder as empty.
+_ATTEMPTS = 5
 # Bytes after which a file is synchronized: one fsync of all at its end may take longer
 # than other storages wait.
 _SYNC_BYTES = 64 * 2**20
@@ -73,9 +77,8 @@ class LocalStorage(PathStorage):
 
     def reserve(self, folder: str) -> None:
         with _errors(folder):
-            _make_folder(os.path.dirname(folder))
             try:
-                os.mkdir(folder, 0o700)
+                _in_folder(folder, lambda: os.mkdir(folder, 0o700))
             except FileExistsError as error:
                 raise Conflict(
                     f'{folder} is there already: another backup of this name started '
@@ -89,8 +92,7 @@ class LocalStorage(PathStorage):
         cancelled: threading.Event = NEVER,
     ) -> None:
         with _errors(path):
-            _make_folder(os.path.dirname(path))
-            stream = _WholeFile(path)
+            stream = _in_folder(path, lambda: _WholeFile(path))
         try:
             for block in blocks:
                 with _errors(path):
@@ -218,6 +220,17 @@ def _check_container(path: str) -> None:
 
 def _make_folder(path: str) -> None:
     os.makedirs(path, mode=0o700, exist_ok=True)
+
+
+def _in_folder(path: str, make: Callable[[], T], attempts: int = _ATTEMPTS) -> T:
+    """Make something at a path, and the folders above it."""
+    try:
+        _make_folder(os.path.dirname(path))
+        return make()
+    except FileNotFoundError:
+        if attempts == 1:
+            raise
+        return _in_folder(path, make, attempts - 1)
 
 
 class _WholeFile:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freezer.storage import leftovers, manifest
-from freezer.storage.backup import Stat, StoredLevel
+from freezer.storage.backup import Backup, LevelPaths, Stat, StoredLevel
 from freezer.storage.housekeeping import CleanUpReport, OldVersions
 from freezer.storage.journal import Journal
 from freezer.storage.object_backups import keys
@@ -65,6 +65,11 @@ class ObjectStorage(PhysicalStorage):
 
     def location(self, path: str) -> str:
         return self._bucket.where(keys.key_of(path))
+
+    def remove_unfinished(self, backup: Backup) -> None:
+        paths = LevelPaths(self.storage_path, backup)
+        folder, marker = keys.key_of(paths.folder), keys.key_of(paths.marker)
+        leftovers.clear(self._bucket, folder, marker)
 
     def add_index(
         self, stored: StoredLevel, index: Path, marker: Mapping[str, Any]

@@ -228,5 +228,7 @@ OPTIONS = PluginOptions(
         'ssh_key_passphrase': 'SSH_KEY_PASSPHRASE',
     },
     secret_files=('ssh_key',),
+    # With ssh_host_key a job can name its own server as a known one.
+    secret_receivers=('ssh_host', 'ssh_jump_host'),
     place=_place,
 )

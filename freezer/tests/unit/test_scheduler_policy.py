@@ -195,6 +195,10 @@ def test_refused(options: dict[str, Any], reason: str) -> None:
 
 SWIFT = {'storage': 'swift', 'swift_username': 'u', 'swift_password': 'p'}
 EVIL = 'https://evil.example/v3'
+OFFSITE = {
+    'copy_to': 'a',
+    'storage:a': {'storage': 's3', 'container': 'box'},
+}
 TAKES_SECRETS = [
     {**SWIFT, 'swift_auth_url': EVIL},
     {'storage': 'swift', 'swift-storage-url': EVIL},
@@ -205,6 +209,12 @@ TAKES_SECRETS = [
         'storage': None,
         'storage:a': {'storage': 'swift', 'os_cloud': 'c', 'swift_storage_url': EVIL},
     },
+    {'storage': 'ssh', 'ssh_host': 'evil.example'},
+    {'storage': 'ssh', 'ssh-jump-host': 'evil.example'},
+    {'storage': 'ftp', 'ftp_host': 'evil.example'},
+    {'storage': 'ftps', 'ftp_host': 'evil.example'},
+    {'storage': None, 'ftp_host': 'evil.example'},
+    {'action': 'copy', 'storage': 'ssh', 'ssh_host': 'evil.example', **OFFSITE},
 ]
 
 
@@ -223,11 +233,74 @@ def test_no_secret_is_sent_to_a_server_of_the_job(options: dict[str, Any]) -> No
         {'storage': 'swift'},
         {'proxy': 'http://proxy.example.com', 'endpoint': 'https://s3.example.com'},
         {'storage': None, 'storage:a': {**SWIFT, 'swift_auth_url': EVIL}},
+        {'storage': None, 'storage:a': {'storage': 'ssh', 'ssh_host': 'far.example'}},
+        # Main options of a copy, and its target.
+        {'action': 'copy', 'container': 'bucket', 'ssh_host': 'x', **OFFSITE},
     ],
     ids=str,
 )
 def test_a_job_with_its_own_secrets(options: dict[str, Any]) -> None:
     assert policy().problem(job(BACKUP | options)) == ''
+
+
+BOX = {'storage': 'local', 'container': '/restored/box'}
+SSH = {'storage': 'ssh', 'ssh_host': 'proxy.example.com', 'container': '/backups'}
+
+
+@pytest.mark.parametrize(
+    'options, reason',
+    [
+        ({'container': 'bucket', 'storage:a': BOX}, ''),
+        ({**BOX, 'storage:a': SSH}, ''),
+        ({**SSH, 'storage:a': BOX}, ''),
+        ({'storage': None, 'storage:a': BOX, 'storage:b': SSH}, ''),
+        (
+            {'container': 'bucket', 'storage:a': {**BOX, 'container': '/etc'}},
+            'container: /etc is not below write_roots',
+        ),
+        (
+            {'storage': 'local', 'container': '/etc', 'storage:a': SSH},
+            'container: /etc is not below write_roots',
+        ),
+        (
+            {'storage': None, 'storage:a': SSH, 'storage:b': BOX | {'container': '/'}},
+            'container: / is not below write_roots',
+        ),
+        (
+            {'storage': None, 'container': '/etc', 'storage:a': SSH},
+            'container: /etc is not below write_roots',
+        ),
+        (
+            {**BOX, 'storage:a': {**SSH, 'ssh_host': 'evil.example'}},
+            'ssh_host: evil.example is not in endpoints',
+        ),
+        (
+            {**SSH, 'ssh_host': 'evil.example', 'storage:a': BOX},
+            'ssh_host: evil.example is not in endpoints',
+        ),
+        (
+            {'storage:a': {'storage': 'ftp', 'container': 'x'}},
+            'storage ftp is not in storages',
+        ),
+        ({'storage': 'ftp', 'storage:a': BOX}, 'storage ftp is not in storages'),
+    ],
+    ids=str,
+)
+def test_both_sides_of_a_copy(options: dict[str, Any], reason: str) -> None:
+    copy = {'action': 'copy', 'storage': 's3', 'copy_to': 'a', **options}
+    found = policy(STRICT[0], f'{STRICT[1]},copy', *STRICT[2:]).problem(job(copy))
+    assert reason in found
+    assert bool(found) == bool(reason)
+    assert 'action copy is not in actions' in policy(*STRICT).problem(job(copy))
+
+
+def test_a_copy_reads_all_that_was_backed_up() -> None:
+    copy = job({'action': 'copy', 'storage': 's3', 'container': 'bucket', **OFFSITE})
+    assert policy().problem(copy) == ''
+    bounded = ('--policy-read-roots', '/data')
+    found = policy(*bounded).problem(copy)
+    assert 'action copy can read backups of files outside of read_roots' in found
+    assert policy(*bounded, '--policy-actions', 'backup,copy').problem(copy) == ''
 
 
 # Options that may look as if they named a file, a server or a command, or that choose
@@ -239,6 +312,7 @@ UNBOUNDED = {
     'exclude-if-present': 'a name below the source',
     'hostname': 'a part of the name of a backup',
     'stream-name': 'the name of a file below restore-abs-path',
+    'copy-to': 'a section of the job, whose options are bounded',
     'container': 'bounded where it is a directory; elsewhere on the server',
     'storage': 'bounded by storages',
     'engine': 'bounded by engines',
