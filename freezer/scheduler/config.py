@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,8 @@ class Settings:
     centralized: bool
     #: None if freezer-api is not used
     service: Service | None
+    #: reads ``scheduler.conf`` again for it; raises as :func:`load` does
+    reload_service: Callable[[], Service | None] = field(repr=False)
     #: None if the jobs are not shared
     coordination: Coordination | None
     #: for the agents
@@ -180,6 +182,15 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     service = None
     if conf.command in _API_COMMANDS and not given['no_api']:
         service = _service(_group(conf, options.SERVICE_AUTH), environ)
+
+    def reload_service() -> Service | None:
+        if service is None:
+            return None
+        again = _group(_parse(argv, warn=False), options.SERVICE_AUTH)
+        found = _service(again, environ)
+        found.check()
+        return found
+
     return Settings(
         command=conf.command,
         files=tuple(conf.files),
@@ -198,6 +209,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         policy=policy,
         centralized=given['centralized_scheduler'],
         service=service,
+        reload_service=reload_service,
         coordination=_coordination(_group(conf, options.COORDINATION), given),
         environ=_agent_environ(environ, given['insecure'], service),
         conf=conf,
@@ -264,7 +276,7 @@ def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
+def _parse(argv: Sequence[str], warn: bool = True) -> cfg.ConfigOpts:
     conf = options.declare()
     files = cfg.find_config_files('freezer', 'scheduler')
     parsing.parse(
@@ -282,7 +294,7 @@ def _parse(argv: Sequence[str]) -> cfg.ConfigOpts:
     declared: dict[str | None, list[Any]] = dict(options.list_opts())
     for group, unsupported in options.UNSUPPORTED_OPTS.items():
         declared[group] = [*declared.get(group, ()), *unsupported]
-    for line in config_files.warnings(conf, declared):
+    for line in config_files.warnings(conf, declared) if warn else ():
         streams.say(f'Warning: {line}')
     parsing.refuse_control_characters(conf, dict(options.list_opts()))
     problems = [

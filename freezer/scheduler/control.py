@@ -112,7 +112,9 @@ def start(settings: Settings) -> int:
     if settings.service is not None:
         source = ApiJobSource(settings, settings.service)
     LOG.info('started, pid %d, reading jobs from %s', os.getpid(), source.place)
-    Scheduler(settings, source).run()
+    scheduler = Scheduler(settings, source)
+    scheduler.handle_signals()
+    scheduler.run()
     return 0
 
 

@@ -10,6 +10,7 @@ import logging
 import queue
 import signal
 import threading
+import time
 from types import FrameType
 
 from freezer.exceptions import ConfigError
@@ -34,6 +35,10 @@ LOG = logging.getLogger(__name__)
 _BUSY_SECONDS = 1.0
 # How often to ask for a job that another scheduler is running.
 _ASK_SECONDS = 2.0
+# The jobs are not read again before so many times the duration of the last time, unless
+# a signal asks for it: with thousands of jobs it takes tenths of a second, and each
+# report to freezer-api changes one. New jobs and events must not wait for long.
+_READ_SHARE = 3.0
 # By how much later than another scheduler this one may see an event of freezer-api.
 _EVENT_SECONDS = 10.0
 _LOCK_LOST = (
@@ -77,14 +82,24 @@ class Scheduler:
         #: it stops, and has aborted the jobs that ran
         self._aborted = False
         self._next_read = 0.0
+        # Monotonic time before which changes do not make it read the jobs.
+        self._read_after = 0.0
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT stop it, SIGHUP looks for changes. Main thread only."""
+        for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(which, self._on_signal)
+
+    def stop(self) -> None:
+        """Stop it, from any thread; the second time, abort the running jobs."""
+        self._stop_signals += 1
+        self._wakeups.put(None)
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT; running jobs then have the stop grace to finish.
+        """Until it is stopped; running jobs then have the stop grace to finish.
 
         :raises ConfigError: the jobs cannot be listed
         """
-        for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(which, self._on_signal)
         self._source.list()
         self._records.delete_old()
         self._source.start(self._on_change)
@@ -98,9 +113,12 @@ class Scheduler:
         try:
             while not self._stop_signals:
                 now = utc_now()
-                if self._read_now or now.timestamp() >= self._next_read:
+                if self._is_read_due(now):
+                    began = time.monotonic()
                     self._read_jobs(now)
                     self._record_orphaned_backups()
+                    ended = time.monotonic()
+                    self._read_after = ended + (ended - began) * _READ_SHARE
                 self._collect_finished(now)
                 self._collect_answers(now)
                 self._start_due(now)
@@ -118,6 +136,10 @@ class Scheduler:
         self._read_now = True
         self._wakeups.put(None)
 
+    def _is_read_due(self, now: datetime.datetime) -> bool:
+        changed = self._read_now and time.monotonic() >= self._read_after
+        return changed or self._refresh or now.timestamp() >= self._next_read
+
     def _wait(self, seconds: float) -> None:
         """Until a signal, the end of a run, a change of the jobs, or so long."""
         with contextlib.suppress(queue.Empty):
@@ -126,14 +148,16 @@ class Scheduler:
                 self._wakeups.get_nowait()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            self._read_now = self._refresh = True
-        else:
-            self._stop_signals += 1
-        self._wakeups.put(None)
+        if number != signal.SIGHUP:
+            return self.stop()
+        self._read_now = self._refresh = True
+        return self._wakeups.put(None)
 
     def _seconds_to_wait(self, now: datetime.datetime) -> float:
         moments = [self._next_read]
+        if self._read_now:
+            pause = self._read_after - time.monotonic()
+            moments.append(now.timestamp() + max(pause, 0.0))
         queued = any(job.queued for job in self._jobs.values())
         if queued and self._running < self._settings.concurrent_jobs:
             moments.append(now.timestamp() + _BUSY_SECONDS)

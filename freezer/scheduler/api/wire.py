@@ -6,9 +6,10 @@ old one is rejected; every call has a timeout.
 """
 
 import importlib
+import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -17,20 +18,29 @@ from freezer.scheduler.config import Service
 
 LOG = logging.getLogger(__name__)
 
-#: jobs per request
-PAGE = 10
+#: jobs per request, without and with a search. freezer-api 19 reads all jobs of the
+#: project for each page of a search, and only that page without one
+PAGE, SEARCH_PAGE = 100, 10_000
 #: for connecting, and between two bytes of a response
 TIMEOUT_SECONDS = 20.0
+#: bounds of what freezer-api may send: bytes of a response; bytes and jobs of a list
+MOST_BYTES, MOST_LIST_BYTES, MOST_JOBS = 32 << 20, 128 << 20, 50_000
+_CHUNK = 1 << 16
 
 # Worth a later retry, as is any 5xx. 401: keystoneauth1 has tried a new token.
 _TEMPORARY = (401, 408, 425, 429)
 _MAX_REASON = 200
+_TIMED_OUT = 'timed out'
 _URL = re.compile(r'https?://[^\s:/]+(:\d+)?')
 JsonObject = dict[str, Any]
 
 
 class ApiUnavailable(FreezerError):
     """freezer-api or Keystone is unreachable or returned a server error."""
+
+
+class ApiOverloaded(ApiUnavailable):
+    """No response in time, or one too large: a smaller request may succeed."""
 
 
 class ApiRejected(FreezerError):
@@ -74,6 +84,9 @@ class Api:
         self.successes = 0
         self._project_id = ''
         self._url = ''
+        self._received = 0
+        # It can list the jobs of the project, but not search them.
+        self._lists_all = False
 
     def with_trust(self, trust_id: str) -> 'Api':
         """freezer-api with the rights of this trust; itself if that is empty."""
@@ -102,18 +115,48 @@ class Api:
         self._call('POST', 'clients/', client, (200, 201, 409))
 
     def jobs(self, client_id: str, all_projects: bool) -> list[Any]:
-        """All jobs of a client that are not completed."""
+        """All jobs of a client that are not completed.
+
+        A job that changes meanwhile may be missing.
+        """
+        if self._lists_all:
+            return self._list_jobs(client_id, all_projects)
         wanted = {
             'match_not': [{'status': 'completed'}],
             'match': [{'client_id': client_id}],
         }
-        found: list[Any] = []
+        try:
+            return list(self._pages(SEARCH_PAGE, all_projects, wanted))
+        except ApiOverloaded as error:
+            found = self._list_jobs(client_id, all_projects)
+            LOG.warning('%s; from now on, listing all jobs of the project', error)
+        self._lists_all = True
+        return found
+
+    def _list_jobs(self, client_id: str, all_projects: bool) -> list[Any]:
+        return [
+            each
+            for each in self._pages(PAGE, all_projects, None)
+            if not isinstance(each, dict)
+            or (each.get('client_id') == client_id and not is_completed(each))
+        ]
+
+    def _pages(
+        self, size: int, all_projects: bool, wanted: JsonObject | None
+    ) -> Iterator[Any]:
+        found, most = 0, self._received + MOST_LIST_BYTES
         while True:
-            query = f'limit={PAGE}&offset={len(found)}&all_projects={all_projects}'
+            query = f'limit={size}&offset={found}&all_projects={all_projects}'
             page = self._list('jobs', f'jobs/?{query}', wanted)
-            found += page
-            if len(page) < PAGE:
-                return found
+            yield from page
+            found += len(page)
+            if len(page) < size:
+                return
+            if found > MOST_JOBS:
+                raise ApiUnavailable(f'freezer-api lists more than {MOST_JOBS} jobs')
+            if self._received > most:
+                bound = f'{MOST_LIST_BYTES} bytes of jobs'
+                raise ApiUnavailable(f'freezer-api lists more than {bound}')
 
     def job(self, job_id: str) -> JsonObject | None:
         """None if it does not exist."""
@@ -150,7 +193,7 @@ class Api:
 
     # -- HTTP -------------------------------------------------------------------------
 
-    def _list(self, what: str, path: str, search: JsonObject) -> list[Any]:
+    def _list(self, what: str, path: str, search: JsonObject | None) -> list[Any]:
         found = (self._call('GET', path, search, (200,)) or {}).get(what)
         if not isinstance(found, list):
             raise ApiUnavailable(f'the response of freezer-api has no list of {what}')
@@ -168,12 +211,18 @@ class Api:
             raise_exc=False,
             # Jobs contain secrets.
             log=False,
+            stream=True,
             headers={'Accept': 'application/json'},
         )
         status = answer.status_code
+        call = f'freezer-api: {method} {path.partition("?")[0]}'
+        content = _content(answer, call)
+        self._received += len(content)
         if status not in expected:
-            call = f'freezer-api: {method} {path.partition("?")[0]}: {status}'
-            reason = _reason(answer)
+            call += f': {status}'
+            reason = _reason(content)
+            if status == 504:
+                raise ApiOverloaded(f'{call}{reason}')
             if status in _TEMPORARY or status >= 500:
                 raise ApiUnavailable(f'{call}{reason}')
             raise ApiRejected(f'{call}{reason}', status)
@@ -182,8 +231,8 @@ class Api:
             return None
         response = f'the response of freezer-api to {method} {path}'
         try:
-            found = answer.json()
-        except ValueError as error:
+            found = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise ApiUnavailable(f'{response} is not JSON') from error
         if not isinstance(found, dict):
             raise ApiUnavailable(f'{response} is not a JSON object')
@@ -257,7 +306,10 @@ class Api:
             # ValueError: a response that is not JSON, or an invalid URL.
             where, reason = _connection_error(error)
             if where:
-                raise ApiUnavailable(f'cannot connect to {where}: {reason}') from error
+                text = f'cannot connect to {where}: {reason}'
+                if reason == _TIMED_OUT:
+                    raise ApiOverloaded(text) from error
+                raise ApiUnavailable(text) from error
             raise ApiUnavailable(f'Keystone or its catalog: {_line(error)}') from error
 
 
@@ -271,7 +323,7 @@ def _connection_error(error: Exception) -> tuple[str, str]:
             found = _URL.search(str(cause))
             where = found[0] if found else 'the server'
         if isinstance(cause, exceptions.ConnectTimeout):
-            reason = 'timed out'
+            reason = _TIMED_OUT
         elif isinstance(cause, OSError) and cause.strerror:
             reason = cause.strerror
         cause = cause.__cause__ or cause.__context__
@@ -282,11 +334,34 @@ def _line(text: object) -> str:
     return ' '.join(str(text).split())[:_MAX_REASON]
 
 
-def _reason(answer: Any) -> str:
+def _content(answer: Any, call: str) -> bytes:
+    """The body of a response; its size is bounded."""
+    parts, size = [], 0
+    try:
+        for part in answer.iter_content(_CHUNK):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_BYTES:
+                raise ApiOverloaded(f'{call}: the response exceeds {MOST_BYTES} bytes')
+    except OSError as error:
+        # Of requests.
+        raise ApiUnavailable(f'{call}: the response broke off') from error
+    finally:
+        answer.close()
+    return b''.join(parts)
+
+
+def is_completed(job: Mapping[str, Any]) -> bool:
+    """Whether a document of freezer-api is a completed job."""
+    schedule = job.get('job_schedule')
+    return isinstance(schedule, dict) and schedule.get('status') == 'completed'
+
+
+def _reason(content: bytes) -> str:
     """The error message of freezer-api, in one line."""
     try:
-        found: Mapping[str, Any] = answer.json()
+        found: Mapping[str, Any] = json.loads(content)
         text = found.get('description') or found.get('title') or ''
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ''
     return f': {_line(text)}' if text else ''

@@ -35,8 +35,9 @@ from freezer.utils.text import printable
 
 LOG = logging.getLogger(__name__)
 
-#: in the state directory; its contents are those of :func:`state`
-FILE = 'coordination.json'
+#: in the state directory; its contents are those of :func:`state`. Records of jobs
+#: have a suffix
+FILE = 'coordination'
 _VERSION = 1
 # Parts of the lifetime of a lock: until it is renewed, until its run is ended, until
 # its agent is killed, and until the locks are given up.

@@ -33,13 +33,15 @@ def check(
     :returns: in the same order, a document, or its error if it can never run
     :raises ConfigError: the agent could not check them
     """
-    texts = [action.ini() for each in documents for action in each.actions]
-    if not texts:
+    texts = [[action.ini() for action in each.actions] for each in documents]
+    # It takes a while for each; many jobs may have the same actions.
+    unique = list(dict.fromkeys(itertools.chain.from_iterable(texts)))
+    if not unique:
         return [*documents]
     try:
         ended = subprocess.run(
             [*PYTHON, 'freezer.check_jobs'],
-            input=json.dumps(texts).encode(),
+            input=json.dumps(unique).encode(),
             capture_output=True,
             timeout=_SECONDS,
             env=environ,
@@ -47,15 +49,14 @@ def check(
             start_new_session=True,
             check=True,
         )
-        found = json.loads(ended.stdout)
+        found = dict(zip(unique, json.loads(ended.stdout), strict=True))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise ConfigError(
             f'the options of the jobs could not be checked: {one_line(error)}'
         ) from error
-    answers = iter(found)
     return [
-        _checked(each, list(itertools.islice(answers, len(each.actions))), same_environ)
-        for each in documents
+        _checked(document, [found[text] for text in actions], same_environ)
+        for document, actions in zip(documents, texts, strict=True)
     ]
 
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from freezer.exceptions import FreezerError
 from freezer.scheduler.documents import action, schedule
@@ -46,7 +47,10 @@ _ACTION_KEYS = {
 _OLD_INTERVAL = 'max_retry_interval'
 _KINDS: dict[type, str] = {str: 'text', dict: 'an object', list: 'a list'}
 _MAX_ID_LENGTH = 64
+# Escaped it is a part of names of files, which have 255 bytes.
+_MAX_ESCAPED_LENGTH = 200
 _MAX_NUMBER = 30 * 86400
+_MAX_ACTIONS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +180,7 @@ class _Parser:
     def parse(self, default_id: str) -> Document:
         self._reject_unknown((), self._given, _JOB_KEYS)
         job_id = self._get(self._given, 'job_id') or default_id
-        if not job_id.isprintable() or len(job_id) > _MAX_ID_LENGTH:
+        if not job_id.isprintable() or not is_file_name(job_id):
             self._problem(
                 ('job_id',), f'must be printable, at most {_MAX_ID_LENGTH} characters'
             )
@@ -285,6 +289,9 @@ class _Parser:
     def _actions(self, given: Sequence[Any]) -> list[Action]:
         if not given:
             self._problem(('job_actions',), 'must contain at least one action')
+        if len(given) > _MAX_ACTIONS:
+            self._problem(('job_actions',), f'must have at most {_MAX_ACTIONS} actions')
+            return []
         actions = []
         for number, one in enumerate(given):
             path: KeyPath = ('job_actions', number)
@@ -336,6 +343,17 @@ class _Parser:
             self._problem((*path, key), f'must be an integer from 0 to {_MAX_NUMBER}')
             return default
         return int(text)
+
+
+def is_file_name(job_id: str) -> bool:
+    """Whether files, and URLs of freezer-api, can be named after the job."""
+    try:
+        escaped = quote(job_id, safe='')
+    except UnicodeEncodeError:
+        return False
+    if job_id in ('.', '..'):
+        return False
+    return len(job_id) <= _MAX_ID_LENGTH and len(escaped) <= _MAX_ESCAPED_LENGTH
 
 
 def _integer(value: Any, default: int) -> int:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from freezer.exceptions import ConfigError
 from freezer.scheduler import private
+from freezer.scheduler.documents.document import is_file_name
 from freezer.scheduler.sources.directory import (
     SUFFIX,
     Check,
@@ -26,7 +27,6 @@ from freezer.scheduler.sources.directory import (
 FOLDER = 'api'
 
 _VERSION = 1
-_MAX_ID_LENGTH = 64
 
 
 class ApiJobCache(JobDirectory):
@@ -48,6 +48,7 @@ class ApiJobCache(JobDirectory):
         index = _read_index(self._index)
         ours = index.get('whose') == self._owner_key
         found = dict(index.get('jobs', {}))
+        # One thread changes it; others read a copy, which is made in one step.
         self._jobs: dict[str, str] = found if ours else {}
         # The files of another account.
         self._foreign = set() if ours else set(found.values())
@@ -59,7 +60,8 @@ class ApiJobCache(JobDirectory):
     @property
     def refused(self) -> list[str]:
         """The jobs that cannot run, of which no earlier version can either."""
-        paths = {job_id: self._path / name for job_id, name in self._jobs.items()}
+        jobs = self._jobs.copy()
+        paths = {job_id: self._path / name for job_id, name in jobs.items()}
         return [
             job_id
             for job_id, path in paths.items()
@@ -85,7 +87,7 @@ class ApiJobCache(JobDirectory):
             return False
         name = f'job_{quote(job_id, safe="")}{SUFFIX}'
         private.write_json(self._path / name, document)
-        self._jobs = self._jobs | {job_id: name}
+        self._jobs[job_id] = name
         return True
 
     def drop(self, job_id: str) -> None:
@@ -95,9 +97,8 @@ class ApiJobCache(JobDirectory):
         """
         name = self._jobs.get(job_id)
         if name is not None:
-            # Before the file: the scheduler would report a missing file. A new
-            # dictionary, because another thread may be reading this one.
-            self._jobs = {k: v for k, v in self._jobs.items() if k != job_id}
+            # Before the file: the scheduler would report a missing file.
+            del self._jobs[job_id]
             (self._path / name).unlink(missing_ok=True)
 
     def write_index(self, client_id: str, error: str, waiting: int) -> None:
@@ -127,7 +128,7 @@ class ApiJobCache(JobDirectory):
 
     def _files(self) -> dict[Path, Stamp]:
         found = {}
-        for name in self._jobs.values():
+        for name in self._jobs.copy().values():
             path = self._path / name
             try:
                 found[path] = stamp(path)
@@ -143,7 +144,7 @@ def has_job_id(document: object) -> bool:
     if not isinstance(document, dict):
         return False
     job_id = document.get('job_id')
-    return isinstance(job_id, str) and 0 < len(job_id) <= _MAX_ID_LENGTH
+    return isinstance(job_id, str) and job_id != '' and is_file_name(job_id)
 
 
 def connection_state(state_dir: Path) -> dict[str, Any]:

@@ -28,6 +28,8 @@ LONGEST_DELAY_SECONDS = 300.0
 STOP_SECONDS = 5.0
 # A run that began so long ago starts no session any more, if it has ended meanwhile.
 _SESSION_SECONDS = 60.0
+# A poll is not repeated before so many times its duration.
+_POLL_SHARE = 10.0
 # Collects reports that are added together, to send them in one round.
 _PAUSE_SECONDS = 0.2
 
@@ -76,6 +78,9 @@ class ApiJobSource(JobSource):
         self._thread: threading.Thread | None = None
         self._backoff = Backoff(settings.interval)
         self._error = ''
+        # The last round has sent all updates; no poll has succeeded yet.
+        self._complete = True
+        self._first = True
 
     # -- Called by the scheduler ------------------------------------------------------
 
@@ -91,6 +96,7 @@ class ApiJobSource(JobSource):
 
     def refresh(self) -> None:
         self.sync.cache.refresh()
+        self.sync.reload_credentials = True
         self._poll_now = True
         self._wakeup.set()
 
@@ -151,7 +157,7 @@ class ApiJobSource(JobSource):
                 self._poll_now = False
                 next_poll = time.monotonic() + self._interval
             successes = self.sync.successes
-            error = self._try_round(poll)
+            error = self._try_round(poll, next_poll)
             if error:
                 if self.sync.successes > successes:
                     # It is available in part, so it is not the same failure.
@@ -160,15 +166,29 @@ class ApiJobSource(JobSource):
                 next_poll = time.monotonic() + delay
                 self._on_failure(error, delay)
             else:
+                if poll:
+                    next_poll += self._delay()
                 self._on_success()
             if stopping:
                 return
-            self._wait_until(next_poll)
+            if error or self._complete:
+                self._wait_until(next_poll)
 
-    def _try_round(self, poll: bool) -> str:
+    def _delay(self) -> float:
+        """Seconds to add to the interval. The second poll of schedulers that started
+        together comes at different times, and polls that take long come less often."""
+        longest = max(self._interval, LONGEST_DELAY_SECONDS)
+        wanted = min(self.sync.poll_seconds * _POLL_SHARE, longest)
+        delay = max(wanted - self._interval, 0.0)
+        if self._first:
+            self._first = False
+            delay -= self._interval * random.uniform(0.0, 1.0)  # noqa: S311 - no secret
+        return delay
+
+    def _try_round(self, poll: bool, until: float) -> str:
         """The error message; empty after a success."""
         try:
-            self.sync.round(poll)
+            self._complete = self.sync.round(poll, until)
         except (ApiUnavailable, ApiRejected) as error:
             return str(error)
         except Exception as error:
@@ -203,6 +223,7 @@ class ApiJobSource(JobSource):
             *(error, number(self.sync.waiting, 'report'), delay),
         )
         self._error = error
-        # Its database may have been recreated.
+        # Its database may have been recreated, or the password changed.
         self.sync.registered = False
+        self.sync.reload_credentials = True
         self.sync.write_index(error)

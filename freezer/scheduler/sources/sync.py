@@ -2,15 +2,17 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from freezer.exceptions import FreezerError
 from freezer.scheduler import private
 from freezer.scheduler.api import registration
 from freezer.scheduler.api.outbox import SESSION, Outbox, OutboxItem
 from freezer.scheduler.api.sessions import SessionTags
-from freezer.scheduler.api.wire import Api, ApiRejected
+from freezer.scheduler.api.wire import Api, ApiRejected, is_completed
 from freezer.scheduler.config import Service, Settings
 from freezer.scheduler.documents.document import ApiState, Document
 from freezer.scheduler.sources.cache import FOLDER, ApiJobCache, has_job_id
@@ -58,6 +60,10 @@ class ApiSync:
         self.client_id = settings.client_id or ''
         #: set to False to register again
         self.registered = False
+        #: set to True to read the credentials again
+        self.reload_credentials = False
+        #: how long the last poll took
+        self.poll_seconds = 0.0
         #: called when a cached job has changed
         self.on_change: Callable[[], None] = lambda: None
 
@@ -78,11 +84,14 @@ class ApiSync:
         except OSError as failure:
             LOG.error('freezer-api: %s', failure)
 
-    def round(self, poll: bool) -> None:
-        """Raises ApiUnavailable or ApiRejected, and skips the rest of the round."""
-        if self._api is None:
-            self._api = Api(self._service, self._settings.insecure)
-        api = self._api
+    def round(self, poll: bool, until: float = math.inf) -> bool:
+        """Raises ApiUnavailable or ApiRejected, and skips the rest of the round.
+
+        :param until: the monotonic time from which a poll is due; thousands of updates
+            must not keep it waiting
+        :returns: False if updates were left to the next round
+        """
+        api = self._connection()
         if not self.registered:
             client = registration.client(self._settings, api.project_id)
             self.client_id = client['client_id']
@@ -91,9 +100,34 @@ class ApiSync:
             LOG.info('registered with freezer-api as client %s', self.client_id)
         self._start_sessions(api)
         self._send_outbox(api)
-        self._send_updates(api)
+        complete = self._send_updates(api, until)
         if poll:
+            began = time.monotonic()
             self._poll(api)
+            self.poll_seconds = time.monotonic() - began
+        return complete
+
+    def _connection(self) -> Api:
+        """With new credentials, if those in scheduler.conf have changed."""
+        service = self._service
+        if self.reload_credentials:
+            self.reload_credentials = False
+            try:
+                service = self._settings.reload_service() or service
+            except (FreezerError, SystemExit) as error:
+                LOG.error('%s; keeping the credentials for freezer-api', error)
+            if service.owner_key != self._service.owner_key:
+                LOG.error(
+                    '[service_auth] is for another account; restart the scheduler to '
+                    'use it'
+                )
+                service = self._service
+        if service != self._service:
+            LOG.info('the credentials for freezer-api have changed')
+            self._api, self._service = None, service
+        if self._api is None:
+            self._api = Api(service, self._settings.insecure)
+        return self._api
 
     # -- Reports ----------------------------------------------------------------------
 
@@ -164,9 +198,11 @@ class ApiSync:
         self._not_before[name] = time.monotonic() + seconds
         return seconds
 
-    def _send_updates(self, api: Api) -> None:
-        """Send the status and result of jobs."""
+    def _send_updates(self, api: Api, until: float) -> bool:
+        """Send the status and result of jobs; False if time was up."""
         for update, trust_id in self.pending.updates():
+            if time.monotonic() >= until:
+                return False
             job_id = update.job_id
             if self._not_before.get(job_id, 0.0) > time.monotonic():
                 continue
@@ -178,6 +214,7 @@ class ApiSync:
                 continue
             self._not_before.pop(job_id, None)
             self.pending.mark_sent(update)
+        return True
 
     def _send_update(self, api: Api, update: JobUpdate) -> None:
         # freezer-api replaces the schedule as a whole, and a user may have changed it
@@ -186,10 +223,13 @@ class ApiSync:
         if found is None:
             self._drop(update.job_id, 'no longer in freezer-api')
             return
-        given = found.get('job_schedule')
-        schedule = dict(given) if isinstance(given, dict) else {}
+        schedule = found.get('job_schedule') or {}
+        if not isinstance(schedule, dict):
+            # To replace it would make a valid job of it. The log has the error.
+            self._save(found)
+            return
         event = schedule.get('event') or ''
-        schedule |= {
+        schedule = schedule | {
             'status': update.status,
             'result': update.result,
             'time_started': update.started,
@@ -254,17 +294,21 @@ class ApiSync:
         known = self.cache.document(job_id)
         with self._log_rejection(f'job {job_id}'):
             found = api.with_trust(_trust_id(known)).job(job_id)
-            schedule = (found or {}).get('job_schedule')
             if found is None or not self._is_ours(api, found):
                 self._drop(job_id, 'no longer in freezer-api')
-            elif isinstance(schedule, dict) and schedule.get('status') == 'completed':
+            elif is_completed(found):
                 self._drop(job_id, 'completed in freezer-api')
             else:
                 self._save(found)
 
     def _save(self, document: dict[str, Any]) -> None:
-        if self.cache.save(document):
-            self.on_change()
+        try:
+            changed = self.cache.save(document)
+        except (ValueError, RecursionError):
+            self._ignore(document['job_id'], 'it cannot be written as JSON')
+        else:
+            if changed:
+                self.on_change()
 
     def _drop(self, job_id: str, reason: str) -> None:
         LOG.info('job %s: %s', job_id, reason)

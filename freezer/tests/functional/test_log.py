@@ -1,7 +1,9 @@
 """The log, and other files that the commands write on this machine."""
 
+import json
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from freezer.tests import scheduler
 from freezer.tests.agent import ROOT, TIMEOUT, Agent, environment
 from freezer.tests.commands import run_command
+from freezer.tests.scheduler import Scheduler
 
 NOBODY = 65534
 REFUSED = 'leads through a symbolic link that another user owns or could have placed'
@@ -91,6 +94,54 @@ def test_a_run_opens_the_new_file(tmp_path: Path) -> None:
         for name in ('log.1', 'log')
         for line in (tmp_path / name).read_text().splitlines()
     ] == ['before', 'after', 'later']
+
+
+def test_the_log_of_a_scheduler_is_rotated(tmp_path: Path) -> None:
+    with Scheduler(tmp_path / 'scheduler') as running:
+        path = tmp_path / 'scheduler.log'
+        running.log = path
+        running.start('--log-file', str(path))
+        # As logrotate does it, with nocreate and without a signal.
+        path.rename(path.with_suffix('.log.1'))
+        running.job('a', scheduler.document(scheduler.executes('true')))
+        running.until_logged('job a: success')
+        assert 'job a' not in path.with_suffix('.log.1').read_text()
+        running.stop()
+
+
+# /dev with a socket of syslog, in a mount namespace of its own.
+_SYSLOG = """
+mount -t tmpfs none {new} && for each in null zero urandom; do
+touch {new}/$each && mount --bind /dev/$each {new}/$each || exit 9; done
+ln -s /proc/self/fd {new}/fd && ln -s {socket} {new}/log && mount --move {new} /dev &&
+exec "$@"
+"""
+
+
+@needs_root
+def test_syslog(tmp_path: Path) -> None:
+    """oslo.log sends by libc, to /dev/log."""
+    new = tmp_path / 'dev'
+    new.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(str(tmp_path / 'log'))
+        daemon.settimeout(TIMEOUT)
+        jobs = tmp_path / 'a.conf'
+        jobs.write_text(json.dumps(scheduler.document(scheduler.executes('true'))))
+        setup = _SYSLOG.format(new=new, socket=tmp_path / 'log')
+        done = run_command(
+            *('unshare', '--mount', 'sh', '-c', setup, 'sh'),
+            *(*scheduler.command(), 'run', jobs, '--use-syslog'),
+            *('--syslog-log-facility', 'LOG_LOCAL3'),
+            *('--scheduler-runtime-dir', tmp_path / 'run'),
+            env=environment(),
+            timeout=TIMEOUT,
+        )
+        assert done.returncode == 0, done.stderr
+        message = daemon.recv(65536).decode()
+    # Facility 19, severity 6.
+    assert message.startswith('<158>')
+    assert 'exec exited with 0' in message
 
 
 @needs_root

@@ -183,6 +183,39 @@ def test_agents_do_not_get_the_credentials(client: ApiClient, tmp_path: Path) ->
     assert 'OS_USERNAME' not in text
 
 
+def test_a_rotated_password(client: ApiClient, tmp_path: Path) -> None:
+    """It is used after a reload, without a restart."""
+    scheduler, cloud = client.scheduler, client.plane.cloud
+    cloud.add_user('rotating')
+    environ = cloud.environ('rotating')
+    for name in environ:
+        del scheduler.env[name]
+    conf = tmp_path / 'scheduler.conf'
+
+    def write(password: str) -> None:
+        values = environ | {'OS_PASSWORD': password}
+        del values['OS_IDENTITY_API_VERSION']
+        lines = [f'{name.lower()} = {value}' for name, value in values.items()]
+        conf.write_text('\n'.join(['[service_auth]', *lines, '']))
+        conf.chmod(0o600)
+
+    write(PASSWORD)
+    scheduler.start('--config-file', str(conf), '--policy-command', 'true')
+    scheduler.until_logged('as client')
+    session = cloud.session('rotating')
+    new = 'new/secret+password'
+    user = f'{cloud.auth_url}/users/{session.get_user_id()}'
+    cloud.admin.patch(user, json={'user': {'password': new}})
+    write(new)
+    scheduler.call('reload').check()
+    scheduler.until_logged('the credentials for freezer-api have changed')
+    session = cloud.session('rotating', password=new)
+    job_id = client.create(document(executes('true')), session)
+    client.until(job_id, session, status='completed', result='success')
+    assert new not in scheduler.logged
+    assert PASSWORD not in scheduler.logged
+
+
 def test_jobs_outside_of_the_policy(
     client: ApiClient, tree: Path, tmp_path: Path
 ) -> None:

@@ -236,10 +236,12 @@ class Cloud(ProcessServer):
     def auth_url(self) -> str:
         return f'http://127.0.0.1:{self._port}/v3'
 
-    def session(self, user: str = 'admin', project: str = '') -> Any:
+    def session(
+        self, user: str = 'admin', project: str = '', password: str = PASSWORD
+    ) -> Any:
         return keystoneauth1.session.Session(
             auth=keystoneauth1.identity.v3.Password(
-                *(self.auth_url, PASSWORD),
+                *(self.auth_url, password),
                 username=user,
                 project_name=project or user,
                 user_domain_name=DOMAIN_NAME,

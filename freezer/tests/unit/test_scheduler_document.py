@@ -121,6 +121,10 @@ def test_sessions_and_trusts_in_files_are_ignored() -> None:
         ('{"a": NaN}', ['line 1: cannot read this JSON: NaN is not a number']),
         ('[' * 200_000, ['line 1: cannot read this JSON']),
         ('{}', ['line 1: job_actions: must contain at least one action']),
+        (
+            json.dumps({'job_actions': [None] * 101}),
+            ['line 1: job_actions: must have at most 100 actions'],
+        ),
         ('{"job_actions": [3]}', ['line 1: job_actions[0]: must be an object']),
         ('{"job_actions":\n {}}', ['line 1: job_actions: must be a list', 'line 1']),
     ],

@@ -14,7 +14,7 @@ import pytest
 from freezer.scheduler import config
 from freezer.scheduler.api import outbox
 from freezer.scheduler.api.wire import Api, ApiRejected, ApiUnavailable
-from freezer.scheduler.config import Settings
+from freezer.scheduler.config import Service, Settings
 from freezer.scheduler.documents.document import Document
 from freezer.scheduler.sources.cache import connection_state
 from freezer.scheduler.sources.remote import (
@@ -356,7 +356,15 @@ def test_malformed_documents(
     api: FakeApi, remote: Remote, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.malformed = [
-        *(None, 3, {}, {'job_id': None}, {'job_id': 'x' * 65}, {'job_id': ''})
+        *(
+            None,
+            3,
+            {},
+            {'job_id': None},
+            {'job_id': 'x' * 65},
+            {'job_id': ''},
+            {'job_id': '..'},
+        )
     ]
     api.add('a')
     api.add('b', job_actions='none')
@@ -645,6 +653,77 @@ def test_backoff() -> None:
     assert backoff.on_failure() <= 1.0
     # Never sooner than the interval.
     assert Backoff(3600.0).on_failure() >= 1800.0
+
+
+def test_a_report_does_not_make_a_malformed_job_valid(
+    api: FakeApi, remote: Remote
+) -> None:
+    remote.add()
+    remote.report(status='running')
+    api.documents['a']['job_schedule'] = ['1 hours']
+    remote.send()
+    assert api.documents['a']['job_schedule'] == ['1 hours']
+    assert list(remote.source.list().errors) != []
+
+
+def test_updates_do_not_keep_a_poll_waiting(api: FakeApi, remote: Remote) -> None:
+    remote.add()
+    remote.report(status='running')
+    sync = remote.source.sync
+    assert not sync.round(poll=True, until=time.monotonic())
+    assert api.names()[-1] == 'jobs'
+    assert api.schedule('a').get('status') != 'running'
+    assert sync.round(poll=False, until=time.monotonic() + 60)
+    assert api.schedule('a')['status'] == 'running'
+
+
+def test_schedulers_that_started_together_poll_at_different_times(
+    remote: Remote,
+) -> None:
+    delays = [remote.new_source()._delay() for _source in range(10)]
+    assert all(-remote.settings.interval <= delay <= 0 for delay in delays)
+    assert len(set(delays)) == 10
+    # Only once.
+    source = remote.new_source()
+    source._delay()
+    assert source._delay() == 0.0
+    # A poll that takes long comes less often.
+    source.sync.poll_seconds = 20.0
+    assert remote.settings.interval + source._delay() == 200.0
+    source.sync.poll_seconds = 1000.0
+    assert remote.settings.interval + source._delay() == LONGEST_DELAY_SECONDS
+
+
+def test_new_credentials(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = remote.settings.service
+    assert service is not None
+    given = [service]
+    source = remote.new_source(reload_service=lambda: given[0])
+    made: list[Service] = []
+
+    def connect(service: Service, *_others: Any) -> FakeApi:
+        made.append(service)
+        return remote.api
+
+    monkeypatch.setattr('freezer.scheduler.sources.sync.Api', connect)
+    source.refresh()
+    source.sync.round(poll=True)
+    assert made == []
+    given[0] = dataclasses.replace(service, password='new/secret')
+    source.sync.round(poll=True)
+    assert made == []
+    source.refresh()
+    source.sync.round(poll=True)
+    assert made == given
+    # Of another account, whose jobs would be run with the old state.
+    given[0] = dataclasses.replace(service, username='another')
+    source.refresh()
+    source.sync.round(poll=True)
+    assert len(made) == 1
+    assert '[service_auth] is for another account' in caplog.text
+    assert 'new/secret' not in caplog.text
 
 
 def test_outage_causes_few_calls(api: FakeApi, remote: Remote) -> None:

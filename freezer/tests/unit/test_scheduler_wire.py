@@ -128,7 +128,7 @@ def test_calls_are_those_of_freezer_19(server: FakeServer, api: Api) -> None:
     api.add_backup({'job_id': 'j'})
     api.session_action('s', {'start': {'job_id': 'j', 'current_tag': 1}})
     assert [(call.method, call.path) for call in server.calls] == [
-        ('GET', '/v2/p1/jobs/?limit=10&offset=0&all_projects=False'),
+        ('GET', '/v2/p1/jobs/?limit=10000&offset=0&all_projects=False'),
         ('PATCH', '/v2/p1/jobs/j'),
         ('POST', '/v2/p1/backups/'),
         ('POST', '/v2/p1/sessions/s/action'),
@@ -141,7 +141,10 @@ def test_calls_are_those_of_freezer_19(server: FakeServer, api: Api) -> None:
 
 
 @pytest.mark.parametrize('count', [0, 1, 9, 10, 11, 25])
-def test_all_pages_are_read(server: FakeServer, api: Api, count: int) -> None:
+def test_all_pages_are_read(
+    server: FakeServer, api: Api, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, 'SEARCH_PAGE', 10)
     everything = [{'job_id': str(number)} for number in range(count)]
 
     def page(call: Call) -> Answer:
@@ -187,7 +190,9 @@ def test_missing_and_existing_objects_are_no_errors(
     assert api.session('s') == {}
 
 
-@pytest.mark.parametrize('answer', [b'<html>', b'', [], {}, {'jobs': 3}, 'text'])
+@pytest.mark.parametrize(
+    'answer', [b'<html>', b'', b'[' * 100_000, [], {}, {'jobs': 3}, 'text']
+)
 def test_malformed_responses(server: FakeServer, api: Api, answer: Any) -> None:
     server.answer = lambda call: (200, answer)
     with pytest.raises(ApiUnavailable, match='response of freezer-api'):
@@ -217,6 +222,84 @@ def test_server_that_does_not_respond(
     with pytest.raises(ApiUnavailable, match='timed out'):
         Api(server.service(), insecure=False).job('j')
     released.set()
+
+
+def test_a_search_that_takes_too_long(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """freezer-api 19 takes five milliseconds of a processor per job of the project."""
+    monkeypatch.setattr(wire, 'TIMEOUT_SECONDS', 0.2)
+    monkeypatch.setattr(wire, 'PAGE', 2)
+    released = threading.Event()
+    completed = {'job_schedule': {'status': 'completed'}}
+    ours = [{'job_id': str(number), 'client_id': 'c'} for number in range(5)]
+    everything = [
+        *ours[:2],
+        {'job_id': 'x', 'client_id': 'another'},
+        *ours[2:],
+        {'job_id': 'y', 'client_id': 'c', **completed},
+    ]
+
+    def page(call: Call) -> Answer:
+        if call.body is not None:
+            released.wait(60)
+        offset = int(call.path.partition('offset=')[2].partition('&')[0])
+        return 200, {'jobs': everything[offset : offset + 2]}
+
+    server.answer = page
+    api = Api(server.service(), insecure=False)
+    assert api.jobs('c', all_projects=False) == ours
+    released.set()
+    # It does not try the search again.
+    assert api.jobs('c', all_projects=False) == ours
+    assert sum(call.body is not None for call in server.calls) == 1
+
+
+def test_a_list_without_end(
+    server: FakeServer, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, 'SEARCH_PAGE', 10)
+    monkeypatch.setattr(wire, 'MOST_JOBS', 100)
+    server.answer = lambda call: (200, {'jobs': [{'job_id': 'x'}] * 10})
+    with pytest.raises(ApiUnavailable, match='lists more than 100 jobs'):
+        api.jobs('c', all_projects=False)
+    assert len(server.calls) == 11
+
+
+def test_a_response_without_end(
+    server: FakeServer, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, 'MOST_BYTES', 1000)
+    server.answer = lambda call: (200, {'jobs': ['x' * 1000]})
+    with pytest.raises(ApiUnavailable, match='GET jobs/: the response exceeds 1000 b'):
+        api.jobs('c', all_projects=False)
+    # It may have been an outage: the search is tried again.
+    server.answer = lambda call: (200, {'jobs': []})
+    assert api.jobs('c', all_projects=False) == []
+    assert server.calls[-1].body is not None
+
+
+def test_many_large_responses(
+    server: FakeServer, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, 'SEARCH_PAGE', 1)
+    monkeypatch.setattr(wire, 'MOST_LIST_BYTES', 5000)
+    server.answer = lambda call: (200, {'jobs': ['x' * 1000]})
+    with pytest.raises(ApiUnavailable, match='lists more than 5000 bytes of jobs'):
+        api.jobs('c', all_projects=False)
+    assert len(server.calls) == 5
+
+
+@pytest.mark.parametrize('answer', [(504, {}), (200, {'jobs': ['x' * 1000]})])
+def test_a_search_that_the_server_cannot_answer(
+    server: FakeServer, api: Api, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    monkeypatch.setattr(wire, 'MOST_BYTES', 500)
+    jobs = [{'job_id': str(number), 'client_id': 'c'} for number in range(2)]
+    server.answer = lambda call: (200, {'jobs': jobs}) if call.body is None else answer
+    assert api.jobs('c', all_projects=False) == jobs
+    assert api.jobs('c', all_projects=False) == jobs
+    assert sum(call.body is not None for call in server.calls) == 1
 
 
 def test_connection_refused(server: FakeServer) -> None:
