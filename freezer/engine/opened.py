@@ -3,7 +3,14 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, Protocol
 
 from freezer.engine.settings import EngineSettings
@@ -30,6 +37,9 @@ class ArchiveFormat(Protocol):
 
     @property
     def unmarked_compression(self) -> str | None: ...
+
+    @property
+    def compressions(self) -> Mapping[str, str]: ...
 
     def is_archive_start(self, head: bytes) -> bool: ...
 
@@ -115,15 +125,16 @@ class OpenedLevel:
         self.level = stored.level
         self._opener = opener
         marker = stored.marker
-        self.compression = str(
+        name = str(
             marker.get('compression')
             or opener.engine.unmarked_compression
             or opener.settings.compression
         )
+        self.compression = opener.engine.compressions.get(name, name)
         # Freezer 19 decrypts when a passphrase is given and the marker does not say.
         encrypted = marker.get('encryption', opener.passphrase is not None)
-        name = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
-        self.format: str | None = str(name) if name else None
+        form = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
+        self.format: str | None = str(form) if form else None
 
     @fetched
     def sealed(self) -> 'SealedLevel | None':
