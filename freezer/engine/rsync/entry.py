@@ -88,7 +88,7 @@ class LevelReader(abc.ABC):
 
 def kind_of(mode: int) -> str | None:
     """The kind of a file by its ``st_mode``; None for an unknown one."""
-    return _KINDS.get(stat.S_IFMT(mode))
+    return _KINDS.get(stat.S_IFMT(mode)) if 0 <= mode < 1 << 16 else None
 
 
 def check_path(path: bytes) -> bytes:

@@ -33,6 +33,11 @@ class Found(NamedTuple):
     kind: str
     entry: Entry | None
 
+    def has(self, entry: Entry, level: int) -> bool:
+        """Whether an entry of a level is a part of it. Version 1 lists files as removed
+        that come back as changes."""
+        return self.base <= level <= self.last and entry.kind != REMOVED
+
 
 State = dict[bytes, Found]
 

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,8 @@ from freezer.exceptions import ConfigError, EngineError
 from freezer.utils import human, tree
 from freezer.utils.blocks import Block
 from freezer.utils.text import NOTICES
+
+LOG = logging.getLogger(__name__)
 
 _COPY_BLOCK: Final = 1 << 20
 # Version 1 has no other.
@@ -105,7 +108,11 @@ class Chain:
         size = self._newest.stored.marker.get('rsync_block_size')
         if isinstance(size, int) and size > 0:
             return size
-        return None if self._state is None else self._state.block_size()
+        try:
+            return None if self._state is None else self._state.block_size()
+        except EngineError as error:
+            LOG.warning('%r: engine_metadata: %s', self._newest.stored, error)
+            return None
 
     def _reader(self, blocks: Iterable[Block]) -> LevelReader:
         return open_reader(blocks, self._block_size, self._settings.max_restore_size)
@@ -280,7 +287,7 @@ class Chain:
         with contextlib.closing(level.data()) as blocks:
             reader = self._reader(blocks)
             for entry, contents in reader.entries():
-                if entry.path == path and found.base <= level.level <= found.last:
+                if entry.path == path and found.has(entry, level.level):
                     if level.level == found.base:
                         kept.truncate(0)
                     for position, block in contents:

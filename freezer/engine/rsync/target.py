@@ -153,7 +153,7 @@ class TargetWriter:
         :raises EngineError: it cannot be written
         """
         found = self._wanted.state.get(entry.path)
-        if found is None or not found.base <= level <= found.last:
+        if found is None or not found.has(entry, level):
             return
         if self._is_untouched(entry):
             return
