@@ -19,7 +19,7 @@ from freezer.engine.engine import (
     Warnings,
     require_one_file,
 )
-from freezer.engine.index.record import Row
+from freezer.engine.index.record import Row, sort_key
 from freezer.engine.opened import OpenedLevel
 from freezer.engine.rsync.byte_reader import ByteReader
 from freezer.engine.rsync.entry import LevelReader
@@ -30,6 +30,7 @@ from freezer.engine.rsync.second import SecondReader
 from freezer.engine.rsync.state import StateFile
 from freezer.engine.rsync.target import Owners, TargetWriter, read_file
 from freezer.engine.settings import EngineSettings
+from freezer.engine.tar.choose import Chooser
 from freezer.engine.tar.patterns import Patterns
 from freezer.exceptions import ConfigError, EngineError
 from freezer.utils import human, tree
@@ -41,6 +42,10 @@ LOG = logging.getLogger(__name__)
 _COPY_BLOCK: Final = 1 << 20
 # Version 1 has no other.
 _FIRST_BLOCK_SIZE: Final = 4096
+_NO_CHECKSUMS: Final = (
+    'its contents may be wrong, and they could not be compared with checksums: restore '
+    'another level'
+)
 _DIGITS: Final = range(ord('0'), ord('9') + 1)
 
 
@@ -91,6 +96,7 @@ class Chain:
         self._levels = newest_first[::-1]
         state, self.version = merge(self._levels, self._reader, keep)
         self._check(state)
+        self._all = state.keys()
         self._wanted = choose(state, self._patterns)
 
     @property
@@ -124,7 +130,7 @@ class Chain:
                 f'the block size of {self._newest.stored!r} is not known: its marker '
                 f'and its engine_metadata are damaged'
             )
-        if self.version == 1 and len(self._levels) > 1:
+        if self._loses_data:
             NOTICES.warning(
                 'engine rsync can lose data in levels above 0, if bytes were '
                 'inserted into a file or removed from it: each file is compared with '
@@ -152,7 +158,7 @@ class Chain:
         with writer:
             writer.remove()
             problems = [self._extract(each, writer, limited) for each in self._needed()]
-            self._compare(target, warnings, list(filter(None, problems)))
+            self._compare(target, writer, warnings, list(filter(None, problems)))
 
     def _needed(self) -> Iterator[OpenedLevel]:
         """The levels that have something of what is wanted."""
@@ -181,48 +187,61 @@ class Chain:
         return reader.problem and f'{level.stored!r}: {reader.problem}'
 
     def _compare(
-        self, target: str, warnings: Warnings, problems: Sequence[str]
+        self,
+        target: str,
+        writer: TargetWriter,
+        warnings: Warnings,
+        problems: Sequence[str],
     ) -> None:
-        """Compare every restored file with its checksums.
+        """Compare every restored file with its checksums, and all paths of the backup
+        with those in the engine's file.
 
         :param problems: reasons for which contents of files are wrong
         :raises EngineError: there is one, and checksums do not show of which files
         """
         self._settings.progress.phase = 'Comparing with the checksums'
         files = {
-            path: each
+            path
             for path, each in self._wanted.state.items()
-            if each.kind == 'file'
+            if each.kind == 'file' and not writer.is_untouched(path)
         }
         try:
             if self._state is None:
                 raise EngineError('engine_metadata is missing or damaged')
-            different, compared = self._different(target, files)
+            different = self._different(target, files)
+            missing = self._missing()
         except EngineError as error:
             if problems:
                 raise EngineError(f'{problems[0]} ({error})') from error
-            if self.version == 1 and len(self._levels) > 1:
-                warnings.add(
-                    f'the restored files could not be compared with their checksums '
-                    f'({error}): some may be wrong',
-                    damaged=True,
-                )
-            else:
-                warnings.add(
-                    f'the restored files could not be compared with their checksums: '
-                    f'{error}'
-                )
+            warnings.add(
+                f'the restored files could not be compared with their checksums '
+                f'({error}): some may be wrong',
+                damaged=self._loses_data,
+            )
             return
         for problem in problems:
             warnings.add(problem, damaged=True)
-        for path in different:
-            full = os.path.join(target, os.fsdecode(path))
-            warnings.add(f'{full}: {self._why_different()}', damaged=True)
-        if unknown := len(files) - compared:
+
+        def name(paths: Iterable[bytes], why: str) -> None:
+            for path in paths:
+                full = os.path.join(target, os.fsdecode(path))
+                warnings.add(f'{full}: {why}', damaged=True)
+
+        name(different, self._why_different())
+        name(missing, 'Freezer 19 listed it, and did not store it')
+        # Those that are left were not compared.
+        if problems or self._loses_data:
+            name(sorted(files), _NO_CHECKSUMS)
+        elif files:
             warnings.add(
-                f'{human.number(unknown, "restored file")} could not be compared with '
-                f'checksums'
+                f'{human.number(len(files), "restored file")} could not be compared '
+                f'with checksums'
             )
+
+    @property
+    def _loses_data(self) -> bool:
+        """Whether files may be wrong though the archives are not damaged."""
+        return self.version == 1 and len(self._levels) > 1
 
     def _why_different(self) -> str:
         if self.version == 1:
@@ -235,23 +254,35 @@ class Chain:
             'Freezer 19 backed it up; restore another level'
         )
 
-    def _different(
-        self, target: str, files: dict[bytes, Found]
-    ) -> tuple[list[bytes], int]:
-        """The files that are not those of the checksums, and how many were compared."""
+    def _different(self, target: str, files: set[bytes]) -> list[bytes]:
+        """The files that are not those of the checksums.
+
+        :param files: those that are compared are removed from it
+        """
         assert self._state is not None
         size = self._block_size or _FIRST_BLOCK_SIZE
         if self.version == 1:
             size = _FIRST_BLOCK_SIZE
-        different, compared = [], 0
+        different = []
         with tree.Folders(target) as folders:
             for path, digests in self._state.checksums():
                 blocks = read_file(folders, path, size) if path in files else None
                 if blocks is not None:
-                    compared += 1
+                    files.discard(path)
                     if not _is_same(blocks, digests):
                         different.append(path)
-        return different, compared
+        return different
+
+    def _missing(self) -> list[bytes]:
+        """The chosen paths of the engine's file that no level has."""
+        assert self._state is not None
+        lost = {path for path, _kind in self._state.paths()} - self._all
+        chooser = Chooser(self._patterns)
+        return [
+            path
+            for path in sorted(lost, key=sort_key)
+            if not self._patterns.texts or chooser.chooses(path)
+        ]
 
     def rows(self) -> Iterator[Row]:
         """See :meth:`freezer.engine.engine.FileEngine.entries`."""
@@ -299,7 +330,7 @@ class Chain:
     def _check_kept(self, path: bytes, kept: IO[bytes], is_doubtful: bool) -> None:
         """:raises EngineError: the contents are not what was backed up"""
         size = _FIRST_BLOCK_SIZE if self.version == 1 else self._block_size
-        doubtful = is_doubtful or (self.version == 1 and len(self._levels) > 1)
+        doubtful = is_doubtful or self._loses_data
         kept.seek(0)
         for other, digests in self._state.checksums() if self._state and size else ():
             if other == path:
@@ -309,10 +340,7 @@ class Chain:
                     raise EngineError(f'{os.fsdecode(path)!r}: {self._why_different()}')
                 return
         if doubtful:
-            raise EngineError(
-                f'{os.fsdecode(path)!r}: its contents may be wrong, and the backup has '
-                f'no checksums of it: restore another level'
-            )
+            raise EngineError(f'{os.fsdecode(path)!r}: {_NO_CHECKSUMS}')
 
 
 def _range(found: Found) -> range:

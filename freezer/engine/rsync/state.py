@@ -3,12 +3,13 @@ every file. It is read as a stream, once for each question."""
 
 from __future__ import annotations
 
+import collections
 import os
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from freezer.engine.rsync.byte_reader import ByteReader
-from freezer.engine.rsync.entry import check_path, kind_of
+from freezer.engine.rsync.entry import LARGEST, check_path, kind_of
 from freezer.engine.rsync.json_reader import JsonReader
 from freezer.engine.rsync.msgpack import Unpacker
 from freezer.exceptions import EngineError
@@ -48,7 +49,7 @@ class StateFile:
 
         :raises EngineError: the file is damaged
         """
-        reader = self._open()
+        reader, _stream = self._open()
         size = None
         for key in reader.map():
             if key == b'rsync_block_size':
@@ -71,7 +72,7 @@ class StateFile:
         return (each for each in self._read() if isinstance(each, Checksums))
 
     def _read(self) -> Iterator[StatePath | Checksums]:
-        reader = self._open()
+        reader, stream = self._open()
         for key in reader.map():
             if key not in (b'files', b'directories'):
                 reader.skip()
@@ -80,6 +81,8 @@ class StateFile:
                 # Version 1 has the names of directories with the path it was given.
                 name = b'' if path == b'.' else check_path(path.removeprefix(b'./'))
                 yield from self._entry(reader, name)
+        # Its last bytes show whether it is damaged.
+        collections.deque(stream.take(LARGEST), maxlen=0)
 
     def _entry(
         self, reader: JsonReader | Unpacker, path: bytes
@@ -125,13 +128,13 @@ class StateFile:
                     raise reader.damaged(f'{value!r} is no checksum')
                 yield os.fsdecode(value)
 
-    def _open(self) -> JsonReader | Unpacker:
+    def _open(self) -> tuple[JsonReader | Unpacker, ByteReader]:
         name = 'bzip2' if self._content.startswith(b'BZh') else 'zlib'
         stream = ByteReader(compression.decompress(name, [self._content]), _WHAT)
         if stream.first() == ord('{'):
             blocks = iter(lambda: b''.join(stream.take(64 * 1024)), b'')
-            return JsonReader(blocks, stream.damaged)
-        return Unpacker(stream.read, stream.damaged)
+            return JsonReader(blocks, stream.damaged), stream
+        return Unpacker(stream.read, stream.damaged), stream
 
 
 def load(content: bytes | None, where: str) -> StateFile:

@@ -155,7 +155,7 @@ class TargetWriter:
         found = self._wanted.state.get(entry.path)
         if found is None or not found.has(entry, level):
             return
-        if self._is_untouched(entry):
+        if self._skips(entry):
             return
         try:
             self._write(entry, contents, level == found.base, level == found.last)
@@ -319,19 +319,24 @@ class TargetWriter:
             )
         os.unlink(name, dir_fd=folder)
 
-    def _is_untouched(self, entry: Entry) -> bool:
+    def is_untouched(self, path: bytes) -> bool:
         """Whether this is a mount point, or below one, that is not to be changed."""
-        names = entry.path.split(b'/')
+        return self._mount_above(path) != b''
+
+    def _mount_above(self, path: bytes) -> bytes:
         mounts = self._plan.untouched
-        depth = next(
-            (n for n in range(1, len(names) + 1) if b'/'.join(names[:n]) in mounts), 0
-        )
-        if depth and (depth < len(names) or entry.kind != 'directory'):
+        while path and path not in mounts:
+            path = path.rpartition(b'/')[0] if mounts else b''
+        return path
+
+    def _skips(self, entry: Entry) -> bool:
+        mount = self._mount_above(entry.path)
+        if mount and (mount != entry.path or entry.kind != 'directory'):
             self._warnings.add(
                 f'{self._full(entry.path)}: not restored: it is on a mounted file '
                 f'system'
             )
-        return depth > 0
+        return mount != b''
 
     def _attributes(self, entry: Entry) -> _Attributes:
         mode, uid, gid = entry.mode, -1, -1

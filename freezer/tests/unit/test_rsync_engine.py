@@ -247,9 +247,9 @@ def test_a_file_that_changed_its_size_is_found_by_checksums(
     assert names == ['grew', 'z']
     for path in tmp_path.rglob('engine_metadata'):
         path.unlink()
-    known = agent(tmp_path)
+    again = agent(tmp_path)
     with pytest.raises(EngineError, match='a file changed its size'):
-        known.restore(tmp_path / 'other', known.state(rsync19.NAME))
+        again.restore(tmp_path / 'other', again.state(rsync19.NAME))
 
 
 @pytest.mark.parametrize(
