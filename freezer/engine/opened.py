@@ -14,7 +14,12 @@ from collections.abc import (
 from typing import TYPE_CHECKING, Any, Protocol
 
 from freezer.engine.settings import EngineSettings
-from freezer.exceptions import ConfigError, RestoreError, TamperedError
+from freezer.exceptions import (
+    ConfigError,
+    EngineError,
+    RestoreError,
+    TamperedError,
+)
 from freezer.storage import layout
 from freezer.storage.backup import StoredLevel, StoredStream
 from freezer.storage.exceptions import IntegrityError, NotFound
@@ -300,10 +305,20 @@ class OpenedLevel:
 
     def _looks_right(self, head: bytes) -> bool:
         """Whether decrypted bytes begin as they must, so the passphrase is right."""
+        is_start = self._opener.engine.is_archive_start
         magic = compression.MAGIC.get(self.compression)
         if magic is None:
-            return self._opener.engine.is_archive_start(head)
-        return head.startswith(magic)
+            return is_start(head)
+        if not head.startswith(magic):
+            return False
+        if self.compression != compression.ZLIB:
+            return True
+        # Its two bytes can be there by chance; the head always has a byte of content.
+        try:
+            opened = compression.decompress(self.compression, [head])
+            return is_start(bytes(next(opened, b'')))
+        except EngineError:
+            return False
 
 
 class _IndexStream(RangedStream):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from freezer.engine.engine import no_match
@@ -42,6 +42,20 @@ class Found(NamedTuple):
 State = dict[bytes, Found]
 
 
+@contextlib.contextmanager
+def reading(level: OpenedLevel) -> Iterator[None]:
+    """Errors of its archive name the level."""
+    try:
+        yield
+    except EngineError as error:
+        raise type(error)(f'{where_of(level)}: {error}') from error
+
+
+def where_of(level: OpenedLevel) -> str:
+    """The name of its archive, for errors."""
+    return level.stored.storage.location(level.stored.paths.data)
+
+
 def merge(
     levels: Iterable[OpenedLevel], reader: OpenReader, keep: bool
 ) -> tuple[State, int]:
@@ -56,12 +70,12 @@ def merge(
     version = last = 0
     for level in levels:
         last = level.level
-        with contextlib.closing(level.data()) as blocks:
+        with reading(level), contextlib.closing(level.data()) as blocks:
             opened = reader(blocks)
             if version not in (0, opened.version):
                 raise EngineError(
-                    f'{level.stored!r} is not in the format of the levels below: it '
-                    f'was replaced'
+                    'the archive is not in the format of the levels below: it was '
+                    'replaced'
                 )
             version = opened.version
             removed.clear()
@@ -84,7 +98,7 @@ def _found(found: State, level: int, version: int, entry: Entry, keep: bool) -> 
             base = below.base
         elif version != 1:
             raise EngineError(
-                f'level {level} has changes of {os.fsdecode(entry.path)!r}, and the '
+                f'the archive has changes of {os.fsdecode(entry.path)!r}, and the '
                 f'levels below do not have this file: one of them is damaged'
             )
     return Found(base, level, entry.kind, entry if keep else None)

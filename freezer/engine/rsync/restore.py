@@ -24,7 +24,7 @@ from freezer.engine.opened import OpenedLevel
 from freezer.engine.rsync.byte_reader import ByteReader
 from freezer.engine.rsync.entry import LevelReader
 from freezer.engine.rsync.first import FirstReader
-from freezer.engine.rsync.merge import Found, State, choose, merge
+from freezer.engine.rsync.merge import Found, State, choose, merge, reading, where_of
 from freezer.engine.rsync.msgpack import is_array
 from freezer.engine.rsync.second import SecondReader
 from freezer.engine.rsync.state import StateFile
@@ -117,7 +117,8 @@ class Chain:
         try:
             return None if self._state is None else self._state.block_size()
         except EngineError as error:
-            LOG.warning('%r: engine_metadata: %s', self._newest.stored, error)
+            where = self._newest.stored.paths.engine_metadata
+            LOG.warning('%s: %s', where, error)
             return None
 
     def _reader(self, blocks: Iterable[Block]) -> LevelReader:
@@ -127,8 +128,8 @@ class Chain:
         is_changed = any(each.base != each.last for each in state.values())
         if self.version == 2 and is_changed and self._block_size is None:
             raise EngineError(
-                f'the block size of {self._newest.stored!r} is not known: its marker '
-                f'and its engine_metadata are damaged'
+                f'{self._newest.stored.paths.marker}: the block size is not known: '
+                f'this file and engine_metadata are damaged'
             )
         if self._loses_data:
             NOTICES.warning(
@@ -177,14 +178,14 @@ class Chain:
     ) -> str | None:
         """Extract a level; returns what is wrong with all of its contents."""
         progress = self._settings.progress
-        with contextlib.closing(level.data()) as blocks:
+        with reading(level), contextlib.closing(level.data()) as blocks:
             reader = self._reader(limited(blocks))
-            for number, (entry, contents) in enumerate(reader.entries(), 1):
+            for entry, contents in reader.entries():
                 progress.current = entry.path
                 writer.write(entry, contents, level.level)
-                progress.files = number
+                progress.files = writer.files
             progress.current = b''
-        return reader.problem and f'{level.stored!r}: {reader.problem}'
+        return reader.problem and f'{where_of(level)}: {reader.problem}'
 
     def _compare(
         self,
@@ -315,7 +316,7 @@ class Chain:
 
     def _keep(self, level: OpenedLevel, path: bytes, kept: IO[bytes]) -> str | None:
         found = self._wanted.state[path]
-        with contextlib.closing(level.data()) as blocks:
+        with reading(level), contextlib.closing(level.data()) as blocks:
             reader = self._reader(blocks)
             for entry, contents in reader.entries():
                 if entry.path == path and found.has(entry, level.level):

@@ -78,6 +78,7 @@ class TargetWriter:
     """Writes the wanted paths, level by level. A context manager.
 
     :param target: created if it is missing
+    :ivar files: how many were written, without directories
     :raises RestoreError: it cannot be
     """
 
@@ -96,6 +97,7 @@ class TargetWriter:
         self._owners = owners
         self._untrusted = untrusted
         self._warnings = warnings
+        self.files = 0
         # Directories that this made, and those made writable: path -> mode.
         self._made: set[bytes] = set()
         self._opened: dict[bytes, int] = {}
@@ -163,6 +165,7 @@ class TargetWriter:
             raise EngineError(
                 f'{self._full(entry.path)} could not be restored: {error.strerror}'
             ) from error
+        self.files += entry.kind != 'directory' and level == found.last
 
     def _write(
         self,

@@ -2,6 +2,8 @@
 
 import bz2
 import contextlib
+import hashlib
+import json
 import os
 import random
 import stat
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from freezer.engine.engine import TargetPlan, Warnings
+from freezer.engine.opened import LevelOpener, OpenedLevel
 from freezer.engine.rsync.engine import RsyncEngine
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import (
@@ -23,6 +26,7 @@ from freezer.exceptions import (
     UnsafeArchiveError,
 )
 from freezer.storage.local.storage import LocalStorage
+from freezer.stream import encryption
 from freezer.tests import rsync19
 from freezer.tests.engines import EngineAgent
 from freezer.tests.rsync19 import (
@@ -230,6 +234,43 @@ def test_version_1_without_checksums_is_in_doubt(tmp_path: Path) -> None:
     assert 'could not be compared' in warnings.kept[0]
 
 
+def test_version_1_names_each_file_without_checksums(tmp_path: Path) -> None:
+    """At level 0 only their number is named."""
+    state = first_chain(tmp_path)
+    for path in tmp_path.rglob('[02]_*/engine_metadata'):
+        path.write_bytes(zlib.compress(state1({'.': None})))
+    warnings = restored(tmp_path, 2)
+    assert contents(tmp_path) == state
+    assert warnings.damaged == 1
+    assert 'target/f: its contents may be wrong' in warnings.kept[0]
+    known = agent(tmp_path)
+    warnings = known.restore(
+        tmp_path / 'other', known.state(rsync19.NAME, rsync19.ZERO)
+    )
+    assert warnings.damaged == 0
+    assert '2 restored files could not be compared' in warnings.kept[0]
+
+
+@pytest.mark.parametrize('include', [(), ('d/*',), ('f',)])
+def test_paths_that_were_listed_and_not_stored_are_named(
+    tmp_path: Path, include: tuple[str, ...]
+) -> None:
+    """As version 1 does with a symbolic link whose target is missing."""
+    archive = header('.', DIRECTORY) + header('d', DIRECTORY)
+    archive += header('d/f', FILE, 1) + b'f' + header('f', FILE, 1) + b'f'
+    known = json.loads(state1({'.': None, 'd': None, 'd/f': b'f', 'f': b'f'}))
+    known['files']['d/dangling'] = {'inode': {'mode': SYMLINK, 'deleted': '0000'}}
+    known['files']['d/removed'] = {'inode': {'mode': FILE, 'deleted': '1111'}}
+    store(tmp_path / 'store', 0, archive, json.dumps(known).encode(), {'x': 1})
+    warnings = restored(tmp_path, 0, include=include)
+    if include == ('f',):
+        assert warnings.kept == []
+    else:
+        (text,) = warnings.kept
+        assert 'target/d/dangling: Freezer 19 listed it, and did not' in text
+        assert warnings.damaged == 1
+
+
 @pytest.mark.parametrize('more', [b'longer than its entry says', b''])
 def test_a_file_that_changed_its_size_is_found_by_checksums(
     tmp_path: Path, more: bytes
@@ -343,7 +384,7 @@ def test_a_stream_that_is_cut_off(tmp_path: Path, cut: int) -> None:
     second_chain(tmp_path)
     (data,) = tmp_path.rglob('0_*/data')
     data.write_bytes(data.read_bytes()[:cut])
-    with pytest.raises(EngineError, match=r'cut off|damaged'):
+    with pytest.raises(EngineError, match=r'0_.*/data: .*(cut off|damaged)'):
         restored(tmp_path, 2)
 
 
@@ -425,3 +466,46 @@ def test_compression_bzip2(tmp_path: Path) -> None:
     (marker,) = tmp_path.rglob('metadata/rsync/*/*/0_*/metadata')
     marker.write_text(marker.read_text().replace('gzip', 'bzip2'))
     assert restored(tmp_path, 0).kept == []
+
+
+def encrypt(archive: bytes, passphrase: bytes) -> bytes:
+    """As Freezer 19's engines do: the end of the line is a part of the passphrase."""
+    salt, material, last = b'8 bytes.', b'', b''
+    while len(material) < 48:
+        last = hashlib.md5(last + passphrase + salt).digest()
+        material += last
+    cipher = encryption._cipher(material[:32], material[32:48]).encryptor()
+    data: bytes = cipher.update(archive) + cipher.finalize()
+    return b'Salted__' + salt + data
+
+
+@pytest.mark.parametrize('name', ['gzip', 'bzip2'])
+@pytest.mark.parametrize('end', [b'\n', b''])
+def test_encrypted(tmp_path: Path, name: str, end: bytes) -> None:
+    states = second_chain(tmp_path)
+    for path in tmp_path.rglob('data/rsync/*/*/*/data'):
+        archive = path.read_bytes()
+        if name == 'bzip2':
+            archive = bz2.compress(zlib.decompress(archive))
+        path.write_bytes(encrypt(archive, b'pass phrase' + end))
+    for path in tmp_path.rglob('metadata/rsync/*/*/*/metadata'):
+        marker = {**json.loads(path.read_text()), 'encryption': True}
+        path.write_text(json.dumps({**marker, 'compression': name}))
+    file = tmp_path / 'pass'
+    file.write_bytes(b'another')
+    with pytest.raises(FreezerError, match='wrong passphrase'):
+        restored(tmp_path, 2, passphrase=encryption.Passphrase(str(file)))
+    file.write_bytes(b'pass phrase' + end)
+    assert restored(tmp_path, 2, passphrase=encryption.Passphrase(str(file))).kept == []
+    assert contents(tmp_path) == states[2]
+
+
+def test_two_bytes_do_not_show_that_a_passphrase_is_right(tmp_path: Path) -> None:
+    known = agent(tmp_path)
+    second_chain(tmp_path)
+    level = OpenedLevel(
+        known.state(rsync19.NAME)[0], LevelOpener(known.settings, known.engine)
+    )
+    assert level._looks_right(zlib.compress(b'\x90' + RANDOM, 9)[:496])
+    assert not level._looks_right(b'\x78\xda' + RANDOM[:494])
+    assert not level._looks_right(zlib.compress(b'no archive', 9))
