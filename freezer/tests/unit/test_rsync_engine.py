@@ -306,6 +306,13 @@ def test_paths_outside_are_refused_before_anything_is_written(
     assert not (tmp_path / 'target').exists()
 
 
+def test_names_of_version_1_are_bytes(tmp_path: Path) -> None:
+    archive = header('f??', FILE, 1).replace(b'f??', b'f\xff\n') + b'a'
+    store(tmp_path / 'store', 0, archive, None)
+    restored(tmp_path, 0)
+    assert os.listdir(os.fsencode(tmp_path / 'target')) == [b'f\xff\n']
+
+
 def test_version_1_refuses_paths_outside(tmp_path: Path) -> None:
     store(tmp_path / 'store', 0, header('../out', FILE, 1) + b'a', None)
     with pytest.raises(UnsafeArchiveError):
