@@ -457,6 +457,9 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
         raise ConfigError('overwrite and keep-extra: pass one of them')
     values['storage'] = values['storage'] or ''
     values['snapshot'] = _snapshot(conf)
+    declared = plugins.options(plugins.ENGINES).get(values['engine_name'])
+    if declared and declared.stored_as:
+        values['engine_name'] = declared.stored_as
     for kind, dest in _CHOSEN_BY.items():
         if kind != plugins.STORAGES:
             values[f'{plugins.KINDS[kind]}_options'] = storages.plugin_options(

@@ -63,17 +63,23 @@ class Warnings:
 
     :ivar incomplete: how many of them leave something out: of the source in a backup,
         of the backup in a restore
+    :ivar damaged: how many name something that was restored, and is not what was backed
+        up
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.incomplete = 0
+        self.damaged = 0
         self.kept: list[str] = []
 
-    def add(self, text: str, *, incomplete: bool = False) -> None:
+    def add(
+        self, text: str, *, incomplete: bool = False, damaged: bool = False
+    ) -> None:
         LOG.warning('%s', text)
         self.count += 1
         self.incomplete += incomplete
+        self.damaged += damaged
         if len(self.kept) < KEPT_WARNINGS:
             self.kept.append(text)
 
@@ -150,6 +156,8 @@ class Engine(abc.ABC):
     restores_to_path: bool = True
     #: compression of backups whose marker has none; None: that of the settings
     unmarked_compression: ClassVar[str | None] = None
+    #: names of compressions in markers -> what they mean there, if it is something else
+    compressions: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
@@ -245,8 +253,9 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
-    ) -> 'Extractor | PartsExtractor':
-        """Create the extractor of one chain.
+    ) -> 'Extractor | PartsExtractor | None':
+        """Create the extractor of one chain; None for an engine that restores a whole
+        chain with :meth:`FileEngine.extract_part`, too.
 
         :param target: from :meth:`check_target`; created here if it is missing
         :param state: the engine's file of the newest level to extract; None if lost

@@ -3,11 +3,23 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, Protocol
 
 from freezer.engine.settings import EngineSettings
-from freezer.exceptions import ConfigError, RestoreError, TamperedError
+from freezer.exceptions import (
+    ConfigError,
+    EngineError,
+    RestoreError,
+    TamperedError,
+)
 from freezer.storage import layout
 from freezer.storage.backup import StoredLevel, StoredStream
 from freezer.storage.exceptions import IntegrityError, NotFound
@@ -30,6 +42,9 @@ class ArchiveFormat(Protocol):
 
     @property
     def unmarked_compression(self) -> str | None: ...
+
+    @property
+    def compressions(self) -> Mapping[str, str]: ...
 
     def is_archive_start(self, head: bytes) -> bool: ...
 
@@ -115,15 +130,16 @@ class OpenedLevel:
         self.level = stored.level
         self._opener = opener
         marker = stored.marker
-        self.compression = str(
+        name = str(
             marker.get('compression')
             or opener.engine.unmarked_compression
             or opener.settings.compression
         )
+        self.compression = opener.engine.compressions.get(name, name)
         # Freezer 19 decrypts when a passphrase is given and the marker does not say.
         encrypted = marker.get('encryption', opener.passphrase is not None)
-        name = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
-        self.format: str | None = str(name) if name else None
+        form = marker.get(layout.FORMAT_KEY) or (encrypted and encryption.OPENSSL)
+        self.format: str | None = str(form) if form else None
 
     @fetched
     def sealed(self) -> 'SealedLevel | None':
@@ -289,10 +305,20 @@ class OpenedLevel:
 
     def _looks_right(self, head: bytes) -> bool:
         """Whether decrypted bytes begin as they must, so the passphrase is right."""
+        is_start = self._opener.engine.is_archive_start
         magic = compression.MAGIC.get(self.compression)
         if magic is None:
-            return self._opener.engine.is_archive_start(head)
-        return head.startswith(magic)
+            return is_start(head)
+        if not head.startswith(magic):
+            return False
+        if self.compression != compression.ZLIB:
+            return True
+        # Its two bytes can be there by chance; the head always has a byte of content.
+        try:
+            opened = compression.decompress(self.compression, [head])
+            return is_start(bytes(next(opened, b'')))
+        except EngineError:
+            return False
 
 
 class _IndexStream(RangedStream):

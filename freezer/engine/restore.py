@@ -203,16 +203,25 @@ class RestoreChain:
         self._progress.phase = 'Restoring'
         limit = _Limit(self._settings.max_restore_size)
         if self._settings.include or plan is not None:
-            require_files(self._engine, 'include').extract_part(
-                target,
-                self._parts(),
-                lambda blocks: self._progress.archived(limit.hold(blocks)),
-                warnings,
-                plan,
-            )
-            return warnings
-        self._restore_whole(target, limit, warnings)
+            self._restore_part(target, limit, warnings, plan)
+        else:
+            self._restore_whole(target, limit, warnings)
         return warnings
+
+    def _restore_part(
+        self,
+        target: str,
+        limit: '_Limit',
+        warnings: Warnings,
+        plan: TargetPlan | None = None,
+    ) -> None:
+        require_files(self._engine, 'include').extract_part(
+            target,
+            self._parts(),
+            lambda blocks: self._progress.archived(limit.hold(blocks)),
+            warnings,
+            plan,
+        )
 
     def _warn_of_padded(self, warnings: Warnings) -> None:
         """Name the files that the newest level should have. Each level tries again to
@@ -235,7 +244,11 @@ class RestoreChain:
         known = [size for size in sizes if size is not None]
         self._progress.total = sum(known) if len(known) == len(sizes) else None
         state = self._engine.completed_state(self._newest_state(), self.newest.marker)
-        with self._engine.extractor(target, state, warnings) as extractor:
+        opened = self._engine.extractor(target, state, warnings)
+        if opened is None:
+            self._restore_part(target, limit, warnings)
+            return
+        with opened as extractor:
             if not isinstance(extractor, PartsExtractor):
                 for level in self._levels:
                     # Raises an exception if it has parts.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import freezer
-from freezer.engine.engine import Restored, TargetPlan, require_files
+from freezer.engine.engine import Restored, TargetPlan, Warnings, require_files
 from freezer.engine.restore import RestoreChain
 from freezer.exceptions import ConfigError, FreezerError, RestoreError
 from freezer.job import INCOMPLETE, summary
@@ -126,7 +126,7 @@ class RestoreJob(Job):
         progress = self.progress
         progress.level = newest.level
         progress.warnings += warnings.count
-        progress.incomplete = warnings.incomplete
+        progress.incomplete = warnings.incomplete + warnings.damaged
         # Each level tries again to read what the level below it could not.
         if errors := newest.marker.get(layout.INCOMPLETE_KEY):
             NOTICES.warning(
@@ -136,13 +136,11 @@ class RestoreJob(Job):
             )
         head = f'Restored {what} into {made.label}'
         lines = summary.of_restore(config, progress, head, warnings.kept)
-        failed = warnings.incomplete and not config.allow_incomplete
+        failed = progress.incomplete and not config.allow_incomplete
         if failed:
-            message = _incomplete(
-                made.label, warnings.incomplete, engine.restores_to_path
-            )
-            LOG.error('%s', message)
-            lines.append(f'Error: {message}')
+            for message in _failures(made.label, warnings, engine.restores_to_path):
+                LOG.error('%s', message)
+                lines.append(f'Error: {message}')
         return Outcome(
             self._document(newest, target) | {**made.keys},
             exit_code=INCOMPLETE if failed else 0,
@@ -210,6 +208,18 @@ def _program() -> Iterator[str]:
     for module in tuple(sys.modules.values()):
         if file := getattr(module, '__file__', None):
             yield file
+
+
+def _failures(target: str, warnings: Warnings, is_path: bool) -> Iterator[str]:
+    if warnings.damaged:
+        items = human.number(warnings.damaged, 'item')
+        yield (
+            f'{target}: restored, except for {items} of which the backup does not '
+            f'have what was backed up: see the warnings, the log names all; restore '
+            f'another date, or accept it with --allow-incomplete'
+        )
+    if warnings.incomplete:
+        yield _incomplete(target, warnings.incomplete, is_path)
 
 
 def _incomplete(target: str, count: int, is_path: bool) -> str:

@@ -22,9 +22,12 @@ from freezer.utils.blocks import Block, Buffer, Buffers, cut
 from freezer.utils.ranges import Portions, Range, RangedStream, select
 
 NAMES = ('gzip', 'bzip2', 'xz', 'zstd', 'none')
+# Only read: some engines of Freezer 19 wrote it, with level 9.
+ZLIB = 'zlib'
 # The first bytes of each; they also show whether a passphrase is right.
 MAGIC = {
     'gzip': b'\x1f\x8b\x08',
+    ZLIB: b'\x78\xda',
     'bzip2': b'BZh',
     'xz': b'\xfd7zXZ\x00',
     'zstd': b'\x28\xb5\x2f\xfd',
@@ -48,7 +51,7 @@ _INPUT_BLOCK = 64 * 1024
 
 def check_available(name: str) -> None:
     """:raises ConfigError: the name is unknown, or its library is not installed"""
-    if name not in NAMES:
+    if name not in (*NAMES, ZLIB):
         raise ConfigError(
             f'unknown compression {name!r}; available: {", ".join(NAMES)}'
         )
@@ -291,8 +294,8 @@ def _slices(blocks: Iterable[Block]) -> Iterator[memoryview | bytes]:
 class _Gzip:
     """Has the interface of bz2.BZ2Decompressor."""
 
-    def __init__(self) -> None:
-        self._inner = _zlib().decompressobj(wbits=_GZIP_WBITS)
+    def __init__(self, wbits: int = _GZIP_WBITS) -> None:
+        self._inner = _zlib().decompressobj(wbits=wbits)
 
     @property
     def eof(self) -> bool:
@@ -314,6 +317,7 @@ class _Gzip:
 
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     'gzip': _Gzip,
+    ZLIB: lambda: _Gzip(zlib.MAX_WBITS),
     'bzip2': bz2.BZ2Decompressor,
     'xz': lambda: lzma.LZMADecompressor(memlimit=_WINDOW + _XZ_OVERHEAD),
     'zstd': lambda: _zstd().ZstdDecompressor(
@@ -368,7 +372,7 @@ _FORMATS = {
 
 def _errors(name: str) -> tuple[type[Exception], ...]:
     """The exceptions of a decompressor whose input is damaged."""
-    if name == 'gzip':
+    if name in ('gzip', ZLIB):
         return (_zlib().error,)
     if name == 'zstd':
         return (_zstd().ZstdError,)

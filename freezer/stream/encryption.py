@@ -35,7 +35,9 @@ _MAGIC = b'Salted__'
 _SALT_BYTES = 8
 _KEY_BYTES = 32
 _IV_BYTES = 16
-_DIGESTS = ('sha256', 'md5')
+# Digest, and what follows the passphrase: the end of its line in Freezer's rsync
+# engines.
+_DERIVATIONS = (('sha256', b''), ('md5', b''), ('md5', b'\n'))
 # Enough to recognise the magic of a compressor, or a tar header by its checksum.
 _LOOK_BYTES = 512
 _HEAD_BYTES = len(_MAGIC) + _SALT_BYTES
@@ -108,7 +110,7 @@ def is_age(path: Path) -> bool:
 def encrypt(passphrase: bytes, blocks: Iterable[Block]) -> Iterator[Block]:
     salt = os.urandom(_SALT_BYTES)
     yield _MAGIC + salt
-    encryptor = _cipher(*_derive(passphrase, salt, _DIGESTS[0])).encryptor()
+    encryptor = _cipher(*_derive(passphrase, salt, _DERIVATIONS[0][0])).encryptor()
     for block in blocks:
         yield encryptor.update(block)
     if rest := encryptor.finalize():
@@ -211,8 +213,8 @@ def _secrets(
             'the backup is damaged: it is not encrypted, but its metadata says so'
         )
     salt = bytes(head[len(_MAGIC) : _HEAD_BYTES])
-    for digest in _DIGESTS:
-        key, iv = _derive(passphrase, salt, digest)
+    for digest, end in _DERIVATIONS:
+        key, iv = _derive(passphrase + end, salt, digest)
         first = _cipher(key, iv).decryptor().update(head[_HEAD_BYTES:_LONG_HEAD_BYTES])
         if looks_right(first):
             return key, iv

@@ -25,6 +25,8 @@ class PluginOptions:
         options that select resources: first its ID, then its name, then others
     :param exclusive: of an engine or a snapshot: keys of further options that are an
         error with another one; those of a snapshot choose it if --snapshot is auto
+    :param stored_as: of an engine: the name of the one that reads and writes its
+        backups; that is used in its place
     :param media: of an engine: ``backup_media`` of Freezer 19
     :param secret_receivers: of a storage: keys of the options that name servers which
         get a password or a token, perhaps one of the environment or of a file
@@ -37,6 +39,7 @@ class PluginOptions:
     secret_files: Sequence[str] = ()
     selectors: Sequence[str] = ()
     exclusive: Sequence[str] = ()
+    stored_as: str = ''
     media: str = 'fs'
     secret_receivers: Sequence[str] = ()
     place: Callable[[str, Mapping[str, Any]], Hashable] = _container

@@ -6,6 +6,14 @@ from oslo_config import cfg
 from freezer.utils.plugin_options import PluginOptions
 from freezer.utils.types import Size
 
+# Of every engine that restores files.
+NUMERIC_OWNER = cfg.BoolOpt(
+    'numeric-owner',
+    default=False,
+    help='Restore owners by their numbers. By default, owners are restored '
+    'by their names, if this machine has users and groups of these names.',
+)
+
 OPTIONS = PluginOptions(
     groups={
         None: (
@@ -66,12 +74,7 @@ OPTIONS = PluginOptions(
                 help='Do not warn about file systems that are mounted below the source '
                 'and are not in the backup.',
             ),
-            cfg.BoolOpt(
-                'numeric-owner',
-                default=False,
-                help='Restore owners by their numbers. By default, owners are restored '
-                'by their names, if this machine has users and groups of these names.',
-            ),
+            NUMERIC_OWNER,
             cfg.BoolOpt(
                 'no-attributes',
                 default=False,

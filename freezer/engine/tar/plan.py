@@ -23,7 +23,14 @@ the backup holds nothing is not entered at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -59,42 +66,30 @@ class _Listed(NamedTuple):
     names: dict[bytes, bytes]
 
 
-class _Chain:
-    """The final state of a chain, by its index or the snapshot files of its levels.
+class Listing:
+    """What a backup has, by the lists of its directories.
 
-    :ivar subject: see :attr:`snapshot.Snapshot.subject`
+    :ivar is_tree: whether it is of a directory; nothing is removed beside a single file
     :ivar parents: see :attr:`TargetPlan.parents`
     """
 
-    def __init__(
-        self,
-        states: Iterable[LevelState],
-        index: ChainIndex | None,
-        roots: Sequence[bytes],
-    ) -> None:
-        self._states = iter(states)
-        self._levels: list[_Lists] = []
-        self.subject: bytes | None
-        # Not of a level of an earlier version.
-        unstored = None if index is None else index.unstored()
-        chosen: Sequence[bytes]
-        if index is None or unstored is None:
-            newest = self._load(next(self._states))
-            self.subject, chosen = newest.subject, newest.chosen
-        else:
-            self._states = iter(())
-            self._levels = [_lists(index, unstored, roots)]
-            last = index.indexes[-1]
-            self.subject = os.fsencode(str(last.properties.get('subject')))
-            chosen = chosen_in(last)
-        self.parents = Selection(chosen).names if chosen else {}
+    def __init__(self) -> None:
+        self._levels: list[_Lists] = [{}]
+        self.is_tree = True
+        self.parents: Mapping[bytes, Container[bytes]] = {}
+
+    def add(self, path: bytes, is_directory: bool) -> None:
+        """Add a path."""
+        folder, _slash, name = path.rpartition(b'/')
+        letter = _DIRECTORY if is_directory else _FILE
+        self._levels[0].setdefault(folder, {})[name] = letter
 
     @property
     def top(self) -> _Listed:
         return _Listed(0, self._levels[0].get(b'', {}))
 
     def find(self, parent: _Listed, path: bytes, name: bytes) -> _Listed | bytes | None:
-        """What the chain has at a path: a directory, ``Y`` for another file, or None
+        """What the backup has at a path: a directory, ``Y`` for another file, or None
         if no level has stored it.
 
         :param parent: the directory it is in, which lists the name
@@ -113,6 +108,39 @@ class _Chain:
         if letter != _DIRECTORY:
             return _FILE
         return _Listed(age, self._level(age).get(path, {}))
+
+    def _level(self, age: int) -> _Lists:
+        return self._levels[age]
+
+
+class _Chain(Listing):
+    """The final state of a chain, by its index or the snapshot files of its levels."""
+
+    def __init__(
+        self,
+        states: Iterable[LevelState],
+        index: ChainIndex | None,
+        roots: Sequence[bytes],
+    ) -> None:
+        super().__init__()
+        self._states = iter(states)
+        self._levels = []
+        # Not of a level of an earlier version.
+        unstored = None if index is None else index.unstored()
+        chosen: Sequence[bytes]
+        subject: bytes | None
+        if index is None or unstored is None:
+            newest = self._load(next(self._states))
+            subject, chosen = newest.subject, newest.chosen
+        else:
+            self._states = iter(())
+            self._levels = [_lists(index, unstored, roots)]
+            last = index.indexes[-1]
+            subject = os.fsencode(str(last.properties.get('subject')))
+            chosen = chosen_in(last)
+        self.is_tree = subject == snapshot.TREE
+        if chosen:
+            self.parents = Selection(chosen).names
 
     def _level(self, age: int) -> _Lists:
         while len(self._levels) <= age:
@@ -136,6 +164,17 @@ class _Chain:
             lists.setdefault(folder, {})[name] = _OLDER[0]
         self._levels.append(lists)
         return known
+
+
+def of_chain(
+    states: Iterable[LevelState], index: ChainIndex | None, roots: Sequence[bytes]
+) -> Listing:
+    """
+    :param states: the newest first; older ones are fetched only if they are needed
+    :param roots: see :meth:`ChainIndex.state`
+    :raises EngineError: a snapshot file is lost or damaged
+    """
+    return _Chain(states, index, roots)
 
 
 def _lists(
@@ -177,23 +216,20 @@ class _Visit:
 
 
 class Planner:
-    """Compares a target with a chain; see the module.
+    """Compares a target with a backup; see the module.
 
-    :param states: the newest first; older ones are fetched only if they are needed
-    :param index: opens the index of the chain, if it has one
+    :param listing: what the backup has; raises EngineError if that cannot be found out
     """
 
     def __init__(
         self,
         target: str,
-        states: Iterable[LevelState],
-        index: Callable[[], ChainIndex | None],
+        listing: Callable[[], Listing],
         patterns: Patterns,
         keep_extra: bool,
     ) -> None:
         self._target = target
-        self._states = states
-        self._index = index
+        self._make_listing = listing
         self._patterns = patterns
         self._keep_extra = keep_extra
         self._removed: list[bytes] = []
@@ -214,9 +250,8 @@ class Planner:
         except FileNotFoundError:
             return None
         try:
-            roots = self._patterns.roots()
-            self._chain = _Chain(self._states, self._index(), roots)
-            if self._chain.subject == snapshot.TREE:
+            self._chain = self._make_listing()
+            if self._chain.is_tree:
                 self._compare()
         except EngineError as error:
             raise RestoreError(

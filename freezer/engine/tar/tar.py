@@ -42,12 +42,13 @@ from freezer.engine.tar.extract import ArchiveExtractor, TarExtractor
 from freezer.engine.tar.options import OPTIONS
 from freezer.engine.tar.part import PartExtractor
 from freezer.engine.tar.patterns import Patterns
-from freezer.engine.tar.plan import Planner
+from freezer.engine.tar.plan import Listing, Planner, of_chain
 from freezer.engine.tar.reader import TarReader
 from freezer.engine.tar.rules import rules_of
 from freezer.engine.tar.selection import Selection, chosen_in
 from freezer.engine.tar.source import PathSource, path_source, source_at
-from freezer.exceptions import ConfigError, EngineError, RestoreError
+from freezer.engine.target import check_directory
+from freezer.exceptions import ConfigError, EngineError
 from freezer.utils import checksum, human, machine
 from freezer.utils.blocks import Block
 
@@ -110,27 +111,7 @@ class TarEngine(FileEngine):
         return checksum.checksum(source.folder, paths, self._follows_links, LOG.warning)
 
     def check_target(self, path: str | None, overwrite: bool) -> str:
-        if not path:
-            raise ConfigError(
-                'restore-abs-path is required for action restore: give '
-                '--restore-abs-path, or restore_abs_path in the job file'
-            )
-        target = os.path.abspath(path)
-        try:
-            present = os.listdir(target)
-        except FileNotFoundError:
-            return target
-        except OSError as error:
-            raise RestoreError(
-                f'restore-abs-path {target}: {error.strerror}'
-            ) from error
-        if present and not overwrite:
-            raise RestoreError(
-                f'restore-abs-path {target} is not empty: choose another, or give '
-                f'--overwrite, which also removes what the backup does not hold, or '
-                f'--keep-extra, which removes nothing'
-            )
-        return target
+        return check_directory(path, overwrite)
 
     def extractor(
         self, target: str, state: bytes | None, warnings: Warnings
@@ -212,7 +193,10 @@ class TarEngine(FileEngine):
         keep_extra: bool,
         index: Callable[[], ChainIndex | None] = lambda: None,
     ) -> TargetPlan | None:
-        return Planner(target, states, index, self._patterns, keep_extra).plan()
+        def listed() -> Listing:
+            return of_chain(states, index(), self._patterns.roots())
+
+        return Planner(target, listed, self._patterns, keep_extra).plan()
 
     def archive_reader(self, level: int) -> TarReader:
         return TarReader()

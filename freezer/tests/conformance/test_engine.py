@@ -107,7 +107,9 @@ def extract(
         (part, iter([content[:700], content[700:]]))
         for part, content in archive.items()
     ]
-    with engine.extractor(where, state, Warnings()) as extractor:
+    opened = engine.extractor(where, state, Warnings())
+    assert opened is not None
+    with opened as extractor:
         if isinstance(extractor, PartsExtractor):
             extractor.extract(iter(parts))
         else:

@@ -16,6 +16,7 @@ import pytest
 from freezer.tests.agent import ROOT
 from freezer.tests.commands import run_command
 
+ENGINES = {'blocks', 'glance', 'rsync', 'rsyncv2', 'stream', 'tar'}
 _SECONDS = 60
 COMMANDS = ('freezer-agent', 'freezer-scheduler')
 
@@ -47,7 +48,7 @@ def offered(*words: str) -> tuple[set[str], set[str]]:
             {'s3', 'ssh', 'swift', 'ftp', 'ftps', 'local'},
         ),
         (('freezer-agent', '--compression', 'z'), {'zstd'}),
-        (('freezer-agent', '-e', ''), {'blocks', 'glance', 'stream', 'tar'}),
+        (('freezer-agent', '-e', ''), ENGINES),
         (('freezer-agent', '--s3-sse', 'aws'), {'aws:kms'}),
         (('freezer-agent', '--s3-nocr'), {'--s3-nocreate-bucket'}),
         (('freezer-agent', '--backup-name', '-'), set()),
@@ -132,7 +133,7 @@ def _zsh(folder: Path) -> Shell:
         ('freezer-agent --action ch', {'check'}),
         ('freezer-agent --action=mou', {'--action=mount'}),
         ('freezer-agent --storage ', {'s3', 'ssh', 'swift', 'ftp', 'ftps', 'local'}),
-        ('freezer-agent -e ', {'blocks', 'glance', 'stream', 'tar'}),
+        ('freezer-agent -e ', ENGINES),
         ('freezer-agent --s3-sse aws', {'aws:kms'}),
         ('freezer-agent --s3-nocr', {'--s3-nocreate-bucket'}),
         ('freezer-agent --backup-name ', set()),

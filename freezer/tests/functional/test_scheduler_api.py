@@ -119,7 +119,9 @@ def test_backup_restore_stop_and_delete(
         assert sorted(known['supported_storages']) == [
             *('ftp', 'ftps', 'local', 's3', 'ssh', 'swift')
         ]
-        assert sorted(known['supported_engines']) == ['glance', 'tar']
+        assert sorted(known['supported_engines']) == [
+            *('glance', 'rsync', 'rsyncv2', 'tar')
+        ]
         modes = ['fs', 'glance', 'mongo', 'mysql']
         assert sorted(known['supported_modes']) == modes
         backup = document(s3(store, action='backup', path_to_backup=str(tree)))

@@ -33,7 +33,7 @@ def test_validate_refuses_each_action_that_cannot_run(
 ) -> None:
     good = backup_to(tmp_path / 'store', tree)
     wrongs: tuple[dict[str, Any], ...] = (
-        *({'storage': 'nfs'}, {'mode': 'sqlserver'}, {'engine': 'rsync'}),
+        *({'storage': 'nfs'}, {'mode': 'sqlserver'}, {'engine': 'zip'}),
         {'max_level': 3},
     )
     for number, wrong in enumerate(wrongs):

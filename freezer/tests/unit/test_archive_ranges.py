@@ -5,9 +5,9 @@ import itertools
 import json
 import os
 import random
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -157,6 +157,7 @@ def make(folder: Path, name: str, form: str | None) -> Level:
 
 class _Engine:
     unmarked_compression = None
+    compressions: ClassVar[Mapping[str, str]] = {}
 
     def is_archive_start(self, head: bytes) -> bool:
         return head.startswith(b'archive')

@@ -55,7 +55,8 @@ def test_a_job_that_can_run(options: dict[str, str]) -> None:
         (SOURCE | {'container': '/c'}, 'no storage configured'),
         (SOURCE | LOCAL | {'storage': 'nfs'}, "'nfs' is not available"),
         (SOURCE | LOCAL | {'mode': 'sqlserver'}, "mode 'sqlserver' needs Windows"),
-        (SOURCE | LOCAL | {'engine': 'rsync'}, "engine 'rsync' is not available"),
+        (SOURCE | LOCAL | {'engine': 'zip'}, "engine 'zip' is not available"),
+        (SOURCE | LOCAL | {'engine': 'rsyncv2'}, 'use --engine tar'),
         (LOCAL | {'action': 'find', 'include': 'x', 'engine': 'nova'}, "'nova' is not"),
         (LOCAL | {'action': 'restore', 'restore_abs_path': '/t', 'engine': 'x'}, "'x'"),
         (

@@ -213,7 +213,7 @@ def test_registers_once(api: FakeApi, remote: Remote) -> None:
     storages = {'local', 's3', 'ssh', 'swift', 'ftp', 'ftps'}
     assert set(client['supported_storages']) == storages
     # freezer-api knows no engine blocks.
-    assert set(client['supported_engines']) == {'tar', 'glance'}
+    assert set(client['supported_engines']) == {*('tar', 'glance', 'rsync', 'rsyncv2')}
     assert set(client['supported_modes']) == {'fs', 'glance', 'mongo', 'mysql'}
     assert client['supported_actions'][-1] == 'exec'
     assert 'is_central' not in client
@@ -279,7 +279,7 @@ def test_cache_belongs_to_one_client(api: FakeApi, remote: Remote) -> None:
 
 @pytest.mark.parametrize(
     'wrong',
-    [{'mode': 'sqlserver'}, {'log_config_append': '/x'}, {'engine': 'rsync'}],
+    [{'mode': 'sqlserver'}, {'log_config_append': '/x'}, {'engine': 'zip'}],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_refused_jobs_are_reported(
