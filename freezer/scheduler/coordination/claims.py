@@ -13,6 +13,7 @@ import os
 import queue
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ _RENEW, _TERM, _KILL, _GIVE_UP = 1 / 6, 2 / 3, 11 / 12, 1
 _SETTLE = 1 / 3
 # Seconds between two looks at the other members, at most.
 _LOOK_SECONDS = 5.0
+# Intervals between looks that a member stays after its last run.
+_STAY = 1.5
 _STOP_SECONDS = 5.0
 # The newest runs are published: memcached and etcd take a megabyte.
 _MOST_RUNS = 2000
@@ -119,6 +122,8 @@ class Claims:
         self._published = True
         self._renewed = -math.inf
         self._looked = -math.inf
+        # When the last run here ended.
+        self._ended = -math.inf
         # Until then nothing is claimed.
         self._wait_until = -math.inf
         self._error = ''
@@ -134,10 +139,11 @@ class Claims:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the group; no run may be left."""
+        """Leave the group, as soon as the others know the last runs; no run may be
+        left."""
         self._stopping = True
         self._tasks.put(None)
-        self._thread.join(_STOP_SECONDS)
+        self._thread.join(_STOP_SECONDS + self._look_seconds * _STAY)
         self.watchdog.close()
 
     def ask(self, wanted: Wanted) -> None:
@@ -174,6 +180,10 @@ class Claims:
     def _valid_until(self) -> float:
         return self._renewed + self._lifetime * _TERM
 
+    @property
+    def _look_seconds(self) -> float:
+        return min(self._lifetime * _RENEW, _LOOK_SECONDS)
+
     def _work(self) -> None:
         tasks: list[Callable[[Backend], None]] = []
         while True:
@@ -207,12 +217,17 @@ class Claims:
             if self._stopping and self._error:
                 break
         if self._backend is not None:
+            if not self._error and len(self._members) > 1:
+                # What a member publishes is gone when it leaves, and another one that
+                # has not seen it would repeat the run.
+                left = self._ended + self._look_seconds * _STAY - now()
+                time.sleep(max(left, 0.0))
             with contextlib.suppress(BackendError):
                 self._backend.close()
 
     def _take_tasks(self, tasks: list[Callable[[Backend], None]]) -> None:
         """Wait for work, or until something has to be renewed."""
-        seconds = min(self._lifetime * _RENEW, _LOOK_SECONDS)
+        seconds = self._look_seconds
         if self._error:
             seconds = 1.0
         with contextlib.suppress(queue.Empty):
@@ -309,6 +324,7 @@ class Claims:
             return
         self._published = False
         if state == DONE:
+            self._ended = now()
             ended = max(run.at, datetime.datetime.now(datetime.UTC))
             self._store(job_id, dataclasses.replace(run, ended=ended, state=DONE))
         elif claim.before is not None:
@@ -326,7 +342,7 @@ class Claims:
 
     def _look(self, backend: Backend) -> None:
         """At what the others have done."""
-        if now() >= self._looked + min(self._lifetime * _RENEW, _LOOK_SECONDS):
+        if now() >= self._looked + self._look_seconds:
             self._read(backend)
 
     def _read(self, backend: Backend) -> None:

@@ -107,14 +107,15 @@ class ScheduledJob:
             return None
         # During a run, freezer-api keeps an event that takes effect after the run.
         pending = self.run is not None and api.event != documents.START
-        current = JobUpdate(
-            self.id,
-            record.status,
-            record.result if self.run is None else '',
-            _epoch(record.started),
-            _epoch(record.ended) if self.run is None else -1,
-            '' if pending else api.event,
-        )
+        result, started, ended = record.result, record.started, record.ended
+        if self.run is not None:
+            result, ended = '', None
+        times = (result, _epoch(started), _epoch(ended))
+        if record.elsewhere:
+            # Only the scheduler of that run knows, and may have left meanwhile.
+            times = (api.result, api.started, api.ended)
+        event = '' if pending else api.event
+        current = JobUpdate(self.id, record.status, *times, event)
         known = JobUpdate(self.id, api.status, api.result, api.started, api.ended)
         return None if current == known else current
 
@@ -164,6 +165,7 @@ class ScheduledJob:
         self.run = run
         self.record.runs += 1
         self.record.started = now
+        self.record.elsewhere = False
         record = self.record
         self._before = (record.timing, record.considered, record.due)
         self._advance(now)
@@ -222,12 +224,14 @@ class ScheduledJob:
         record.considered = max(record.considered or at, at)
         record.due = self._next_run(record.considered)
         self.queued = False
+        record.elsewhere = True
         self._set_status(self._idle_status())
 
     def reject(self, reason: str, now: datetime.datetime) -> None:
         """Count a run that was due, but may not start, as failed."""
         self.record.runs += 1
         self.record.started = now
+        self.record.elsewhere = False
         self.queued = False
         self._advance(now)
         self.on_finished(RunResult(FAIL, 1, reason), now)

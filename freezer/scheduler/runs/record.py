@@ -46,6 +46,8 @@ class Record:
     :param history: the last runs, the newest last; see :meth:`remember`
     :param event: the event in freezer-api that has been handled, while it is there
     :param in_api: the job is in freezer-api
+    :param elsewhere: the last run was that of another scheduler; result and times are
+        those of the last run here
     """
 
     job_id: str
@@ -70,6 +72,7 @@ class Record:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     event: str = ''
     in_api: bool = False
+    elsewhere: bool = False
 
     def remember(self, backup: Mapping[str, Any]) -> None:
         """Add the run that has ended to the history.

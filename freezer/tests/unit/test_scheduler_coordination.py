@@ -167,6 +167,38 @@ def test_nothing_is_claimed_at_once_after_an_outage(
         made.stop()
 
 
+def test_the_last_run_of_one_that_leaves_is_known(
+    shared: Coordination, tmp_path: Path
+) -> None:
+    leaving, staying = (Claims(shared, tmp_path, lambda: None) for _ in range(2))
+
+    def answer(member: Claims) -> Answer:
+        member.ask(WANTED)
+        found: list[Answer] = []
+
+        def asked() -> bool:
+            found.extend(each for each in member.answers() if each.asked)
+            return bool(found)
+
+        until(asked)
+        return found[0]
+
+    staying.start()
+    try:
+        until(lambda: staying._members)
+        leaving.start()
+        claim = answer(leaving).claim
+        assert claim is not None
+        until(lambda: len(leaving._members) == 2)
+        leaving.finish(claim, DONE)
+        leaving.stop()
+        found = answer(staying)
+        assert found.claim is None
+        assert found.run is not None
+    finally:
+        staying.stop()
+
+
 # -- The watchdog ----------------------------------------------------------------------
 
 

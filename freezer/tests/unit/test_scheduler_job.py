@@ -406,6 +406,17 @@ def test_a_run_elsewhere(make: Any) -> None:
     assert once.record.status == 'completed'
 
 
+def test_the_result_of_a_run_elsewhere_stays_in_the_api(records: Records) -> None:
+    job = ScheduledJob(api_document(), records, NOW)
+    reported = {'status': 'completed', 'result': 'success', 'time_started': 5}
+    job.update(api_document(**reported, time_ended=6), NOW)
+    job.on_run_elsewhere(job.record.timing, NOW, NOW + SECOND)
+    assert job.pending_update is None
+    # Its scheduler was killed before it reported the end of the run.
+    job.update(api_document(status='running', time_started=5), NOW)
+    assert job.pending_update == JobUpdate('a', 'completed', '', 5, -1)
+
+
 def test_a_run_that_does_not_count_is_due_again(make: Any) -> None:
     job = make(**HOURLY)
     due = job.due
