@@ -70,15 +70,6 @@ class Temporaries:
         self._images = images
         self._patience = patience
         self._cancelled = cancelled or threading.Event()
-        self._mark = f'{socket.gethostname()}/{owner.new_mark()}'
-
-    @property
-    def name(self) -> str:
-        return f'{_PREFIX} {self._mark}'
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        return {KEY: VALUE, _RUN: self._mark}
 
     @contextlib.contextmanager
     def snapshot(self, volume: Record) -> Iterator[Record]:
@@ -102,12 +93,28 @@ class Temporaries:
 
     @contextlib.contextmanager
     def _made(self, kind: str, fields: Record) -> Iterator[Record]:
-        own = {'name': self.name, 'metadata': self.metadata}
-        made = self._volumes.create(kind, {**fields, **own})
+        mark = _new_mark()
+        metadata = {KEY: VALUE, _RUN: mark}
         try:
+            made = self._volumes.create(
+                kind, {**fields, 'name': _name(mark), 'metadata': metadata}
+            )
             yield self._volumes.wait(kind, made['id'], self._cancelled)
         finally:
-            self._remove(kind, made)
+            with _problems_reported(f'{kind} {mark}', 'delete'):
+                # Also those of requests without a response, and not what was made
+                # permanent: that has other metadata.
+                for found in list(self._marked(kind, _RUN, mark)):
+                    self._delete(kind, found)
+
+    def _marked(self, kind: str, key: str, value: str) -> Iterator[Record]:
+        return self._volumes.find(kind, metadata=json.dumps({key: value}))
+
+    def _delete(self, kind: str, found: Record) -> None:
+        with _problems_reported(label(kind, found), 'delete'):
+            if kind == VOLUMES:
+                self._volumes.detach_all(found['id'])
+            self._volumes.delete(kind, found['id'])
 
     @contextlib.contextmanager
     def attachment(self, volume: Record, mode: str) -> Iterator[Record]:
@@ -130,7 +137,7 @@ class Temporaries:
         """An image with the data of an available volume."""
         images = self._images()
         self._remove_left_images(images)
-        made = self._volumes.upload(volume['id'], self.name)
+        made = self._volumes.upload(volume['id'], _name(_new_mark()))
         try:
             yield self._active(images, made, label(VOLUMES, volume))
         finally:
@@ -142,7 +149,8 @@ class Temporaries:
         """A new image, without data yet."""
         images = self._images()
         self._remove_left_images(images)
-        made = images.create({**fields, 'name': self.name, 'visibility': 'private'})
+        own = {'name': _name(_new_mark()), 'visibility': 'private'}
+        made = images.create({**fields, **own})
         try:
             yield made
         finally:
@@ -192,35 +200,16 @@ class Temporaries:
             f'{self._patience:g} s: see why in Glance, or raise --openstack-timeout'
         )
 
-    def _remove(self, kind: str, made: Record) -> None:
-        try:
-            found = self._volumes.get(kind, made['id'])
-        except CloudError as error:
-            if is_missing(error):
-                return
-            found = made
-        if found.get('metadata', {}).get(_RUN) != self._mark:
-            # It was made permanent.
-            return
-        with _problems_reported(label(kind, made), 'delete'):
-            self._volumes.delete(kind, made['id'])
-
     # Leftovers
 
     def remove_leftovers(self) -> None:
         """Delete what killed runs of this host have left in the project, and what is
         older than a week."""
         for kind in (VOLUMES, SNAPSHOTS):
-            query = {'metadata': json.dumps({KEY: VALUE})}
-            for found in list(self._volumes.find(kind, **query)):
-                mark = str(found.get('metadata', {}).get(_RUN))
-                if not _is_abandoned(mark, found):
-                    continue
-                LOG.warning('deleting %s of a killed run', label(kind, found))
-                with _problems_reported(label(kind, found), 'delete'):
-                    if kind == VOLUMES:
-                        self._volumes.detach_all(found['id'])
-                    self._volumes.delete(kind, found['id'])
+            for found in list(self._marked(kind, KEY, VALUE)):
+                if _is_abandoned(str(found['metadata'].get(_RUN)), found):
+                    LOG.warning('deleting %s of a killed run', label(kind, found))
+                    self._delete(kind, found)
 
     def _remove_left_images(self, images: 'Images') -> None:
         """The same for images."""
@@ -230,6 +219,14 @@ class Temporaries:
                 LOG.warning('deleting image %s of a killed run', found['id'])
                 with _problems_reported(f'image {found["id"]}', 'delete'):
                     images.delete(found['id'])
+
+
+def _new_mark() -> str:
+    return f'{socket.gethostname()}/{owner.new_mark()}'
+
+
+def _name(mark: str) -> str:
+    return f'{_PREFIX} {mark}'
 
 
 def _is_abandoned(mark: str, found: Record) -> bool:

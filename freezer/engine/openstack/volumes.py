@@ -26,6 +26,9 @@ SNAPSHOTS: Final = 'snapshots'
 # Of 2018 (Rocky): the first with the mode of an attachment.
 _MICROVERSION: Final = '3.54'
 _PAGE: Final = '500'
+# Seconds for a connection; and for the response, which waits for the backend. A second
+# attempt would find the volume reserved by the first.
+_ATTACH_TIMEOUT: Final = (15.0, 600.0)
 # Seconds between two questions for a status.
 _SHORTEST: Final = 0.1
 _LONGEST: Final = 5.0
@@ -119,7 +122,10 @@ class Volumes:
         """
         fields = {'volume_uuid': volume, 'mode': mode, 'connector': connector}
         body = {'attachment': fields}
-        return _content(self._service.document('POST', '/attachments', json=body))
+        document = self._service.document(
+            'POST', '/attachments', json=body, timeout=_ATTACH_TIMEOUT
+        )
+        return _content(document)
 
     def detach_all(self, volume: str) -> None:
         """Delete all attachments of a volume.
