@@ -215,7 +215,7 @@ complete -c freezer-agent -l cindernative-restore-name -x -d 'Name of the volume
 complete -c freezer-agent -l fullbackup-rotation -x -d 'With --action admin: keep this number of full backups of a volume, and delete all that is older than these'
 complete -c freezer-agent -l cindernative-freezer-only -d 'Count and delete only backups that this agent, or Freezer 19, has made'
 complete -c freezer-agent -l nocindernative-freezer-only -d 'not: Count and delete only backups that this agent, or Freezer 19, has made'
-complete -c freezer-agent -l openstack-timeout -x -d 'How long to wait until a volume, a snapshot, an image, a server or a backup of Cinder is ready'
+complete -c freezer-agent -l openstack-timeout -x -d 'How long a volume, snapshot, image, server or backup of Cinder may take to become ready, such as while Cinder copies a volume into an image'
 complete -c freezer-agent -l mongo-uri -x -d 'The mongod of this machine: mongodb://USER:PASSWORD@HOST:PORT/ and any options of MongoDB'
 complete -c freezer-agent -l mongo-fsync-lock -d 'Block writes by fsyncLock until the snapshot exists; without --snapshot, until the backup has been read'
 complete -c freezer-agent -l mongo-nofsync-lock -d 'not: Block writes by fsyncLock until the snapshot exists; without --snapshot, until the backup has been read'

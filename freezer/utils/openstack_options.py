@@ -21,9 +21,9 @@ TIMEOUT = cfg.FloatOpt(
     'timeout',
     metavar='SECONDS',
     default=21600.0,
-    min=0.0,
-    help='How long to wait until a volume, a snapshot, an image, a server or a backup '
-    'of Cinder is ready.',
+    min=1.0,
+    help='How long a volume, snapshot, image, server or backup of Cinder may take to '
+    'become ready, such as while Cinder copies a volume into an image.',
 )
 #: of group ``openstack``
 REQUESTS = (RETRY_BUDGET, TIMEOUT)
