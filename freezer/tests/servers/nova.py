@@ -95,7 +95,8 @@ class Nova(Service):
         for part in ('scheduler', 'conductor'):
             cloud.spawn(f'nova-{part}', [f'nova-{part}', *config])
         driver = Path(__file__).with_name('nova_disks.py')
-        cloud.spawn('nova-compute', ['python', str(driver), *config])
+        # Not with the modules beside it: this one is called nova.
+        cloud.spawn('nova-compute', ['python', '-P', str(driver), *config])
 
     def is_ready(self, session: Any) -> bool:
         found = session.get(f'{self.endpoint}/v2.1/os-services').json()['services']
