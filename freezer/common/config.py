@@ -67,7 +67,8 @@ class AgentConfig:
         makes one backup for each; empty if it is not known, or if there is none
     :ivar engine_options: key -> value, of what the chosen engine declares; the same for
         mode and snapshot. A plugin that is not installed has none.
-    :ivar storages: driver class and settings of each; none for action exec
+    :ivar storages: driver class and settings of each; none for action exec, and in a
+        mode whose backups another service stores
     :ivar given: which of backup_name and hostname were set
     :ivar own_files: files that this run uses on this machine: configuration, keys, log
     :ivar warnings: a line for each file with secrets that others can read, and for each
@@ -199,9 +200,18 @@ class AgentConfig:
         return replace(self, resource=resource)
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the mode is one whose backups another service makes and stores."""
+        declared = plugins.options(plugins.MODES).get(self.mode)
+        return bool(declared and declared.elsewhere)
+
+    @property
     def backup_media(self) -> str:
         """A word of Freezer 19 for the kind of source."""
-        declared = plugins.options(plugins.ENGINES).get(self.engine_name)
+        kind, name = plugins.ENGINES, self.engine_name
+        if self.is_elsewhere:
+            kind, name = plugins.MODES, self.mode
+        declared = plugins.options(kind).get(name)
         return declared.media if declared else 'fs'
 
     @property
@@ -464,6 +474,7 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
                 conf, kind, values[dest]
             )
     values['resource'] = _resource(conf, values)
+    _check_mode_options(conf, values['mode'])
     values['include'] = tuple(values['include'])
     for name in ('path_to_backup', 'files_from', 'files_from0'):
         values[name] = tuple(dict.fromkeys(filter(None, values[name])))
@@ -533,6 +544,17 @@ def _resource(conf: cfg.ConfigOpts, values: Mapping[str, Any]) -> str:
             resource = str(values['engine_options'][given[0]])
             _check_path_part(given[0], resource)
     return resource
+
+
+def _check_mode_options(conf: cfg.ConfigOpts, mode: str) -> None:
+    """:raises ConfigError: an option is for a mode that is not the chosen one"""
+    for name, declared in plugins.options(plugins.MODES).items():
+        given = [key for key in declared.exclusive if parsing.value(conf, key)]
+        if given and name != mode:
+            raise ConfigError(
+                f'{given[0].replace("_", "-")} belongs to mode {name}: add --mode '
+                f'{name}'
+            )
 
 
 def _check_passphrase(values: Mapping[str, Any]) -> None:

@@ -23,9 +23,13 @@ class PluginOptions:
     :param secret_files: keys of the options that name a file with a secret
     :param selectors: of an engine that makes one backup for each resource: keys of the
         options that select resources: first its ID, then its name, then others
-    :param exclusive: of an engine or a snapshot: keys of further options that are an
-        error with another one; those of a snapshot choose it if --snapshot is auto
-    :param media: of an engine: ``backup_media`` of Freezer 19
+    :param exclusive: of an engine, a mode or a snapshot: keys of further options that
+        are an error with another one; those of a snapshot choose it if --snapshot is
+        auto
+    :param media: of an engine, or of a mode with ``elsewhere``: ``backup_media`` of
+        Freezer 19
+    :param elsewhere: of a mode whose backups another service makes and stores: a run
+        has no storage and no engine
     :param secret_receivers: of a storage: keys of the options that name servers which
         get a password or a token, perhaps one of the environment or of a file
     :param place: of a storage: from the container and the options, what two sections of
@@ -38,6 +42,7 @@ class PluginOptions:
     selectors: Sequence[str] = ()
     exclusive: Sequence[str] = ()
     media: str = 'fs'
+    elsewhere: bool = False
     secret_receivers: Sequence[str] = ()
     place: Callable[[str, Mapping[str, Any]], Hashable] = _container
 

@@ -4,7 +4,7 @@ them."""
 from oslo_config import cfg
 
 from freezer.engine.blocks.options import OPTIONS as BLOCKS
-from freezer.utils.openstack_options import OS_CLOUD
+from freezer.utils.openstack_options import OS_CLOUD, RETRY_BUDGET, TIMEOUT
 from freezer.utils.plugin_options import PluginOptions
 
 # Of each engine: two may declare the same option.
@@ -16,27 +16,8 @@ _CLOUD = (
         help='Back up all resources of this project, each as a backup of its own.',
     ),
 )
-_OPENSTACK = (
-    cfg.FloatOpt(
-        'retry-budget',
-        metavar='SECONDS',
-        default=300.0,
-        min=0.0,
-        help='How long a request to an OpenStack service, or the download of an image '
-        'that makes no progress, is repeated after temporary errors. Until the '
-        'service has answered for the first time, at most 20 seconds.',
-    ),
-)
-_TIMEOUT = (
-    cfg.FloatOpt(
-        'timeout',
-        metavar='SECONDS',
-        default=21600.0,
-        min=1.0,
-        help='How long a volume, snapshot or image may take to become ready, such as '
-        'while Cinder copies a volume into an image.',
-    ),
-)
+_OPENSTACK = (RETRY_BUDGET,)
+_TIMEOUT = (TIMEOUT,)
 
 GLANCE = PluginOptions(
     groups={

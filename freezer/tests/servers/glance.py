@@ -59,5 +59,6 @@ class Glance(Service):
         config = {'OS_GLANCE_CONFIG_DIR': str(self.cloud.directory / 'glance')}
         self.cloud.spawn_wsgi(self.name, self.port, 'gwsgi', config)
 
-    def ask(self, session: Any) -> None:
+    def is_ready(self, session: Any) -> bool:
         session.get(f'{self.endpoint}/v2/images')
+        return True

@@ -245,6 +245,8 @@ UNBOUNDED = {
     'os-cloud': "the operator's clouds.yaml; bounded by refused_options",
     'glance-image-name': 'of engine glance',
     'glance-restore-name': 'of engine glance',
+    'cindernative-backup-container': 'of mode cindernative',
+    'cindernative-restore-name': 'of mode cindernative',
     'mode': 'code that is installed; bounded by refused_options',
     'snapshot': 'code that is installed; bounded by refused_options',
     'lvm-snapname': 'a name of a new volume',
