@@ -16,6 +16,8 @@ from freezer.utils.types import Age, Date, Size
 
 PROG = 'freezer-agent'
 AGENT = 'the agent'
+#: of --engine
+DEFAULT_ENGINE = 'tar'
 ACTIONS = {
     'backup': 'make a backup of --path-to-backup',
     'restore': 'restore the newest state, or an earlier one, into --restore-abs-path',
@@ -44,16 +46,17 @@ AGENT_OPTS = (
         default='fs',
         help='What is backed up: fs means ordinary files, mysql and mongo the data '
         'directory of a database server, glance the images that --engine glance backs '
-        'up. Other modes quiesce an application during the backup.',
+        'up, cinder volumes. Other modes quiesce an application during the backup.',
     ),
     cfg.StrOpt(
         'engine',
         short='e',
         dest='engine_name',
-        default='tar',
+        default=DEFAULT_ENGINE,
         help='The program or format that archives are made with: tar for files, '
         'blocks for a disk image or a block device; '
-        'glance for images of OpenStack; stream for the output of a command.',
+        'glance for images of OpenStack, cinder for its volumes; stream for the '
+        'output of a command.',
     ),
     cfg.StrOpt(
         'snapshot',

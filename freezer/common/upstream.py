@@ -12,7 +12,6 @@ from oslo_config import cfg
 _WITHOUT_DEFAULT = (
     *('mysql-conf', 'sql-server-conf', 'project-id', 'os-trust-id', 'backup-id'),
     'vssadmin',
-    *('cinder-vol-id', 'cinder-vol-name', 'cinderbrick-vol-id'),
     *('cindernative-vol-id', 'cindernative-backup-id', 'cindernative-backup-az'),
     *('nova-inst-id', 'nova-inst-name', 'nova-restore-network'),
     *('glance-image-id', 'glance-image-name', 'glance-image-name-filter'),
@@ -33,10 +32,13 @@ RENAMED = {
     'src_file': 'path_to_backup',
     'encryption_password': 'encrypt_pass_file',
     'nova_network_id': 'nova_restore_network',
+    'cinderbrick_vol_id': 'cinder_vol_id',
     'os_auth_ver': 'os_identity_api_version',
 }
 #: keys that, if they are true, switch a flag off
 INVERTED = {'no_incremental': 'incremental'}
+#: an engine for volumes; here they are backed up by engine cinder
+OSBRICK = 'osbrick'
 #: ``--snapshot``: the plugin that fits the path; and none
 AUTO = 'auto'
 NONE = 'none'

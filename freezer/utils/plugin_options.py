@@ -28,6 +28,7 @@ class PluginOptions:
         auto
     :param media: of an engine, or of a mode with ``elsewhere``: ``backup_media`` of
         Freezer 19
+    :param engine: of a mode: the engine it needs, if that is not chosen
     :param elsewhere: of a mode whose backups another service makes and stores: a run
         has no storage and no engine
     :param secret_receivers: of a storage: keys of the options that name servers which
@@ -42,6 +43,7 @@ class PluginOptions:
     selectors: Sequence[str] = ()
     exclusive: Sequence[str] = ()
     media: str = 'fs'
+    engine: str | None = None
     elsewhere: bool = False
     secret_receivers: Sequence[str] = ()
     place: Callable[[str, Mapping[str, Any]], Hashable] = _container

@@ -285,12 +285,12 @@ def test_keys_of_the_dashboard_that_nothing_has(job: Job) -> None:
 
 
 def test_all_keys_that_are_not_there_are_named(job: Job) -> None:
-    names = ('foo', 's3_regoin', 'sql_server_conf', 'nova_inst_id', 'cinder_vol_id')
+    names = ('foo', 's3_regoin', 'sql_server_conf', 'backup_id', 'os_trust_id')
     lines = ''.join(f'{name} = x\n' for name in names)
     text = refused(*job(LOCAL_JOB + lines + 'max_level = y\n'))
-    for name in (*names[:2], 'max_level', '--sql-server-conf', '--nova-inst-id'):
+    for name in (*names[:2], 'max_level', '--sql-server-conf', '--backup-id'):
         assert name in text
-    assert '--cinder-vol-id' in text
+    assert '--os-trust-id' in text
 
 
 def test_unknown_keys_are_named(job: Job) -> None:
