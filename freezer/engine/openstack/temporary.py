@@ -101,7 +101,7 @@ class Temporaries:
             )
             yield self._volumes.wait(kind, made['id'], self._cancelled)
         finally:
-            with _problems_reported(f'{kind} {mark}', 'delete'):
+            with _problems_reported(f'{kind} {mark}'):
                 # Also those of requests without a response, and not what was made
                 # permanent: that has other metadata.
                 for found in list(self._marked(kind, _RUN, mark)):
@@ -111,7 +111,7 @@ class Temporaries:
         return self._volumes.find(kind, metadata=json.dumps({key: value}))
 
     def _delete(self, kind: str, found: Record) -> None:
-        with _problems_reported(label(kind, found), 'delete'):
+        with _problems_reported(label(kind, found)):
             if kind == VOLUMES:
                 self._volumes.detach_all(found['id'])
             self._volumes.delete(kind, found['id'])
@@ -128,7 +128,7 @@ class Temporaries:
             yield made['connection_info']
         finally:
             # Also one that failed halfway.
-            with _problems_reported(label(VOLUMES, volume), 'detach'):
+            with _problems_reported(label(VOLUMES, volume)):
                 self._volumes.detach_all(volume['id'])
                 self._volumes.wait(VOLUMES, volume['id'])
 
@@ -141,7 +141,7 @@ class Temporaries:
         try:
             yield self._active(images, made, label(VOLUMES, volume))
         finally:
-            with _problems_reported(f'image {made}', 'delete'):
+            with _problems_reported(f'image {made}'):
                 images.delete(made)
 
     @contextlib.contextmanager
@@ -154,7 +154,7 @@ class Temporaries:
         try:
             yield made
         finally:
-            with _problems_reported(f'image {made["id"]}', 'delete'):
+            with _problems_reported(f'image {made["id"]}'):
                 images.delete(made['id'])
 
     def download(self, record: Record) -> DownloadedImage:
@@ -217,7 +217,7 @@ class Temporaries:
             prefix, _space, mark = (found['name'] or '').partition(' ')
             if prefix == _PREFIX and _is_abandoned(mark, found):
                 LOG.warning('deleting image %s of a killed run', found['id'])
-                with _problems_reported(f'image {found["id"]}', 'delete'):
+                with _problems_reported(f'image {found["id"]}'):
                     images.delete(found['id'])
 
 
@@ -242,13 +242,13 @@ def _is_abandoned(mark: str, found: Record) -> bool:
 
 
 @contextlib.contextmanager
-def _problems_reported(what: str, action: str) -> Iterator[None]:
+def _problems_reported(what: str) -> Iterator[None]:
     """A block whose failure must not hide the error of the run, nor make a complete run
     fail."""
     try:
         yield
     except (CloudError, StorageException) as error:
         NOTICES.warning(
-            'cannot %s %s, which is temporary: the next run tries again: %s',
-            *(action, what, error),
+            '%s is temporary and could not be removed; the next run tries again: %s',
+            *(what, error),
         )

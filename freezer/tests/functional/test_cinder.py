@@ -16,6 +16,7 @@ from freezer.tests.agent import HOST, Agent, LocalStore, S3Store, Store, private
 from freezer.tests.images import Images
 from freezer.tests.servers.cinder import Cinder
 from freezer.tests.servers.cloud import LIBRARIES
+from freezer.tests.servers.glance import Glance
 from freezer.tests.volumes import Volumes
 
 pytestmark = [
@@ -160,7 +161,7 @@ def test_five_levels_into_another_project(
     ):
         dora.call('POST', f'/volumes/{volume}/action', json={action: arguments})
     agent = agent_on(either, dora, librbd, *options, '--cinder-vol-id', volume)
-    states = []
+    states: list[tuple[dict[str, Any], tuple[int, str]]] = []
     for level in range(5):
         change(cinder, volume, level)
         if level == 2:
@@ -206,7 +207,7 @@ def test_five_levels_into_another_project(
 
 
 def test_by_an_image(
-    dora: Volumes, cinder: Cinder, librbd: Path, tmp_path: Path
+    dora: Volumes, cinder: Cinder, glance: Glance, librbd: Path, tmp_path: Path
 ) -> None:
     """With any backend, and without librbd."""
     volume = dora.create(**FIELDS)
@@ -227,7 +228,7 @@ def test_by_an_image(
     assert digest(cinder, new) == digest(cinder, volume)
     assert fields(dora, new) == fields(dora, volume)
     assert left_over(dora) == []
-    assert Images(cinder.cloud.service('glance'), 'dora').listed() == {}
+    assert Images(glance, 'dora').listed() == {}
 
 
 def test_leftovers_and_refusals(
