@@ -411,12 +411,11 @@ def _literal(value: Any) -> Any:
 def _choose_engine(conf: cfg.ConfigOpts) -> None:
     """Replace the engine of a job of Freezer 19 by the one that does its work here."""
     if conf.engine_name == upstream.OSBRICK:
-        conf.set_override('engine_name', 'cinder')
         # Freezer 19 needs one, and ignores it.
         conf.set_override('path_to_backup', [])
-    declared = plugins.options(plugins.MODES).get(conf.mode)
-    if declared and declared.engine and conf.engine_name == opts.DEFAULT_ENGINE:
-        conf.set_override('engine_name', declared.engine)
+    engine = plugins.engine_of(conf.mode, conf.engine_name)
+    if engine != conf.engine_name:
+        conf.set_override('engine_name', engine)
 
 
 def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None:

@@ -16,8 +16,6 @@ from freezer.utils.types import Age, Date, Size
 
 PROG = 'freezer-agent'
 AGENT = 'the agent'
-#: of --engine
-DEFAULT_ENGINE = 'tar'
 ACTIONS = {
     'backup': 'make a backup of --path-to-backup',
     'restore': 'restore the newest state, or an earlier one, into --restore-abs-path',
@@ -52,7 +50,7 @@ AGENT_OPTS = (
         'engine',
         short='e',
         dest='engine_name',
-        default=DEFAULT_ENGINE,
+        default=plugins.DEFAULT_ENGINE,
         help='The program or format that archives are made with: tar for files, '
         'blocks for a disk image or a block device; '
         'glance for images of OpenStack, cinder for its volumes; stream for the '

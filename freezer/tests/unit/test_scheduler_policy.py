@@ -149,6 +149,8 @@ REFUSED = [
     ({'mount_point': '/data/x'}, 'mount_point: /data/x is not below write_roots'),
     ({'engine': 'glance', 'path_to_backup': None}, 'engine glance is not in engines'),
     ({'engine_name': 'glance'}, 'engine glance is not in engines'),
+    ({'mode': 'cinder'}, 'engine cinder is not in engines'),
+    ({'engine': 'osbrick'}, 'engine cinder is not in engines'),
     ({'action': 'exec', 'command': 'id'}, "command: the command 'id' is not a command"),
     ({'action': 'exec', 'command': 'true | sh'}, 'is not a command of the policy'),
     ({'action': 'exec', 'command': 'true  '.strip() + ' x'}, 'is not a command'),
