@@ -617,7 +617,7 @@ def unavailable(conf: cfg.ConfigOpts) -> list[str]:
     return [
         upstream.absence(option.name)
         for option in absent_options()
-        if upstream.is_set(option, conf[option.dest], conf.container)
+        if upstream.is_set(option, conf[option.dest])
     ]
 
 

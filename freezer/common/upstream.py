@@ -12,7 +12,6 @@ from oslo_config import cfg
 _WITHOUT_DEFAULT = (
     *('mysql-conf', 'sql-server-conf', 'project-id', 'os-trust-id', 'backup-id'),
     'vssadmin',
-    *('cindernative-vol-id', 'cindernative-backup-id', 'cindernative-backup-az'),
     *('nova-inst-id', 'nova-inst-name', 'nova-restore-network'),
     *('glance-image-id', 'glance-image-name', 'glance-image-name-filter'),
 )
@@ -20,9 +19,6 @@ _DEFAULTS: dict[str, str | None] = {
     **dict.fromkeys(_WITHOUT_DEFAULT),
     'rsync-block-size': '4096',
     'timeout': '120',
-    'cindernative-backup-container': '$container',
-    'cindernative-freezer-only': 'True',
-    'fullbackup-rotation': '1',
     'os-identity-api-version': '3',
     'temp-resource-prefix': 'freezer_',
 }
@@ -77,13 +73,8 @@ def is_unset(flag: bool, value: str) -> bool:
     return value in ('', 'None') if flag else value in UNSET
 
 
-def is_set(option: cfg.Opt, value: str | None, container: str) -> bool:
-    """Whether a value differs from the option's default in Freezer 19.
-
-    :param container: what oslo.config replaces $container with, which is a default
-    """
+def is_set(option: cfg.Opt, value: str | None) -> bool:
+    """Whether a value differs from the option's default in Freezer 19."""
     text = str(value).strip() if value is not None else ''
     default = _DEFAULTS[option.name]
-    if default == '$container' and text == container:
-        return False
     return text not in UNSET and (default is None or text != default)

@@ -183,7 +183,7 @@ class Cloud(ProcessServer):
 
     def _await_one(self, name: str) -> None:
         try:
-            self._wait(lambda: self._is_answered(name), f'answer of {name}')
+            self._wait(lambda: self._is_answered(name), f'answer of {name}', 0.5)
         except StartError as error:
             raise StartError(f'{error}\n{self._log_tails()}') from None
 
@@ -239,6 +239,18 @@ class Cloud(ProcessServer):
             lines += [f'{key} = {value}' for key, value in values.items()]
         (self.directory / name).write_text('\n'.join(lines) + '\n')
 
+    def create_sqlite(self, database: str, program: str, *arguments: str) -> None:
+        """Create an SQLite database, by a program unless its tables are kept."""
+        path = self.directory / f'{database}.db'
+        kept = kept_tables(f'sqlite-{database}')
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            if kept.exists():
+                connection.executescript(read_tables(kept))
+            else:
+                self.program(program, *arguments)
+                write_tables(kept, '\n'.join(connection.iterdump()))
+        self.write_ahead(database)
+
     def write_ahead(self, database: str) -> None:
         """Let readers of an SQLite database not block its writers."""
         path = self.directory / f'{database}.db'
@@ -280,6 +292,8 @@ class Cloud(ProcessServer):
                 'state_path': folder,
                 'my_ip': '127.0.0.1',
                 'host': HOST,
+                # On a busy machine, services that are asked may still be starting.
+                'rpc_response_timeout': 600,
             },
             'oslo_concurrency': {'lock_path': folder / 'lock'},
             'oslo_messaging_notifications': {'driver': 'noop'},
@@ -385,8 +399,9 @@ class Cloud(ProcessServer):
         (self.directory / 'kwsgi.py').write_text(_KEYSTONE)
         self.write('keystone.conf', _keystone(self.directory))
         me = ('--keystone-user', str(os.getuid()), '--keystone-group', str(os.getgid()))
+        config = ('keystone-manage', '--config-file', 'keystone.conf')
+        self.create_sqlite('keystone', *config, 'db_sync')
         for command in (
-            ('db_sync',),
             ('fernet_setup', *me),
             ('credential_setup', *me),
             (
@@ -397,8 +412,7 @@ class Cloud(ProcessServer):
                 *('--bootstrap-region-id', REGION),
             ),
         ):
-            self.program('keystone-manage', '--config-file', 'keystone.conf', *command)
-        self.write_ahead('keystone')
+            self.program(*config, *command)
 
     def stop(self) -> None:
         super().stop()

@@ -52,8 +52,7 @@ class Glance(Service):
             },
         )
         config = ('--config-file', 'glance/glance-api.conf')
-        cloud.program('glance-manage', *config, 'db_sync')
-        cloud.write_ahead('glance')
+        cloud.create_sqlite('glance', 'glance-manage', *config, 'db_sync')
 
     def launch(self) -> None:
         config = {'OS_GLANCE_CONFIG_DIR': str(self.cloud.directory / 'glance')}

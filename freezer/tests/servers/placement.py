@@ -23,10 +23,8 @@ class Placement(Service):
         cloud = self.cloud
         (cloud.directory / self.name).mkdir()
         (cloud.directory / 'pwsgi.py').write_text(_WSGI)
-        settings = {
-            **cloud.common(self.name),
-            'placement_database': {'connection': cloud.database('placement')},
-        }
+        settings = cloud.common(self.name)
+        settings['placement_database'] = {'connection': cloud.database('placement')}
         cloud.write('placement/placement.conf', settings)
         config = ('--config-file', 'placement/placement.conf')
         cloud.migrate('placement', 'placement-manage', *config, 'db', 'sync')

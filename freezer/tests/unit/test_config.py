@@ -355,7 +355,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     [
         ('vssadmin', 'True', 'False'),
         ('rsync_block_size', '8192', '4096'),
-        ('cindernative_backup_container', 'other', '$container'),
         ('sql_server_conf', '/etc/my.cnf', 'false'),
         ('nova_inst_id', 'uuid', ''),
         ('timeout', '240', '120'),
