@@ -167,7 +167,8 @@ POLICY_OPTS = (
         default=['tar', 'blocks'],
         help='Engines that these jobs may use, separated by commas. read-roots and '
         'write-roots do not bound others: glance and cinder read and create images '
-        'and volumes of OpenStack, with the credentials of --os-cloud.',
+        'and volumes of OpenStack, with the credentials of --os-cloud. For mode '
+        'cindernative, its name is needed here.',
     ),
     cfg.ListOpt(
         'endpoints',

@@ -101,8 +101,8 @@ class Policy:
     def _problems(self, action: Action) -> Iterator[str]:
         if self.actions and action.name not in self.actions:
             yield f'action {action.name} is not in actions'
-        if action.name != 'exec' and action.engine not in self.engines:
-            yield f'engine {action.engine} is not in engines'
+        if action.name != 'exec' and action.performer not in self.engines:
+            yield f'engine {action.performer} is not in engines'
         for kind in action.storage_kinds:
             if self.storages and kind not in self.storages:
                 yield f'storage {kind} is not in storages'

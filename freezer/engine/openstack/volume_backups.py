@@ -17,7 +17,7 @@ from freezer.engine.openstack.service import Service
 from freezer.exceptions import CloudError
 from freezer.storage.exceptions import NotFound
 from freezer.utils.progress import Progress
-from freezer.utils.text import printable
+from freezer.utils.text import NOTICES, printable
 
 LOG = logging.getLogger(__name__)
 
@@ -27,6 +27,9 @@ CREATOR: Final = ('created_by', 'freezer')
 _PLAIN: Final = '3.43'
 _ZONED: Final = '3.51'
 _PAGE: Final = '500'
+# Seconds for a connection; and for the response, before which Cinder creates a volume.
+# A second attempt would be refused.
+_START_TIMEOUT: Final = (15.0, 600.0)
 # Seconds between two questions for a status.
 _SHORTEST: Final = 0.2
 _LONGEST: Final = 5.0
@@ -116,7 +119,8 @@ class VolumeBackups:
         return found
 
     def create(self, new: NewBackup) -> VolumeBackup:
-        """A backup that is complete. One that fails is deleted.
+        """A backup that is complete. One that fails is deleted; one that is still being
+        made, as after a signal, cannot be.
 
         :raises CloudError: Cinder refuses it, such as for a quota; or it fails
         """
@@ -135,14 +139,22 @@ class VolumeBackups:
             fields['availability_zone'] = new.zone
             headers['OpenStack-API-Version'] = f'volume {_ZONED}'
         made = self._service.document(
-            'POST', '/backups', json={'backup': fields}, headers=headers
+            *('POST', '/backups'),
+            json={'backup': fields},
+            headers=headers,
+            timeout=_START_TIMEOUT,
         )['backup']
         try:
             return self._wait(made['id'])
         except BaseException:
-            with contextlib.suppress(CloudError):
-                # It is refused while the backup is being made.
+            try:
                 self._delete(made['id'])
+            except CloudError as error:
+                NOTICES.warning(
+                    'backup %s remains, and Cinder may still be making it: delete it '
+                    'later if it is not wanted: %s',
+                    *(made['id'], error),
+                )
             raise
 
     def _wait(self, backup: str) -> VolumeBackup:
@@ -204,21 +216,28 @@ class VolumeBackups:
 
     def restore(self, backup: VolumeBackup, name: str | None) -> str:
         """Restore into a new volume; returns its ID. If it fails, the volume is
-        deleted.
+        deleted, unless Cinder is still writing it.
 
         :raises CloudError: Cinder refuses it, or it fails
         """
         fields = {'name': name} if name else {}
         answer = self._service.document(
-            'POST', f'{_path(backup.id)}/restore', json={'restore': fields}
+            *('POST', f'{_path(backup.id)}/restore'),
+            json={'restore': fields},
+            timeout=_START_TIMEOUT,
         )
         volume = str(answer['restore']['volume_id'])
         try:
             self._wait_restored(backup, volume)
         except BaseException:
-            with contextlib.suppress(CloudError):
-                path = f'/volumes/{quote(volume, safe="")}'
-                self._service.call('DELETE', path)
+            try:
+                self._service.call('DELETE', f'/volumes/{quote(volume, safe="")}')
+            except CloudError as error:
+                NOTICES.warning(
+                    'volume %s is incomplete and remains, and Cinder may still be '
+                    'writing it: delete it later: %s',
+                    *(volume, error),
+                )
             raise
         return volume
 

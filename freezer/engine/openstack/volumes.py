@@ -128,14 +128,16 @@ class Volumes:
         return _content(document)
 
     def detach_all(self, volume: str) -> None:
-        """Delete all attachments of a volume.
+        """Delete the attachments of a volume that are to no server.
 
         :raises CloudError: one cannot be deleted
         """
         query = {'volume_id': volume}
         found = self._service.document('GET', '/attachments', params=query)
         for each in found.get('attachments', ()):
-            self._delete(f'/attachments/{quote(each["id"], safe="")}')
+            # A server may have been faster.
+            if not each.get('instance'):
+                self._delete(f'/attachments/{quote(each["id"], safe="")}')
 
     def delete(self, kind: str, item: str) -> None:
         """Delete a volume or snapshot, if it is there, and wait until it is gone.

@@ -86,6 +86,12 @@ class Action:
         return plugins.engine_of(self.mode, given)
 
     @property
+    def performer(self) -> str:
+        """The engine; or the mode, if the backups of the mode are made elsewhere."""
+        declared = plugins.options(plugins.MODES).get(self.mode)
+        return self.mode if declared and declared.elsewhere else self.engine
+
+    @property
     def storage_kinds(self) -> tuple[str, ...]:
         """The storage drivers it uses: s3, local."""
         if self.storages:

@@ -18,12 +18,9 @@ from freezer.tests.once import made_once
 from freezer.tests.proxy import Proxy
 from freezer.tests.servers.backends import Backends
 from freezer.tests.servers.cinder import Cinder
-from freezer.tests.servers.cloud import Cloud, Service
+from freezer.tests.servers.cloud import Cloud
 from freezer.tests.servers.control_plane import ControlPlane
 from freezer.tests.servers.glance import Glance
-from freezer.tests.servers.neutron import Neutron
-from freezer.tests.servers.nova import Nova
-from freezer.tests.servers.placement import Placement
 
 
 @pytest.fixture
@@ -145,22 +142,8 @@ def glance(cloud: Cloud) -> Glance:
 @pytest.fixture(scope='session')
 def cinder(glance: Glance) -> Cinder:
     """Volumes, and backups of volumes."""
-    _require(Cinder)
-    return glance.cloud.add(Cinder)
-
-
-@pytest.fixture(scope='session')
-def nova(glance: Glance) -> Nova:
-    """Servers, with networks and volumes: the services start side by side."""
-    kinds = (Cinder, Placement, Neutron, Nova)
-    _require(*kinds)
-    glance.cloud.add_all(*kinds)
-    return glance.cloud.add(Nova)
-
-
-def _require(*kinds: type[Service]) -> None:
-    """Skip a test if programs that services need are not installed."""
-    if missing := Backends.missing({name for kind in kinds for name in kind.needs}):
+    if missing := Backends.missing({*Cinder.needs}):
         pytest.skip(f'no {missing}')
     if os.getuid():
-        pytest.skip('Cinder and Nova run as root only')
+        pytest.skip('Cinder runs as root only')
+    return glance.cloud.add(Cinder)

@@ -69,10 +69,10 @@ def emil(cinder: Cinder, users: None) -> Iterator[Volumes]:
 
 
 @pytest.fixture
-def either(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def either(request: pytest.FixtureRequest, cinder: Cinder, tmp_path: Path) -> Store:
     if request.param == 'local':
         return LocalStore(tmp_path / 'local store')
-    return S3Store(request.getfixturevalue('ceph'))
+    return S3Store(cinder.cloud.backends.ceph)
 
 
 def agent_on(store: Store, user: Volumes, librbd: Path, *options: object) -> Agent:

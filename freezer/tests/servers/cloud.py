@@ -33,10 +33,6 @@ PACKAGES = (
     'python-freezerclient==6.5.0',
     'gunicorn==27.0.1',
     'cinder==29.0.0',
-    'nova==34.0.0',
-    'neutron==29.0.0',
-    # The package called placement is something else.
-    'openstack-placement==16.0.0',
     'os-brick==7.1.1',
     'PyMySQL==1.2.0',
     'boto3',
@@ -270,14 +266,9 @@ class Cloud(ProcessServer):
             'max_overflow': 20,
         }
 
-    def migrate(
-        self, name: str, program: str = '', *arguments: str, like: str = ''
-    ) -> None:
-        """Create the tables of a database, by a program unless they are kept.
-
-        :param like: those of another database
-        """
-        kept, database = kept_tables(like or name), self.backends.mariadb
+    def migrate(self, name: str, program: str, *arguments: str) -> None:
+        """Create the tables of a database, by a program unless they are kept."""
+        kept, database = kept_tables(name), self.backends.mariadb
         if kept.exists():
             database.execute(read_tables(kept), name)
         else:

@@ -35,6 +35,7 @@ class Scripted:
     def __init__(self, statuses: Sequence[dict[str, Any] | None]) -> None:
         self.statuses = list(statuses)
         self.deleted: list[str] = []
+        self.is_busy = False
 
     def document(self, method: str, path: str, **_request: Any) -> dict[str, Any]:
         if method == 'POST':
@@ -49,6 +50,8 @@ class Scripted:
         return {'backup': found}
 
     def request(self, _method: str, path: str) -> None:
+        if self.is_busy:
+            raise CloudError('its status must be another (HTTP 400)')
         self.deleted.append(path)
 
     def call(self, method: str, path: str) -> None:
@@ -110,6 +113,23 @@ def test_the_volume_of_a_restore_that_fails_is_deleted() -> None:
     with pytest.raises(CloudError, match='was deleted during the restore'):
         backups.restore(found, None)
     assert service.deleted == ['/volumes/v2']
+
+
+def test_what_cinder_is_still_at_remains_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backups, service = scripted(*[record('creating')] * 1000)
+    backups._patience = 0.0
+    service.is_busy = True
+    with pytest.raises(CloudError, match='was not complete within'):
+        backups.create(NewBackup('v1', 'bk'))
+    with pytest.raises(CloudError, match='was not restored within'):
+        backups.restore(backups.get('b1'), None)
+    said = [each.getMessage() for each in caplog.records]
+    assert [text.partition(' remains')[0] for text in said] == [
+        'backup b1',
+        'volume v2 is incomplete and',
+    ]
 
 
 def made(kinds: str) -> list[VolumeBackup]:
