@@ -144,8 +144,15 @@ class Volumes:
 
         :raises CloudError: it cannot be deleted
         """
+
+        def ask_again(found: Record) -> bool:
+            # Its backend was busy, so Cinder has given up.
+            if found['status'] == 'available':
+                self._delete(_path(kind, item))
+            return False
+
         self._delete(_path(kind, item))
-        self._wait(kind, item, lambda found: False, 'gone')
+        self._wait(kind, item, ask_again, 'gone')
 
     def _delete(self, path: str) -> None:
         def attempt() -> None:

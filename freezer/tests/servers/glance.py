@@ -12,7 +12,7 @@ from glance.common import wsgi_app
 application = wsgi_app.init_app()
 """
 #: bytes of all images of one user together
-QUOTA = 96 << 20
+QUOTA = 1200 << 20
 
 
 class Glance(Service):
