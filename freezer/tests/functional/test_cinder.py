@@ -206,30 +206,38 @@ def test_five_levels_into_another_project(
     assert digest(cinder, old) == states[4][1]
 
 
-@pytest.mark.skipif(not THOROUGH, reason='it moves 1 GiB six times')
-def test_by_an_image(
-    dora: Volumes, cinder: Cinder, glance: Glance, librbd: Path, tmp_path: Path
-) -> None:
-    """With any backend, and without librbd."""
-    volume = dora.create(**FIELDS)
-    change(cinder, volume, 7)
-    agent = agent_on(LocalStore(tmp_path / 'store'), dora, librbd)
-    agent = agent.told('--cinder-vol-name', str(FIELDS['name']))
-    by_image = agent.told(*BY_IMAGE)
-    by_image.env['PYTHONPATH'] = None
-    first = by_image.run('backup', '--json').check().document
-    change(cinder, volume, 8)
-    time.sleep(max(0.0, first['time_stamp'] + 1 - time.time()))
-    # The next level may be made in the other way.
-    second = agent.run('backup', '--json').check().document
-    assert second['curr_backup_level'] == 1
-    assert second['bytes_read'] < 8 * MIB
-    found = by_image.run('restore', '--json').check()
-    new = found.document['restored_volume_id']
-    assert digest(cinder, new) == digest(cinder, volume)
-    assert fields(dora, new) == fields(dora, volume)
-    assert left_over(dora) == []
-    assert Images(glance, 'dora').listed() == {}
+class TestByAnImage:
+    """With any backend, and without librbd. Moves 1 GiB several times."""
+
+    __test__ = THOROUGH
+
+    def test_restores(
+        self,
+        dora: Volumes,
+        cinder: Cinder,
+        glance: Glance,
+        librbd: Path,
+        tmp_path: Path,
+    ) -> None:
+        volume = dora.create(**FIELDS)
+        change(cinder, volume, 7)
+        agent = agent_on(LocalStore(tmp_path / 'store'), dora, librbd)
+        agent = agent.told('--cinder-vol-name', str(FIELDS['name']))
+        by_image = agent.told(*BY_IMAGE)
+        by_image.env['PYTHONPATH'] = None
+        first = by_image.run('backup', '--json').check().document
+        change(cinder, volume, 8)
+        time.sleep(max(0.0, first['time_stamp'] + 1 - time.time()))
+        # The next level may be made in the other way.
+        second = agent.run('backup', '--json').check().document
+        assert second['curr_backup_level'] == 1
+        assert second['bytes_read'] < 8 * MIB
+        found = by_image.run('restore', '--json').check()
+        new = found.document['restored_volume_id']
+        assert digest(cinder, new) == digest(cinder, volume)
+        assert fields(dora, new) == fields(dora, volume)
+        assert left_over(dora) == []
+        assert Images(glance, 'dora').listed() == {}
 
 
 def test_leftovers_and_refusals(
