@@ -345,18 +345,22 @@ def _load(
 
 def _without_effect(conf: cfg.ConfigOpts, values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each option of this run that only another engine, mode or snapshot
-    than the chosen one knows. Configuration files may serve several jobs."""
+    than the chosen ones knows. Configuration files may serve several jobs."""
     of_run = (cfg.Locations.command_line, cfg.Locations.set_override)
+    known = {
+        (group, option.dest)
+        for kind, dest in _CHOSEN_BY.items()
+        for _key, group, option in plugins.options(kind).get(values[dest], ())
+    }
     for kind, dest in _CHOSEN_BY.items():
         chosen = values[dest]
         if kind == plugins.STORAGES or chosen == upstream.AUTO:
             # Each section of a job file has a storage of its own.
             continue
-        known = {key for key, _group, _option in plugins.options(kind).get(chosen, ())}
         for name, declared in plugins.options(kind).items():
-            for key, group, option in declared:
+            for _key, group, option in declared:
                 source = parsing.source(conf, option.dest, group)
-                if key in known or source not in of_run:
+                if (group, option.dest) in known or source not in of_run:
                     continue
                 if parsing.value(conf, option.dest, group) != option.default:
                     word = plugins.KINDS[kind]
