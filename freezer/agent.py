@@ -170,7 +170,8 @@ class Agent:
             repository = make_repository(settings, progress)
             if repository is not None:
                 stack.callback(repository.close)
-            job = job_of(settings.action)(settings, repository, self.say, progress)
+            kind = job_of(settings.action, settings.is_elsewhere)
+            job = kind(settings, repository, self.say, progress)
             job.check_options()
 
             def execute() -> 'Outcome':
@@ -272,7 +273,7 @@ def make_progress(settings: AgentConfig) -> Progress:
 
 
 def make_repository(settings: AgentConfig, progress: Progress) -> Repository | None:
-    """The storages, without contacting any; None for action exec."""
+    """The storages, without contacting any; None if the run needs none."""
     if not settings.storages:
         return None
     sent = {options.name: Share(progress.sending) for _, options in settings.storages}

@@ -57,7 +57,7 @@ def _check(text: str, environ: Mapping[str, str]) -> Found:
         if settings.metrics_file:
             MetricsFile(settings.metrics_file, settings)
         found, repository = _build(settings, progress)
-        action = job_of(settings.action)
+        action = job_of(settings.action, settings.is_elsewhere)
         action(settings, repository, lambda _text: None, progress).check_options()
     except (ConfigError, StorageConfigError) as error:
         return Found(_without_path(str(error)))

@@ -24,14 +24,16 @@ PROGRAMS=(ceph ceph-mon ceph-osd monmaptool radosgw radosgw-admin
     swift-account-server swift-container-server swift-object-server swift-proxy-server
     memcached getfattr setfacl age age-keygen zstd zsh gcc mkfs.btrfs mkfs.ext4 mkfs.xfs linux.uml
     modprobe lvcreate chromium restic borg fusermount3 fish sshd ssh-keygen redis-server
-    etcd mariadbd mariadb-install-db mariadb-backup pg_basebackup vsftpd)
+    etcd mariadbd mariadb-install-db mariadb-backup pg_basebackup vsftpd rbd
+    rabbitmq-server qemu-img)
 PACKAGES=(ceph-mon ceph-osd radosgw ceph-common
     swift-account swift-container swift-object swift-proxy python3-keystonemiddleware
     memcached attr acl age zstd zsh
     gcc libc6-dev btrfs-progs e2fsprogs xfsprogs
     user-mode-linux kmod lvm2 chromium restic borgbackup fuse3 fish
     openssh-server openssh-client redis-server etcd-server
-    mariadb-server mariadb-backup postgresql-15 vsftpd)
+    mariadb-server mariadb-backup postgresql-15 vsftpd
+    python3-rbd rabbitmq-server qemu-utils)
 
 missing() {  # the programs that are not installed
     local program

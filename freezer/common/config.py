@@ -61,7 +61,8 @@ class AgentConfig:
         makes one backup for each; empty if it is not known, or if there is none
     :ivar engine_options: key -> value, of what the chosen engine declares; the same for
         mode and snapshot. A plugin that is not installed has none.
-    :ivar storages: driver class and settings of each; none for action exec
+    :ivar storages: driver class and settings of each; none for action exec, and in a
+        mode whose backups another service stores
     :ivar copy_target: those of the storage that action copy writes to
     :ivar given: which of backup_name and hostname were set
     :ivar own_files: files that this run uses on this machine: configuration, keys, log
@@ -197,9 +198,18 @@ class AgentConfig:
         return replace(self, resource=resource)
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the mode is one whose backups another service makes and stores."""
+        declared = plugins.options(plugins.MODES).get(self.mode)
+        return bool(declared and declared.elsewhere)
+
+    @property
     def backup_media(self) -> str:
         """A word of Freezer 19 for the kind of source."""
-        declared = plugins.options(plugins.ENGINES).get(self.engine_name)
+        kind, name = plugins.ENGINES, self.engine_name
+        if self.is_elsewhere:
+            kind, name = plugins.MODES, self.mode
+        declared = plugins.options(kind).get(name)
         return declared.media if declared else 'fs'
 
     @property
@@ -298,6 +308,7 @@ def _load(
         job = jobfile.read(conf.config)
     if job is not None:
         job_options.apply(conf, job, pinned)
+    _choose_engine(conf)
     _apply_environment(conf, environ)
     parsing.refuse_control_characters(conf, opts.every_option())
     opts.refuse_unavailable(conf)
@@ -333,18 +344,22 @@ def _load(
 
 def _without_effect(conf: cfg.ConfigOpts, values: Mapping[str, Any]) -> Iterator[str]:
     """A line for each option of this run that only another engine, mode or snapshot
-    than the chosen one knows. Configuration files may serve several jobs."""
+    than the chosen ones knows. Configuration files may serve several jobs."""
     of_run = (cfg.Locations.command_line, cfg.Locations.set_override)
+    known = {
+        (group, option.dest)
+        for kind, dest in _CHOSEN_BY.items()
+        for _key, group, option in plugins.options(kind).get(values[dest], ())
+    }
     for kind, dest in _CHOSEN_BY.items():
         chosen = values[dest]
         if kind == plugins.STORAGES or chosen == upstream.AUTO:
             # Each section of a job file has a storage of its own.
             continue
-        known = {key for key, _group, _option in plugins.options(kind).get(chosen, ())}
         for name, declared in plugins.options(kind).items():
-            for key, group, option in declared:
+            for _key, group, option in declared:
                 source = parsing.source(conf, option.dest, group)
-                if key in known or source not in of_run:
+                if (group, option.dest) in known or source not in of_run:
                     continue
                 if parsing.value(conf, option.dest, group) != option.default:
                     word = plugins.KINDS[kind]
@@ -394,6 +409,16 @@ def _literal(value: Any) -> Any:
     if isinstance(value, list):
         return [_literal(item) for item in value]
     return parsing.literal(value) if isinstance(value, str) else value
+
+
+def _choose_engine(conf: cfg.ConfigOpts) -> None:
+    """Replace the engine of a job of Freezer 19 by the one that does its work here."""
+    if conf.engine_name == upstream.OSBRICK:
+        # Freezer 19 needs one, and ignores it.
+        conf.set_override('path_to_backup', [])
+    engine = plugins.engine_of(conf.mode, conf.engine_name)
+    if engine != conf.engine_name:
+        conf.set_override('engine_name', engine)
 
 
 def _apply_environment(conf: cfg.ConfigOpts, environ: Mapping[str, str]) -> None:
@@ -466,6 +491,7 @@ def _values(conf: cfg.ConfigOpts) -> dict[str, Any]:
                 conf, kind, values[dest]
             )
     values['resource'] = _resource(conf, values)
+    _check_mode_options(conf, values['mode'])
     values['include'] = tuple(values['include'])
     for name in ('path_to_backup', 'files_from', 'files_from0'):
         values[name] = tuple(dict.fromkeys(filter(None, values[name])))
@@ -535,6 +561,17 @@ def _resource(conf: cfg.ConfigOpts, values: Mapping[str, Any]) -> str:
             resource = str(values['engine_options'][given[0]])
             checks.check_path_part(given[0], resource)
     return resource
+
+
+def _check_mode_options(conf: cfg.ConfigOpts, mode: str) -> None:
+    """:raises ConfigError: an option is for a mode that is not the chosen one"""
+    for name, declared in plugins.options(plugins.MODES).items():
+        given = [key for key in declared.exclusive if parsing.value(conf, key)]
+        if given and name != mode:
+            raise ConfigError(
+                f'{given[0].replace("_", "-")} belongs to mode {name}: add --mode '
+                f'{name}'
+            )
 
 
 def _check_passphrase(values: Mapping[str, Any]) -> None:

@@ -81,7 +81,9 @@ def keys_of(conf: cfg.ConfigOpts) -> dict[str, Key]:
             keys[prefix + option.name.replace('-', '_')] = key
             keys[prefix + option.dest] = key
     for old, new in upstream.RENAMED.items():
-        keys.setdefault(old, keys[new])
+        # It may be of a plugin.
+        if new in keys:
+            keys.setdefault(old, keys[new])
     for old, new in upstream.INVERTED.items():
         keys.setdefault(old, keys[new]._replace(inverted=True))
     for name in _FILES:

@@ -45,16 +45,17 @@ AGENT_OPTS = (
         default='fs',
         help='What is backed up: fs means ordinary files, mysql and mongo the data '
         'directory of a database server, glance the images that --engine glance backs '
-        'up. Other modes quiesce an application during the backup.',
+        'up, cinder volumes. Other modes quiesce an application during the backup.',
     ),
     cfg.StrOpt(
         'engine',
         short='e',
         dest='engine_name',
-        default='tar',
+        default=plugins.DEFAULT_ENGINE,
         help='The program or format that archives are made with: tar for files, '
         'blocks for a disk image or a block device; '
-        'glance for images of OpenStack; stream for the output of a command.',
+        'glance for images of OpenStack, cinder for its volumes; stream for the '
+        'output of a command.',
     ),
     cfg.StrOpt(
         'snapshot',
@@ -636,7 +637,7 @@ def unavailable(conf: cfg.ConfigOpts) -> list[str]:
     return [
         upstream.absence(option.name)
         for option in absent_options()
-        if upstream.is_set(option, conf[option.dest], conf.container)
+        if upstream.is_set(option, conf[option.dest])
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from stevedore.named import NamedExtensionManager
 
 from freezer.common.arguments import suggestion
-from freezer.common.upstream import AUTO, REFUSED
+from freezer.common.upstream import AUTO, OSBRICK, REFUSED
 from freezer.exceptions import ConfigError
 from freezer.utils.plugin_options import PluginOptions
 
@@ -20,6 +20,8 @@ STORAGES = 'freezer.storage'
 ENGINES = 'freezer.engine'
 MODES = 'freezer.mode'
 SNAPSHOTS = 'freezer.snapshot'
+#: of ``--engine``
+DEFAULT_ENGINE = 'tar'
 #: namespace -> the option that chooses one
 KINDS = {
     STORAGES: 'storage',
@@ -89,3 +91,14 @@ def _failed(_manager: Any, entry_point: Any, error: BaseException) -> None:
         f'the plugin {entry_point} cannot be loaded: {error}; install what it needs, '
         f'or remove the package it belongs to'
     ) from error
+
+
+def engine_of(mode: str, engine: str) -> str:
+    """The engine that does the work of a job, which in jobs of Freezer 19 may follow
+    from the mode, or have another name here."""
+    if engine == OSBRICK:
+        return 'cinder'
+    declared = options(MODES).get(mode)
+    if declared and declared.engine and engine == DEFAULT_ENGINE:
+        return declared.engine
+    return engine

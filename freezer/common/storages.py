@@ -31,12 +31,14 @@ def plugin_options(conf: cfg.ConfigOpts, kind: str, name: str | None) -> dict[st
 def chosen(
     conf: cfg.ConfigOpts, values: Mapping[str, Any], job: jobfile.JobFile | None
 ) -> tuple[Chosen, ...]:
-    """Driver and settings of each storage; none for action exec.
+    """Driver and settings of each storage; none for action exec, and for a mode whose
+    backups another service stores.
 
     :param values: fields of AgentConfig
     :raises ConfigError: there is none, one is not available, or two are the same place
     """
-    if values['action'] == 'exec':
+    declared = plugins.options(plugins.MODES).get(values['mode'])
+    if values['action'] == 'exec' or (declared and declared.elsewhere):
         return ()
     shared = _shared(values)
     sections = _sources(values, job)

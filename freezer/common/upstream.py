@@ -12,8 +12,6 @@ from oslo_config import cfg
 _WITHOUT_DEFAULT = (
     *('mysql-conf', 'sql-server-conf', 'project-id', 'os-trust-id', 'backup-id'),
     'vssadmin',
-    *('cinder-vol-id', 'cinder-vol-name', 'cinderbrick-vol-id'),
-    *('cindernative-vol-id', 'cindernative-backup-id', 'cindernative-backup-az'),
     *('nova-inst-id', 'nova-inst-name', 'nova-restore-network'),
     *('glance-image-id', 'glance-image-name', 'glance-image-name-filter'),
 )
@@ -21,9 +19,6 @@ _DEFAULTS: dict[str, str | None] = {
     **dict.fromkeys(_WITHOUT_DEFAULT),
     'rsync-block-size': '4096',
     'timeout': '120',
-    'cindernative-backup-container': '$container',
-    'cindernative-freezer-only': 'True',
-    'fullbackup-rotation': '1',
     'os-identity-api-version': '3',
     'temp-resource-prefix': 'freezer_',
 }
@@ -33,10 +28,13 @@ RENAMED = {
     'src_file': 'path_to_backup',
     'encryption_password': 'encrypt_pass_file',
     'nova_network_id': 'nova_restore_network',
+    'cinderbrick_vol_id': 'cinder_vol_id',
     'os_auth_ver': 'os_identity_api_version',
 }
 #: keys that, if they are true, switch a flag off
 INVERTED = {'no_incremental': 'incremental'}
+#: an engine for volumes; here they are backed up by engine cinder
+OSBRICK = 'osbrick'
 #: ``--snapshot``: the plugin that fits the path; and none
 AUTO = 'auto'
 NONE = 'none'
@@ -75,13 +73,8 @@ def is_unset(flag: bool, value: str) -> bool:
     return value in ('', 'None') if flag else value in UNSET
 
 
-def is_set(option: cfg.Opt, value: str | None, container: str) -> bool:
-    """Whether a value differs from the option's default in Freezer 19.
-
-    :param container: what oslo.config replaces $container with, which is a default
-    """
+def is_set(option: cfg.Opt, value: str | None) -> bool:
+    """Whether a value differs from the option's default in Freezer 19."""
     text = str(value).strip() if value is not None else ''
     default = _DEFAULTS[option.name]
-    if default == '$container' and text == container:
-        return False
     return text not in UNSET and (default is None or text != default)

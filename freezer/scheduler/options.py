@@ -166,8 +166,9 @@ POLICY_OPTS = (
         'engines',
         default=['tar', 'blocks'],
         help='Engines that these jobs may use, separated by commas. read-roots and '
-        'write-roots do not bound others: glance reads and creates images of '
-        'OpenStack, with the credentials of --os-cloud.',
+        'write-roots do not bound others: glance and cinder read and create images '
+        'and volumes of OpenStack, with the credentials of --os-cloud. For mode '
+        'cindernative, its name is needed here.',
     ),
     cfg.ListOpt(
         'endpoints',

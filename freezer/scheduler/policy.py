@@ -106,8 +106,8 @@ class Policy:
                 'action copy can read backups of files outside of read_roots: name it '
                 'in actions'
             )
-        if action.name != 'exec' and action.engine not in self.engines:
-            yield f'engine {action.engine} is not in engines'
+        if action.name != 'exec' and action.performer not in self.engines:
+            yield f'engine {action.performer} is not in engines'
         for kind in action.storage_kinds:
             if self.storages and kind not in self.storages:
                 yield f'storage {kind} is not in storages'

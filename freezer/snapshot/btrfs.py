@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 from freezer.exceptions import FreezerError
-from freezer.snapshot import mounts, owner, programs
+from freezer.snapshot import mounts, programs
 from freezer.snapshot.folder import (
     BASE,
     PrivateFolder,
@@ -23,6 +23,7 @@ from freezer.snapshot.folder import (
     temporary,
 )
 from freezer.snapshot.snapshot import Snapshot, SnapshotSettings, SnapshotView
+from freezer.utils import owner
 
 LOG = logging.getLogger(__name__)
 

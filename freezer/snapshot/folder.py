@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from freezer.exceptions import FreezerError
-from freezer.snapshot import mounts, owner, programs
-from freezer.utils import signals
+from freezer.snapshot import mounts, programs
+from freezer.utils import owner, signals
 
 LOG = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class PrivateFolder:
     """Created with the first mount.
 
     :param base: the directory to create it in
-    :param mark: its name; see :func:`freezer.snapshot.owner.new_mark`
+    :param mark: its name; see :func:`freezer.utils.owner.new_mark`
     """
 
     def __init__(self, base: str, mark: str) -> None:

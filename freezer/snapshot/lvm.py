@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from freezer.exceptions import ConfigError, FreezerError
-from freezer.snapshot import mounts, owner, programs
+from freezer.snapshot import mounts, programs
 from freezer.snapshot.folder import (
     ATTEMPTS,
     BASE,
@@ -23,7 +23,7 @@ from freezer.snapshot.folder import (
     unmount,
 )
 from freezer.snapshot.snapshot import Snapshot, SnapshotSettings, SnapshotView
-from freezer.utils import human
+from freezer.utils import human, owner
 from freezer.utils.paths import absolute
 from freezer.utils.tree import is_within
 

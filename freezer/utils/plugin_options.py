@@ -23,11 +23,16 @@ class PluginOptions:
     :param secret_files: keys of the options that name a file with a secret
     :param selectors: of an engine that makes one backup for each resource: keys of the
         options that select resources: first its ID, then its name, then others
-    :param exclusive: of an engine or a snapshot: keys of further options that are an
-        error with another one; those of a snapshot choose it if --snapshot is auto
+    :param exclusive: of an engine, a mode or a snapshot: keys of further options that
+        are an error with another one; those of a snapshot choose it if --snapshot is
+        auto
     :param stored_as: of an engine: the name of the one that reads and writes its
         backups; that is used in its place
-    :param media: of an engine: ``backup_media`` of Freezer 19
+    :param media: of an engine, or of a mode with ``elsewhere``: ``backup_media`` of
+        Freezer 19
+    :param engine: of a mode: the engine it needs, if that is not chosen
+    :param elsewhere: of a mode whose backups another service makes and stores: a run
+        has no storage and no engine
     :param secret_receivers: of a storage: keys of the options that name servers which
         get a password or a token, perhaps one of the environment or of a file
     :param place: of a storage: from the container and the options, what two sections of
@@ -41,6 +46,8 @@ class PluginOptions:
     exclusive: Sequence[str] = ()
     stored_as: str = ''
     media: str = 'fs'
+    engine: str | None = None
+    elsewhere: bool = False
     secret_receivers: Sequence[str] = ()
     place: Callable[[str, Mapping[str, Any]], Hashable] = _container
 

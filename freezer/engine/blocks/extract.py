@@ -1,13 +1,13 @@
 """Restores the levels of a chain, and checks them without restoring."""
 
-import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
 from freezer.engine.blocks.state import LevelState
 from freezer.engine.blocks.stream import NO_BASE, Header, StreamReader
-from freezer.engine.blocks.target import Target, open_target
+from freezer.engine.blocks.target import Target
 from freezer.engine.engine import ArchiveReader, Extractor
 from freezer.engine.index.file import Part
 from freezer.engine.index.record import Record
@@ -55,14 +55,17 @@ class Chain:
 class ImageExtractor(Extractor):
     """Writes one level after the other: first level 0, then what changed.
 
-    :param target: from :func:`freezer.engine.blocks.target.check_target`
+    :param opened: opens the target, for level 0 if its argument is True
     :param newest: the state of the newest level; None if that is lost
     """
 
     def __init__(
-        self, target: str, newest: LevelState | None, progress: Progress
+        self,
+        opened: Callable[[bool], AbstractContextManager[Target]],
+        newest: LevelState | None,
+        progress: Progress,
     ) -> None:
-        self._target = target
+        self._opened = opened
         self._newest = newest
         self._progress = progress
         self._chain = Chain()
@@ -71,10 +74,7 @@ class ImageExtractor(Extractor):
         reader = StreamReader(blocks)
         header = reader.header
         self._chain.check_next(header)
-        is_new = header.level == 0
-        if is_new:
-            self._make_folder()
-        with open_target(self._target, is_new) as target:
+        with self._opened(header.level == 0) as target:
             # Before anything is overwritten.
             target.check_room(self._needed(header))
             target.resize(self._chain.size, header.size)
@@ -101,13 +101,6 @@ class ImageExtractor(Extractor):
             else:
                 target.write(offset, content)
         target.clear(end, reader.header.size)
-
-    def _make_folder(self) -> None:
-        folder = os.path.dirname(self._target)
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise EngineError(f'{folder}: {error.strerror}') from error
 
 
 class ImageReader(ArchiveReader):

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import Protocol, Self
+from typing import Self
 
 from freezer.engine.engine import Source
 from freezer.exceptions import ConfigError, EngineError
@@ -47,13 +47,6 @@ class Image(abc.ABC):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-
-class ImageSource(Protocol):
-    """A source of this engine."""
-
-    def open(self) -> Image:
-        """:raises EngineError: it cannot be opened"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,18 +83,7 @@ def _refused(path: str, why: str) -> RestoreError:
 
 
 class Target(abc.ABC):
-    """A target that is open for writing. A context manager.
-
-    :raises EngineError: it cannot be opened
-    """
-
-    def __init__(self, path: str, flags: int) -> None:
-        self._path = path
-        try:
-            self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._punches = True
+    """An image that is open for writing. A context manager."""
 
     @abc.abstractmethod
     def resize(self, before: int, size: int) -> None:
@@ -108,8 +97,43 @@ class Target(abc.ABC):
         """Make zeros of a range whose old bytes are not of the image; nothing if it
         ends before it starts."""
 
+    @abc.abstractmethod
+    def write(self, offset: int, content: Block | memoryview) -> None: ...
+
+    @abc.abstractmethod
+    def write_zeros(self, offset: int, length: int) -> None:
+        """Zeros, as holes where they are possible."""
+
+    @abc.abstractmethod
+    def sync(self) -> None:
+        """Write everything to the disk."""
+
+    @abc.abstractmethod
+    def close(self) -> None: ...
+
     def check_room(self, size: int) -> None:
         """:raises EngineError: an image of that many bytes cannot have room"""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+class _SystemFile(Target):
+    """A target that the kernel opens by its path.
+
+    :raises EngineError: it cannot be opened
+    """
+
+    def __init__(self, path: str, flags: int) -> None:
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._punches = True
 
     def write(self, offset: int, content: Block | memoryview) -> None:
         view = memoryview(content)
@@ -122,7 +146,6 @@ class Target(abc.ABC):
             raise self._failed(error) from error
 
     def write_zeros(self, offset: int, length: int) -> None:
-        """Zeros, as holes where they are possible."""
         while length:
             part = min(length, _PUNCH_STEP)
             if not (self._punches and self._punch(offset, part)):
@@ -146,7 +169,6 @@ class Target(abc.ABC):
         return False
 
     def sync(self) -> None:
-        """Write everything to the disk."""
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -155,17 +177,11 @@ class Target(abc.ABC):
     def close(self) -> None:
         os.close(self._file)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
     def _failed(self, error: OSError) -> EngineError:
         return EngineError(f'{self._path}: {error.strerror}')
 
 
-class File(Target):
+class File(_SystemFile):
     """
     :param is_new: it is made, or emptied
     """
@@ -196,7 +212,7 @@ class File(Target):
             raise EngineError(f'{folder}: {error.strerror}') from error
 
 
-class Device(Target):
+class Device(_SystemFile):
     """A block device. Nobody else can mount it meanwhile. What is written beyond its
     end is dropped: a level may be larger than the newest one, which has room."""
 
@@ -238,9 +254,11 @@ class Device(Target):
 def open_target(path: str, is_new: bool) -> Target:
     """Open a target.
 
-    :param is_new: for level 0
+    :param is_new: for level 0; the directory of a file is made if it is missing
     :raises EngineError: it cannot be opened
     """
+    if is_new:
+        _make_folder(os.path.dirname(path))
     try:
         is_device = stat.S_ISBLK(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -248,3 +266,10 @@ def open_target(path: str, is_new: bool) -> Target:
     except OSError as error:
         raise EngineError(f'{path}: {error.strerror}') from error
     return Device(path) if is_device else File(path, is_new)
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f'{folder}: {error.strerror}') from error

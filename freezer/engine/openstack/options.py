@@ -3,7 +3,8 @@ them."""
 
 from oslo_config import cfg
 
-from freezer.utils.openstack_options import OS_CLOUD
+from freezer.engine.blocks.options import OPTIONS as BLOCKS
+from freezer.utils.openstack_options import OS_CLOUD, RETRY_BUDGET, TIMEOUT
 from freezer.utils.plugin_options import PluginOptions
 
 # Of each engine: two may declare the same option.
@@ -15,17 +16,8 @@ _CLOUD = (
         help='Back up all resources of this project, each as a backup of its own.',
     ),
 )
-_OPENSTACK = (
-    cfg.FloatOpt(
-        'retry-budget',
-        metavar='SECONDS',
-        default=300.0,
-        min=0.0,
-        help='How long a request to an OpenStack service, or the download of an image '
-        'that makes no progress, is repeated after temporary errors. Until the '
-        'service has answered for the first time, at most 20 seconds.',
-    ),
-)
+_OPENSTACK = (RETRY_BUDGET,)
+_TIMEOUT = (TIMEOUT,)
 
 GLANCE = PluginOptions(
     groups={
@@ -60,4 +52,60 @@ GLANCE = PluginOptions(
     environment={'os_cloud': 'OS_CLOUD'},
     selectors=('glance_image_id', 'glance_image_name', 'glance_image_name_filter'),
     media='glance',
+)
+
+CINDER = PluginOptions(
+    groups={
+        None: (
+            cfg.StrOpt(
+                'cinder-vol-id',
+                metavar='ID',
+                help='Back up this volume, or restore the backup of it.',
+            ),
+            cfg.StrOpt(
+                'cinder-vol-name',
+                metavar='NAME',
+                help='The same by the name of the volume. If several volumes have the '
+                'name, the agent lists their IDs and exits.',
+            ),
+            cfg.StrOpt(
+                'cinder-transfer',
+                metavar='HOW',
+                choices=['attachment', 'image'],
+                help='How the data of volumes is read and written. attachment: with '
+                'librbd, if the backend is Ceph RBD; only what is allocated is read. '
+                'image: by a temporary image of Glance, with any backend. Default: '
+                'attachment where that is possible, or else image.',
+            ),
+            cfg.StrOpt(
+                'cinder-restore-name',
+                metavar='NAME',
+                help='Name of the volume that a restore creates. Default: the name of '
+                'the volume that was backed up.',
+            ),
+            cfg.StrOpt(
+                'cinder-restore-type',
+                metavar='NAME',
+                help='Its type. Default: the type of the volume that was backed up.',
+            ),
+            cfg.StrOpt(
+                'cinder-restore-az',
+                metavar='NAME',
+                help='Its availability zone. Default: the zone of the volume that was '
+                'backed up.',
+            ),
+            cfg.StrOpt(
+                'cinder-restore-vol-id',
+                metavar='ID',
+                help='Restore onto this existing volume instead of a new one; needs '
+                '--overwrite. The volume must be detached, and its backend Ceph RBD.',
+            ),
+            *_CLOUD,
+        ),
+        'openstack': (*_OPENSTACK, *_TIMEOUT),
+        **BLOCKS.groups,
+    },
+    environment={'os_cloud': 'OS_CLOUD'},
+    selectors=('cinder_vol_id', 'cinder_vol_name'),
+    media='cinder',
 )

@@ -5,6 +5,7 @@ Imported when a service is used: it needs the extra ``openstack``.
 
 import contextlib
 import html
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -57,6 +58,7 @@ class Service:
     :param title: its name for the user
     :param version: of its API
     :param budget: seconds for one request with all its repetitions
+    :param microversion: of its API; None if it has none
     :raises ConfigError: there is no such cloud, or its credentials are incomplete
     """
 
@@ -68,6 +70,7 @@ class Service:
         version: str,
         budget: float,
         progress: Progress,
+        microversion: str | None = None,
     ) -> None:
         self._kind = kind
         self.title = title
@@ -89,6 +92,7 @@ class Service:
                 endpoint_override=region.get_endpoint(kind),
                 min_version=version,
                 max_version=f'{version}.latest',
+                default_microversion=microversion,
             )
 
     def run(self, call: Callable[[], T]) -> T:
@@ -319,6 +323,17 @@ def _explanation(response: Any) -> str:
     if '<body' in text:
         # The title repeats the status.
         text = re.sub(r'(?s).*<body[^>]*>|<h1>.*?</h1>', ' ', text)
+    text = _message(text)
     text = html.unescape(re.sub('<[^>]*>', ' ', text))
     words = printable(' '.join(text.split())).rstrip('.')
     return words[:_LONGEST_REASON] or 'no explanation'
+
+
+def _message(text: str) -> str:
+    """The message in an error of Cinder or Nova, such as ``{"badRequest": {"message":
+    …}}``; the text itself if it is something else."""
+    try:
+        (content,) = json.loads(text).values()
+        return str(content['message'])
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return text

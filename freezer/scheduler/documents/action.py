@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from freezer.common import upstream
+from freezer.common import plugins, upstream
 from freezer.common.job_options import JobKeys
 from freezer.common.jobfile import STORAGE_PREFIX
 from freezer.exceptions import ConfigError
@@ -84,7 +84,14 @@ class Action:
 
     @property
     def engine(self) -> str:
-        return self._option('engine_name', 'engine', default='tar')
+        given = self._option('engine_name', 'engine', default=plugins.DEFAULT_ENGINE)
+        return plugins.engine_of(self.mode, given)
+
+    @property
+    def performer(self) -> str:
+        """The engine; or the mode, if the backups of the mode are made elsewhere."""
+        declared = plugins.options(plugins.MODES).get(self.mode)
+        return self.mode if declared and declared.elsewhere else self.engine
 
     @property
     def storage_kinds(self) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from freezer.tests.conformance.variants import certified
 from freezer.tests.front import Front
 from freezer.tests.once import made_once
 from freezer.tests.proxy import Proxy
+from freezer.tests.servers.backends import Backends
+from freezer.tests.servers.cinder import Cinder
 from freezer.tests.servers.cloud import Cloud
 from freezer.tests.servers.control_plane import ControlPlane
 from freezer.tests.servers.glance import Glance
@@ -135,3 +137,13 @@ def control_plane(cloud: Cloud) -> ControlPlane:
 @pytest.fixture(scope='session')
 def glance(cloud: Cloud) -> Glance:
     return cloud.add(Glance)
+
+
+@pytest.fixture(scope='session')
+def cinder(glance: Glance) -> Cinder:
+    """Volumes, and backups of volumes."""
+    if missing := Backends.missing({*Cinder.needs}):
+        pytest.skip(f'no {missing}')
+    if os.getuid():
+        pytest.skip('Cinder runs as root only')
+    return glance.cloud.add(Cinder)

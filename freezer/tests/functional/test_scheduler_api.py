@@ -122,7 +122,7 @@ def test_backup_restore_stop_and_delete(
         assert sorted(known['supported_engines']) == [
             *('glance', 'rsync', 'rsyncv2', 'tar')
         ]
-        modes = ['fs', 'glance', 'mongo', 'mysql']
+        modes = ['cinder', 'cindernative', 'fs', 'glance', 'mongo', 'mysql']
         assert sorted(known['supported_modes']) == modes
         backup = document(s3(store, action='backup', path_to_backup=str(tree)))
         path = tmp_path / 'job.json'

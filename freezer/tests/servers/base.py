@@ -400,14 +400,14 @@ class ProcessServer(Server):
         if process.returncode:
             raise StartError(f'{argv} exited with {process.returncode}')
 
-    def _wait(self, done: Callable[[], bool], what: str) -> None:
+    def _wait(self, done: Callable[[], bool], what: str, pause: float = 0.05) -> None:
         """Wait until ``done()``, or raise StartError."""
         deadline = time.monotonic() + self.start_timeout
         while not done():
             self._tend()
             if time.monotonic() > deadline:
                 raise StartError(f'no {what} within {self.start_timeout:.0f} s')
-            time.sleep(0.05)
+            time.sleep(pause)
 
     def _answers(self) -> bool:
         try:

@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from freezer.tests.servers.base import DOMAIN, ProcessServer, Properties, free_ports
@@ -110,6 +111,16 @@ class CephRGW(ProcessServer):
         actions = ['s3:GetObject', 's3:ListBucket']
         self._allow(bucket, 'readonly', [{'Action': actions, 'Resource': resources}])
         return bucket
+
+    @property
+    def config(self) -> Path:
+        """Of clients: there are no keys."""
+        return self.directory / 'ceph.conf'
+
+    def make_pool(self, name: str) -> None:
+        """Create a pool for images of RBD."""
+        self._ceph('ceph', 'osd', 'pool', 'create', name, '8')
+        self._ceph('rbd', 'pool', 'init', name)
 
     def limit(self, bucket: str, statements: Sequence[dict[str, Any]]) -> None:
         """Let the user of ``limited_access_key`` do this with the bucket, and nothing

@@ -18,7 +18,13 @@ import keystoneauth1.exceptions
 import keystoneauth1.identity.v3
 import keystoneauth1.session
 
-from freezer.tests.servers.base import ProcessServer, Properties, free_ports
+from freezer.tests.servers.backends import (
+    Backends,
+    kept_tables,
+    read_tables,
+    write_tables,
+)
+from freezer.tests.servers.base import ProcessServer, Properties, StartError, free_ports
 
 PACKAGES = (
     'keystone==30.0.0',
@@ -26,10 +32,19 @@ PACKAGES = (
     'freezer-api==19.0.0',
     'python-freezerclient==6.5.0',
     'gunicorn==27.0.1',
+    'cinder==29.0.0',
+    'os-brick==7.1.1',
+    'PyMySQL==1.2.0',
+    'boto3',
+    'setuptools<81',
 )
+#: of Debian: rados and rbd are not on PyPI
+LIBRARIES = Path('/usr/lib/python3/dist-packages')
 PASSWORD = 'pw/keystone+secret'
 DOMAIN_NAME = 'Default'
 REGION = 'RegionOne'
+#: of all services
+HOST = 'testhost'
 
 # Otherwise oslo.config would read gunicorn's arguments.
 _KEYSTONE = """
@@ -64,16 +79,23 @@ def build(folder: Path) -> None:
     )
     if done.returncode:
         raise Unavailable(done.stderr.decode().strip())
+    (packages,) = folder.glob('lib/python*/site-packages')
+    for library in LIBRARIES.glob('r[ab]d*.cpython-*.so'):
+        (packages / library.name).symlink_to(library)
 
 
 class Service(abc.ABC):
     """A service of a cloud, on a port of its own. :meth:`Cloud.add` starts it.
 
     :cvar kind: its type in Keystone's catalog
+    :cvar path: of its endpoint
+    :cvar needs: the :class:`Backends` that must run before it is prepared
     """
 
     name: ClassVar[str]
     kind: ClassVar[str]
+    path: ClassVar[str] = ''
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, cloud: 'Cloud', port: int) -> None:
         self.cloud = cloud
@@ -86,10 +108,10 @@ class Service(abc.ABC):
 
     @abc.abstractmethod
     def launch(self) -> None:
-        """Start its process, with the name of the service."""
+        """Start its process, with the name of the service, and others."""
 
     @abc.abstractmethod
-    def ask(self, session: Any) -> None:
+    def is_ready(self, session: Any) -> bool:
         """Send a request as the administrator.
 
         :raises keystoneauth1.exceptions.ClientException: it does not answer
@@ -116,21 +138,33 @@ class Cloud(ProcessServer):
     def __init__(self, folder: Path, parent: Path | None = None) -> None:
         super().__init__(parent)
         self.folder = folder
+        self.backends = Backends(parent)
         self._services: dict[str, Service] = {}
 
     # -- Services ---------------------------------------------------------------------
 
     def add(self, kind: type[S]) -> S:
         """The service of this kind; started by the first call."""
-        found = self._services.get(kind.name)
-        if found is None:
-            found = kind(self, *free_ports(1))
-            found.prepare()
-            self.add_endpoint(kind.name, kind.kind, found.endpoint)
-            self._services[kind.name] = found
-            self.start_one(kind.name)
+        self.add_all(kind)
+        found = self._services[kind.name]
         assert isinstance(found, kind)
         return found
+
+    def add_all(self, *kinds: type[Service]) -> None:
+        """Start services side by side; one may need those before it."""
+        new = [kind for kind in kinds if kind.name not in self._services]
+        self.backends.start({name for kind in new for name in kind.needs})
+        for kind in new:
+            made = self._services[kind.name] = kind(self, *free_ports(1))
+            self.add_endpoint(kind.name, kind.kind, made.endpoint + kind.path)
+            made.prepare()
+            self._launch_one(kind.name)
+        for kind in new:
+            self._await_one(kind.name)
+
+    def service(self, name: str) -> Service:
+        """One that was added."""
+        return self._services[name]
 
     def kill_one(self, name: str) -> None:
         """:param name: ``keystone``, or that of a service"""
@@ -141,7 +175,13 @@ class Cloud(ProcessServer):
     def start_one(self, name: str) -> None:
         """Start one that is not running; return when it answers."""
         self._launch_one(name)
-        self._wait(lambda: self._is_answered(name), f'answer of {name}')
+        self._await_one(name)
+
+    def _await_one(self, name: str) -> None:
+        try:
+            self._wait(lambda: self._is_answered(name), f'answer of {name}', 0.5)
+        except StartError as error:
+            raise StartError(f'{error}\n{self._log_tails()}') from None
 
     def _launch_one(self, name: str) -> None:
         if name == 'keystone':
@@ -154,14 +194,13 @@ class Cloud(ProcessServer):
             self._services[name].launch()
 
     def _is_answered(self, name: str) -> bool:
-        session = self.session()
         try:
-            session.get_token()
-            if name != 'keystone':
-                self._services[name].ask(session)
+            if name == 'keystone':
+                self.session().get_token()
+                return True
+            return self._services[name].is_ready(self.admin)
         except keystoneauth1.exceptions.ClientException:
             return False
-        return True
 
     def add_endpoint(self, name: str, kind: str, url: str) -> None:
         """Add a service to Keystone's catalog."""
@@ -196,11 +235,73 @@ class Cloud(ProcessServer):
             lines += [f'{key} = {value}' for key, value in values.items()]
         (self.directory / name).write_text('\n'.join(lines) + '\n')
 
+    def create_sqlite(self, database: str, program: str, *arguments: str) -> None:
+        """Create an SQLite database, by a program unless its tables are kept."""
+        path = self.directory / f'{database}.db'
+        kept = kept_tables(f'sqlite-{database}')
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            if kept.exists():
+                connection.executescript(read_tables(kept))
+            else:
+                self.program(program, *arguments)
+                write_tables(kept, '\n'.join(connection.iterdump()))
+        self.write_ahead(database)
+
     def write_ahead(self, database: str) -> None:
         """Let readers of an SQLite database not block its writers."""
         path = self.directory / f'{database}.db'
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute('PRAGMA journal_mode=WAL')
+
+    def database(self, name: str) -> str:
+        """The URL of a database in MariaDB; created by the first call."""
+        self.backends.mariadb.create(name)
+        return self.backends.mariadb.url(name)
+
+    def connection(self, name: str) -> dict[str, object]:
+        """Options with which a service uses such a database."""
+        return {
+            'connection': self.database(name),
+            'max_pool_size': 5,
+            'max_overflow': 20,
+        }
+
+    def migrate(self, name: str, program: str, *arguments: str) -> None:
+        """Create the tables of a database, by a program unless they are kept."""
+        kept, database = kept_tables(name), self.backends.mariadb
+        if kept.exists():
+            database.execute(read_tables(kept), name)
+        else:
+            self.program(program, *arguments)
+            write_tables(kept, database.dump(name))
+
+    def common(self, name: str) -> dict[str, dict[str, object]]:
+        """Options of a service that has this folder and uses the queue."""
+        folder = self.directory / name
+        settings: dict[str, dict[str, object]] = {
+            'DEFAULT': {
+                'state_path': folder,
+                'my_ip': '127.0.0.1',
+                'host': HOST,
+                # On a busy machine, services that are asked may still be starting.
+                'rpc_response_timeout': 600,
+            },
+            'oslo_concurrency': {'lock_path': folder / 'lock'},
+            'oslo_messaging_notifications': {'driver': 'noop'},
+            'oslo_messaging_rabbit': {
+                'heartbeat_in_pthread': 'false',
+                'rabbit_quorum_queue': 'false',
+            },
+            'service_user': {'send_service_user_token': 'true', **self.credentials()},
+            'keystone_authtoken': {
+                **self.credentials(),
+                'service_token_roles_required': 'true',
+                'service_token_roles': 'service',
+            },
+        }
+        if 'rabbitmq' in self._services[name].needs:
+            settings['DEFAULT']['transport_url'] = self.backends.rabbitmq.url
+        return settings
 
     def credentials(self) -> dict[str, object]:
         """Options with which a service talks to Keystone, as the administrator."""
@@ -213,6 +314,7 @@ class Cloud(ProcessServer):
             'project_name': 'admin',
             'user_domain_name': DOMAIN_NAME,
             'project_domain_name': DOMAIN_NAME,
+            'region_name': REGION,
         }
 
     # -- Contents ---------------------------------------------------------------------
@@ -290,8 +392,9 @@ class Cloud(ProcessServer):
         (self.directory / 'kwsgi.py').write_text(_KEYSTONE)
         self.write('keystone.conf', _keystone(self.directory))
         me = ('--keystone-user', str(os.getuid()), '--keystone-group', str(os.getgid()))
+        config = ('keystone-manage', '--config-file', 'keystone.conf')
+        self.create_sqlite('keystone', *config, 'db_sync')
         for command in (
-            ('db_sync',),
             ('fernet_setup', *me),
             ('credential_setup', *me),
             (
@@ -302,8 +405,11 @@ class Cloud(ProcessServer):
                 *('--bootstrap-region-id', REGION),
             ),
         ):
-            self.program('keystone-manage', '--config-file', 'keystone.conf', *command)
-        self.write_ahead('keystone')
+            self.program(*config, *command)
+
+    def stop(self) -> None:
+        super().stop()
+        self.backends.stop()
 
     def _launch(self) -> None:
         for name in ('keystone', *self._services):

@@ -63,8 +63,9 @@ class ControlPlane(Service):
             self.name, ['python', 'run_api.py', '--config-file', 'freezer-api.conf']
         )
 
-    def ask(self, session: Any) -> None:
+    def is_ready(self, session: Any) -> bool:
         session.get(f'{self.endpoint}/v2/{session.get_project_id()}/clients/')
+        return True
 
     def call(
         self, method: str, path: str, body: Any = None, session: Any = None

@@ -12,7 +12,7 @@ from glance.common import wsgi_app
 application = wsgi_app.init_app()
 """
 #: bytes of all images of one user together
-QUOTA = 96 << 20
+QUOTA = 1200 << 20
 
 
 class Glance(Service):
@@ -52,12 +52,12 @@ class Glance(Service):
             },
         )
         config = ('--config-file', 'glance/glance-api.conf')
-        cloud.program('glance-manage', *config, 'db_sync')
-        cloud.write_ahead('glance')
+        cloud.create_sqlite('glance', 'glance-manage', *config, 'db_sync')
 
     def launch(self) -> None:
         config = {'OS_GLANCE_CONFIG_DIR': str(self.cloud.directory / 'glance')}
         self.cloud.spawn_wsgi(self.name, self.port, 'gwsgi', config)
 
-    def ask(self, session: Any) -> None:
+    def is_ready(self, session: Any) -> bool:
         session.get(f'{self.endpoint}/v2/images')
+        return True

@@ -285,12 +285,12 @@ def test_keys_of_the_dashboard_that_nothing_has(job: Job) -> None:
 
 
 def test_all_keys_that_are_not_there_are_named(job: Job) -> None:
-    names = ('foo', 's3_regoin', 'sql_server_conf', 'nova_inst_id', 'cinder_vol_id')
+    names = ('foo', 's3_regoin', 'sql_server_conf', 'backup_id', 'vssadmin')
     lines = ''.join(f'{name} = x\n' for name in names)
     text = refused(*job(LOCAL_JOB + lines + 'max_level = y\n'))
-    for name in (*names[:2], 'max_level', '--sql-server-conf', '--nova-inst-id'):
+    for name in (*names[:2], 'max_level', '--sql-server-conf', '--backup-id'):
         assert name in text
-    assert '--cinder-vol-id' in text
+    assert '--vssadmin' in text
 
 
 def test_unknown_keys_are_named(job: Job) -> None:
@@ -355,7 +355,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     [
         ('vssadmin', 'True', 'False'),
         ('rsync_block_size', '8192', '4096'),
-        ('cindernative_backup_container', 'other', '$container'),
         ('sql_server_conf', '/etc/my.cnf', 'false'),
         ('nova_inst_id', 'uuid', ''),
         ('timeout', '240', '120'),
@@ -776,3 +775,15 @@ def test_what_was_given(job: Job, oslo: Job, environ: Environ) -> None:
     assert given(*oslo('[DEFAULT]\nbackup_name = bk')) == {'backup_name'}
     environ(OS_DEFAULT__HOSTNAME='h')
     assert given() == {'hostname'}
+
+
+def test_engines_of_jobs_of_freezer_19(job: Job) -> None:
+    """Mode cinder needs no engine there; osbrick needs a path, and ignores it."""
+    for lines in (
+        'mode = cinder\nengine_name = tar\ncinder_vol_id = x\n',
+        'engine_name = osbrick\ncinderbrick_vol_id = x\npath_to_backup = /tmp\n',
+    ):
+        settings = load(*job(LOCAL_JOB + lines))
+        assert (settings.engine_name, settings.resource) == ('cinder', 'x')
+        assert settings.backup_media == 'cinder'
+        assert settings.path_to_backup == ()

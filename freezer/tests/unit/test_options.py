@@ -196,7 +196,7 @@ def test_help_names_every_option() -> None:
             name = f'--{group}-{option.name}' if group else f'--{option.name}'
             assert name in ended.stdout
     # What is not there yet is not promised.
-    assert '--cinder-vol-id' not in ended.stdout
+    assert '--backup-id' not in ended.stdout
 
 
 def test_no_argument_is_help_and_a_failure() -> None:

@@ -305,7 +305,7 @@ def test_options_of_a_log_in_a_storage_are_refused() -> None:
 
 
 def test_every_unknown_key_is_reported() -> None:
-    old = ['sql_server_conf', 'vssadmin', 'cinder_vol_id', 'nova_inst_id', 'timeout']
+    old = ['sql_server_conf', 'vssadmin', 'backup_id', 'timeout']
     new = ['dst_file', 'get_object', 'max_levl', 's3_regoin']
     found = problems(job({**INFO, **dict.fromkeys([*old, *new], 'x')}))
     for key in (*old, *new):

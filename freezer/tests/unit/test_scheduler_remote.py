@@ -214,7 +214,8 @@ def test_registers_once(api: FakeApi, remote: Remote) -> None:
     assert set(client['supported_storages']) == storages
     # freezer-api knows no engine blocks.
     assert set(client['supported_engines']) == {*('tar', 'glance', 'rsync', 'rsyncv2')}
-    assert set(client['supported_modes']) == {'fs', 'glance', 'mongo', 'mysql'}
+    cloud = {'cinder', 'cindernative', 'glance'}
+    assert set(client['supported_modes']) == {'fs', 'mongo', 'mysql', *cloud}
     assert client['supported_actions'][-1] == 'exec'
     assert 'is_central' not in client
 

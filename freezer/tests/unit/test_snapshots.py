@@ -12,13 +12,13 @@ import pytest
 from freezer.exceptions import ConfigError, FreezerError
 from freezer.job.source import at_rest, choose_snapshot
 from freezer.mode.fs import FsMode
-from freezer.snapshot import folder, mounts, owner, programs
+from freezer.snapshot import folder, mounts, programs
 from freezer.snapshot.btrfs import BtrfsSnapshot
 from freezer.snapshot.lvm import LvmSnapshot, SnapshotSize, Volume
 from freezer.snapshot.lvm_options import OPTIONS
 from freezer.snapshot.snapshot import Snapshot, SnapshotSettings
 from freezer.tests.plugins.freezer_sqlite.snapshot import CopySnapshot
-from freezer.utils import signals
+from freezer.utils import owner, signals
 
 GIB = 1 << 30
 VOLUME = Volume(
@@ -74,7 +74,7 @@ def test_marks() -> None:
     assert owner.is_mark(mark)
     assert mark != owner.new_mark()
     assert not owner.is_abandoned(mark)
-    code = 'from freezer.snapshot import owner; print(owner.new_mark())'
+    code = 'from freezer.utils import owner; print(owner.new_mark())'
     ended = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     ).stdout.strip()

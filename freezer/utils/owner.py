@@ -1,5 +1,5 @@
-"""Marks a snapshot with the process that made it, so that a later run can remove what a
-killed run has left."""
+"""Marks a temporary resource, such as a snapshot, with the process that made it, so
+that a later run can remove what a killed run has left."""
 
 import re
 import secrets
