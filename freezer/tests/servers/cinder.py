@@ -2,10 +2,12 @@
 
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+from freezer.tests.servers.base import which
 from freezer.tests.servers.cloud import LIBRARIES, Service
 
 _WSGI = """
@@ -13,6 +15,19 @@ import sys
 sys.argv = ['cinder-api', '--config-file', '{folder}/cinder.conf']
 from cinder.wsgi import wsgi
 application = wsgi.initialize_application()
+"""
+# A busy monitor without authentication refuses a command now and then: "EPERM: problem
+# getting command descriptions from mon". Cinder does not ask again.
+_CEPH = """\
+#!/bin/sh
+for _ in 1 2 3 4 5; do
+    if answer=$({ceph} "$@"); then
+        printf '%s\\n' "$answer"
+        exit 0
+    fi
+    sleep 0.2
+done
+exit 1
 """
 _POOL = 'volumes'
 #: bucket of Cinder's own backups
@@ -31,8 +46,11 @@ class Cinder(Service):
     def prepare(self) -> None:
         cloud = self.cloud
         folder = cloud.directory / self.name
-        for each in ('lock', 'conversion'):
+        for each in ('lock', 'conversion', 'bin'):
             (folder / each).mkdir(parents=True)
+        program = folder / 'bin/ceph'
+        program.write_text(_CEPH.format(ceph=which('ceph')))
+        program.chmod(0o755)
         (cloud.directory / 'cwsgi.py').write_text(_WSGI.format(folder=folder))
         ceph = cloud.backends.ceph
         ceph.make_pool(_POOL)
@@ -89,7 +107,8 @@ class Cinder(Service):
     def launch_part(self, part: str) -> None:
         program = f'cinder-{part}'
         config = ['--config-file', 'cinder/cinder.conf']
-        self.cloud.spawn(program, [program, *config])
+        path = f'{self.cloud.directory}/cinder/bin:{os.environ["PATH"]}'
+        self.cloud.spawn(program, [program, *config], {'PATH': path})
 
     def is_ready(self, session: Any) -> bool:
         url = f'{self.endpoint}/v3/{session.get_project_id()}/os-services'
