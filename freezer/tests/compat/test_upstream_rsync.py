@@ -1,5 +1,5 @@
 """Backups that engines rsync and rsyncv2 of Freezer 19.0.0 made; it cannot restore them
-itself. Increments needed its faults mended first."""
+itself, as from-freezer-19.rst shows. Increments needed its faults mended first."""
 
 import dataclasses
 import subprocess
