@@ -120,6 +120,6 @@ class LvmPlace(SnapshotPlace):
         return [*self._made(), *_found(self._base)]
 
     def remove_others(self) -> None:
-        run_command(f'umount {self._base}/*/root', shell=True, check=True)
+        run_command('umount', *Path(self._base).glob('*/root'), check=True)
         for name in self._made():
             run_command('lvremove', '--yes', f'{self.group}/{name}', check=True)

@@ -1,5 +1,6 @@
 """Faults of every storage with files on a server: ssh, ftp, ftps."""
 
+import abc
 import contextlib
 import functools
 import os
@@ -57,7 +58,7 @@ def files(root: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in root.rglob('*') if path.is_file()]
 
 
-class Driver:
+class Driver(abc.ABC):
     """A storage, and how a test opens it.
 
     :cvar prefix: of its options
@@ -71,10 +72,10 @@ class Driver:
         monkeypatch.setattr(retry, '_LONGEST_DELAY', 0.1)
 
     @staticmethod
+    @abc.abstractmethod
     def opened(
         server: Any, root: Path | str, **changes: Any
-    ) -> AbstractContextManager[Storage]:
-        raise NotImplementedError
+    ) -> AbstractContextManager[Storage]: ...
 
     def options(self, **changes: Any) -> dict[str, Any]:
         return {f'{self.prefix}_{name}': value for name, value in changes.items()}
@@ -230,8 +231,8 @@ class ServerFaults(Driver):
     """Servers that cannot do all, or may not."""
 
     @staticmethod
-    def read_only() -> Server:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def read_only() -> Server: ...
 
     def test_one_that_only_reads(
         self, server: Server, root: Path, tmp_path: Path
