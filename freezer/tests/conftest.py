@@ -18,7 +18,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from freezer.tests import agent, servers
+from freezer.tests import agent, packages, servers
 from freezer.tests.once import made_once
 from freezer.tests.servers import cloud as cloud_server
 from freezer.tests.servers.cloud import Cloud
@@ -160,7 +160,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     def make(folder: Path) -> None:
         try:
             cloud_server.build(folder)
-        except cloud_server.Unavailable as error:
+        except packages.Unavailable as error:
             pytest.skip(f'no OpenStack: {error}')
 
     folder = made_once(tmp_path_factory, 'cloud', make)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from freezer.tests import packages
 from freezer.tests.agent import ROOT
 from freezer.tests.compat import upstream
 from freezer.tests.once import made_once
@@ -19,7 +20,7 @@ def freezer19(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         try:
             upstream.build(folder)
-        except upstream.Unavailable as error:
+        except packages.Unavailable as error:
             pytest.skip(f'no freezer 19.0.0: {error}')
         subprocess.run([INSTALLER, upstream.site_packages(folder)], check=True)
 

@@ -8,15 +8,11 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-from freezer.tests import trees
+from freezer.tests import packages, trees
 from freezer.tests.agent import Agent, Store
 from freezer.tests.compat import clouds
 
 NS = 10**9
-
-
-class Unavailable(Exception):
-    """Freezer 19.0.0 cannot be had."""
 
 
 def build(folder: Path) -> None:
@@ -25,23 +21,14 @@ def build(folder: Path) -> None:
     The driver is not in it yet.
     """
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
-    done = subprocess.run(
-        [
-            *(sys.executable, '-m', 'pip', f'--python={folder}/bin/python'),
-            *('install', '--quiet', '--no-deps', '--disable-pip-version-check'),
-            *('freezer==19.0.0', 'python-swiftclient==4.11.0'),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Unavailable(done.stderr.decode().strip())
-    packages = site_packages(folder)
-    shutil.copy(clouds.__file__, packages / 'clouds.py')
+    wanted = ('freezer==19.0.0', 'python-swiftclient==4.11.0')
+    packages.install(folder, '--no-deps', *wanted)
+    own = site_packages(folder)
+    shutil.copy(clouds.__file__, own / 'clouds.py')
     # Ours come last: its own freezer is found first.
     lines = [sysconfig.get_path('purelib'), sysconfig.get_path('platlib')]
     lines.append('import clouds; clouds.pretend()')
-    (packages / 'tests.pth').write_text('\n'.join(lines) + '\n')
+    (own / 'tests.pth').write_text('\n'.join(lines) + '\n')
 
 
 def site_packages(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from freezer.tests import agent, pages, recording, scheduler, servers
+from freezer.tests import agent, packages, pages, recording, scheduler, servers
 from freezer.tests.agent import ROOT
 from freezer.tests.once import made_once
 from freezer.tests.pages import ENDPOINT, Block, Reader
@@ -43,11 +43,10 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         venv = [sys.executable, '-m', 'venv', '--without-pip', str(folder)]
         subprocess.run(venv, check=True)
-        pip = [sys.executable, '-m', 'pip', f'--python={folder}/bin/python']
-        pip += ['install', '--quiet', '--disable-pip-version-check', 'awscli']
-        done = subprocess.run(pip, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f'no aws-cli: {done.stderr.strip()}')
+        try:
+            packages.install(folder, 'awscli')
+        except packages.Unavailable as error:
+            pytest.skip(f'no aws-cli: {error}')
 
     return made_once(tmp_path_factory, 'aws', make) / 'bin'
 

@@ -18,6 +18,7 @@ import keystoneauth1.exceptions
 import keystoneauth1.identity.v3
 import keystoneauth1.session
 
+from freezer.tests import packages
 from freezer.tests.servers.backends import (
     Backends,
     kept_tables,
@@ -57,31 +58,16 @@ application = initialize_public_application()
 Sections = Mapping[str, Mapping[str, object]]
 
 
-class Unavailable(Exception):
-    """The packages cannot be installed."""
-
-
 def build(folder: Path) -> None:
     """Create the virtual environment; takes half a minute.
 
-    :raises Unavailable: the packages cannot be installed
+    :raises packages.Unavailable: the packages cannot be installed
     """
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', folder], check=True)
-    done = subprocess.run(
-        [
-            *(sys.executable, '-m', 'pip', f'--python={folder}/bin/python'),
-            # Modules are compiled when they are imported.
-            *('install', '--quiet', '--no-compile', '--disable-pip-version-check'),
-            *PACKAGES,
-        ],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Unavailable(done.stderr.decode().strip())
-    (packages,) = folder.glob('lib/python*/site-packages')
+    packages.install(folder, *PACKAGES)
+    (site_packages,) = folder.glob('lib/python*/site-packages')
     for library in LIBRARIES.glob('r[ab]d*.cpython-*.so'):
-        (packages / library.name).symlink_to(library)
+        (site_packages / library.name).symlink_to(library)
 
 
 class Service(abc.ABC):
