@@ -19,6 +19,7 @@ from freezer.scheduler.documents import action as actions
 from freezer.scheduler.documents.action import Action
 from freezer.scheduler.documents.document import Document
 from freezer.scheduler.options import ALL, NONE
+from freezer.utils.human import shortened
 
 #: options with the path of something that the agent writes; other paths are read
 _WRITTEN = (
@@ -44,8 +45,8 @@ _SERVER = re.compile(
     r'(?:/[^@\\\s]*)?\Z'
 )
 _STANDARD_OUTPUT = '-'
-# So many reasons are named.
-_NAMED = 5
+# So many reasons are named, and so many characters of each.
+_NAMED, _LENGTH = 5, 300
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ class Policy:
         more = '; …' if len(found) > _NAMED else ''
         return (
             'refused by [policy] of scheduler.conf: '
-            + '; '.join(dict.fromkeys(found[:_NAMED]))
+            + '; '.join(
+                shortened(each, _LENGTH) for each in dict.fromkeys(found[:_NAMED])
+            )
             + more
         )
 

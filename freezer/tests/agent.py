@@ -34,7 +34,7 @@ from freezer.tests.servers.swift import SwiftS3
 ROOT = Path(freezer.__file__).parent.parent
 
 #: Seconds after which an agent that should have ended is taken to hang.
-TIMEOUT = 120
+TIMEOUT = 200
 
 HOST = 'hosta'
 

@@ -13,7 +13,7 @@ from freezer.tests import agent
 from freezer.tests.agent import Result, environment
 
 #: seconds after which a test stops waiting
-PATIENCE = int(os.environ.get('FREEZER_TEST_PATIENCE') or 60)
+PATIENCE = int(os.environ.get('FREEZER_TEST_PATIENCE') or 150)
 
 Action = dict[str, Any]
 

@@ -44,3 +44,8 @@ def duration(seconds: float) -> str:
 def number(count: int, what: str) -> str:
     """``1 file``, ``2 files``."""
     return f'{count} {what}{"s" * (count != 1)}'
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or so many characters of it and ``…``."""
+    return text if len(text) <= length else text[:length] + '…'

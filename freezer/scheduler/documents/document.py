@@ -10,7 +10,7 @@ the scheduler clears it once it has handled it, and from then on ``status`` hold
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from freezer.scheduler.documents import action, schedule
 from freezer.scheduler.documents.action import Action
 from freezer.scheduler.documents.positions import KeyPath, Positions, format_path
 from freezer.scheduler.documents.schedule import Schedule
+from freezer.utils.human import shortened
 
 START, STOP, ABORT, REMOVE = 'start', 'stop', 'abort', 'remove'
 EVENTS = ('', START, STOP, ABORT, REMOVE)
@@ -51,6 +52,9 @@ _MAX_ID_LENGTH = 64
 _MAX_ESCAPED_LENGTH = 200
 _MAX_NUMBER = 30 * 86400
 _MAX_ACTIONS = 100
+# What is told of a document that others can write.
+_MAX_PROBLEMS = 50
+_MAX_TEXT_LENGTH = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +70,25 @@ class Problem:
 
 
 class DocumentError(FreezerError):
-    """A job file is invalid. It lists every problem."""
+    """A job file is invalid. It lists every problem, up to a bound."""
 
     def __init__(self, path: str, problems: Sequence[Problem]) -> None:
         self.path = path
-        self.problems = tuple(problems)
+        self.problems = tuple(_bounded(problems))
         #: without line numbers
         self.texts = tuple((each.key, each.text) for each in problems)
-        super().__init__('; '.join(f'{path}: {problem}' for problem in problems))
+        super().__init__('; '.join(f'{path}: {each}' for each in self.problems))
+
+
+def _bounded(problems: Sequence[Problem]) -> Iterator[Problem]:
+    for each in problems[:_MAX_PROBLEMS]:
+        yield dataclasses.replace(
+            each,
+            key=shortened(each.key, _MAX_TEXT_LENGTH),
+            text=shortened(each.text, _MAX_TEXT_LENGTH),
+        )
+    if left := problems[_MAX_PROBLEMS:]:
+        yield Problem(left[0].line, '', f'{len(left)} more problems')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,10 +178,9 @@ class JobDirectory(JobSource):
         unchecked: dict[Path, Document] = {}
         for path in paths:
             self._refused.pop(path, None)
-            try:
-                loaded = read(path, self._in_api)
-            except DocumentError as error:
-                self._reject(path, error)
+            loaded = self._read(path)
+            if isinstance(loaded, DocumentError):
+                self._reject(path, loaded)
                 continue
             known = self._documents.get(path)
             if known is not None and known.actions == loaded.actions:
@@ -200,6 +199,13 @@ class JobDirectory(JobSource):
                 self._reject(path, result)
             else:
                 self._accept(path, result)
+
+    def _read(self, path: Path) -> Document | DocumentError:
+        # Returned: within an except block oslo.log would add it to what is logged.
+        try:
+            return read(path, self._in_api)
+        except DocumentError as error:
+            return error
 
     def _accept(self, path: Path, loaded: Document) -> None:
         self._errors.pop(path, None)
