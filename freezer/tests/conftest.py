@@ -18,7 +18,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from freezer.tests import agent, packages, servers
+from freezer.tests import agent, fewer, packages, servers
 from freezer.tests.once import made_once
 from freezer.tests.servers import cloud as cloud_server
 from freezer.tests.servers.cloud import Cloud
@@ -195,28 +195,59 @@ def on_servers(
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Iterator[None]:
-    """Mark tests with the servers they use. Those on a heavy one share a worker.
+    """Mark tests with the servers they use. Those on a heavy one share a worker, and so
+    do those of a module that makes something for all its tests.
 
     A wrapper, to be before and after the hook by which xdist reads the groups.
     """
+    if not os.environ.get('FREEZER_TEST_THOROUGH'):
+        _leave_out_variants(config, items)
     for item in items:
-        used = set(getattr(item, 'fixturenames', ()))
-        callspec = getattr(item, 'callspec', None)
-        if callspec is not None:
-            used.add(callspec.params.get('s3_server'))
+        used = _used(item)
         for server in SERVERS:
             if server in used:
                 item.add_marker(server)
-        for server in HEAVY:
-            if server in used:
-                item.add_marker(pytest.mark.xdist_group(server))
-                break
+        shared = next((server for server in HEAVY if server in used), '')
+        if not shared and _shares(item):
+            shared = item.path.stem
+        if shared and item.get_closest_marker('xdist_group') is None:
+            item.add_marker(pytest.mark.xdist_group(shared))
     yield
     if getattr(config.option, 'loadgroup', False):
         for item in items:
             group = item.get_closest_marker('xdist_group')
             if group is not None:
                 _group(item, f'@{group.args[0]}')
+
+
+def _leave_out_variants(config: pytest.Config, items: list[pytest.Item]) -> None:
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        name = item.nodeid.partition('[')[0].removeprefix('freezer/tests/')
+        if name in fewer.VARIANTS:
+            variants.setdefault(name, []).append(item)
+    left_out: set[pytest.Item] = set()
+    for name, found in variants.items():
+        left_out |= {*found} - {*fewer.some(found, fewer.VARIANTS[name])}
+    if left_out:
+        config.hook.pytest_deselected(items=[*left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _used(item: Any) -> set[str]:
+    """The names of fixtures that a test uses, those that a parameter names as well."""
+    used = set(getattr(item, 'fixturenames', ()))
+    callspec = getattr(item, 'callspec', None)
+    parameters = callspec.params.values() if callspec is not None else ()
+    used |= {each for each in parameters if isinstance(each, str)}
+    # Its server uses that one.
+    return used | ({'cloud'} if 'swift_keystone' in used else set())
+
+
+def _shares(item: Any) -> bool:
+    """Whether a fixture of the test's module is made once for the module."""
+    found = item._fixtureinfo.name2fixturedefs
+    return any(each.scope == 'module' for one in found.values() for each in one)
 
 
 def _group(item: Any, suffix: str) -> None:

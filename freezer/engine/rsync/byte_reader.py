@@ -81,7 +81,7 @@ class ByteReader:
         return EngineError(f'{self._what} is cut off: the backup is damaged')
 
     def damaged(self, why: str) -> EngineError:
-        return EngineError(f'{self._what} is damaged: {why}')
+        return EngineError(f'engine rsync: {self._what} is damaged: {why}')
 
 
 class Numbers:

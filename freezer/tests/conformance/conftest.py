@@ -45,14 +45,16 @@ def _versions(record_testsuite_property: Callable[[str, object], None]) -> None:
 # What is not about S3 takes minutes on each of these, and is the same on the others; so
 # do thousands of objects on moto, which proves little. tools/matrix.sh runs them as
 # well.
+_ALIKE = (
+    *('s3-rclone', 's3-swift', 's3-moto', 'swift-keystone'),
+    # test_verify.py has vsftpd, and faults/test_ftp.py both.
+    *('ftps-pyftpdlib', 'ftps-vsftpd'),
+)
 LEFT_OUT = {
-    'TestEveryStorage': (
-        *('s3-rclone', 's3-swift', 's3-moto', 'swift-keystone'),
-        # test_verify.py has vsftpd, and faults/test_ftp.py both.
-        *('ftps-pyftpdlib', 'ftps-vsftpd'),
-    ),
+    'TestEveryStorage': _ALIKE,
+    'TestRates': (*_ALIKE, 's3-ceph'),
     'TestPages': ('moto',),
-    'TestVariantsOfPages': ('moto-',),
+    'TestVariantsOfPages': ('moto-', 'rclone-', 'swift-'),
 }
 
 

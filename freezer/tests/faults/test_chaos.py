@@ -173,7 +173,7 @@ class Chaos:
 
 
 @pytest.mark.parametrize(
-    's3_server, runs', [('seaweedfs', 40), ('ceph', 10)], indirect=['s3_server']
+    's3_server, runs', [('seaweedfs', 25), ('ceph', 10)], indirect=['s3_server']
 )
 def test_chaos(s3_server: servers.Server, runs: int, tmp_path: Path) -> None:
     seed = int(os.environ.get('FREEZER_CHAOS_SEED') or SEED)

@@ -154,9 +154,14 @@ class TestConnections(FtpDriver, ConnectionFaults):
         assert files(root) == []
 
     def test_a_file_without_a_confirmation_is_no_file(
-        self, server: Ftpd, proxy: CuttingProxy, root: Path
+        self,
+        server: Ftpd,
+        proxy: CuttingProxy,
+        root: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """All bytes arrived, but 226 did not."""
+        monkeypatch.setattr(transfer, '_UNSURE_SECONDS', 2.0)
         options = {'ftp_timeout': 1.0, 'ftp_retry_budget': 0.0}
 
         def blocks() -> Iterator[memoryview]:

@@ -7,6 +7,7 @@ is too busy to renew a lock in time, set ``FREEZER_TEST_COORDINATION_LIFETIME=30
 import contextlib
 import datetime
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -92,6 +93,8 @@ class Cluster:
             self._server.kill()
         yield
         if self._server is None:
+            # A member that looked meanwhile may have made it anew.
+            shutil.rmtree(self.directory, ignore_errors=True)
             hidden.rename(self.directory)
         else:
             self._server.start()

@@ -267,7 +267,7 @@ def test_logins_of_keystone(
 ) -> None:
     server = keystone.server
     assert isinstance(server, SwiftKeystone)
-    ours = Agent(keystone, options=SEGMENTS)
+    ours = Agent(keystone)
     ours.env = login(server)
     ours.backup(source).check()
     ours.restore(tmp_path / 'target').check()
