@@ -40,6 +40,13 @@ class PendingUpdates:
             if self._updates.get(update.job_id, (None,))[0] == update:
                 del self._updates[update.job_id]
 
+    def drop(self, update: JobUpdate) -> None:
+        """It is out of date, and is not sent."""
+        with self._guard:
+            self._sent.pop(update.job_id, None)
+            if self._updates.get(update.job_id, (None,))[0] == update:
+                del self._updates[update.job_id]
+
     def forget_sent(self, job_id: str) -> None:
         """freezer-api may have overwritten the update: send the next one even if it is
         the same."""

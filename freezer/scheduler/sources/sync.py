@@ -207,27 +207,35 @@ class ApiSync:
             if self._not_before.get(job_id, 0.0) > time.monotonic():
                 continue
             try:
-                self._send_update(api.with_trust(trust_id), update)
+                sent = self._send_update(api.with_trust(trust_id), update)
             except ApiRejected as error:
                 seconds = self._delay(job_id)
                 LOG.error('job %s: %s; retrying in %d s', job_id, error, seconds)
                 continue
             self._not_before.pop(job_id, None)
-            self.pending.mark_sent(update)
+            if sent:
+                self.pending.mark_sent(update)
+            else:
+                self.pending.drop(update)
         return True
 
-    def _send_update(self, api: Api, update: JobUpdate) -> None:
+    def _send_update(self, api: Api, update: JobUpdate) -> bool:
+        """False if it is out of date: another one follows from the job as it is now."""
         # freezer-api replaces the schedule as a whole, and a user may have changed it
         # since the last poll: so read it first.
         found = api.job(update.job_id)
         if found is None:
             self._drop(update.job_id, 'no longer in freezer-api')
-            return
+            return True
         schedule = found.get('job_schedule') or {}
         if not isinstance(schedule, dict):
             # To replace it would make a valid job of it. The log has the error.
             self._save(found)
-            return
+            return True
+        if not update.result and self._is_new_result(found, schedule):
+            # Of the scheduler, among those that share the job, which has run it.
+            self._save(found)
+            return False
         event = schedule.get('event') or ''
         schedule = schedule | {
             'status': update.status,
@@ -244,8 +252,19 @@ class ApiSync:
         changed = any(found.get(key) != value for key, value in changes.items())
         if changed and not api.update_job(update.job_id, changes):
             self._drop(update.job_id, 'no longer in freezer-api')
-            return
+            return True
         self._save(found | changes)
+        return True
+
+    def _is_new_result(
+        self, found: Mapping[str, Any], schedule: Mapping[str, Any]
+    ) -> bool:
+        """Whether a job has a result that the cached document does not have."""
+        known = self.cache.document(found['job_id']).get('job_schedule')
+        known = known if isinstance(known, dict) else {}
+        return bool(schedule.get('result')) and any(
+            schedule.get(key) != known.get(key) for key in ('result', 'time_ended')
+        )
 
     # -- Polling ----------------------------------------------------------------------
 

@@ -446,6 +446,24 @@ def test_overwritten_update_is_sent_again(api: FakeApi, remote: Remote) -> None:
     assert api.schedule('a').items() >= {'status': 'scheduled', 'event': ''}.items()
 
 
+def test_the_result_of_another_scheduler_stays(api: FakeApi, remote: Remote) -> None:
+    remote.add()
+    remote.report(status='scheduled')
+    # Another one that shares the job has run it meanwhile.
+    api.schedule('a').update(status='completed', result='success', time_ended=7)
+    remote.send()
+    assert api.schedule('a')['result'] == 'success'
+    assert api.schedule('a')['status'] == 'completed'
+    known = remote.jobs()['a'].api
+    assert known is not None
+    assert (known.status, known.result) == ('completed', 'success')
+    # A user starts it again, and it runs here.
+    api.schedule('a').update(status='', event='start')
+    remote.report(status='running', started=8, handled_event='start')
+    remote.send()
+    assert api.schedule('a').items() >= {'status': 'running', 'result': ''}.items()
+
+
 def test_newest_update_is_sent(api: FakeApi, remote: Remote) -> None:
     remote.add()
     api.fails['*'] = ApiUnavailable('unreachable')
