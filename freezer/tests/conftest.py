@@ -200,8 +200,6 @@ def pytest_collection_modifyitems(
 
     A wrapper, to be before and after the hook by which xdist reads the groups.
     """
-    if not os.environ.get('FREEZER_TEST_THOROUGH'):
-        _leave_out_variants(config, items)
     for item in items:
         used = _used(item)
         for server in SERVERS:
@@ -213,6 +211,9 @@ def pytest_collection_modifyitems(
         if shared and item.get_closest_marker('xdist_group') is None:
             item.add_marker(pytest.mark.xdist_group(shared))
     yield
+    # Of those that -k and the like have left.
+    if not os.environ.get('FREEZER_TEST_THOROUGH'):
+        _leave_out_variants(config, items)
     if getattr(config.option, 'loadgroup', False):
         for item in items:
             group = item.get_closest_marker('xdist_group')

@@ -21,8 +21,6 @@ _OF_FILES = {
     },
     'conformance/test_storage.py': {
         'TestPages::test_more_objects_than_a_page': 2,
-        'TestRates::test_all_data_is_taken_of_them': 6,
-        'TestRates::test_cancelled': 6,
         'TestVariants::test_a_chain': 6,
     },
     'conformance/test_storage_index.py': {
