@@ -51,7 +51,12 @@ class Volumes:
         return found
 
     def wait(self, kind: str, item: str, status: str = 'available') -> None:
-        self.until(lambda: self.get(kind, item)['status'] == status)
+        def is_so() -> bool:
+            found = self.get(kind, item)
+            assert found['status'] != 'error', found
+            return bool(found['status'] == status)
+
+        self.until(is_so)
 
     def until(self, is_so: Callable[[], bool]) -> None:
         end = time.monotonic() + _PATIENCE

@@ -365,7 +365,7 @@ def test_a_directory_that_is_not_the_servers(snapshots: str, tmp_path: Path) -> 
 def test_a_statement_that_does_not_end(mysql: MysqlAgent) -> None:
     """It is named, and the others wait no longer than the time-out."""
     server = mysql.server
-    insert = 'INSERT INTO bank.notes (text) SELECT sleep(20)'
+    insert = 'INSERT INTO bank.notes (text) SELECT sleep(200)'
     with server.session() as slow:
         runner = threading.Thread(target=lambda: _quietly(slow, insert))
         runner.start()
@@ -416,7 +416,7 @@ def test_no_lock_remains_of_an_agent_that_ended(
     """While it waits for the lock, makes the snapshot, waits for the files to rest, and
     reads them."""
     server = mysql.server
-    insert = 'INSERT INTO bank.notes (text) SELECT sleep(20)'
+    insert = 'INSERT INTO bank.notes (text) SELECT sleep(200)'
     with server.session() as slow:
         runner = threading.Thread(target=lambda: _quietly(slow, insert))
         runner.start()
@@ -432,7 +432,7 @@ def test_no_lock_remains_of_an_agent_that_ended(
                 'wait for the lock',
             )
             _end(process, number)
-        _until(lambda: len(holders(server)) <= 1, 'end of the waiting connection', 5)
+        _until(lambda: len(holders(server)) <= 1, 'end of the waiting connection', 30)
         server.query(f'KILL {slow.connection.thread_id()}')
         runner.join()
     assert server.can_write()
@@ -440,15 +440,15 @@ def test_no_lock_remains_of_an_agent_that_ended(
         mysql.until_reached(process)
         assert not server.can_write()
         _end(process, number)
-    _until(server.can_write, 'write after the snapshot was interrupted', 5)
+    _until(server.can_write, 'write after the snapshot was interrupted', 30)
     with mysql.process(*WITHOUT) as process:
         _until(lambda: not server.can_write() or process.ended, 'lock')
         _end(process, number)
-    _until(server.can_write, 'write after the wait was interrupted', 5)
+    _until(server.can_write, 'write after the wait was interrupted', 30)
     with mysql.process(*WITHOUT, '--upload-limit', '500000') as process:
         _until(lambda: mysql.store.files() or process.ended, 'upload')
         _end(process, number)
-    _until(server.can_write, 'write after the reading was interrupted', 5)
+    _until(server.can_write, 'write after the reading was interrupted', 30)
     assert mysql.store.markers() == []
     # The next one removes what they left.
     mysql.backup(*ON_SNAPSHOT).check()

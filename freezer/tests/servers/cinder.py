@@ -72,6 +72,8 @@ class Cinder(Service):
             # Ceph without its manager does not report free space.
             'scheduler_default_filters': 'AvailabilityZoneFilter',
             'periodic_interval': 10,
+            # The scheduler knows no backend before it is told again.
+            'backend_stats_polling_interval': 3,
             'backup_driver': 'cinder.backup.drivers.s3.S3BackupDriver',
             'backup_s3_endpoint_url': ceph.endpoint,
             'backup_s3_store_access_key': ceph.access_key,
@@ -111,10 +113,11 @@ class Cinder(Service):
         self.cloud.spawn(program, [program, *config], {'PATH': path})
 
     def is_ready(self, session: Any) -> bool:
-        url = f'{self.endpoint}/v3/{session.get_project_id()}/os-services'
-        found = session.get(url).json()['services']
+        url = f'{self.endpoint}/v3/{session.get_project_id()}'
+        found = session.get(f'{url}/os-services').json()['services']
         up = {each['binary'] for each in found if each['state'] == 'up'}
-        return up == {f'cinder-{part}' for part in self.parts}
+        pools = session.get(f'{url}/scheduler-stats/get_pools').json()['pools']
+        return up == {f'cinder-{part}' for part in self.parts} and bool(pools)
 
     @contextlib.contextmanager
     def volume(self, volume_id: str) -> Iterator[Any]:
