@@ -5,6 +5,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,12 @@ from freezer.storage.index_file import OutgoingIndex
 from freezer.storage.journal import Journal, Place
 from freezer.storage.object_backups import keys
 from freezer.storage.object_backups.read_probe import ReadProbe
-from freezer.storage.object_backups.threads import have_ended, in_background, threads
+from freezer.storage.object_backups.threads import (
+    begin,
+    have_ended,
+    in_background,
+    threads,
+)
 from freezer.storage.object_backups.upload import (
     StreamUpload,
     confirm,
@@ -86,9 +92,10 @@ class ObjectPendingBackup(PendingBackup):
 
     def put(self, path: str, content: bytes) -> None:
         key = keys.key_of(path)
+        request = Future[object]()
         with threads(1, 'put') as pool:
-            request = pool.submit(self.bucket.put, key, content, ObjectKind.RECORD)
             try:
+                begin(pool, request, self.bucket.put, key, content, ObjectKind.RECORD)
                 request.result()
             except BaseException as error:
                 if not have_ended([request], error):

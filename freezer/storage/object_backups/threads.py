@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar('T')
+P = ParamSpec('P')
 
 _STOP_SECONDS = 1.0
 
@@ -22,6 +23,37 @@ def threads(number: int, name: str) -> Iterator[ThreadPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait)
+
+
+def begin(
+    pool: ThreadPoolExecutor,
+    request: Future[T],
+    call: Callable[P, T],
+    *arguments: P.args,
+    **named: P.kwargs,
+) -> None:
+    """Let a thread call something, with a future that the caller has made before.
+
+    A signal may end ``submit`` while the thread is at work already. The caller has the
+    future then as well, and can wait for it.
+    """
+
+    def run() -> None:
+        if not request.set_running_or_notify_cancel():
+            return
+        try:
+            result = call(*arguments, **named)
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
+            request.set_exception(error)
+        else:
+            request.set_result(result)
+
+    try:
+        pool.submit(run)
+    except Exception as error:
+        # No thread: there is nothing to wait for.
+        request.set_exception(error)
+        raise
 
 
 @contextlib.contextmanager

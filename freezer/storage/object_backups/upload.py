@@ -43,9 +43,8 @@ class StreamUpload:
                     if not self._write_volume(number, blocks, pool):
                         break
                 found = self._manifest.finish()
-                self._writer.result(
-                    pool.submit(self._put, layout.MANIFEST, found.dump())
-                )
+                put = functools.partial(self._put, layout.MANIFEST, found.dump())
+                self._writer.result(pool, Future(), put)
         finally:
             # After a signal they are not waited for, and may be written later.
             if self._digests is not None and not self._digests.done():

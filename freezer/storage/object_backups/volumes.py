@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from freezer.storage import digests, manifest
 from freezer.storage.exceptions import StorageException
-from freezer.storage.object_backups.threads import have_ended
+from freezer.storage.object_backups.threads import begin, have_ended
 from freezer.storage.objects import (
     BackupStore,
     ObjectKind,
@@ -129,9 +129,12 @@ class VolumeWriter:
         # Handed over, so that nothing here keeps two parts in memory.
         blocks.put_back(first, second)
         del first, second
-        opening = pool.submit(self.bucket.create_upload, key, self.token, self.kind)
+        opening = Future[Upload]()
         try:
-            upload = self.result(opening)
+            create = functools.partial(
+                self.bucket.create_upload, key, self.token, self.kind
+            )
+            upload = self.result(pool, opening, create)
             self.opened(upload)
             parts = self._send_parts(upload, blocks, pool)
             size = sum(part.size for part in parts)
@@ -148,18 +151,24 @@ class VolumeWriter:
     def _complete(
         self, pool: ThreadPoolExecutor, upload: Upload, sent: list[Sent], size: int
     ) -> str | None:
-        completing = pool.submit(self.bucket.complete, upload, sent, size, self.token)
+        completing = Future[str | None]()
+        complete = functools.partial(
+            self.bucket.complete, upload, sent, size, self.token
+        )
         try:
-            return self.result(completing)
+            return self.result(pool, completing, complete)
         finally:
             if completing.done() and isinstance(
                 completing.exception(), UncertainComplete
             ):
                 self.left_behind = True
 
-    def result(self, request: Future[T]) -> T:
+    def result(
+        self, pool: ThreadPoolExecutor, request: Future[T], call: Callable[[], T]
+    ) -> T:
         """The result of a request, for which we also wait after a signal."""
         try:
+            begin(pool, request, call)
             return request.result()
         except BaseException as error:
             if not self.stop([request], error):
@@ -167,12 +176,11 @@ class VolumeWriter:
             raise
 
     def _put(self, pool: ThreadPoolExecutor, key: str, body: Buffer) -> str:
+        put = functools.partial(
+            self.bucket.put, key, body, self.kind, self.token, self.cancelled
+        )
         with self.bucket.progress.part():
-            return self.result(
-                pool.submit(
-                    self.bucket.put, key, body, self.kind, self.token, self.cancelled
-                )
-            )
+            return self.result(pool, Future(), put)
 
     def _send_parts(
         self, upload: Upload, blocks: 'Blocks', pool: ThreadPoolExecutor
@@ -187,7 +195,9 @@ class VolumeWriter:
                 if len(under_way) == self.plan.concurrency:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                     parts += [future.result() for future in done]
-                under_way.add(pool.submit(self._send_part, upload, number, block))
+                future = Future[_Part]()
+                under_way.add(future)
+                begin(pool, future, self._send_part, upload, number, block)
                 del block
             parts += [future.result() for future in under_way]
         except BaseException as error:

@@ -206,8 +206,8 @@ def test_48_flipped_record(
     ]
     content = bytearray(proxied.files()[path])
     token = content.find(b'"manifest": "')
-    # Of a marker it is the token that is hit.
-    content[token + 20 if what == '/metadata' else len(content) // 2] ^= 0x10
+    # Of a marker it is the token that is hit, and what it becomes is no quotation mark.
+    content[token + 20 if what == '/metadata' else len(content) // 2] ^= 1
     proxied.put(path, bytes(content))
     refuses(agent, target, 'manifest' if what == '/metadata' else what.strip('/'))
     is_found(agent)

@@ -167,7 +167,7 @@ def test_33_signal_while_the_store_is_slow(
     assert done.wait(60)
     assert result.code == -signal.SIGTERM, result
     assert result.err == 'Error: interrupted by SIGTERM\n'
-    assert proxied.is_untouched()
+    assert proxied.is_untouched(), (proxied.sizes(), proxied.open_uploads())
 
 
 # At this rate a part takes hours.
