@@ -211,7 +211,7 @@ def pytest_collection_modifyitems(
         if shared and item.get_closest_marker('xdist_group') is None:
             item.add_marker(pytest.mark.xdist_group(shared))
     yield
-    # Of those that -k and the like have left.
+    # After -k and the like, so that they can choose any variant.
     if not os.environ.get('FREEZER_TEST_THOROUGH'):
         _leave_out_variants(config, items)
     if getattr(config.option, 'loadgroup', False):

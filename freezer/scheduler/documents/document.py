@@ -52,7 +52,7 @@ _MAX_ID_LENGTH = 64
 _MAX_ESCAPED_LENGTH = 200
 _MAX_NUMBER = 30 * 86400
 _MAX_ACTIONS = 100
-# What is told of a document that others can write.
+# Bounds of the errors of one document: others can write it.
 _MAX_PROBLEMS = 50
 _MAX_TEXT_LENGTH = 500
 

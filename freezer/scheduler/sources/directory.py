@@ -201,7 +201,7 @@ class JobDirectory(JobSource):
                 self._accept(path, result)
 
     def _read(self, path: Path) -> Document | DocumentError:
-        # Returned: within an except block oslo.log would add it to what is logged.
+        # Not logged inside the except block: oslo.log would add the error once more.
         try:
             return read(path, self._in_api)
         except DocumentError as error:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from freezer.storage import layout, manifest
 from freezer.storage.exceptions import IntegrityError, NotFound, StorageException
 from freezer.storage.object_backups.read_probe import ReadProbe
-from freezer.storage.object_backups.threads import threads
+from freezer.storage.object_backups.threads import begin, threads
 from freezer.storage.object_backups.volumes import Blocks, VolumeWriter
 from freezer.storage.objects import BackupStore, ObjectKind
 from freezer.utils.blocks import Block
@@ -62,10 +62,12 @@ class StreamUpload:
             if volume is None:
                 return False
             lines = manifest.dump_digests(volume.digests)
-            self._digests = pool.submit(
+            self._digests = Future()
+            put = functools.partial(
                 self._put, digests_name, lines, self._writer.cancelled
             )
             try:
+                begin(pool, self._digests, put)
                 etag = volume.store()
             except BaseException as error:
                 # Nothing may be written any more when what is there is removed.

@@ -206,7 +206,7 @@ def test_48_flipped_record(
     ]
     content = bytearray(proxied.files()[path])
     token = content.find(b'"manifest": "')
-    # Of a marker it is the token that is hit, and what it becomes is no quotation mark.
+    # In a marker, a digit of the token; it does not become a quotation mark.
     content[token + 20 if what == '/metadata' else len(content) // 2] ^= 1
     proxied.put(path, bytes(content))
     refuses(agent, target, 'manifest' if what == '/metadata' else what.strip('/'))

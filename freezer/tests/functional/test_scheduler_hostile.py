@@ -94,7 +94,7 @@ def api() -> Iterator[HostileApi]:
 
 
 class Victim:
-    """A machine: what jobs may read and write, and what they must leave alone."""
+    """A machine, with folders inside and outside of the policy."""
 
     def __init__(self, folder: Path) -> None:
         self.data, self.store = folder / 'data', folder / 'store'
@@ -106,7 +106,7 @@ class Victim:
         (self.outside / 'secret').write_text('secret')
         (self.data / 'link').symlink_to(self.outside)
         (self.store / 'link').symlink_to(self.outside)
-        # Who connects here was told to by a job.
+        # Only a job can name this server.
         self.elsewhere = socket.create_server(('127.0.0.1', 0))
         self.elsewhere.setblocking(False)
         self.url = f'http://127.0.0.1:{self.elsewhere.getsockname()[1]}'
@@ -143,7 +143,7 @@ def victim(tmp_path: Path) -> Iterator[Victim]:
 
 
 def outside_of_policy(victim: Victim) -> list[tuple[Action, str]]:
-    """Actions, and what must be told of them."""
+    """Actions, and the reason that must be logged for each."""
     touch, outside = f'touch {victim.made}', str(victim.outside)
     backup, made = victim.backup, str(victim.made)
     s3 = {'access_key': 'ACCESS', 'secret_key': 'SECRET', 'endpoint': victim.url}
@@ -201,7 +201,7 @@ def outside_of_policy(victim: Victim) -> list[tuple[Action, str]]:
 
 
 def invalid(victim: Victim) -> list[tuple[dict[str, Any], str]]:
-    """Whole documents, and what must be told of them."""
+    """Whole documents, and the error that must be logged for each."""
     touch = executes(f'touch {victim.made}')
     good = document(victim.backup())
     line = f'bk\non_failure_command = touch {victim.made}'

@@ -72,7 +72,7 @@ class Cinder(Service):
             # Ceph without its manager does not report free space.
             'scheduler_default_filters': 'AvailabilityZoneFilter',
             'periodic_interval': 10,
-            # The scheduler knows no backend before it is told again.
+            # A scheduler that starts later learns of the backend by this report.
             'backend_stats_polling_interval': 3,
             'backup_driver': 'cinder.backup.drivers.s3.S3BackupDriver',
             'backup_s3_endpoint_url': ceph.endpoint,

@@ -5,6 +5,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from freezer.storage import manifest
 from freezer.storage._s3.transport.bucket import Bucket
 from freezer.storage.exceptions import ServerError, Unreachable, UploadNotFound
+from freezer.storage.object_backups.threads import begin
 from freezer.storage.object_backups.upload import StreamUpload
 from freezer.storage.object_backups.volumes import UploadPlan, VolumeWriter
 from freezer.storage.objects import ObjectKind, Sent, UncertainComplete, Upload
@@ -413,3 +415,19 @@ def test_digests_that_a_signal_leaves_on_their_way_are_known_of() -> None:
     answer.set()
     assert bucket.aborted
     assert writer.left_behind
+
+
+class Interrupting(ThreadPoolExecutor):
+    """A signal arrives when the thread has the call."""
+
+    def submit(self, *arguments: Any, **named: Any) -> Any:
+        super().submit(*arguments, **named)
+        raise KeyboardInterrupt
+
+
+def test_a_signal_while_a_request_is_handed_to_its_thread() -> None:
+    request = Future[int]()
+    with Interrupting(1) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            begin(pool, request, lambda: 7)
+        assert request.result(60) == 7
