@@ -202,8 +202,7 @@ def test_a_lost_connection(
     )
     try:
         with agent.start('backup', '--json') as process:
-            until(lambda: running(process.pid, preset), process)
-            until(local.store.files, process)
+            until(lambda: server.sql(SENDING[type(server)]).strip(), process)
             server.sql(DISCONNECT[type(server)])
             failed = process.wait()
         assert preset in failed.error
@@ -213,6 +212,13 @@ def test_a_lost_connection(
         server.sql('DROP TABLE large')
 
 
+# The dump's connection while it reads the large table; a dump has others before.
+SENDING: dict[type[Database], str] = {
+    MariaDB: 'SELECT id FROM information_schema.processlist WHERE '
+    "id <> CONNECTION_ID() AND info LIKE '%`large`%'",
+    PostgreSQL: "SELECT pid FROM pg_stat_activity WHERE application_name = 'pg_dump' "
+    "AND query LIKE 'COPY public.large%'",
+}
 DISCONNECT: dict[type[Database], str] = {
     MariaDB: "SELECT CONCAT('KILL ', MAX(id)) INTO @kill FROM "
     'information_schema.processlist WHERE id <> CONNECTION_ID(); '
