@@ -1,9 +1,9 @@
 """Check the options of jobs, as the agent does before any work, without running them.
 
 For the scheduler, which starts this module as a process: standard input is JSON, a list
-of jobs as the agent's job files; standard output is JSON, a list with a :data:`Found`
-for each. No storage is contacted, and nothing is written. Files of this machine do not
-matter: an earlier action may make them.
+of jobs as the agent's job files; standard output is a line of JSON for each, a
+:data:`Found`, as soon as it is checked. No storage is contacted, and nothing is
+written. Files of this machine do not matter: an earlier action may make them.
 """
 
 import json
@@ -83,7 +83,8 @@ def main() -> None:
     # Warnings of libraries would be written to standard error.
     logging.getLogger().addHandler(logging.NullHandler())
     jobs = json.load(sys.stdin)
-    json.dump([check(text, os.environ)._asdict() for text in jobs], sys.stdout)
+    for text in jobs:
+        print(json.dumps(check(text, os.environ)._asdict()), flush=True)
 
 
 if __name__ == '__main__':

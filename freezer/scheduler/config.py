@@ -14,7 +14,7 @@ from oslo_config import cfg
 from freezer.common import arguments, config_files, parsing, usage
 from freezer.exceptions import ConfigError
 from freezer.scheduler import options
-from freezer.scheduler.documents.check import check
+from freezer.scheduler.documents.check import SECONDS, check
 from freezer.scheduler.documents.document import Document, DocumentError
 from freezer.scheduler.options import COMMANDS, FILE_COMMANDS, PROG
 from freezer.scheduler.policy import Policy
@@ -147,12 +147,15 @@ class Settings:
         return ''
 
     def check(
-        self, documents: Sequence[Document], same_environ: bool = True
+        self,
+        documents: Sequence[Document],
+        same_environ: bool = True,
+        seconds: float | None = SECONDS,
     ) -> list[Document | DocumentError]:
         """Check whether the jobs can run, except those that are skipped; see
         :func:`freezer.scheduler.documents.check.check`."""
         ours = [each for each in documents if not self.skip_reason(each)]
-        checked = check(ours, self.environ, same_environ)
+        checked = check(ours, self.environ, same_environ, seconds)
         found = dict(zip(map(id, ours), checked, strict=True))
         return [found.get(id(each), each) for each in documents]
 

@@ -103,7 +103,7 @@ def validate(settings: Settings) -> int:
             found.append(error)
     parsed = [each for each in found if isinstance(each, Document)]
     # The environment of the scheduler may have the keys that this one lacks.
-    checked = iter(settings.check(parsed, same_environ=False))
+    checked = iter(settings.check(parsed, same_environ=False, seconds=None))
     found = [next(checked) if isinstance(each, Document) else each for each in found]
     documents = [each for each in found if isinstance(each, Document)]
     errors = [each for each in found if isinstance(each, DocumentError)]

@@ -168,7 +168,7 @@ def test_as_a_process_it_writes_and_contacts_nothing(tmp_path: Path) -> None:
         env=KEYS | {'HOME': str(tmp_path), 'PYTHONPATH': ':'.join(sys.path)},
         check=True,
     )
-    first, second = json.loads(done.stdout)
+    first, second = map(json.loads, done.stdout.splitlines())
     assert first == {'error': '', 'is_missing': False}
     assert 'path-to-backup is required' in second['error']
     assert done.stderr == ''

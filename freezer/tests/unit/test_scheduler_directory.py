@@ -131,6 +131,25 @@ def test_a_check_that_fails_stops_no_job(
     assert 'the options of the jobs could not be checked' in caplog.text
 
 
+def test_a_check_that_takes_too_long_counts_as_far_as_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, command in enumerate(('true', 'sleep', 'false')):
+        actions = [{'freezer_action': {'action': 'exec', 'command': command}}]
+        write(tmp_path / f'{number}.conf', job_actions=actions)
+    script = (
+        'echo \'{"error": "cannot run", "is_missing": false}\'; '
+        'printf "{\\"error\\""; sleep 60'
+    )
+    monkeypatch.setattr(documents_check, 'PYTHON', ('sh', '-c', script))
+    # The shell writes at once.
+    run = functools.partial(check, environ={}, same_environ=True, seconds=10)
+    listing = JobDirectory(tmp_path, run).list()
+    assert len(listing.documents) == 2
+    assert 'cannot run' in ''.join(errors(listing))
+    assert 'the options of 2 jobs of 3 could not be checked' in caplog.text
+
+
 def test_only_changed_actions_are_checked(tmp_path: Path) -> None:
     seen: list[str] = []
     refused = True
