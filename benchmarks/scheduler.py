@@ -2,11 +2,13 @@
 
     python -m benchmarks.scheduler clients --clients 1000 --venv DIR
     python -m benchmarks.scheduler retention --clients 10
+    python -m benchmarks.scheduler jobs --jobs 10000
 
 ``clients`` starts Keystone and freezer-api 19 on SQLite, which pip installs into DIR.
 It runs the scheduler's own loop and API client once per client, many in a process, each
 in a project of its own; its agents are replaced by ``true``. ``retention`` runs agents
-on SeaweedFS.
+on SeaweedFS. ``jobs`` starts the scheduler itself with so many job files, of which none
+is due.
 """
 
 import argparse
@@ -56,7 +58,7 @@ exec(compile(open('run_api.py').read(), 'run_api.py', 'exec'))
 # Parts of the paths of requests that are shown.
 _NAMES = ('backups', 'clients', 'jobs', 'sessions', 'tokens')
 _MINUTE = 60.0
-_WHAT = ('clients', 'retention', 'worker')
+_WHAT = ('clients', 'jobs', 'retention', 'worker')
 _AFTER = 6
 _KEPT = 3
 
@@ -65,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('what', choices=_WHAT)
     parser.add_argument('--clients', type=int, default=1000)
+    parser.add_argument('--jobs', type=int, default=10000)
     parser.add_argument('--processes', type=int, default=4, help='for the clients')
     parser.add_argument('--interval', type=int, default=60)
     parser.add_argument('--minutes', type=float, default=3, help='of steady state')
@@ -78,6 +81,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if given.what == 'retention':
             return _Retention(given.clients, Path(folder)).run()
+        if given.what == 'jobs':
+            return _run_jobs(given, Path(folder))
         if not (given.venv / 'bin/keystone-manage').exists():
             clouds.build(given.venv)
         with _started(given.venv) as plane:
@@ -491,6 +496,64 @@ class _Retention:
             for number in range(self.clients)
         ]
         return sum(bool(agent.wait()) for agent in agents)
+
+
+# -- Many jobs ----------------------------------------------------------------------
+
+
+def _run_jobs(given: argparse.Namespace, folder: Path) -> None:
+    commands.PATIENCE = 3600
+    with commands.Scheduler(folder) as scheduler:
+        scheduler.options = ('--interval', str(given.interval))
+        first = datetime.datetime.now() + datetime.timedelta(days=1)
+        for number in range(given.jobs):
+            # Each differs from the others, so that each is checked.
+            backup = commands.backup_to(
+                folder / 'to', folder / 'of', backup_name=f'job{number}'
+            )
+            scheduler.job(f'job{number}', _due_at(first, backup))
+        print(f'{given.jobs} job files, interval {given.interval} s', flush=True)
+        with _timed('validate'):
+            scheduler.call('validate', scheduler.jobs).check()
+        with _timed('start, until the first job has its time'):
+            scheduler.start()
+            scheduler.until('job0', due=_text(first))
+        pid = scheduler.pid
+        print(f'cpu so far {_cpu(pid):.1f} s, memory {_size(pid):.0f} MiB', flush=True)
+        with _timed('status'):
+            shown = scheduler.call('status', '--json').check()
+        assert len(shown.document['jobs']) == given.jobs
+        used = _cpu(pid)
+        time.sleep(given.minutes * _MINUTE)
+        spent = (_cpu(pid) - used) / given.minutes
+        print(f'idle: {spent:.2f} processor seconds per minute', flush=True)
+        later = first + datetime.timedelta(hours=1)
+        with _timed('a changed job'):
+            backup = commands.backup_to(
+                folder / 'to', folder / 'of', backup_name='job0'
+            )
+            scheduler.job('job0', _due_at(later, backup))
+            scheduler.until('job0', due=_text(later))
+        with _timed('stop'):
+            scheduler.stop()
+        for line in scheduler.logged.splitlines():
+            if ' WARNING ' in line:
+                print(line, flush=True)
+
+
+def _due_at(moment: datetime.datetime, action: commands.Action) -> dict[str, Any]:
+    return commands.document(action, schedule_date=_text(moment))
+
+
+def _text(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.UTC).isoformat(timespec='seconds')
+
+
+@contextlib.contextmanager
+def _timed(what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    print(f'{what}: {time.monotonic() - began:.1f} s', flush=True)
 
 
 if __name__ == '__main__':

@@ -26,6 +26,7 @@ from freezer.scheduler.runs.job import ScheduledJob
 from freezer.scheduler.runs.metadata import MetadataFiles
 from freezer.scheduler.runs.record import ABORTED, FAIL, SUCCESS, Records
 from freezer.scheduler.runs.runner import JobRun, RunResult, job_lock
+from freezer.scheduler.sources.refused import Refused
 from freezer.scheduler.sources.source import JobSource
 from freezer.utils.human import number
 
@@ -59,6 +60,7 @@ class Scheduler:
         self._source = source
         self._records = Records(private.directory(settings.state_dir))
         self._files = MetadataFiles(private.directory(settings.state_dir / 'results'))
+        self._refused = Refused(settings.state_dir)
         self._jobs: dict[str, ScheduledJob] = {}
         self._running = 0
         # Job ids, to log each reason and each busy job once.
@@ -104,6 +106,7 @@ class Scheduler:
         self._records.delete_old()
         self._source.start(self._on_change)
         claims.forget_state(self._settings.state_dir)
+        self._refused.remove()
         if self._settings.coordination is not None:
             self._claims = Claims(
                 *(self._settings.coordination, self._settings.state_dir),
@@ -128,6 +131,7 @@ class Scheduler:
         finally:
             self._shut_down()
             self._report()
+            self._refused.remove()
             if self._claims is not None:
                 self._claims.stop()
             self._source.stop()
@@ -185,6 +189,7 @@ class Scheduler:
         except ConfigError as error:
             LOG.error('%s; continuing with known jobs', error)
             return
+        self._refused.write(listing.errors)
         documents = self._without_skipped(listing.documents)
         for job_id, job in list(self._jobs.items()):
             if job_id not in documents:

@@ -16,6 +16,7 @@ from freezer.scheduler.documents.document import START, Document, DocumentError
 from freezer.scheduler.runs.record import REMOVED, Record, Records
 from freezer.scheduler.sources.cache import connection_state
 from freezer.scheduler.sources.directory import JobDirectory, is_job_file, read
+from freezer.scheduler.sources.refused import refused
 from freezer.utils.human import number
 from freezer.utils.text import printable
 
@@ -31,7 +32,8 @@ def status(settings: Settings) -> int:
     """Print jobs, last results and next runs."""
     pid = PidFile(settings.runtime_dir).process()
     records = [each for each in Records(settings.state_dir) if each.status != REMOVED]
-    errors = _errors(settings)
+    known = None if pid is None else refused(settings.state_dir)
+    errors = _errors(settings) if known is None else known
     api = connection_state(settings.state_dir) if not settings.no_api else {}
     shared = claims.state(settings.state_dir)
     if settings.json:
@@ -133,6 +135,7 @@ def _files(names: Sequence[str]) -> Iterator[Path]:
 
 
 def _errors(settings: Settings) -> list[DocumentError]:
+    """As the scheduler would find them."""
     check = functools.partial(settings.check, same_environ=False)
     try:
         return JobDirectory(settings.jobs_dir, check).list().errors

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from freezer.tests.scheduler import Scheduler, backup_to, document, executes
+from freezer.tests.scheduler import Scheduler, backup_to, document, executes, until
 
 KEYS = ('ACCESS_KEY', 'SECRET_KEY', 'ENDPOINT')
 
@@ -69,6 +69,11 @@ def test_keys_of_the_environment_of_the_scheduler(
     scheduler.start()
     scheduler.until_logged('storage s3 needs access-key, secret-key, endpoint')
     assert scheduler.record('a') == {}
+    # Of the scheduler that runs, status shows the errors it found itself.
+    text = 'storage s3 needs access-key, secret-key, endpoint'
+    until(lambda: text in scheduler.call('status').out)
+    scheduler.stop()
+    assert scheduler.call('status', '--json').document['errors'] == []
 
 
 def test_a_job_is_refused_when_it_is_read(
