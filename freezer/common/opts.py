@@ -45,7 +45,8 @@ AGENT_OPTS = (
         default='fs',
         help='What is backed up: fs means ordinary files, mysql and mongo the data '
         'directory of a database server, glance the images that --engine glance backs '
-        'up, cinder volumes. Other modes quiesce an application during the backup.',
+        'up, cinder volumes, nova servers. Other modes quiesce an application during '
+        'the backup.',
     ),
     cfg.StrOpt(
         'engine',
@@ -54,8 +55,8 @@ AGENT_OPTS = (
         default=plugins.DEFAULT_ENGINE,
         help='The program or format that archives are made with: tar for files, '
         'blocks for a disk image or a block device; '
-        'glance for images of OpenStack, cinder for its volumes; stream for the '
-        'output of a command.',
+        'glance for images of OpenStack, cinder for its volumes, nova for its servers; '
+        'stream for the output of a command.',
     ),
     cfg.StrOpt(
         'snapshot',
@@ -124,7 +125,8 @@ AGENT_OPTS = (
         help='Name of the backup. Host name and backup name together identify it. '
         '{mode}, {backup_media}, {storage}, {container}, {project_id} and '
         '{resource_id} are replaced; {resource_id} is the host name. With engine '
-        'glance, a slash and the ID of the image follow the name.',
+        'glance, a slash and the ID of the image follow the name; so do those of '
+        'volumes and servers.',
     ),
     cfg.StrOpt(
         'hostname',
@@ -134,8 +136,8 @@ AGENT_OPTS = (
     cfg.StrOpt(
         'restore-abs-path',
         metavar=usage.DIRECTORY,
-        help='The directory to restore into; created if needed. Engine glance '
-        'restores into a new image instead.',
+        help='The directory to restore into; created if needed. Engines glance, cinder '
+        'and nova restore into a new image, volume or server instead.',
     ),
     cfg.Opt(
         'restore-from-date',

@@ -12,7 +12,6 @@ from oslo_config import cfg
 _WITHOUT_DEFAULT = (
     *('mysql-conf', 'sql-server-conf', 'project-id', 'os-trust-id', 'backup-id'),
     'vssadmin',
-    *('nova-inst-id', 'nova-inst-name', 'nova-restore-network'),
     *('glance-image-id', 'glance-image-name', 'glance-image-name-filter'),
 )
 _DEFAULTS: dict[str, str | None] = {

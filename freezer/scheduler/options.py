@@ -166,8 +166,8 @@ POLICY_OPTS = (
         'engines',
         default=['tar', 'blocks'],
         help='Engines that these jobs may use, separated by commas. read-roots and '
-        'write-roots do not bound others: glance and cinder read and create images '
-        'and volumes of OpenStack, with the credentials of --os-cloud. For mode '
+        'write-roots do not bound others: glance, cinder and nova read and create '
+        'images, volumes and servers, with the credentials of --os-cloud. For mode '
         'cindernative, its name is needed here.',
     ),
     cfg.ListOpt(

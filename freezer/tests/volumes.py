@@ -1,5 +1,7 @@
 """Volumes in the Cinder of a test, by requests of the test's own."""
 
+import hashlib
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,8 @@ from freezer.tests.servers.cinder import Cinder
 
 _MICROVERSION = {'OpenStack-API-Version': 'volume 3.54'}
 _PATIENCE = 240
+_MIB = 1 << 20
+_CHUNK = 1 << 16
 
 
 class Volumes:
@@ -85,3 +89,42 @@ class Volumes:
         for kind in ('snapshot', 'volume'):
             for each in self.listed(kind):
                 self.delete(kind, each['id'])
+
+
+def digest(cinder: Cinder, volume: str) -> tuple[int, str]:
+    """Size and hash of a volume; holes are not read."""
+    chunks: set[int] = set()
+
+    def add(start: int, length: int, _here: bool) -> None:
+        chunks.update(range(start // _CHUNK, -(-(start + length) // _CHUNK)))
+
+    content = hashlib.sha256()
+    with cinder.volume(volume) as image:
+        size: int = image.size()
+        image.diff_iterate(0, size, None, add)
+        for number in sorted(chunks):
+            data = image.read(number * _CHUNK, _CHUNK)
+            if any(data):
+                content.update(b'%d:' % number + data)
+    return size, content.hexdigest()
+
+
+def left_over(user: Volumes) -> list[str]:
+    """The names of what is temporary, but for images."""
+    return [
+        each['name']
+        for kind in ('volume', 'snapshot')
+        for each in user.listed(kind)
+        if each['name'].startswith('freezer-temporary')
+    ]
+
+
+def change(cinder: Cinder, volume: str, seed: int) -> None:
+    """Scattered writes, unaligned ones too, and a discarded range."""
+    chance = random.Random(seed)
+    with cinder.volume(volume) as image:
+        for _number in range(12):
+            place = chance.randrange(0, 60 * _MIB)
+            image.write(chance.randbytes(chance.randrange(1, 20000)), place)
+        image.discard(chance.randrange(0, 56) * _MIB, 4 * _MIB)
+        image.write(bytes(8192), chance.randrange(0, 15000) * 4096)

@@ -70,7 +70,10 @@ class LevelWriter:
 
     :param base: the state of the level below; None at level 0
     :param block_size: None for the default; level 0 only
+    :ivar state: of the level, once its stream has ended
     """
+
+    state: LevelState
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class LevelWriter:
         self._buffers = Buffers()
 
     def blocks(self) -> Generator[Block, None, None]:
-        """The stream; after its end, the engine's file is written.
+        """The stream.
 
         :raises EngineError: the image cannot be read
         """
@@ -125,8 +128,7 @@ class LevelWriter:
             archiving.warnings.add(change)
         yield writer.end()
         self._progress.files = 1
-        state = LevelState(level, self._block_size, size, self._key, writer.digest)
-        archiving.state.write_bytes(state.dump())
+        self.state = LevelState(level, self._block_size, size, self._key, writer.digest)
         if archiving.index is not None:
             archiving.index.properties.update(
                 engine='blocks', size=size, digest=writer.digest.hex()

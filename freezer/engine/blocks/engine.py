@@ -44,6 +44,10 @@ class ImageEngine(Engine):
         :raises EngineError: it cannot be opened
         """
 
+    def state(self, source: Source, image: Image, level: LevelState) -> bytes:
+        """The engine's file of a level."""
+        return level.dump()
+
     def level_state(self, content: bytes) -> LevelState:
         """What an engine's file says of the blocks of its level.
 
@@ -60,6 +64,8 @@ class ImageEngine(Engine):
                 archiving, image, base, self._block_size, self._progress
             )
             yield from writer.blocks()
+            state = self.state(archiving.source, image, writer.state)
+        archiving.state.write_bytes(state)
 
     def base_problem(self, base: Base, source: Source, now: int) -> str | None:
         try:

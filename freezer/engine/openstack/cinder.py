@@ -1,34 +1,29 @@
 """Volumes of Cinder: the blocks and the record of each, as a backup of its own."""
 
 import functools
-import importlib.util
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from freezer.engine.blocks.engine import ImageEngine
-from freezer.engine.blocks.extract import ImageExtractor
 from freezer.engine.blocks.source import Image
 from freezer.engine.blocks.state import LevelState
 from freezer.engine.engine import (
     Archiving,
     Extractor,
-    Restored,
     Source,
     Warnings,
 )
+from freezer.engine.openstack import sdk
 from freezer.engine.openstack.librbd import check_transfer
+from freezer.engine.openstack.restored import ResourceExtractor
 from freezer.engine.openstack.volume_record import Record, VolumeState
 from freezer.engine.settings import EngineSettings
 from freezer.exceptions import ConfigError, RestoreError
-from freezer.utils.blocks import Block
-from freezer.utils.progress import Progress
 
 if TYPE_CHECKING:
     from freezer.engine.openstack.cinder_cloud import CinderCloud
-    from freezer.engine.openstack.restored_volume import RestoredVolume
 
 
 @dataclass(frozen=True)
@@ -44,23 +39,14 @@ class CinderEngine(ImageEngine):
 
     @classmethod
     def from_settings(cls, settings: EngineSettings) -> Self:
-        # Without importing it, which takes a quarter of a second.
-        if importlib.util.find_spec('openstack') is None:
-            raise ConfigError(
-                "engine cinder needs openstacksdk: pip install 'freezer[openstack]'"
-            )
+        sdk.check_installed(cls.name)
         return cls(settings)
 
     @functools.cached_property
     def _cloud(self) -> 'CinderCloud':
         # Optional: it needs the extra openstack.
-        try:
+        with sdk.imported():
             from freezer.engine.openstack.cinder_cloud import CinderCloud
-        except ImportError as error:
-            raise ConfigError(
-                f'openstacksdk cannot be imported: {error}: pip install '
-                f"'freezer[openstack]'"
-            ) from error
         return CinderCloud(self.settings.options, self._progress)
 
     # Backup
@@ -101,12 +87,9 @@ class CinderEngine(ImageEngine):
         assert isinstance(archiving.source, VolumeSource)
         return self._cloud.image(archiving.source.record, archiving.cancelled)
 
-    def archive(self, archiving: Archiving) -> Generator[Block, None, None]:
-        assert isinstance(archiving.source, VolumeSource)
-        yield from super().archive(archiving)
-        level = LevelState.load(archiving.state.read_bytes())
-        state = VolumeState(archiving.source.record, level)
-        archiving.state.write_bytes(state.dump())
+    def state(self, source: Source, image: Image, level: LevelState) -> bytes:
+        assert isinstance(source, VolumeSource)
+        return VolumeState(source.record, level).dump()
 
     def level_state(self, content: bytes) -> LevelState:
         return VolumeState.load(content).level
@@ -148,34 +131,4 @@ class CinderEngine(ImageEngine):
             )
         known = VolumeState.load(state)
         volume = self._cloud.restored(known)
-        return _VolumeExtractor(volume, known.level, self._progress)
-
-
-class _VolumeExtractor(ImageExtractor):
-    """Writes into a volume, which is completed or discarded at the end."""
-
-    def __init__(
-        self, volume: 'RestoredVolume', newest: LevelState, progress: Progress
-    ) -> None:
-        super().__init__(volume.opened, newest, progress)
-        self._volume = volume
-        self._made: Restored | None = None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            self._volume.discard()
-            return
-        try:
-            self._made = self._volume.complete()
-        except BaseException:
-            self._volume.discard()
-            raise
-
-    @property
-    def restored(self) -> Restored | None:
-        return self._made
+        return ResourceExtractor(volume, known.level, self._progress)

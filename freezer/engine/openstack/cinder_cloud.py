@@ -10,24 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from freezer.engine.blocks.source import Image
+from freezer.engine.openstack.choice import Choice
 from freezer.engine.openstack.images import Images
-from freezer.engine.openstack.restored_volume import (
-    ExistingVolume,
-    NewVolume,
-    RestoredVolume,
-)
+from freezer.engine.openstack.restored import RestoredResource
+from freezer.engine.openstack.restored_volume import ExistingVolume, NewVolume
 from freezer.engine.openstack.temporary import KEY, VALUE, Temporaries
 from freezer.engine.openstack.transfer import opened_snapshot
 from freezer.engine.openstack.volume_record import Record, VolumeState, is_true
 from freezer.engine.openstack.volumes import VOLUMES, Volumes, label
-from freezer.exceptions import CloudError, EngineError
+from freezer.exceptions import EngineError
 from freezer.utils.progress import Progress
-from freezer.utils.text import NOTICES
 
-# In an error.
-_NAMED: Final = 10
-# Of volumes that have no data yet, or none any more.
-_EMPTY: Final = ('creating', 'downloading', 'deleting')
+_CHOICE: Final = Choice(
+    'volume', 'cinder-vol-id', ('creating', 'downloading', 'deleting')
+)
 _READABLE: Final = ('available', 'in-use')
 
 
@@ -49,32 +45,19 @@ class CinderCloud:
         return Volumes(cloud, self._budget, self._patience, self._progress)
 
     @functools.cached_property
-    def _images(self) -> Images:
+    def images(self) -> Images:
         return Images(self._options['os_cloud'], self._budget, self._progress)
 
     def temporaries(self, cancelled: threading.Event | None = None) -> Temporaries:
         """For one backup or restore. Removes what killed runs have left."""
         volumes = self.volumes
-        found = Temporaries(volumes, lambda: self._images, self._patience, cancelled)
+        found = Temporaries(volumes, lambda: self.images, self._patience, cancelled)
         found.remove_leftovers()
         return found
 
     def only(self, name: str) -> str:
         """The ID of the volume with a name."""
-        found = [
-            str(each['id'])
-            for each in self.volumes.find(VOLUMES, name=name)
-            if each['name'] == name
-        ]
-        if not found:
-            raise CloudError(f'no volume has the name {name!r}')
-        if len(found) > 1:
-            ids = ', '.join(sorted(found)[:_NAMED])
-            raise CloudError(
-                f'{len(found)} volumes have the name {name!r}: pass --cinder-vol-id '
-                f'with one of {ids}'
-            )
-        return found[0]
+        return _CHOICE.only(name, self.volumes.find(VOLUMES, name=name))
 
     def of_project(self, project: str) -> Sequence[str]:
         """The IDs of all volumes of a project that have data."""
@@ -82,20 +65,12 @@ class CinderCloud:
         if project != self.volumes.project:
             # Only administrators may.
             query = {'all_tenants': 'true', 'project_id': project}
-        ids = []
-        for each in self.volumes.find(VOLUMES, **query):
-            if each.get('metadata', {}).get(KEY) == VALUE:
-                continue
-            if each['status'] in _EMPTY:
-                NOTICES.warning(
-                    '%s is %s and has no data: left out',
-                    *(label(VOLUMES, each), each['status']),
-                )
-                continue
-            ids.append(str(each['id']))
-        if not ids:
-            raise CloudError(f'no volume of project {project} that has data')
-        return sorted(ids)
+        found = (
+            (each, label(VOLUMES, each))
+            for each in self.volumes.find(VOLUMES, **query)
+            if each.get('metadata', {}).get(KEY) != VALUE
+        )
+        return _CHOICE.with_data(found, f' of project {project}')
 
     def readable(self, volume: str) -> tuple[Record, str]:
         """The record of a volume, and its name for the user.
@@ -125,12 +100,12 @@ class CinderCloud:
         temporaries = self.temporaries(cancelled)
         transfer = self._options['cinder_transfer']
         with (
-            temporaries.snapshot(volume) as snapshot,
+            temporaries.snapshots([volume]) as (snapshot,),
             opened_snapshot(temporaries, snapshot, transfer) as image,
         ):
             yield image
 
-    def restored(self, state: VolumeState) -> RestoredVolume:
+    def restored(self, state: VolumeState) -> RestoredResource:
         """What a restore writes."""
         options, volumes = self._options, self.volumes
         temporaries = self.temporaries()

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import functools
-import importlib.util
 import json
 import logging
 import time
@@ -21,6 +20,8 @@ from freezer.engine.engine import (
     Source,
     Warnings,
 )
+from freezer.engine.openstack import sdk
+from freezer.engine.openstack.choice import Choice
 from freezer.engine.openstack.record import (
     Digests,
     ImageState,
@@ -43,10 +44,9 @@ RESTORING = 'freezer-restoring'
 # Seconds after which an image with this tag and without data is a leftover.
 _ABANDONED = 600
 _POLL = 0.5
-# Images with such a status have no data to back up.
-_EMPTY = ('queued', 'killed', 'deleted', 'pending_delete')
-# In an error.
-_NAMED = 10
+_CHOICE = Choice(
+    'image', 'glance-image-id', ('queued', 'killed', 'deleted', 'pending_delete')
+)
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,14 @@ class GlanceEngine(Engine):
 
     @classmethod
     def from_settings(cls, settings: EngineSettings) -> Self:
-        # Without importing it, which takes a quarter of a second.
-        if importlib.util.find_spec('openstack') is None:
-            raise ConfigError(
-                "engine glance needs openstacksdk: pip install 'freezer[openstack]'"
-            )
+        sdk.check_installed(cls.name)
         return cls(settings)
 
     @functools.cached_property
     def _images(self) -> 'Images':
         # Optional: it needs the extra openstack.
-        try:
+        with sdk.imported():
             from freezer.engine.openstack.images import Images
-        except ImportError as error:
-            raise ConfigError(
-                f'openstacksdk cannot be imported: {error}: pip install '
-                f"'freezer[openstack]'"
-            ) from error
 
         options = self.settings.options
         budget = float(options['openstack_retry_budget'])
@@ -116,32 +107,16 @@ class GlanceEngine(Engine):
         part, owner = options['glance_image_name_filter'], options['project_id']
         found = self._images.find(**({'owner': owner} if owner else {}))
         chosen = [each for each in found if (part or '') in (each.get('name') or '')]
-        for each in chosen:
-            if each['status'] in _EMPTY:
-                NOTICES.warning(
-                    '%s is %s and has no data: left out', _label(each), each['status']
-                )
-        ids = [each['id'] for each in chosen if each['status'] not in _EMPTY]
-        if not ids:
-            where = f' of project {owner}' if owner else ''
-            which = f' whose name contains {part!r}' if part else ''
-            raise CloudError(f'no image{where}{which} that has data')
-        return sorted(ids)
+        where = f' of project {owner}' if owner else ''
+        which = f' whose name contains {part!r}' if part else ''
+        named = ((each, _label(each)) for each in chosen)
+        return _CHOICE.with_data(named, where + which)
 
     def _only(self, name: str) -> str:
         """The ID of the image with a name."""
         # Glance takes some names for an operator.
         query = {} if name.startswith('in:') else {'name': name}
-        found = [each for each in self._images.find(**query) if each['name'] == name]
-        if not found:
-            raise CloudError(f'no image has the name {name!r}')
-        if len(found) > 1:
-            ids = ', '.join(sorted(each['id'] for each in found)[:_NAMED])
-            raise CloudError(
-                f'{len(found)} images have the name {name!r}: pass --glance-image-id '
-                f'with one of {ids}'
-            )
-        return str(found[0]['id'])
+        return _CHOICE.only(name, self._images.find(**query))
 
     def resource_name(self, marker: Mapping[str, Any]) -> str | None:
         image = marker.get('image')

@@ -7,14 +7,24 @@ from freezer.engine.blocks.options import OPTIONS as BLOCKS
 from freezer.utils.openstack_options import OS_CLOUD, RETRY_BUDGET, TIMEOUT
 from freezer.utils.plugin_options import PluginOptions
 
-# Of each engine: two may declare the same option.
-_CLOUD = (
+#: of each engine; two may declare the same option
+CLOUD = (
     OS_CLOUD,
     cfg.StrOpt(
         'project-id',
         metavar='ID',
         help='Back up all resources of this project, each as a backup of its own.',
     ),
+)
+#: of engines that read and write volumes
+TRANSFER = cfg.StrOpt(
+    'cinder-transfer',
+    metavar='HOW',
+    choices=['attachment', 'image'],
+    help='How the data of volumes is read and written. attachment: with '
+    'librbd, if the backend is Ceph RBD; only what is allocated is read. '
+    'image: by a temporary image of Glance, with any backend. Default: '
+    'attachment where that is possible, or else image.',
 )
 _OPENSTACK = (RETRY_BUDGET,)
 _TIMEOUT = (TIMEOUT,)
@@ -45,7 +55,7 @@ GLANCE = PluginOptions(
                 help='Name of the image that a restore creates. Default: the name of '
                 'the image that was backed up.',
             ),
-            *_CLOUD,
+            *CLOUD,
         ),
         'openstack': _OPENSTACK,
     },
@@ -68,15 +78,7 @@ CINDER = PluginOptions(
                 help='The same by the name of the volume. If several volumes have the '
                 'name, the agent lists their IDs and exits.',
             ),
-            cfg.StrOpt(
-                'cinder-transfer',
-                metavar='HOW',
-                choices=['attachment', 'image'],
-                help='How the data of volumes is read and written. attachment: with '
-                'librbd, if the backend is Ceph RBD; only what is allocated is read. '
-                'image: by a temporary image of Glance, with any backend. Default: '
-                'attachment where that is possible, or else image.',
-            ),
+            TRANSFER,
             cfg.StrOpt(
                 'cinder-restore-name',
                 metavar='NAME',
@@ -100,7 +102,7 @@ CINDER = PluginOptions(
                 help='Restore onto this existing volume instead of a new one; needs '
                 '--overwrite. The volume must be detached, and its backend Ceph RBD.',
             ),
-            *_CLOUD,
+            *CLOUD,
         ),
         'openstack': (*_OPENSTACK, *_TIMEOUT),
         **BLOCKS.groups,

@@ -1,6 +1,5 @@
 """The volumes that restores write."""
 
-import abc
 import contextlib
 import logging
 import os
@@ -13,7 +12,8 @@ from freezer.engine.blocks.target import Target, open_target
 from freezer.engine.engine import Restored
 from freezer.engine.openstack.librbd import ATTACHMENT, IMAGE
 from freezer.engine.openstack.record import Digests
-from freezer.engine.openstack.temporary import Temporaries
+from freezer.engine.openstack.restored import RestoredResource
+from freezer.engine.openstack.temporary import Temporaries, problems_reported
 from freezer.engine.openstack.transfer import NoAttachment, attached_target
 from freezer.engine.openstack.volume_record import Record, VolumeState, is_true
 from freezer.engine.openstack.volumes import VOLUMES, Volumes, label
@@ -30,30 +30,7 @@ _GIB: Final = 1 << 30
 _BLOCK: Final = 1 << 20
 
 
-class RestoredVolume(abc.ABC):
-    """Written level by level, then ended by :meth:`complete` or :meth:`discard`."""
-
-    @abc.abstractmethod
-    def opened(self, is_new: bool) -> AbstractContextManager[Target]:
-        """Where to write a level.
-
-        :param is_new: for level 0
-        :raises EngineError: it cannot be created or written
-        """
-
-    @abc.abstractmethod
-    def complete(self) -> Restored:
-        """The volume, with all levels.
-
-        :raises EngineError: it cannot be completed, and is to be discarded
-        """
-
-    @abc.abstractmethod
-    def discard(self) -> None:
-        """Delete what was made."""
-
-
-class NewVolume(RestoredVolume):
+class NewVolume(RestoredResource):
     """A volume with what was recorded of the one that was backed up.
 
     It is written by an attachment; or as a file, which becomes a temporary image and
@@ -89,6 +66,7 @@ class NewVolume(RestoredVolume):
         self._writing = contextlib.ExitStack()
         self._existence = contextlib.ExitStack()
         self._made: Record | None = None
+        self._is_kept = False
         self._target: Target | None = None
         self._file = ''
 
@@ -143,17 +121,32 @@ class NewVolume(RestoredVolume):
             yield made
 
     def complete(self) -> Restored:
+        self.finish()
+        return self.keep()
+
+    def finish(self) -> Record:
+        """The volume with its data and properties; temporary until :meth:`keep`.
+
+        :raises EngineError: it cannot be completed, and is to be discarded
+        """
         if self._file:
             self._make_of_file()
         self._writing.close()
         assert self._made is not None
         self._describe(self._made['id'])
+        return self._made
+
+    def keep(self) -> Restored:
+        """:raises EngineError: it may be temporary still"""
+        assert self._made is not None
+        self._is_kept = True
+        self._volumes.set_metadata(self._made['id'], self._state.metadata)
         # Deletes nothing: it is not marked as temporary any more.
         self._existence.close()
         return _restored({**self._made, 'name': self._name})
 
     def _make_of_file(self) -> None:
-        body = _Body(self._file)
+        body = FileBody(self._file)
         formats = {'disk_format': 'raw', 'container_format': 'bare'}
         with self._temporaries.image(formats) as image:
             self._temporaries.upload(image, body, body.digests)
@@ -176,15 +169,17 @@ class NewVolume(RestoredVolume):
         description = state.record.get('description')
         fields = {'name': self._name, 'description': description}
         self._volumes.update(volume, fields)
-        # Last: until then it counts as temporary.
-        self._volumes.set_metadata(volume, state.metadata)
 
     def discard(self) -> None:
         self._writing.close()
         self._existence.close()
+        if self._is_kept and self._made is not None:
+            # What it was made for has failed since.
+            with problems_reported(label(VOLUMES, self._made)):
+                self._volumes.delete(VOLUMES, self._made['id'])
 
 
-class ExistingVolume(RestoredVolume):
+class ExistingVolume(RestoredResource):
     """A volume whose data is replaced, and nothing else of it.
 
     :raises RestoreError: it cannot be written
@@ -238,7 +233,7 @@ def _restored(record: Record) -> Restored:
     return Restored(label(VOLUMES, record), keys)
 
 
-class _Body:
+class FileBody:
     """The contents of a file, with its size as length."""
 
     def __init__(self, path: str) -> None:

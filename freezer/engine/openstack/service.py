@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import keystoneauth1.adapter
 import keystoneauth1.exceptions as ks
@@ -130,6 +131,23 @@ class Service:
             return found
 
         return self.run(attempt)
+
+    def pages(
+        self, path: str, key: str, query: Mapping[str, str] = {}
+    ) -> Iterator[dict[str, Any]]:
+        """The objects of a list that comes in pages, which link to the next one.
+
+        :param key: of the list in the answer
+        :raises CloudError: a request failed
+        """
+        while True:
+            page = self.document('GET', path, params=query)
+            yield from page.get(key, ())
+            links = page.get(f'{key}_links') or ()
+            following = [each['href'] for each in links if each.get('rel') == 'next']
+            if not following:
+                return
+            query = dict(parse_qsl(urlsplit(following[0]).query))
 
     @property
     def project(self) -> str:

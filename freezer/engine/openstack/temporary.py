@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from freezer.engine.openstack.download import DownloadedImage
@@ -41,8 +41,8 @@ LOG = logging.getLogger(__name__)
 #: metadata of everything temporary
 KEY: Final = 'freezer'
 VALUE: Final = 'temporary'
-_RUN: Final = 'freezer_run'
-_PREFIX: Final = 'freezer-temporary'
+RUN: Final = 'freezer_run'
+PREFIX: Final = 'freezer-temporary'
 # Seconds after which those of a host that is not this one count as leftovers.
 _ABANDONED: Final = 7 * 86400
 _CONNECTOR: Final = {'platform': 'x86_64', 'os_type': 'linux', 'multipath': False}
@@ -72,11 +72,17 @@ class Temporaries:
         self._cancelled = cancelled or threading.Event()
 
     @contextlib.contextmanager
-    def snapshot(self, volume: Record) -> Iterator[Record]:
-        """A snapshot of a volume, which may be in use."""
-        fields = {'volume_id': volume['id'], 'force': True}
-        with self._made(SNAPSHOTS, fields) as made:
-            yield made
+    def snapshots(self, volumes: Sequence[Record]) -> Iterator[list[Record]]:
+        """Snapshots of volumes, which may be in use, each as soon after the one before
+        as Cinder takes them."""
+        with contextlib.ExitStack() as stack:
+            begun = [
+                stack.enter_context(
+                    self._begun(SNAPSHOTS, {'volume_id': each['id'], 'force': True})
+                )
+                for each in volumes
+            ]
+            yield [self._ready(SNAPSHOTS, each) for each in begun]
 
     @contextlib.contextmanager
     def volume_of(self, snapshot: Record) -> Iterator[Record]:
@@ -93,25 +99,31 @@ class Temporaries:
 
     @contextlib.contextmanager
     def _made(self, kind: str, fields: Record) -> Iterator[Record]:
-        mark = _new_mark()
-        metadata = {KEY: VALUE, _RUN: mark}
+        with self._begun(kind, fields) as made:
+            yield self._ready(kind, made)
+
+    @contextlib.contextmanager
+    def _begun(self, kind: str, fields: Record) -> Iterator[Record]:
+        """A resource that is not available yet."""
+        mark = new_mark()
+        own = {'name': name_of(mark), 'metadata': {KEY: VALUE, RUN: mark}}
         try:
-            made = self._volumes.create(
-                kind, {**fields, 'name': _name(mark), 'metadata': metadata}
-            )
-            yield self._volumes.wait(kind, made['id'], self._cancelled)
+            yield self._volumes.create(kind, {**fields, **own})
         finally:
-            with _problems_reported(f'{kind} {mark}'):
+            with problems_reported(f'{kind} {mark}'):
                 # Also those of requests without a response, and not what was made
                 # permanent: that has other metadata.
-                for found in list(self._marked(kind, _RUN, mark)):
+                for found in list(self._marked(kind, RUN, mark)):
                     self._delete(kind, found)
+
+    def _ready(self, kind: str, made: Record) -> Record:
+        return self._volumes.wait(kind, made['id'], self._cancelled)
 
     def _marked(self, kind: str, key: str, value: str) -> Iterator[Record]:
         return self._volumes.find(kind, metadata=json.dumps({key: value}))
 
     def _delete(self, kind: str, found: Record) -> None:
-        with _problems_reported(label(kind, found)):
+        with problems_reported(label(kind, found)):
             if kind == VOLUMES:
                 self._volumes.detach_all(found['id'])
             self._volumes.delete(kind, found['id'])
@@ -128,7 +140,7 @@ class Temporaries:
             yield made['connection_info']
         finally:
             # Also one that failed halfway.
-            with _problems_reported(label(VOLUMES, volume)):
+            with problems_reported(label(VOLUMES, volume)):
                 self._volumes.detach_all(volume['id'])
                 self._volumes.wait(VOLUMES, volume['id'])
 
@@ -136,25 +148,25 @@ class Temporaries:
     def image_of(self, volume: Record) -> Iterator[Record]:
         """An image with the data of an available volume."""
         images = self._images()
-        self._remove_left_images(images)
-        made = self._volumes.upload(volume['id'], _name(_new_mark()))
+        self.remove_left_images(images)
+        made = self._volumes.upload(volume['id'], name_of(new_mark()))
         try:
-            yield self._active(images, made, label(VOLUMES, volume))
+            yield self.active(images, made, label(VOLUMES, volume))
         finally:
-            with _problems_reported(f'image {made}'):
+            with problems_reported(f'image {made}'):
                 images.delete(made)
 
     @contextlib.contextmanager
     def image(self, fields: Record) -> Iterator[Record]:
         """A new image, without data yet."""
         images = self._images()
-        self._remove_left_images(images)
-        own = {'name': _name(_new_mark()), 'visibility': 'private'}
+        self.remove_left_images(images)
+        own = {'name': name_of(new_mark()), 'visibility': 'private'}
         made = images.create({**fields, **own})
         try:
             yield made
         finally:
-            with _problems_reported(f'image {made["id"]}'):
+            with problems_reported(f'image {made["id"]}'):
                 images.delete(made['id'])
 
     def download(self, record: Record) -> DownloadedImage:
@@ -172,12 +184,16 @@ class Temporaries:
         images = self._images()
         with cloud_errors_but():
             images.upload(made['id'], body)
-        found = self._active(images, made['id'], 'the data')
+        found = self.active(images, made['id'], 'the data')
         if problem := digests.problem(found):
             raise CloudError(f'Glance stored the image wrongly: {problem}')
         return found
 
-    def _active(self, images: 'Images', image: str, origin: str) -> Record:
+    def active(self, images: 'Images', image: str, origin: str) -> Record:
+        """An image, once it is active.
+
+        :raises CloudError: it fails, disappears, or takes too long
+        """
         of = f'the image {image} of {origin}'
         found: Record = {}
         for _time in pauses(self._patience, self._cancelled):
@@ -186,10 +202,10 @@ class Temporaries:
             except CloudError as error:
                 if not is_missing(error):
                     raise
-                # As Cinder does when the upload fails.
+                # As Cinder and Nova do when the upload fails.
                 raise CloudError(
                     f'{of} disappeared: its upload failed: see the quota of images, '
-                    f'and the log of cinder-volume'
+                    f'and the log of Cinder or Nova'
                 ) from error
             if found['status'] == 'active':
                 return found
@@ -207,29 +223,32 @@ class Temporaries:
         older than a week."""
         for kind in (VOLUMES, SNAPSHOTS):
             for found in list(self._marked(kind, KEY, VALUE)):
-                if _is_abandoned(str(found['metadata'].get(_RUN)), found):
+                if is_abandoned(str(found['metadata'].get(RUN)), found):
                     LOG.warning('deleting %s of a killed run', label(kind, found))
                     self._delete(kind, found)
 
-    def _remove_left_images(self, images: 'Images') -> None:
+    def remove_left_images(self, images: 'Images') -> None:
         """The same for images."""
         for found in images.find(owner=images.project):
             prefix, _space, mark = (found['name'] or '').partition(' ')
-            if prefix == _PREFIX and _is_abandoned(mark, found):
+            if prefix == PREFIX and is_abandoned(mark, found):
                 LOG.warning('deleting image %s of a killed run', found['id'])
-                with _problems_reported(f'image {found["id"]}'):
+                with problems_reported(f'image {found["id"]}'):
                     images.delete(found['id'])
 
 
-def _new_mark() -> str:
+def new_mark() -> str:
+    """Of this host and process."""
     return f'{socket.gethostname()}/{owner.new_mark()}'
 
 
-def _name(mark: str) -> str:
-    return f'{_PREFIX} {mark}'
+def name_of(mark: str) -> str:
+    """For resources without metadata."""
+    return f'{PREFIX} {mark}'
 
 
-def _is_abandoned(mark: str, found: Record) -> bool:
+def is_abandoned(mark: str, found: Record) -> bool:
+    """Whether nobody will delete a resource any more: see ``remove_leftovers``."""
     host, _slash, process = mark.rpartition('/')
     if not owner.is_mark(process):
         # Of a newer agent, or not of an agent.
@@ -242,7 +261,7 @@ def _is_abandoned(mark: str, found: Record) -> bool:
 
 
 @contextlib.contextmanager
-def _problems_reported(what: str) -> Iterator[None]:
+def problems_reported(what: str) -> Iterator[None]:
     """A block whose failure must not hide the error of the run, nor make a complete run
     fail."""
     try:

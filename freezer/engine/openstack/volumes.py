@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote
 
 from freezer.engine.openstack.service import Service
 from freezer.exceptions import CloudError
@@ -60,15 +60,7 @@ class Volumes:
 
     def find(self, kind: str, **query: str) -> Iterator[Record]:
         """The volumes or snapshots with these properties, in no order."""
-        query = {**query, 'limit': _PAGE}
-        while True:
-            page = self._service.document('GET', f'/{kind}/detail', params=query)
-            yield from page.get(kind, ())
-            links = page.get(f'{kind}_links') or ()
-            following = [each['href'] for each in links if each.get('rel') == 'next']
-            if not following:
-                return
-            query = dict(parse_qsl(urlsplit(following[0]).query))
+        return self._service.pages(f'/{kind}/detail', kind, {**query, 'limit': _PAGE})
 
     def create(self, kind: str, fields: Record) -> Record:
         """Begin to create a volume or snapshot; see :meth:`wait`.

@@ -18,9 +18,10 @@ from freezer.tests.once import made_once
 from freezer.tests.proxy import Proxy
 from freezer.tests.servers.backends import Backends
 from freezer.tests.servers.cinder import Cinder
-from freezer.tests.servers.cloud import Cloud
+from freezer.tests.servers.cloud import LIBRARIES, Cloud
 from freezer.tests.servers.control_plane import ControlPlane
 from freezer.tests.servers.glance import Glance
+from freezer.tests.servers.nova import Neutron, Nova, Placement
 
 
 @pytest.fixture
@@ -147,3 +148,19 @@ def cinder(glance: Glance) -> Cinder:
     if os.getuid():
         pytest.skip('Cinder runs as root only')
     return glance.cloud.add(Cinder)
+
+
+@pytest.fixture(scope='session')
+def librbd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for PYTHONPATH that has librbd for this Python, and nothing else."""
+    folder = tmp_path_factory.mktemp('librbd')
+    for name in ('rados', 'rbd'):
+        (file,) = LIBRARIES.glob(f'{name}.cpython-*.so')
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def nova(cinder: Cinder) -> Nova:
+    cinder.cloud.add_all(Placement, Neutron, Nova)
+    return cinder.cloud.add(Nova)

@@ -1,9 +1,7 @@
 """Volumes of a real Cinder, backed up and restored."""
 
-import hashlib
 import importlib.machinery
 import os
-import random
 import signal
 import time
 from collections.abc import Iterator
@@ -15,9 +13,8 @@ import pytest
 from freezer.tests.agent import HOST, Agent, LocalStore, S3Store, Store, private
 from freezer.tests.images import Images
 from freezer.tests.servers.cinder import Cinder
-from freezer.tests.servers.cloud import LIBRARIES
 from freezer.tests.servers.glance import Glance
-from freezer.tests.volumes import Volumes
+from freezer.tests.volumes import Volumes, change, digest, left_over
 
 pytestmark = [
     pytest.mark.root,
@@ -46,16 +43,6 @@ def users(cinder: Cinder) -> None:
         cinder.cloud.add_user(name)
 
 
-@pytest.fixture(scope='module')
-def librbd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory for PYTHONPATH that has librbd for this Python, and nothing else."""
-    folder = tmp_path_factory.mktemp('librbd')
-    for name in ('rados', 'rbd'):
-        (file,) = LIBRARIES.glob(f'{name}.cpython-*.so')
-        (folder / file.name).symlink_to(file)
-    return folder
-
-
 @pytest.fixture
 def dora(cinder: Cinder, users: None) -> Iterator[Volumes]:
     volumes = Volumes(cinder, 'dora')
@@ -82,24 +69,6 @@ def agent_on(store: Store, user: Volumes, librbd: Path, *options: object) -> Age
     return Agent(store, options=(*ALL, *options), env={**user.env, 'PYTHONPATH': path})
 
 
-def digest(cinder: Cinder, volume: str) -> tuple[int, str]:
-    """Size and hash of a volume; holes are not read."""
-    chunks: set[int] = set()
-
-    def add(start: int, length: int, _here: bool) -> None:
-        chunks.update(range(start // CHUNK, -(-(start + length) // CHUNK)))
-
-    content = hashlib.sha256()
-    with cinder.volume(volume) as image:
-        size: int = image.size()
-        image.diff_iterate(0, size, None, add)
-        for number in sorted(chunks):
-            data = image.read(number * CHUNK, CHUNK)
-            if any(data):
-                content.update(b'%d:' % number + data)
-    return size, content.hexdigest()
-
-
 def allocated(cinder: Cinder, volume: str) -> int:
     """Bytes."""
     found: list[int] = []
@@ -113,27 +82,6 @@ def allocated(cinder: Cinder, volume: str) -> int:
 def fields(user: Volumes, volume: str) -> dict[str, Any]:
     found = user.get('volume', volume)
     return {key: value for key, value in found.items() if key not in OWN}
-
-
-def left_over(user: Volumes) -> list[str]:
-    """The names of what is temporary, but for images."""
-    return [
-        each['name']
-        for kind in ('volume', 'snapshot')
-        for each in user.listed(kind)
-        if each['name'].startswith('freezer-temporary')
-    ]
-
-
-def change(cinder: Cinder, volume: str, seed: int) -> None:
-    """Scattered writes, unaligned ones too, and a discarded range."""
-    chance = random.Random(seed)
-    with cinder.volume(volume) as image:
-        for _number in range(12):
-            place = chance.randrange(0, 60 * MIB)
-            image.write(chance.randbytes(chance.randrange(1, 20000)), place)
-        image.discard(chance.randrange(0, 56) * MIB, 4 * MIB)
-        image.write(bytes(8192), chance.randrange(0, 15000) * 4096)
 
 
 @pytest.mark.parametrize('either, encrypted', STORES, indirect=['either'])

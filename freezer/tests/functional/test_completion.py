@@ -16,7 +16,7 @@ import pytest
 from freezer.tests.agent import ROOT
 from freezer.tests.commands import run_command
 
-ENGINES = {'blocks', 'cinder', 'glance', 'rsync', 'rsyncv2', 'stream', 'tar'}
+ENGINES = {'blocks', 'cinder', 'glance', 'nova', 'rsync', 'rsyncv2', 'stream', 'tar'}
 _SECONDS = 60
 COMMANDS = ('freezer-agent', 'freezer-scheduler')
 

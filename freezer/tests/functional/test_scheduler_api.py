@@ -120,9 +120,9 @@ def test_backup_restore_stop_and_delete(
             *('ftp', 'ftps', 'local', 's3', 'ssh', 'swift')
         ]
         assert sorted(known['supported_engines']) == [
-            *('glance', 'rsync', 'rsyncv2', 'tar')
+            *('glance', 'nova', 'rsync', 'rsyncv2', 'tar')
         ]
-        modes = ['cinder', 'cindernative', 'fs', 'glance', 'mongo', 'mysql']
+        modes = ['cinder', 'cindernative', 'fs', 'glance', 'mongo', 'mysql', 'nova']
         assert sorted(known['supported_modes']) == modes
         backup = document(s3(store, action='backup', path_to_backup=str(tree)))
         path = tmp_path / 'job.json'

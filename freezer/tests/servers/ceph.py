@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from freezer.tests.servers.base import DOMAIN, ProcessServer, Properties, free_ports
+from freezer.tests.servers.base import (
+    DOMAIN,
+    ProcessServer,
+    Properties,
+    StartError,
+    free_ports,
+)
 
 
 class CephRGW(ProcessServer):
@@ -97,7 +103,17 @@ class CephRGW(ProcessServer):
         super()._tend()
 
     def _ceph(self, *argv: str) -> None:
-        self._run([*argv, '-c', 'ceph.conf'])
+        # A busy monitor without authentication refuses a command now and then: "EPERM:
+        # problem getting command descriptions from mon".
+        for left in reversed(range(5)):
+            try:
+                self._run([*argv, '-c', 'ceph.conf'])
+            except StartError:
+                if not left:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def _make_user(self, uid: str, access: str, secret: str, buckets: int) -> None:
         """Create a user. ``buckets``: how many it may make; 0 any number, -1 none."""

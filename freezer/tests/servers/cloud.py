@@ -35,6 +35,9 @@ PACKAGES = (
     'gunicorn==27.0.1',
     'cinder==29.0.0',
     'os-brick==7.1.1',
+    'nova==34.0.0',
+    'neutron==29.0.0',
+    'openstack-placement==16.0.0',
     'PyMySQL==1.2.0',
     'boto3',
     'setuptools<81',
@@ -354,11 +357,17 @@ class Cloud(ProcessServer):
         domain = {'domain_id': 'default', 'name': name}
         project = self._identity('projects', 'project', domain)
         user = self._identity('users', 'user', {**domain, 'password': PASSWORD})
-        roles = self.admin.get(f'{self.auth_url}/roles?name=member').json()['roles']
-        self.admin.put(
-            f'{self.auth_url}/projects/{project}/users/{user}/roles/{roles[0]["id"]}'
-        )
+        self._grant('member', project, user)
         return project
+
+    def let_admin_serve(self) -> None:
+        """Services accept the token of another service only with the role service."""
+        self._grant('service', self.project_id, self.admin.get_user_id())
+
+    def _grant(self, role: str, project: str, user: str) -> None:
+        (found,) = self.admin.get(f'{self.auth_url}/roles?name={role}').json()['roles']
+        where = f'{self.auth_url}/projects/{project}/users/{user}'
+        self.admin.put(f'{where}/roles/{found["id"]}')
 
     def _identity(self, what: str, one: str, values: dict[str, Any]) -> str:
         answer = self.admin.post(f'{self.auth_url}/{what}', json={one: values})

@@ -1,5 +1,6 @@
 """MariaDB and PostgreSQL, with a bank whose books must balance. Ready in a second."""
 
+import abc
 import contextlib
 import os
 import random
@@ -46,8 +47,9 @@ class Database(ProcessServer):
     def data(self) -> Path:
         return self._data or self.directory / 'data'
 
+    @abc.abstractmethod
     def _argv(self, database: str) -> list[str]:
-        raise NotImplementedError
+        """A client that reads statements."""
 
     def sql(self, statement: str, database: str = 'bank') -> str:
         done = subprocess.run(

@@ -1,5 +1,6 @@
 """The engine blocks: its stream, its digests, and what it reads."""
 
+import contextlib
 import os
 import random
 import struct
@@ -14,11 +15,13 @@ from freezer.engine.blocks import create, digests, stream
 from freezer.engine.blocks.create import LevelWriter, default_block_size
 from freezer.engine.blocks.digests import GROUP, SIZE, NewDigests, Run, StoredDigests
 from freezer.engine.blocks.engine import BlocksEngine
-from freezer.engine.blocks.extract import Chain, ImageReader
+from freezer.engine.blocks.extract import Chain, ImageExtractor, ImageReader
+from freezer.engine.blocks.joined import JoinedImage, JoinedTarget
 from freezer.engine.blocks.source import FileSource, Image
 from freezer.engine.blocks.state import LevelState
 from freezer.engine.blocks.stream import Header, Range, StreamReader, StreamWriter
-from freezer.engine.engine import Archiving, Base, Source, Warnings
+from freezer.engine.blocks.target import Target, open_target
+from freezer.engine.engine import Archiving, Base, Extractor, Source, Warnings
 from freezer.engine.index.file import IndexFile
 from freezer.engine.index.new import NewIndex
 from freezer.engine.settings import EngineSettings
@@ -347,6 +350,7 @@ class Levels:
         )
         writer = LevelWriter(archiving, image, state, block_size, Progress())
         content = b''.join(map(bytes, writer.blocks()))
+        archiving.state.write_bytes(writer.state.dump())
         index.finish({})
         self._count += 1
         self.streams.append(content)
@@ -357,10 +361,57 @@ class Levels:
 
     def restore(self, target: Path) -> None:
         engine = BlocksEngine(EngineSettings())
-        state = (self._folder / f'state {self._count - 1}').read_bytes()
-        extractor = engine.extractor(str(target), state, Warnings())
+        self.extract(engine.extractor(str(target), self._newest, Warnings()))
+
+    def restore_joined(self, paths: Sequence[Path], sizes: Sequence[int]) -> None:
+        """:param paths: of the targets"""
+
+        @contextlib.contextmanager
+        def joined(is_new: bool) -> Iterator[Target]:
+            with contextlib.ExitStack() as stack:
+                targets = [
+                    stack.enter_context(open_target(str(each), is_new))
+                    for each in paths
+                ]
+                yield JoinedTarget(targets, sizes)
+
+        newest = LevelState.load(self._newest)
+        self.extract(ImageExtractor(joined, newest, Progress()))
+
+    @property
+    def _newest(self) -> bytes:
+        return (self._folder / f'state {self._count - 1}').read_bytes()
+
+    def extract(self, extractor: Extractor) -> None:
         for each in self.streams:
             extractor.extract(iter([each]))
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_joined_images_that_come_go_and_grow(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    levels = Levels(tmp_path)
+    disks: list[bytearray] = []
+    for _level in range(4):
+        for disk in disks:
+            # Another byte, or another size.
+            if disk and chance.random() < 0.7:
+                disk[chance.randrange(len(disk))] ^= 255
+            size = chance.randrange(3 << 20)
+            if chance.random() < 0.3:
+                disk[:] = disk[:size].ljust(size, b'\0')
+        if disks and chance.random() < 0.3:
+            disks.pop(chance.randrange(len(disks)))
+        while not disks or chance.random() < 0.4:
+            content = chance.randbytes(chance.randrange(1 << 21))
+            disks.insert(chance.randrange(len(disks) + 1), bytearray(content))
+        images = [
+            MemoryImage(len(disk), [(0, bytes(disk))] if disk else []) for disk in disks
+        ]
+        levels.add(JoinedImage(images))
+    paths = [tmp_path / f'disk {number}' for number in range(len(disks))]
+    levels.restore_joined(paths, [len(disk) for disk in disks])
+    assert [path.read_bytes() for path in paths] == disks
 
 
 def test_a_sparse_volume_of_a_tebibyte(tmp_path: Path) -> None:

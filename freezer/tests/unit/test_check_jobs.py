@@ -57,7 +57,7 @@ def test_a_job_that_can_run(options: dict[str, str]) -> None:
         (SOURCE | LOCAL | {'mode': 'sqlserver'}, "mode 'sqlserver' needs Windows"),
         (SOURCE | LOCAL | {'engine': 'zip'}, "engine 'zip' is not available"),
         (SOURCE | LOCAL | {'engine': 'rsyncv2'}, 'use --engine tar'),
-        (LOCAL | {'action': 'find', 'include': 'x', 'engine': 'nova'}, "'nova' is not"),
+        (LOCAL | {'action': 'find', 'include': 'x', 'engine': 'zfs'}, "'zfs' is not"),
         (LOCAL | {'action': 'restore', 'restore_abs_path': '/t', 'engine': 'x'}, "'x'"),
         (
             SOURCE | LOCAL | {'snapshot': 'lvm2'},

@@ -213,8 +213,9 @@ def test_registers_once(api: FakeApi, remote: Remote) -> None:
     storages = {'local', 's3', 'ssh', 'swift', 'ftp', 'ftps'}
     assert set(client['supported_storages']) == storages
     # freezer-api knows no engine blocks.
-    assert set(client['supported_engines']) == {*('tar', 'glance', 'rsync', 'rsyncv2')}
-    cloud = {'cinder', 'cindernative', 'glance'}
+    engines = {'tar', 'glance', 'nova', 'rsync', 'rsyncv2'}
+    assert set(client['supported_engines']) == engines
+    cloud = {'cinder', 'cindernative', 'glance', 'nova'}
     assert set(client['supported_modes']) == {'fs', 'mongo', 'mysql', *cloud}
     assert client['supported_actions'][-1] == 'exec'
     assert 'is_central' not in client
