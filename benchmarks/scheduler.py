@@ -515,9 +515,10 @@ def _run_jobs(given: argparse.Namespace, folder: Path) -> None:
         print(f'{given.jobs} job files, interval {given.interval} s', flush=True)
         with _timed('validate'):
             scheduler.call('validate', scheduler.jobs).check()
-        with _timed('start, until the first job has its time'):
+        with _timed('start, until all jobs have their times'):
             scheduler.start()
-            scheduler.until('job0', due=_text(first))
+            records = scheduler.state.glob
+            commands.until(lambda: len([*records('*.json')]) == given.jobs)
         pid = scheduler.pid
         print(f'cpu so far {_cpu(pid):.1f} s, memory {_size(pid):.0f} MiB', flush=True)
         with _timed('status'):

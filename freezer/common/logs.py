@@ -100,8 +100,12 @@ class _Escaped(logging.Formatter):
         self._inner = inner or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
-        lines = self._inner.format(record).split('\n')
-        return '\n  '.join(map(printable, lines))
+        text = self._inner.format(record)
+        # oslo.log adds the exception that is handled, which most messages have already.
+        summary = str(getattr(record, 'error_summary', ''))
+        if summary.partition(': ')[2] in record.getMessage() and not record.exc_info:
+            text = text.removesuffix(f': {summary}')
+        return '\n  '.join(map(printable, text.split('\n')))
 
 
 def _start(conf: cfg.ConfigOpts, path: str) -> None:

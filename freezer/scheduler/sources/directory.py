@@ -201,7 +201,6 @@ class JobDirectory(JobSource):
                 self._accept(path, result)
 
     def _read(self, path: Path) -> Document | DocumentError:
-        # Not logged inside the except block: oslo.log would add the error once more.
         try:
             return read(path, self._in_api)
         except DocumentError as error:

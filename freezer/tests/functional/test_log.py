@@ -45,7 +45,9 @@ def test_a_mistake_is_one_line(
     error = local.run(*words).error
     logged = log().read_text().removeprefix(before)
     (line,) = [line for line in logged.splitlines() if ' ERROR ' in line]
-    assert line.endswith(error.removeprefix('Error: '))
+    text = error.removeprefix('Error: ')
+    assert line.endswith(text)
+    assert line.count(text) == 1
     assert 'Traceback' not in logged
     local.run(*words, '--debug')
     assert 'Traceback' in log().read_text()
