@@ -2,6 +2,7 @@
 
 import abc
 import atexit
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -441,8 +442,31 @@ def free_ports(count: int) -> list[int]:
     """
     # SystemRandom: test workers often share a seed, and would choose the same ports.
     candidates = random.SystemRandom().sample(range(11000, 22000), 1000)
-    usable = (p for p in candidates if is_free(p) and is_free(p + 10000))
+    usable = (
+        p for p in candidates if is_free(p) and is_free(p + 10000) and _reserve(p)
+    )
     return list(itertools.islice(usable, count))
+
+
+# Until a server listens: other workers choose at the same time.
+_reserved: collections.deque[socket.socket] = collections.deque()
+_MOST_RESERVED = 200
+
+
+def _reserve(port: int) -> bool:
+    """Tell whether no other process of the tests has chosen the port just now."""
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        # A name without a file, which goes with the process.
+        held.bind(f'\0freezer-tests-port-{port}')
+    except OSError:
+        held.close()
+        return False
+    _reserved.append(held)
+    if len(_reserved) > _MOST_RESERVED:
+        # Its server listens by now, or has ended.
+        _reserved.popleft().close()
+    return True
 
 
 def is_free(port: int) -> bool:
@@ -459,5 +483,7 @@ def is_free(port: int) -> bool:
 
 @atexit.register
 def _stop_all() -> None:
+    for held in _reserved:
+        held.close()
     for server in list(_running):
         server.stop()
