@@ -513,8 +513,6 @@ def _run_jobs(given: argparse.Namespace, folder: Path) -> None:
             )
             scheduler.job(f'job{number}', _due_at(first, backup))
         print(f'{given.jobs} job files, interval {given.interval} s', flush=True)
-        with _timed('validate'):
-            scheduler.call('validate', scheduler.jobs).check()
         with _timed('start, until all jobs have their times'):
             scheduler.start()
             records = scheduler.state.glob
@@ -537,6 +535,8 @@ def _run_jobs(given: argparse.Namespace, folder: Path) -> None:
             scheduler.until('job0', due=_text(later))
         with _timed('stop'):
             scheduler.stop()
+        with _timed('validate'):
+            scheduler.call('validate', scheduler.jobs).check()
         for line in scheduler.logged.splitlines():
             if ' WARNING ' in line:
                 print(line, flush=True)
