@@ -227,8 +227,11 @@ class _Planner:
             query['fixed_ips'] = f'ip_address={owner["ip_address"]}'
         if found := self._networks.find('ports', **query):
             port = f'port {found[0]["id"]} of network {network["name"]}'
-            idle = '' if found[0].get('device_id') else ', which no server uses'
-            self._miss(f'{what} belongs to {port}{idle}: delete it, or', ADDRESSES, '')
+            if found[0].get('device_id'):
+                self._miss(f'{what} belongs to {port}', ADDRESSES)
+            else:
+                idle = f'{what} belongs to {port}, which no server uses: delete it, or'
+                self._miss(idle, ADDRESSES, '')
 
     def _security_groups(self, port: Record) -> Iterator[str]:
         project = self._servers.project

@@ -151,6 +151,7 @@ REFUSED = [
     ({'engine_name': 'glance'}, 'engine glance is not in engines'),
     ({'mode': 'cinder'}, 'engine cinder is not in engines'),
     ({'engine': 'osbrick'}, 'engine cinder is not in engines'),
+    ({'mode': 'nova'}, 'engine nova is not in engines'),
     ({'mode': 'cindernative'}, 'engine cindernative is not in engines'),
     ({'action': 'exec', 'command': 'id'}, "command: the command 'id' is not a command"),
     ({'action': 'exec', 'command': 'true | sh'}, 'is not a command of the policy'),
