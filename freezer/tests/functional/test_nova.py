@@ -25,6 +25,7 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
+THOROUGH = bool(os.environ.get('FREEZER_TEST_THOROUGH'))
 ALL = ('--mode', 'nova', '--incremental')
 # Of each server by itself, or of the host it runs on.
 OWN = (
@@ -257,7 +258,7 @@ def test_a_server_that_boots_from_an_image(
         assert fields(nora, new) == fields(nora, server)
         assert list(images.listed()) == [image]
     several = agent.run('backup').error
-    assert "4 servers have the name 'from image': pass --nova-inst-id" in several
+    assert "servers have the name 'from image': pass --nova-inst-id" in several
     images.delete_all()
 
 
@@ -292,7 +293,7 @@ def test_what_is_refused(
     nora.set_quota(ram=-1)
     for flavor, instances, text in (
         ('huge', 10, 'has status ERROR: No valid host was found'),
-        ('odd', 0, 'Quota exceeded'),
+        *([('odd', 0, 'Quota exceeded')] if THOROUGH else []),
     ):
         nora.set_quota(instances=instances)
         try:

@@ -1,9 +1,11 @@
 """What the pages of the documentation have one type is typed, and answered so."""
 
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,10 @@ def machine(tmp_path: Path) -> Path:
         path.write_text(content)
     for name in ('tmp', 'mnt', 'run', 'etc/freezer', 'var/tmp'):
         (root / name).mkdir()
+    # Of one second, as the pages show them.
+    now = int(time.time())
+    for path in (root, *root.rglob('*')):
+        os.utime(path, (now, now))
     return root
 
 

@@ -214,6 +214,8 @@ class Cloud(ProcessServer):
     ) -> None:
         """Start ``application`` of a module, with one process and eight threads."""
         listen = ['-b', f'127.0.0.1:{port}', '--threads', '8', '--timeout', '600']
+        # After its two seconds, a client that sends meets a connection that closes.
+        listen += ['--keep-alive', '600']
         self.spawn(name, ['gunicorn', *listen, f'{module}:application'], env)
 
     def write(self, name: str, sections: Sections) -> None:
