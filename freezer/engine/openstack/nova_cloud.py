@@ -186,7 +186,7 @@ class NovaCloud:
         return image.disks
 
     def restored(self, state: ServerState) -> RestoredServer:
-        """What a restore writes.
+        """The server that a restore creates.
 
         :raises RestoreError: the cloud lacks something it needs
         """

@@ -1,4 +1,4 @@
-"""What is stored of a server beside its disks: a JSON document."""
+"""The record of a server, stored beside its disks: a JSON document."""
 
 import dataclasses
 import json
