@@ -110,7 +110,7 @@ def digest(cinder: Cinder, volume: str) -> tuple[int, str]:
 
 
 def left_over(user: Volumes) -> list[str]:
-    """The names of what is temporary, but for images."""
+    """The names of temporary volumes and snapshots."""
     return [
         each['name']
         for kind in ('volume', 'snapshot')

@@ -22,7 +22,7 @@ TRANSFER = cfg.StrOpt(
     metavar='HOW',
     choices=['attachment', 'image'],
     help='How the data of volumes is read and written. attachment: with '
-    'librbd, if the backend is Ceph RBD; only what is allocated is read. '
+    'librbd, if the backend is Ceph RBD; only allocated parts are read. '
     'image: by a temporary image of Glance, with any backend. Default: '
     'attachment where that is possible, or else image.',
 )

@@ -31,7 +31,7 @@ class RestoredResource(abc.ABC):
 
     @abc.abstractmethod
     def discard(self) -> None:
-        """Delete what was made."""
+        """Delete the resource."""
 
 
 class ResourceExtractor(ImageExtractor):

@@ -118,7 +118,7 @@ class RestoredServer(RestoredResource):
         return mapping
 
     def _keep(self, server: Record) -> None:
-        """What is not temporary any more is not deleted."""
+        """Make the server, its volumes and its ports permanent."""
         for each in self._disks:
             if isinstance(each, NewVolume):
                 each.keep()

@@ -174,7 +174,7 @@ class NewVolume(RestoredResource):
         self._writing.close()
         self._existence.close()
         if self._is_kept and self._made is not None:
-            # What it was made for has failed since.
+            # Its server could not be completed.
             with problems_reported(label(VOLUMES, self._made)):
                 self._volumes.delete(VOLUMES, self._made['id'])
 

@@ -193,7 +193,7 @@ def test_a_server_that_boots_from_a_volume(
     for key in ('mac_address', 'fixed_ips', 'security_groups', 'description'):
         assert found[key] == port[key]
     assert left_over(nora.volumes) == []
-    # Elsewhere, what is missing is listed before anything is created.
+    # Elsewhere, an error lists all missing things, and nothing is created.
     there = agent.told(**otto.env)
     otto.call('DELETE', '/os-keypairs/key')
     before = everything(otto)
@@ -309,7 +309,7 @@ def test_what_is_refused(
 def test_killed_runs(
     nora: Computer, flavor: str, cinder: Cinder, librbd: Path, tmp_path: Path
 ) -> None:
-    """N10: the next run removes what they have left."""
+    """N10: the next run removes the leftovers."""
     server = server_of_volumes(nora, flavor, cinder)
     agent = agent_on(LocalStore(tmp_path / 'store'), nora, librbd)
     agent = agent.told('--nova-inst-id', server)
